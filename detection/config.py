@@ -1,0 +1,221 @@
+"""The one configuration: typed, immutable, every value of the recipe by its name.
+
+A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, `detection/config_file.py` reads both. A value left out takes the default below; the
+defaults are the paper's ("Aggregated Residual Transformations", appendix B, and py-faster-rcnn's COCO settings, which it follows otherwise).
+Networks never see these objects: `detection/builders.py` hands them plain numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def within(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """A field whose value, or each of whose values, must lie in [low, high]."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Split:
+    """One set of pictures with their annotations."""
+
+    name: str = "train"  # shows in reports and file names; for `data.layout: coco` it says which of COCO's splits
+    annotations: str | None = None  # COCO-format JSON, relative to data.root; for `data.layout: files`
+    images: str | None = None  # folder that the annotations' file names are relative to, relative to data.root
+    limit: int | None = within(None, 1)  # only the first so many pictures, to try things out
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the pictures are, and how they reach the networks."""
+
+    root: str = "data"
+    # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo: drawn by the project where missing.
+    layout: Literal["files", "coco", "demo"] = "files"
+    train: Split = Split("train")
+    test: Split = Split("test")
+    keep_empty: bool = False  # train on pictures without objects too
+    shorter_sides: tuple[int, ...] = within(
+        (600,), 1
+    )  # training: the shorter side is scaled to one of these, drawn for each picture
+    longer_side: int = within(1000, 1)  # ... unless the longer side would exceed this
+    test_shorter_side: int = within(600, 1)
+    test_longer_side: int = within(1000, 1)
+    horizontal_flip: float = within(0.5, 0, 1)  # probability
+    vertical_flip: float = within(0.0, 0, 1)
+    albumentations: tuple[
+        dict[str, Any], ...
+    ] = ()  # a pipeline, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
+    group_by_aspect: bool = True  # batches hold either upright or lying pictures: less padding
+    size_divisor: int = within(32, 1)  # padded sides are multiples of this
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The ResNeXt that each of the two networks has for itself."""
+
+    name: str = "resnext50_32x4d"  # `python -m backbones` lists them
+    weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
+    norm: Literal["frozen", "batch", "group"] = (
+        "frozen"  # statistics fixed as the paper does; batch or group to train from scratch
+    )
+    freeze: Literal["stem", "c2", "c3", "c4"] | None = (
+        "c2"  # no gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x)
+    )
+    # Any network by its numbers: these take the place of the named variant's own.
+    depths: tuple[int, ...] | None = within(None, 1)
+    cardinality: int | None = within(None, 1)
+    base_width: int | None = within(None, 1)
+    planes: int | None = within(None, 1)
+    stem_width: int | None = within(None, 1)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the work."""
+
+    global_batch: int = within(16, 1)  # pictures a step, over all devices
+    images_per_device: int = within(
+        2, 1
+    )  # pictures that one device holds at once; the rest of its share is accumulated
+    learning_rate: float = within(0.02, 0)
+    # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it stands.
+    learning_rate_batch: int | None = within(16, 1)
+    steps: int = within(180_000, 1)
+    milestones: tuple[int, ...] = within((120_000,), 1)  # steps at which the rate is multiplied by `decay`
+    decay: float = within(0.1, 0, 1)
+    schedule: Literal["step", "cosine"] = "step"
+    warmup_steps: int = within(0, 0)  # the rate rises linearly from warmup_factor × itself
+    warmup_factor: float = within(1 / 3, 0, 1)
+    momentum: float = within(0.9, 0, 1)
+    nesterov: bool = False
+    weight_decay: float = within(1e-4, 0)
+    bias_lr_factor: float = within(2.0, 0)  # py-faster-rcnn: biases learn twice as fast …
+    bias_weight_decay: bool = False  # … and do not decay
+    norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
+    clip_norm: float | None = within(None, 0)
+    log_every: int = within(20, 1)
+    checkpoint_every: int = within(2_000, 1)
+    keep_checkpoints: int = within(2, 1)
+    evaluate_every: int | None = within(
+        None, 1
+    )  # AP (the RPN: AR) on data.test each so many steps; null: only at the end
+
+
+@dataclass(frozen=True)
+class ProposalLimits:
+    """Which of the RPN's boxes become proposals."""
+
+    before_nms: int | None = within(6000, 1)  # best anchors that go into NMS, a level; null: all
+    after_nms: int = within(300, 1)
+    nms_iou: float = within(0.7, 0, 1)
+    min_side: float = within(16.0, 0)  # in pixels of the original picture
+
+
+@dataclass(frozen=True)
+class RPN:
+    """The proposal network and its training."""
+
+    anchor_sizes: tuple[float, ...] = within(
+        (64, 128, 256, 512), 1
+    )  # square roots of the areas, in pixels of the network's input
+    anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01)  # height / width
+    channels: int = within(512, 1)
+    positive_iou: float = within(0.7, 0, 1)
+    negative_iou: float = within(0.3, 0, 1)
+    samples: int = within(256, 1)
+    positive_share: float = within(0.5, 0, 1)
+    allowed_border: float | None = within(0.0, 0)  # null: anchors that cross the picture's border learn too
+    smooth_l1_beta: float = within(1 / 9, 1e-9)  # σ = 3
+    crowd_overlap: float | None = within(None, 0, 1)
+    training_proposals: ProposalLimits = ProposalLimits(
+        before_nms=None, after_nms=2000
+    )  # what the Fast R-CNN learns from
+    test_proposals: ProposalLimits = ProposalLimits()
+    training: Training = Training()
+
+
+@dataclass(frozen=True)
+class FastRCNN:
+    """The region classifier, its training, and what counts as a detection."""
+
+    pooling: Literal["max", "align"] = "max"
+    pooled_size: int = within(14, 1)  # conv5 halves it
+    sampling_ratio: int = within(2, 0)  # RoIAlign's samples along a bin's side; 0: adaptive
+    positive_iou: float = within(0.5, 0, 1)
+    background_low: float = within(0.0, 0, 1)
+    samples: int = within(64, 1)
+    positive_share: float = within(0.25, 0, 1)
+    box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9)
+    box_means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    box_statistics: Literal["fixed", "empirical"] = (
+        "fixed"  # empirical: means and stds measured on the training set's proposals (alternating training)
+    )
+    smooth_l1_beta: float = within(1.0, 1e-9)
+    crowd_overlap: float | None = within(0.7, 0, 1)
+    min_score: float = within(0.05, 0, 1)
+    nms_iou: float = within(0.3, 0, 1)
+    detections: int = within(100, 1)  # at most so many a picture
+    training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How it runs here: nothing of it changes what is computed, but for rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
+    channels_last: bool = True
+    compile: bool = False  # torch.compile of the backbones
+    workers: int = within(2, 0)  # processes that read pictures, for each device
+    test_batch: int = within(1, 1)  # pictures at once when proposing and evaluating
+    deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
+    tensorboard: bool = True
+    timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment: both networks, their data and their training."""
+
+    name: str = "unnamed"
+    output: str | None = None  # folder of everything that is written; null: runs/<name>
+    seed: int = within(0, 0)
+    data: Data = Data()
+    backbone: Backbone = Backbone()
+    rpn: RPN = RPN()
+    fast_rcnn: FastRCNN = FastRCNN()
+    runtime: Runtime = Runtime()
+
+
+def contradictions(config: Config) -> list[str]:
+    """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
+    found = []
+    if config.rpn.negative_iou > config.rpn.positive_iou:
+        found.append(
+            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): an anchor cannot be both"
+        )
+    if config.fast_rcnn.background_low > config.fast_rcnn.positive_iou:
+        found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
+    if config.fast_rcnn.pooled_size < 2:
+        found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+    for name, training in (("rpn", config.rpn.training), ("fast_rcnn", config.fast_rcnn.training)):
+        if list(training.milestones) != sorted(set(training.milestones)):
+            found.append(f"{name}.training.milestones {training.milestones} must ascend")
+        if training.nesterov and training.momentum == 0:
+            found.append(f"{name}.training.nesterov needs a momentum above 0")
+    if config.backbone.weights is None and config.backbone.freeze is not None:
+        found.append(
+            f"backbone.freeze: {config.backbone.freeze} without backbone.weights would keep random filters for ever; "
+            "name the weights, or set backbone.freeze=null"
+        )
+    if config.backbone.weights is None and config.backbone.norm == "frozen":
+        found.append(
+            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, or set backbone.norm=batch or group"
+        )
+    if config.data.layout == "files":
+        for split in (config.data.train, config.data.test):
+            if split.annotations is None or split.images is None:
+                found.append(f"the split {split.name!r} needs `annotations` and `images` (data.layout is files)")
+    return found

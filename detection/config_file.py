@@ -1,0 +1,247 @@
+"""YAML files and `key.sub=value` texts ↔ `detection.config.Config`, with every mistake named at once.
+
+YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say otherwise. Repeated keys, aliases and tags are refused.
+A file may name another in `base:`, relative to itself, whose values it changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from detection.config import Config, contradictions
+from detection.errors import UserError
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the 1.2 core schema, without aliases and repeated keys."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed: write the values out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is not a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node).replace("_", ""))
+)
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
+
+
+def _float(text: str) -> float:
+    return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".nan", "nan"))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a YAML text states; `where` names it in errors.
+
+    Raises:
+        UserError: it is not YAML, or uses what is refused here; the message gives line and column.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not readable as YAML: {error}") from None
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads a file, applies `key.sub=value` overrides in order, and checks the whole.
+
+    Raises:
+        UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
+    """
+    values = _read_with_base(Path(path), ()) if path is not None else {}
+    where = str(path) if path is not None else "configuration"
+    mistakes: list[str] = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            mistakes.append(f"{text!r}: write key.sub=value")
+            continue
+        _set(values, key.strip().split("."), parse_yaml(value, f"{key.strip()}={value}"))
+    return config_from_dict(values, where, mistakes)
+
+
+def config_from_dict(values: Mapping[str, Any], where: str, mistakes: list[str] | None = None) -> Config:
+    """Builds and checks a `Config`; `where` names the source in errors. The reverse is `config_to_dict`."""
+    mistakes = mistakes if mistakes is not None else []
+    config = _build(Config, values, "", mistakes)
+    if not mistakes:
+        mistakes.extend(contradictions(config))
+    if mistakes:
+        raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(mistakes))
+    return config
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain containers that YAML, JSON and torch files hold; tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_to_yaml(config: Config) -> str:
+    """The whole configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(
+        config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
+
+
+def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in chain:
+        raise UserError(f"{path}: `base:` leads back to itself")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the configuration: {error}") from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values, this is a {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: `base` names another configuration file, got {base!r}")
+    return _merge(_read_with_base(path.parent / base, (*chain, path.resolve())), values)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            _merge(below[key], value)
+        else:
+            below[key] = value
+    return below
+
+
+def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = values.get(key)
+        if not isinstance(inner, dict):
+            inner = values[key] = {}
+        values = inner
+    values[keys[-1]] = value
+
+
+def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default: T | None = None) -> T:
+    """An instance of the dataclass `kind`; keys that `values` leaves out come from `default` (or the class's own defaults)."""
+    default = default if default is not None else kind()
+    if not isinstance(values, Mapping):
+        mistakes.append(f"{prefix.rstrip('.')}: expected keys and values below it, got {values!r}")
+        return default
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    built = {}
+    for key, value in values.items():
+        if key not in fields:
+            mistakes.append(f"{prefix}{key}: unknown key{_nearest(key, fields)}")
+        elif dataclasses.is_dataclass(hints[key]):
+            built[key] = _build(
+                typing.cast(type, hints[key]), value, f"{prefix}{key}.", mistakes, getattr(default, key)
+            )
+        else:
+            try:
+                built[key] = _convert(value, hints[key])
+                _check_range(built[key], fields[key].metadata)
+            except ValueError as error:
+                mistakes.append(f"{prefix}{key}: {error}")
+    return dataclasses.replace(default, **built)  # type: ignore[type-var]
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` says, without guessing: an integer serves as a float, and a list as a tuple, nothing else is turned into anything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(value, inner)
+    if origin is Literal:
+        if isinstance(value, bool) or value not in arguments:
+            raise ValueError(f"{value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"expected a list [a, b, …], got {value!r}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(item, arguments[0]) for item in value)
+        if len(value) != len(arguments):
+            raise ValueError(f"expected {len(arguments)} values, got {len(value)}")
+        return tuple(_convert(item, argument) for item, argument in zip(value, arguments, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected keys and values, got {value!r}")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise ValueError(f"expected {names[hint]}, got {value!r}")
+    return value
+
+
+def _check_range(value: Any, bounds: Mapping[str, Any]) -> None:
+    low, high = bounds.get("low"), bounds.get("high")
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or (low is None and high is None):
+            continue
+        if not number == number or abs(number) == float("inf"):
+            raise ValueError(f"{number} is not a finite number")
+        if (low is not None and number < low) or (high is not None and number > high):
+            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ValueError(f"{number} is out of range: {limits}")

@@ -1,0 +1,10 @@
+"""Batched picking of rows."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, B, c) at positions (N, S) of each image: (N, S, c)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

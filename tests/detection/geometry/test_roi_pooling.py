@@ -1,0 +1,75 @@
+"""RoI pooling against torchvision's operators and against a slow loop that follows the papers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision
+
+from detection.geometry.roi_pooling import RegionPooler
+from tests.detection.geometry.test_boxes import random_boxes
+
+
+def max_pool_slowly(features: torch.Tensor, box: list[float], bins: int, stride: int) -> torch.Tensor:
+    """Fast R-CNN's RoI max-pooling of one half-open box, as the Caffe layer does it: corners rounded to cells, the far one included."""
+    channels, height, width = features.shape
+    x0, y0, x1, y1 = (math.floor(side / stride + 0.5) for side in (box[0], box[1], box[2] - 1, box[3] - 1))
+    region_width, region_height = max(x1 - x0 + 1, 1), max(y1 - y0 + 1, 1)
+    pooled = torch.zeros(channels, bins, bins, dtype=features.dtype)
+    for row in range(bins):
+        for column in range(bins):
+            top = min(max(y0 + math.floor(row * region_height / bins), 0), height)
+            bottom = min(max(y0 + math.ceil((row + 1) * region_height / bins), 0), height)
+            left = min(max(x0 + math.floor(column * region_width / bins), 0), width)
+            right = min(max(x0 + math.ceil((column + 1) * region_width / bins), 0), width)
+            if bottom > top and right > left:
+                pooled[:, row, column] = features[:, top:bottom, left:right].amax(dim=(1, 2))
+    return pooled
+
+
+def test_max_pooling_follows_the_paper() -> None:
+    features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double()
+    regions = random_boxes(2, 20, seed=3, extent=140.0).double()
+    pooled = RegionPooler("max", 4, [16])([features], regions).view(2, 20, 3, 4, 4)
+    for image in range(2):
+        for region in range(20):
+            expected = max_pool_slowly(features[image], regions[image, region].tolist(), 4, 16)
+            torch.testing.assert_close(pooled[image, region], expected)
+
+
+def test_align_is_torchvisions_aligned_operator() -> None:
+    features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    regions = random_boxes(2, 20, seed=3, extent=140.0)
+    pooled = RegionPooler("align", 7, [16], sampling_ratio=2)([features], regions)
+    expected = torchvision.ops.roi_align(features, list(regions), 7, 1 / 16, 2, aligned=True)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_align_of_a_plane_gives_the_planes_value_at_the_bin_centres() -> None:
+    """Bilinear sampling reproduces a linear function exactly, so the answer is known without any pooling code."""
+    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
+    plane = (3 * columns + 5 * rows)[None, None]
+    box = torch.tensor([[[40.0, 48.0, 200.0, 160.0]]])
+    pooled = RegionPooler("align", 4, [8])([plane], box)[0, 0]
+    x = (40 + 160 * (torch.arange(4.0) + 0.5) / 4) / 8 - 0.5  # cell centres are at half cells
+    y = (48 + 112 * (torch.arange(4.0) + 0.5) / 4) / 8 - 0.5
+    torch.testing.assert_close(pooled, 3 * x[None, :] + 5 * y[:, None])
+
+
+@pytest.mark.parametrize("method", ["align", "max"])
+def test_several_levels_pool_each_region_from_its_own(method: str) -> None:
+    maps = [torch.full((1, 2, 64, 64), 1.0), torch.full((1, 2, 32, 32), 2.0), torch.full((1, 2, 16, 16), 3.0)]
+    regions = torch.tensor([[[0.0, 0, 30, 30], [0.0, 0, 112, 112], [0.0, 0, 250, 250], [0.0, 0, 60, 60]]])
+    pooled = RegionPooler(method, 2, [4, 8, 16])(maps, regions)  # type: ignore[arg-type]
+    assert pooled[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["align", "max"])
+def test_no_regions_and_degenerate_regions(method: str) -> None:
+    pooler = RegionPooler(method, 7, [16])  # type: ignore[arg-type]
+    features = torch.randn(1, 3, 5, 5)
+    assert pooler([features], torch.zeros(1, 0, 4)).shape == (0, 3, 7, 7)
+    odd = torch.tensor([[[0.0, 0, 0, 0], [79.0, 79.0, 80.0, 80.0], [0.0, 0, 80.0, 0.5]]])
+    assert pooler([features], odd).isfinite().all()

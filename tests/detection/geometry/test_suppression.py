@@ -1,0 +1,59 @@
+"""NMS that stops early against torchvision's full NMS and a slow loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from detection.geometry.suppression import suppress, suppress_by_class
+from tests.detection.geometry.test_boxes import random_boxes
+
+
+def clustered(count: int, seed: int) -> torch.Tensor:
+    """Boxes in many crowded places, so that NMS has much to do."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = random_boxes(max(count // 20, 1), seed=seed, extent=600.0)
+    chosen = centres[torch.randint(len(centres), (count,), generator=generator)]
+    return chosen + torch.randn(count, 4, generator=generator) * 8
+
+
+@pytest.mark.parametrize(("count", "limit"), [(3000, 300), (3000, 3000), (700, 50), (5, 300), (513, 512)])
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_equals_the_full_nms_cut_to_the_limit(count: int, limit: int, threshold: float) -> None:
+    boxes = torch.stack([clustered(count, seed) for seed in (1, 2)])
+    index, kept = suppress(boxes, torch.ones(2, count, dtype=torch.bool), threshold, limit)
+    for image in range(2):
+        expected = torchvision.ops.nms(boxes[image], torch.arange(count, 0, -1).float(), threshold)[:limit]
+        assert index[image][kept[image]].tolist() == expected.tolist()
+
+
+def test_what_takes_no_part_suppresses_nothing_and_is_not_kept() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10.5], [50, 50, 60, 60]]])
+    index, kept = suppress(boxes, torch.tensor([[False, True, True]]), 0.5, 10)
+    assert index[kept].tolist() == [1, 2]
+    assert kept.tolist() == [[True, True, False]]
+
+
+def test_a_slow_loop_agrees() -> None:
+    boxes = clustered(60, 9)
+    alive, expected = list(range(60)), []
+    while alive:
+        best = alive.pop(0)
+        expected.append(best)
+        alive = [b for b in alive if torchvision.ops.box_iou(boxes[best : best + 1], boxes[b : b + 1]).item() <= 0.5]
+    index, kept = suppress(boxes[None], torch.ones(1, 60, dtype=torch.bool), 0.5, 60)
+    assert index[kept].tolist() == expected
+
+
+def test_no_boxes_at_all() -> None:
+    index, kept = suppress(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool), 0.5, 10)
+    assert index.shape == kept.shape == (2, 0)
+    index, kept = suppress(torch.zeros(1, 4, 4), torch.zeros(1, 4, dtype=torch.bool), 0.5, 10)
+    assert not kept.any()
+
+
+def test_other_classes_suppress_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
+    kept = suppress_by_class(boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([1, 1, 2]), 0.5)
+    assert kept.tolist() == [1, 2]
