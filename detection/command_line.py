@@ -9,7 +9,8 @@ from detection.errors import UserError
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a tool and returns its exit status: a `UserError` is one message on stderr and status 1, Ctrl-C is status 130."""
+    """Runs a tool and returns its exit status: a `UserError` is one message on stderr and status 1, Ctrl-C is status
+    130."""
     try:
         return main()
     except UserError as error:

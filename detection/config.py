@@ -1,7 +1,9 @@
 """The one configuration: typed, immutable, every value of the recipe by its name.
 
-A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, `detection/config_file.py` reads both. A value left out takes the default below; the
-defaults are the paper's ("Aggregated Residual Transformations", appendix B, and py-faster-rcnn's COCO settings, which it follows otherwise).
+A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, `detection/config_file.py` reads
+both. A value left out takes the default below; the
+defaults are the paper's ("Aggregated Residual Transformations", appendix B, and py-faster-rcnn's COCO settings, which
+it follows otherwise).
 Networks never see these objects: `detection/builders.py` hands them plain numbers.
 """
 
@@ -31,7 +33,8 @@ class Data:
     """Where the pictures are, and how they reach the networks."""
 
     root: str = "data"
-    # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo: drawn by the project where missing.
+    # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo:
+    # drawn by the project where missing.
     layout: Literal["files", "coco", "demo"] = "files"
     train: Split = Split("train")
     test: Split = Split("test")
@@ -73,14 +76,16 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the work."""
+    """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the
+    work."""
 
     global_batch: int = within(16, 1)  # pictures a step, over all devices
     images_per_device: int = within(
         2, 1
     )  # pictures that one device holds at once; the rest of its share is accumulated
     learning_rate: float = within(0.02, 0)
-    # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it stands.
+    # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it
+    # stands.
     learning_rate_batch: int | None = within(16, 1)
     steps: int = within(180_000, 1)
     milestones: tuple[int, ...] = within((120_000,), 1)  # steps at which the rate is multiplied by `decay`
@@ -194,7 +199,8 @@ def contradictions(config: Config) -> list[str]:
     found = []
     if config.rpn.negative_iou > config.rpn.positive_iou:
         found.append(
-            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): an anchor cannot be both"
+            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): an
+            anchor cannot be both"
         )
     if config.fast_rcnn.background_low > config.fast_rcnn.positive_iou:
         found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
@@ -212,7 +218,8 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.backbone.weights is None and config.backbone.norm == "frozen":
         found.append(
-            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, or set backbone.norm=batch or group"
+            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, or set
+            backbone.norm=batch or group"
         )
     if config.data.layout == "files":
         for split in (config.data.train, config.data.test):

@@ -1,6 +1,7 @@
 """YAML files and `key.sub=value` texts ↔ `detection.config.Config`, with every mistake named at once.
 
-YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say otherwise. Repeated keys, aliases and tags are refused.
+YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say
+otherwise. Repeated keys, aliases and tags are refused.
 A file may name another in `base:`, relative to itself, whose values it changes.
 """
 
@@ -173,7 +174,8 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default: T | None = None) -> T:
-    """An instance of the dataclass `kind`; keys that `values` leaves out come from `default` (or the class's own defaults)."""
+    """An instance of the dataclass `kind`; keys that `values` leaves out come from `default` (or the class's own
+    defaults)."""
     default = default if default is not None else kind()
     if not isinstance(values, Mapping):
         mistakes.append(f"{prefix.rstrip('.')}: expected keys and values below it, got {values!r}")
@@ -204,7 +206,8 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` says, without guessing: an integer serves as a float, and a list as a tuple, nothing else is turned into anything."""
+    """`value` as the type `hint` says, without guessing: an integer serves as a float, and a list as a tuple, nothing
+    else is turned into anything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:

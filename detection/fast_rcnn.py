@@ -1,9 +1,11 @@
 """The region classifier: pictures and proposals → classes and refined boxes.
 
-It owns its backbone and shares nothing with the proposal network. The trunk (conv1–conv4) runs over the whole picture; each region is pooled from its map and goes
+It owns its backbone and shares nothing with the proposal network. The trunk (conv1–conv4) runs over the whole picture;
+each region is pooled from its map and goes
 through conv5 by itself; two sibling outputs tell its class and, for each class, its box.
 Shapes: N images, C channels, R proposals, G ground-truth boxes, S sampled regions, K classes, D detections.
-Source: Fast R-CNN sections 2.1–2.3; Deep Residual Learning appendix A (conv5 per region); py-faster-rcnn `proposal_target_layer.py` and `test.py`.
+Source: Fast R-CNN sections 2.1–2.3; Deep Residual Learning appendix A (conv5 per region); py-faster-rcnn
+`proposal_target_layer.py` and `test.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class FastRCNNBatch(Protocol):
 
 
 class Targets(NamedTuple):
-    """What is learnt from each sampled region: `regions` (N, S, 4), `labels` (N, S) with 0 for background, `boxes` (N, S, 4) the ground truth it answers for, and
+    """What is learnt from each sampled region: `regions` (N, S, 4), `labels` (N, S) with 0 for background, `boxes` (N,
+    S, 4) the ground truth it answers for, and
     `valid` (N, S): False where the image had fewer than S regions to offer."""
 
     regions: Tensor
@@ -49,7 +52,8 @@ class Targets(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """One image's detections in descending order of score: `boxes` (D, 4), `scores` (D,) in 0–1, `labels` (D,) int64 in 1..K."""
+    """One image's detections in descending order of score: `boxes` (D, 4), `scores` (D,) in 0–1, `labels` (D,) int64 in
+    1..K."""
 
     boxes: Tensor
     scores: Tensor
@@ -57,7 +61,8 @@ class Detections(NamedTuple):
 
 
 class FastRCNN(nn.Module):
-    """Trunk + RoI pooling + conv5 + two sibling outputs. `forward` gives the losses of a batch, `detect` the detections in pictures.
+    """Trunk + RoI pooling + conv5 + two sibling outputs. `forward` gives the losses of a batch, `detect` the detections
+    in pictures.
 
     Args:
         trunk: pictures → a dict of feature maps, finest first.
@@ -120,7 +125,8 @@ class FastRCNN(nn.Module):
         return self.class_logits(features).float(), self.box_targets(features).float().unflatten(1, (self.classes, 4))
 
     def forward(self, batch: FastRCNNBatch) -> dict[str, Tensor]:
-        """Losses of each image, (N,): "class" and "box", both divided by the number of regions sampled from that image."""
+        """Losses of each image, (N,): "class" and "box", both divided by the number of regions sampled from that
+        image."""
         with torch.no_grad():
             regions, labels, boxes, valid = self.sample_regions(batch)
             goal = self.coder.encode(boxes, regions).flatten(0, 1)

@@ -16,7 +16,8 @@ def prepare(images: Tensor, sizes: Tensor, input_format: InputFormat) -> Tensor:
 
     Args:
         images: (N, 3, H, W) uint8 RGB; each picture lies in the top left corner.
-        sizes: (N, 2) height and width of the pictures. The padding is set to zero after the normalisation, so that it is the mean colour, whatever
+        sizes: (N, 2) height and width of the pictures. The padding is set to zero after the normalisation, so that it
+            is the mean colour, whatever
             the weights' convention: a convolution's own padding looks the same.
     """
     normalized = input_format.normalize(images)

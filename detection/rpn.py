@@ -1,7 +1,8 @@
 """The region proposal network: pictures → boxes that may hold an object, whatever its class.
 
 It owns its backbone and shares nothing with the region classifier (the paper's appendix B).
-Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), a anchors a position, G ground-truth boxes, S sampled anchors, R proposals.
+Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), a anchors a position, G ground-truth
+boxes, S sampled anchors, R proposals.
 Source: Faster R-CNN section 3.1; py-faster-rcnn `anchor_target_layer.py` and `proposal_layer.py`.
 """
 
@@ -37,7 +38,8 @@ class RPNBatch(Protocol):
 
 
 class Proposals(NamedTuple):
-    """`boxes` (N, R, 4) in pixels of the network's input, `scores` (N, R) in 0–1 descending, `counts` (N,): how many of the R are proposals, the rest is padding."""
+    """`boxes` (N, R, 4) in pixels of the network's input, `scores` (N, R) in 0–1 descending, `counts` (N,): how many of
+    the R are proposals, the rest is padding."""
 
     boxes: Tensor
     scores: Tensor
@@ -45,7 +47,8 @@ class Proposals(NamedTuple):
 
 
 class RPNPrediction(NamedTuple):
-    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and how many of the A belong to each level, finest first."""
+    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and how many of the A belong to each
+    level, finest first."""
 
     logits: Tensor
     targets: Tensor
@@ -54,7 +57,8 @@ class RPNPrediction(NamedTuple):
 
 
 class RPNHead(nn.Module):
-    """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position; the same weights at each level."""
+    """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position; the same weights
+    at each level."""
 
     def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
         super().__init__()
@@ -76,18 +80,22 @@ class RPNHead(nn.Module):
 
 
 class RPN(nn.Module):
-    """Backbone + head + anchors. `forward` gives the losses of a batch, `propose` the proposals of pictures; neither computes what only the other needs.
+    """Backbone + head + anchors. `forward` gives the losses of a batch, `propose` the proposals of pictures; neither
+    computes what only the other needs.
 
     Args:
         backbone: pictures → a dict of feature maps, all of which are used, finest first.
         channels: width of the head's 3×3 convolution.
         anchors: sizes and strides in the order of the backbone's levels.
-        positive_iou, negative_iou: an anchor is an object at or above the first, background below the second; the best anchor of a ground truth is an object anyway.
+        positive_iou, negative_iou: an anchor is an object at or above the first, background below the second; the best
+            anchor of a ground truth is an object anyway.
         samples: anchors an image that the losses are taken over.
         positive_share: at most this share of them are objects.
-        allowed_border: anchors that overhang the picture by more than this many pixels take no part in training; None lets all take part.
+        allowed_border: anchors that overhang the picture by more than this many pixels take no part in training; None
+            lets all take part.
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
-        crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps them, as the reference code does.
+        crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps
+            them, as the reference code does.
     """
 
     def __init__(
@@ -125,7 +133,8 @@ class RPN(nn.Module):
         self.crowd_overlap = crowd_overlap
 
     def predict(self, images: Tensor, sizes: Tensor) -> RPNPrediction:
-        """What the head says of each anchor of uint8 pictures (N, 3, H, W) whose sizes (N, 2) are (height, width) within the padding."""
+        """What the head says of each anchor of uint8 pictures (N, 3, H, W) whose sizes (N, 2) are (height, width)
+        within the padding."""
         maps = list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
         logits, targets = self.head(maps)
         cells = [features.shape[-2] * features.shape[-1] for features in maps]
@@ -133,7 +142,8 @@ class RPN(nn.Module):
         return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), per_level)
 
     def forward(self, batch: RPNBatch) -> dict[str, Tensor]:
-        """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that image."""
+        """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that
+        image."""
         logits, targets, anchors, _ = self.predict(batch.images, batch.sizes)
         with torch.no_grad():
             kind, matched = self.assign(anchors, batch.boxes, batch.labels, batch.crowds, batch.sizes)
@@ -144,7 +154,8 @@ class RPN(nn.Module):
         objectness = functional.binary_cross_entropy_with_logits(
             logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
         )
-        # A background anchor's goal means nothing; where() keeps it, whatever it is, out of the loss and of the gradient.
+        # A background anchor's goal means nothing; where() keeps it, whatever it is, out of the loss and of the
+        # gradient.
         distance = functional.smooth_l1_loss(take(targets, index), goal, beta=self.smooth_l1_beta, reduction="none")
         return {
             "objectness": (objectness * valid).sum(dim=1) / number,
@@ -154,7 +165,8 @@ class RPN(nn.Module):
     def assign(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers for."""
+        """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers
+        for."""
         overlaps = box_ops.iou(boxes, anchors)
         is_target = (labels > 0) & ~crowds
         overlaps = overlaps.masked_fill_(~is_target[:, :, None], -1)
@@ -188,7 +200,8 @@ class RPN(nn.Module):
             before_nms: at most this many of the best anchors of each level go into NMS; None takes all.
             after_nms: at most this many proposals an image.
             nms_iou: NMS threshold.
-            min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as are those without area.
+            min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
+                are those without area.
         """
         logits, targets, anchors, per_level = self.predict(images, sizes)
         index = _best_of_each_level(logits, per_level, before_nms)
@@ -207,7 +220,8 @@ class RPN(nn.Module):
 
 
 def _best_of_each_level(logits: Tensor, per_level: list[int], limit: int | None) -> Tensor:
-    """Positions (N, R) of the anchors with the highest logits (N, A), at most `limit` of each level, in descending order over all levels."""
+    """Positions (N, R) of the anchors with the highest logits (N, A), at most `limit` of each level, in descending
+    order over all levels."""
     best, start = [], 0
     for count in per_level:
         best.append(start + logits[:, start : start + count].topk(min(limit or count, count), dim=1).indices)

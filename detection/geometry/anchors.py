@@ -1,10 +1,13 @@
 """Sizes and ratios → anchors at every position of every feature level.
 
-An anchor of size s and ratio r (height / width) has area s² and is centred on its cell: cell (row, column) of a level of stride t covers the pixels
-from t·column to t·(column + 1), so its centre is at t·(column + ½). Anchors are ordered by row, then column, then (size, ratio) within the cell: the
+An anchor of size s and ratio r (height / width) has area s² and is centred on its cell: cell (row, column) of a level
+of stride t covers the pixels
+from t·column to t·(column + 1), so its centre is at t·(column + ½). Anchors are ordered by row, then column, then
+(size, ratio) within the cell: the
 order in which an (N, A·c, H, W) map is read after permuting it to (N, H, W, A, c).
 
-Source: Faster R-CNN section 3.1.1; py-faster-rcnn `generate_anchors.py`, which rounds to whole pixels on the +1 convention; here nothing is rounded.
+Source: Faster R-CNN section 3.1.1; py-faster-rcnn `generate_anchors.py`, which rounds to whole pixels on the +1
+convention; here nothing is rounded.
 """
 
 from __future__ import annotations

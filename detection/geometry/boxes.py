@@ -1,6 +1,7 @@
 """Boxes → areas, overlaps, clipped boxes.
 
-Shapes: `...` stands for any leading dimensions (usually N images); B and G count boxes. Everything is elementwise or a broadcast, so a batch costs one call.
+Shapes: `...` stands for any leading dimensions (usually N images); B and G count boxes. Everything is elementwise or a
+broadcast, so a batch costs one call.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def inside(boxes: Tensor, sizes: Tensor, allowed_border: float = 0.0) -> Tensor:
-    """Whether boxes (B, 4) lie inside images of sizes (N, 2), (height, width), overhanging by at most `allowed_border` pixels: (N, B) bool."""
+    """Whether boxes (B, 4) lie inside images of sizes (N, 2), (height, width), overhanging by at most `allowed_border`
+    pixels: (N, B) bool."""
     height, width = sizes.to(boxes.dtype).unsqueeze(1).unbind(-1)  # (N, 1) each
     x0, y0, x1, y1 = boxes.unbind(-1)
     lower = (x0 >= -allowed_border) & (y0 >= -allowed_border)

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""A predicted side grows at most 62.5-fold: exp() of an untrained network must not overflow (Detectron's BBOX_XFORM_CLIP)."""
+"""A predicted side grows at most 62.5-fold: exp() of an untrained network must not overflow (Detectron's
+BBOX_XFORM_CLIP)."""
 
 
 class BoxCoder:
     """Encodes boxes against reference boxes and decodes them again.
 
     Args:
-        stds: what the four raw targets are divided by; (.1, .1, .2, .2) makes those of a region classifier about unit-sized.
+        stds: what the four raw targets are divided by; (.1, .1, .2, .2) makes those of a region classifier about
+            unit-sized.
         means: what is taken off the raw targets before that.
     """
 
@@ -33,7 +35,8 @@ class BoxCoder:
         self.means = tuple(float(mean) for mean in means)
 
     def encode(self, boxes: Tensor, reference: Tensor) -> Tensor:
-        """Targets (..., 4) of `boxes` (..., 4) seen from `reference` (..., 4). Sides below a millionth of a pixel are taken as that: always finite.
+        """Targets (..., 4) of `boxes` (..., 4) seen from `reference` (..., 4). Sides below a millionth of a pixel are
+        taken as that: always finite.
 
         >>> BoxCoder().encode(torch.tensor([5.0, 0.0, 15.0, 10.0]), torch.tensor([0.0, 0.0, 10.0, 10.0]))
         tensor([0.5000, 0.0000, 0.0000, 0.0000])

@@ -13,7 +13,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 class Matches(NamedTuple):
-    """`ground_truth` (N, B) int64: the best-overlapping ground truth's position among the G; `kind` (N, B) int8: POSITIVE, NEGATIVE or IGNORED."""
+    """`ground_truth` (N, B) int64: the best-overlapping ground truth's position among the G; `kind` (N, B) int8:
+    POSITIVE, NEGATIVE or IGNORED."""
 
     ground_truth: Tensor
     kind: Tensor
@@ -29,12 +30,16 @@ def match(
 ) -> Matches:
     """Assigns a ground truth and a kind to each box.
 
-    POSITIVE is IoU ≥ `positive` with the best ground truth; NEGATIVE is IoU in [`negative_low`, `negative`); the rest is IGNORED.
-    With `best_is_positive`, the boxes that overlap a ground truth most (all of them, in a tie) are POSITIVE for it however small that overlap, if there
-    is any; the ground truth they answer for is still their own best one (py-faster-rcnn `anchor_target_layer.py`). Without ground truth all is NEGATIVE.
+    POSITIVE is IoU ≥ `positive` with the best ground truth; NEGATIVE is IoU in [`negative_low`, `negative`); the rest
+    is IGNORED.
+    With `best_is_positive`, the boxes that overlap a ground truth most (all of them, in a tie) are POSITIVE for it
+    however small that overlap, if there
+    is any; the ground truth they answer for is still their own best one (py-faster-rcnn `anchor_target_layer.py`).
+    Without ground truth all is NEGATIVE.
 
     Args:
-        overlaps: (N, G, B) IoU, G ≥ 1 (a batch without any object has one row of padding); rows of padding, and columns of boxes that take no part, hold -1: such boxes come out as IGNORED only if the
+        overlaps: (N, G, B) IoU, G ≥ 1 (a batch without any object has one row of padding); rows of padding, and columns
+            of boxes that take no part, hold -1: such boxes come out as IGNORED only if the
             caller says so (`kind.masked_fill`), since an image without ground truth has nothing but padding.
 
     Example: overlaps [[0.8, 0.4, 0.1]] (G = 1, B = 3), positive 0.7, negative 0.3 → kind [1, -1, 0].

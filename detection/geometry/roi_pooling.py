@@ -20,7 +20,8 @@ class RegionPooler(nn.Module):
     """Pools each region from the level that suits its size.
 
     Args:
-        method: "max" is the paper's RoI max-pooling (Fast R-CNN section 2.1), "align" is RoIAlign (Mask R-CNN section 3), aligned to pixel centres.
+        method: "max" is the paper's RoI max-pooling (Fast R-CNN section 2.1), "align" is RoIAlign (Mask R-CNN section
+            3), aligned to pixel centres.
         output_size: P, bins along a side.
         strides: pixels a cell, per feature level, ascending.
         sampling_ratio: RoIAlign's samples along a bin's side; 0 takes as many as the bin has cells.
@@ -36,7 +37,8 @@ class RegionPooler(nn.Module):
         self.sampling_ratio = sampling_ratio
 
     def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
-        """`maps`: (N, C, H, W) per level; `regions`: (N, R, 4) in pixels of the network's input. Returns (N·R, C, P, P)."""
+        """`maps`: (N, C, H, W) per level; `regions`: (N, R, 4) in pixels of the network's input. Returns (N·R, C, P,
+        P)."""
         images, count, _ = regions.shape
         image = torch.arange(images, device=regions.device, dtype=regions.dtype).repeat_interleave(count)
         rois = torch.cat([image[:, None], regions.reshape(-1, 4)], dim=1)
@@ -55,12 +57,14 @@ class RegionPooler(nn.Module):
             return torchvision.ops.roi_align(
                 features, rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True
             )
-        # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open, so that is one pixel earlier.
+        # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open, so
+        # that is one pixel earlier.
         inclusive = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
         return torchvision.ops.roi_pool(features, inclusive, self.output_size, 1 / stride)
 
     def _levels(self, boxes: Tensor) -> Tensor:
-        """The level for each box (R, 4): 224-pixel boxes go to stride 16, each halving of the side one level down (FPN equation 1)."""
+        """The level for each box (R, 4): 224-pixel boxes go to stride 16, each halving of the side one level down (FPN
+        equation 1)."""
         side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6).sqrt()
         finest = math.log2(self.strides[0])
         level = torch.floor(4 + torch.log2(side / 224) + 1e-6) - finest

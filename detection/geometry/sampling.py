@@ -1,7 +1,10 @@
-"""Kinds of boxes → a random, balanced sample of fixed size, the same wherever and in whatever company an image is processed.
+"""Kinds of boxes → a random, balanced sample of fixed size, the same wherever and in whatever company an image is
+processed.
 
-The random numbers are a hash of (image seed, position), not draws from a generator: they do not depend on the other images of the batch, on the
-device, on the number of ranks, or on what was drawn before, so a resumed run samples what the uninterrupted one would have.
+The random numbers are a hash of (image seed, position), not draws from a generator: they do not depend on the other
+images of the batch, on the
+device, on the number of ranks, or on what was drawn before, so a resumed run samples what the uninterrupted one would
+have.
 
 Shapes: N images, B boxes, S samples an image.
 """
@@ -19,14 +22,16 @@ _KEY_BITS = 40
 
 
 class Samples(NamedTuple):
-    """`index` (N, S) int64 positions among the B boxes, positives first; `valid` (N, S) bool: False where an image had fewer than S to offer."""
+    """`index` (N, S) int64 positions among the B boxes, positives first; `valid` (N, S) bool: False where an image had
+    fewer than S to offer."""
 
     index: Tensor
     valid: Tensor
 
 
 def random_keys(seeds: Tensor, count: int) -> Tensor:
-    """Uniform integers in [0, 2⁴⁰), (N, count), from `seeds` (N,) int64: the SplitMix64 finaliser over seed and position (Steele et al., 2014)."""
+    """Uniform integers in [0, 2⁴⁰), (N, count), from `seeds` (N,) int64: the SplitMix64 finaliser over seed and
+    position (Steele et al., 2014)."""
     position = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
     bits = seeds[:, None] + position * -7046029254386353131  # 2⁶⁴ / golden ratio, as a signed number
     bits = (bits ^ _shift_right(bits, 30)) * -4658895280553007687
@@ -42,7 +47,8 @@ def _shift_right(bits: Tensor, places: int) -> Tensor:
 def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float) -> Samples:
     """Draws `count` boxes an image, at most `positive_share` of them POSITIVE, the others NEGATIVE.
 
-    Too few positives are made up for by negatives; too few negatives are not made up for, as in py-faster-rcnn: the sample is then smaller, which
+    Too few positives are made up for by negatives; too few negatives are not made up for, as in py-faster-rcnn: the
+    sample is then smaller, which
     `valid` tells. Where B < count, S is B.
 
     Args:
@@ -60,7 +66,8 @@ def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float) -> Sa
         taken = is_positive & (positive_keys >= last)
     else:
         taken = torch.zeros_like(is_positive)
-    # Rank taken positives above all negatives, negatives by their keys, and everything else below zero; then one topk takes them in that order.
+    # Rank taken positives above all negatives, negatives by their keys, and everything else below zero; then one topk
+    # takes them in that order.
     rank = keys.masked_fill(~(taken | is_negative), -1) + (taken.long() << _KEY_BITS)
     values, index = rank.topk(count, dim=1)
     return Samples(index, values >= 0)

@@ -15,9 +15,11 @@ _BLOCK = 512  # boxes that one round of `_first_survivors` looks at; 256 and 102
 
 
 def suppress(boxes: Tensor, valid: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
-    """Greedy NMS of each image, stopped at `limit` survivors: `index` (N, D) and `kept` (N, D) bool, where D = min(limit, R).
+    """Greedy NMS of each image, stopped at `limit` survivors: `index` (N, D) and `kept` (N, D) bool, where D =
+    min(limit, R).
 
-    The survivors come first, in descending order of score; where `kept` is False, `index` is a padding without meaning. The result is that of the full NMS,
+    The survivors come first, in descending order of score; where `kept` is False, `index` is a padding without meaning.
+    The result is that of the full NMS,
     cut to `limit`.
 
     Args:
@@ -42,7 +44,8 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, limit: int) -> tupl
 def _first_survivors(boxes: Tensor, threshold: float, limit: int) -> Tensor:
     """Positions of the first `limit` survivors among sorted boxes (R, 4).
 
-    Works through the boxes block by block and stops when enough are found: with thousands of boxes and a few hundred wanted, most are never looked at.
+    Works through the boxes block by block and stops when enough are found: with thousands of boxes and a few hundred
+    wanted, most are never looked at.
     """
     kept = torch.empty(0, dtype=torch.int64)
     for start in range(0, len(boxes), _BLOCK):
@@ -71,5 +74,6 @@ def _survivors_in_one_call(boxes: Tensor, valid: Tensor, threshold: float) -> Te
 
 
 def suppress_by_class(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """NMS among boxes (R, 4) of the same group (R,) — an image's class, say: positions of the survivors in descending order of score."""
+    """NMS among boxes (R, 4) of the same group (R,) — an image's class, say: positions of the survivors in descending
+    order of score."""
     return torchvision.ops.batched_nms(boxes, scores, groups, threshold)

@@ -13,7 +13,8 @@ from tests.detection.geometry.test_boxes import random_boxes
 
 
 def max_pool_slowly(features: torch.Tensor, box: list[float], bins: int, stride: int) -> torch.Tensor:
-    """Fast R-CNN's RoI max-pooling of one half-open box, as the Caffe layer does it: corners rounded to cells, the far one included."""
+    """Fast R-CNN's RoI max-pooling of one half-open box, as the Caffe layer does it: corners rounded to cells, the far
+    one included."""
     channels, height, width = features.shape
     x0, y0, x1, y1 = (math.floor(side / stride + 0.5) for side in (box[0], box[1], box[2] - 1, box[3] - 1))
     region_width, region_height = max(x1 - x0 + 1, 1), max(y1 - y0 + 1, 1)
