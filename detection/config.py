@@ -39,17 +39,15 @@ class Data:
     train: Split = Split("train")
     test: Split = Split("test")
     keep_empty: bool = False  # train on pictures without objects too
-    shorter_sides: tuple[int, ...] = within(
-        (600,), 1
-    )  # training: the shorter side is scaled to one of these, drawn for each picture
-    longer_side: int = within(1000, 1)  # ... unless the longer side would exceed this
+    # Training: the shorter side is scaled to one of these, drawn for each picture …
+    shorter_sides: tuple[int, ...] = within((600,), 1)
+    longer_side: int = within(1000, 1)  # … unless the longer side would exceed this
     test_shorter_side: int = within(600, 1)
     test_longer_side: int = within(1000, 1)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     vertical_flip: float = within(0.0, 0, 1)
-    albumentations: tuple[
-        dict[str, Any], ...
-    ] = ()  # a pipeline, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
+    # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
+    albumentations: tuple[dict[str, Any], ...] = ()
     group_by_aspect: bool = True  # batches hold either upright or lying pictures: less padding
     size_divisor: int = within(32, 1)  # padded sides are multiples of this
 
@@ -60,12 +58,10 @@ class Backbone:
 
     name: str = "resnext50_32x4d"  # `python -m backbones` lists them
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
-    norm: Literal["frozen", "batch", "group"] = (
-        "frozen"  # statistics fixed as the paper does; batch or group to train from scratch
-    )
-    freeze: Literal["stem", "c2", "c3", "c4"] | None = (
-        "c2"  # no gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x)
-    )
+    # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
+    norm: Literal["frozen", "batch", "group"] = "frozen"
+    # No gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x).
+    freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
     depths: tuple[int, ...] | None = within(None, 1)
     cardinality: int | None = within(None, 1)
@@ -199,8 +195,8 @@ def contradictions(config: Config) -> list[str]:
     found = []
     if config.rpn.negative_iou > config.rpn.positive_iou:
         found.append(
-            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): an
-            anchor cannot be both"
+            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): "
+            "an anchor cannot be both"
         )
     if config.fast_rcnn.background_low > config.fast_rcnn.positive_iou:
         found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
@@ -218,8 +214,8 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.backbone.weights is None and config.backbone.norm == "frozen":
         found.append(
-            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, or set
-            backbone.norm=batch or group"
+            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
+            "or set backbone.norm=batch or group"
         )
     if config.data.layout == "files":
         for split in (config.data.train, config.data.test):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
+_TIE = 1e-6  # IoUs this close are equal: float32 rounds the corners of anchors that lie symmetrically about an object
+
 
 class Matches(NamedTuple):
     """`ground_truth` (N, B) int64: the best-overlapping ground truth's position among the G; `kind` (N, B) int8:
@@ -50,6 +52,6 @@ def match(
     is_negative = (best < negative) & (best >= negative_low)
     if best_is_positive:
         most = overlaps.amax(dim=2, keepdim=True)  # (N, G, 1): how well each ground truth is overlapped at best
-        is_positive = is_positive | ((overlaps == most) & (most > 0)).any(dim=1)
+        is_positive = is_positive | ((overlaps > most - _TIE) & (most > 0)).any(dim=1)
     kind = is_negative.char().sub(1).masked_fill_(is_positive, POSITIVE)  # True - 1 is NEGATIVE, False - 1 is IGNORED
     return Matches(ground_truth, kind)
