@@ -1,0 +1,88 @@
+"""Gets COCO: fetches what a folder lacks of it, checks and unpacks it, and builds the splits trainval35k and minival.
+
+    python tools/prepare_coco.py --data /path/to/coco --dry-run     what is there, what would be fetched, disk needed
+    python tools/prepare_coco.py --data /path/to/coco
+
+Whoever has COCO already need not run this: point the other tools at the folder. It may be stopped at any time; the same
+command goes on from there. Only what is missing is fetched, each archive is checked by its SHA-256, and nothing is
+written outside the folder.
+
+layouts:
+  2017   annotations/instances_{train,val}2017.json, train2017/, val2017/: about 21 GB, and 41 GB while it unpacks.
+         train2017 is trainval35k and val2017 is minival.
+  2014   annotations/instances_{train,val}2014.json, train2014/, val2014/: as large. trainval35k and minival are built
+         from the annotations and the image ids of val2017, as annotations/instances_{trainval35k,minival}.json.
+  auto   the one that less is missing of; 2017 in an empty folder.
+
+Archives that lie in the folder or in its archives/ already are used and left there.
+
+The annotations are licensed CC BY 4.0. COCO does not own the copyright of the pictures: their use must abide by the
+Flickr terms of use (https://www.flickr.com/creativecommons/), each picture under the licence named in the annotations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from backbones.download_progress import in_bytes
+from detection.coco.parts import BASE_URL, LAYOUTS, Part
+from detection.coco.prepare import carry_out, check_disk, free_disk_space, make_plan
+from detection.coco.splits import OFFICIAL_COUNTS, Counts
+from detection.command_line import run
+from detection.errors import UserError
+
+
+def main(
+    argv: list[str] | None = None,
+    *,
+    layouts: Mapping[str, tuple[Part, ...]] = LAYOUTS,
+    counts: Mapping[str, Counts] = OFFICIAL_COUNTS,
+    free: Callable[[Path], int] = free_disk_space,
+) -> int:
+    """`layouts`, `counts` and `free` are for miniatures of COCO: see `make_plan` and `carry_out`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO's folder, made if need be")
+    parser.add_argument("--layout", choices=("auto", "2017", "2014"), default="auto", help="default: auto")
+    parser.add_argument("--only", choices=("annotations",), help="leave the pictures out")
+    parser.add_argument("--keep-archives", action="store_true", help="move the zip files to archives/, delete none")
+    parser.add_argument("--base-url", default=BASE_URL, metavar="URL", help=f"a mirror (default: {BASE_URL})")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--yes", action="store_true", help="do not ask before fetching")
+    options = parser.parse_args(argv)
+
+    plan = make_plan(
+        options.data,
+        options.layout,
+        only_annotations=options.only == "annotations",
+        keep_archives=options.keep_archives,
+        layouts=layouts,
+    )
+    print(plan.describe())
+    if plan.is_done:
+        return 0
+    room = free(options.data)
+    print(f"Free: {in_bytes(room)}.", flush=True)
+    check_disk(plan, room)
+    if options.dry_run:
+        return 0
+    if plan.to_fetch and not options.yes and not _agrees():
+        print("Nothing was done.")
+        return 1
+    carry_out(plan, base_url=options.base_url, expected=counts, free=free)
+    print(f"Done: the other tools find it by --data {options.data}")
+    return 0
+
+
+def _agrees() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("there is nobody to ask whether to fetch this: add --yes")
+    return input("Go ahead? [y/N] ").strip().lower() in ("y", "yes")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
