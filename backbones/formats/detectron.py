@@ -1,0 +1,57 @@
+"""Blob names of Detectron (Caffe2) → torchvision's names.
+
+    conv1_w                          conv1.weight
+    res_conv1_bn_s, _b               bn1.weight, .bias
+    res2_0_branch2a_w                layer1.0.conv1.weight        (2b: conv2, 2c: conv3)
+    res2_0_branch2a_bn_s, _b         layer1.0.bn1.weight, .bias
+    res2_0_branch1_w, _bn_s          layer1.0.downsample.0.weight, .downsample.1.weight
+    pred_w, pred_b                   fc.weight, .bias
+
+Where BN was not fused, _bn_rm and _bn_riv are its running mean and running variance (the name's "inverse" is not to be
+taken literally).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_PARAMETERS = {
+    "w": "weight", "b": "bias", "s": "weight", "gamma": "weight", "beta": "bias",
+    "rm": "running_mean", "riv": "running_var", "running_mean": "running_mean", "running_var": "running_var",
+}  # fmt: skip
+_BRANCHES = {
+    "1": ("downsample.0", "downsample.1"),
+    "2a": ("conv1", "bn1"),
+    "2b": ("conv2", "bn2"),
+    "2c": ("conv3", "bn3"),
+}
+
+_BLOCK = re.compile(r"res([2-5])_(\d+)_branch(1|2[abc])(_bn)?_([a-z_]+)")
+_STEM = re.compile(r"(?:res_)?conv1(_bn)?_([a-z_]+)")
+_CLASSIFIER = re.compile(r"(?:pred|fc1000)_([wb])")
+
+
+def is_named_so(names: Mapping[str, Any]) -> bool:
+    """Whether a model's blobs go by these names."""
+    return any(_BLOCK.fullmatch(name) for name in names)
+
+
+def rename(blobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames what belongs to the network; the optimizer's momentum is dropped, any other name stays as it is."""
+    return {_renamed(name): blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+
+
+def _renamed(name: str) -> str:
+    if match := _BLOCK.fullmatch(name):
+        stage, block, branch, normalization, parameter = match.groups()
+        layer = f"layer{int(stage) - 1}.{block}.{_BRANCHES[branch][normalization is not None]}"
+    elif match := _STEM.fullmatch(name):
+        normalization, parameter = match.groups()
+        layer = "bn1" if normalization else "conv1"
+    elif match := _CLASSIFIER.fullmatch(name):
+        layer, parameter = "fc", match[1]
+    else:
+        return name
+    return f"{layer}.{_PARAMETERS[parameter]}" if parameter in _PARAMETERS else name
