@@ -1,0 +1,278 @@
+"""Detections and ground truth → the twelve COCO figures and AP per class, by pycocotools, the number of record.
+
+Axes of `precision` (I, R, K, A, L) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
+levels, K categories, A the four area ranges (all, small, medium, large), L the three limits of detections a class and
+image (1, 10, 100).
+
+`evaluate` is the place where another backend may stand in: it gets two tables of arrays and gives back those two
+arrays; the figures are read from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.errors import UserError
+from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
+from detection.evaluation.results import checked, read_results
+
+AREA_RANGES = ("all", "small", "medium", "large")
+LIMITS = (1, 10, 100)
+# In COCO's order. Name: (precision or recall, IoU threshold or None for the mean over all ten, area range, limit).
+FIGURES: dict[str, tuple[str, float | None, str, int]] = {
+    "AP": ("precision", None, "all", 100),
+    "AP50": ("precision", 0.5, "all", 100),
+    "AP75": ("precision", 0.75, "all", 100),
+    "AP_small": ("precision", None, "small", 100),
+    "AP_medium": ("precision", None, "medium", 100),
+    "AP_large": ("precision", None, "large", 100),
+    "AR_1": ("recall", None, "all", 1),
+    "AR_10": ("recall", None, "all", 10),
+    "AR_100": ("recall", None, "all", 100),
+    "AR_small": ("recall", None, "small", 100),
+    "AR_medium": ("recall", None, "medium", 100),
+    "AR_large": ("recall", None, "large", 100),
+}
+
+
+@dataclass(frozen=True)
+class ClassAveragePrecision:
+    """One row of the per-class table. The two averages are None where the class has no object to find."""
+
+    category_id: int
+    name: str
+    objects: int  # without crowd regions, which are no targets
+    average_precision: float | None
+    average_precision_50: float | None
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """The outcome of an evaluation.
+
+    figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there is nothing to find (COCO
+    prints −1 there). classes: a row each category of the annotation file, ascending by id.
+    notes: what was mended or left out on the way, in words with counts. Empty for clean inputs.
+    """
+
+    figures: dict[str, float | None]
+    classes: list[ClassAveragePrecision]
+    images: int
+    detections: int
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, strings, lists and dicts, for JSON."""
+        return {
+            "figures": dict(self.figures),
+            "classes": [
+                {
+                    "category_id": row.category_id,
+                    "name": row.name,
+                    "objects": row.objects,
+                    "AP": row.average_precision,
+                    "AP50": row.average_precision_50,
+                }
+                for row in self.classes
+            ],
+            "images": self.images,
+            "detections": self.detections,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """The twelve lines in COCO's own words."""
+        return "\n".join(_coco_line(*FIGURES[name], value) for name, value in self.figures.items())
+
+    def class_table(self) -> str:
+        """One line a class: category id, name, objects, AP, AP@0.5; a dash where the class has no object."""
+        width = max([5, *(len(row.name) for row in self.classes)])
+        lines = [f"{'id':>5}  {'class':<{width}}  {'objects':>7}  {'AP':>6}  {'AP@0.5':>6}"]
+        for row in self.classes:
+            ap, ap50 = (
+                f"{value:6.3f}" if value is not None else f"{'—':>6}"
+                for value in (row.average_precision, row.average_precision_50)
+            )
+            lines.append(f"{row.category_id:>5}  {row.name:<{width}}  {row.objects:>7}  {ap}  {ap50}")
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """The summary, the per-class table and the notes, as text for a terminal."""
+        parts = [self.summary(), self.class_table()]
+        if self.notes:
+            parts.append("\n".join(f"note: {note}" for note in self.notes))
+        return "\n\n".join(parts)
+
+
+def average_precision(
+    annotations: Path | str | dict[str, Any] | GroundTruth,
+    detections: np.ndarray | Path | str,
+    *,
+    image_ids: np.ndarray | list[int] | None = None,
+) -> AveragePrecision:
+    """COCO's average precision of boxes (Lin et al., ECCV 2014; cocodataset.org, "Detection Evaluation").
+
+    Args:
+        annotations: a COCO annotation file, the dict it holds, or what `read_ground_truth` made of it.
+        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, or a results file; D may be 0.
+        image_ids: evaluate on these images only; None for all that the annotations list.
+
+    An image without detections counts as one where nothing was found. Detections of listed images outside `image_ids`
+    are not looked at. Detections of a category that the annotations do not list are left out, as pycocotools does, and
+    noted.
+
+    Raises:
+        UserError: annotations or results that cannot be used (see `read_ground_truth` and `results.checked`);
+            detections of an image that the annotations do not list; no detection at all of a listed category.
+    """
+    ground_truth = annotations if isinstance(annotations, GroundTruth) else read_ground_truth(annotations)
+    notes = [f"{count} {what}" for what, count in ground_truth.repairs.items()]
+    source = "the detections" if isinstance(detections, np.ndarray) else str(detections)
+    rows = checked(detections) if isinstance(detections, np.ndarray) else read_results(detections)
+    rows = _of_listed_images(rows, ground_truth, source)
+    rows = _of_listed_categories(rows, ground_truth, source, notes)
+    if image_ids is not None:
+        ground_truth = ground_truth.restricted_to(image_ids)
+        rows = rows[np.isin(rows[:, 0], ground_truth.image_ids)]
+    precision, recall = evaluate(ground_truth, rows)
+    thresholds = np.linspace(0.5, 0.95, 10)
+    figures = {name: _figure(precision, recall, thresholds, *what) for name, what in FIGURES.items()}
+    targets = ground_truth.object_category_ids[~ground_truth.crowds]
+    classes = [
+        ClassAveragePrecision(
+            int(category_id),
+            name,
+            int((targets == category_id).sum()),
+            _mean_of_present(precision[:, :, k, 0, -1]),
+            _mean_of_present(precision[0, :, k, 0, -1]),
+        )
+        for k, (category_id, name) in enumerate(
+            zip(ground_truth.category_ids, ground_truth.category_names, strict=True)
+        )
+    ]
+    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes)
+
+
+def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """pycocotools' COCOeval on arrays → precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no
+    object.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    lists: dict[str, list[Any]] = {
+        "images": [{"id": image_id} for image_id in ground_truth.image_ids.tolist()],
+        "categories": [{"id": category_id} for category_id in ground_truth.category_ids.tolist()],
+    }
+    targets = _annotations(
+        ground_truth.object_image_ids,
+        ground_truth.object_category_ids,
+        ground_truth.boxes,
+        areas=ground_truth.areas,
+        iscrowd=ground_truth.crowds,
+    )
+    boxes = detections[:, 1:5]
+    found = _annotations(
+        detections[:, 0].astype(np.int64),
+        detections[:, 6].astype(np.int64),
+        boxes,
+        areas=boxes[:, 2] * boxes[:, 3],
+        iscrowd=np.zeros(len(boxes), dtype=bool),
+        scores=detections[:, 5],
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress, with no way to turn it off
+        tables = []
+        for annotations in (targets, found):
+            table = COCO()
+            table.dataset = {**lists, "annotations": annotations}
+            table.createIndex()
+            tables.append(table)
+        evaluation = COCOeval(*tables, iouType="bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _annotations(
+    image_ids: np.ndarray,
+    category_ids: np.ndarray,
+    boxes: np.ndarray,
+    *,
+    areas: np.ndarray,
+    iscrowd: np.ndarray,
+    scores: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Rows as pycocotools wants them. Ids count from 1: COCOeval takes a match with id 0 for no match."""
+    columns = zip(
+        image_ids.tolist(),
+        category_ids.tolist(),
+        boxes.tolist(),
+        areas.tolist(),
+        iscrowd.astype(int).tolist(),
+        strict=True,
+    )
+    entries = [
+        {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "area": area, "iscrowd": crowd}
+        for number, (image_id, category_id, box, area, crowd) in enumerate(columns, start=1)
+    ]
+    if scores is not None:
+        for entry, score in zip(entries, scores.tolist(), strict=True):
+            entry["score"] = score
+    return entries
+
+
+def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) -> np.ndarray:
+    unknown = ~np.isin(rows[:, 0], ground_truth.image_ids)
+    if unknown.any():
+        raise UserError(
+            f"{source}: {int(unknown.sum())} of {len(rows)} detections are of images that {ground_truth.source} does "
+            f"not list (the first: image id {int(rows[unknown][0, 0])}): they belong to another data set or split"
+        )
+    return rows
+
+
+def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: str, notes: list[str]) -> np.ndarray:
+    unknown = ~np.isin(rows[:, 6], ground_truth.category_ids)
+    if not unknown.any():
+        return rows
+    ids = ", ".join(str(int(number)) for number in np.unique(rows[unknown, 6])[:5])
+    if unknown.all():
+        raise UserError(
+            f"{source}: no detection is of a category that {ground_truth.source} lists (they carry category id {ids}): "
+            "category_id must be the annotation file's own id"
+        )
+    notes.append(f"{int(unknown.sum())} detections of categories that are not listed (category id {ids}), left out")
+    return rows[~unknown]
+
+
+def _figure(
+    precision: np.ndarray,
+    recall: np.ndarray,
+    thresholds: np.ndarray,
+    kind: str,
+    threshold: float | None,
+    area_range: str,
+    limit: int,
+) -> float | None:
+    values = precision if kind == "precision" else recall
+    values = values[..., AREA_RANGES.index(area_range), LIMITS.index(limit)]
+    return _mean_of_present(values if threshold is None else values[np.isclose(thresholds, threshold)])
+
+
+def _mean_of_present(values: np.ndarray) -> float | None:
+    """The mean over the classes that have something to find (COCO marks the others −1), or None if none has."""
+    present = values[values > -1]
+    return float(present.mean()) if present.size else None
+
+
+def _coco_line(kind: str, threshold: float | None, area_range: str, limit: int, value: float | None) -> str:
+    title = "Average Precision (AP)" if kind == "precision" else "Average Recall    (AR)"
+    iou = "0.50:0.95" if threshold is None else f"{threshold:0.2f}"
+    figure = -1.0 if value is None else value
+    return f" {title} @[ IoU={iou:<9} | area={area_range:>6} | maxDets={limit:>3} ] = {figure:0.3f}"

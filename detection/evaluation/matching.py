@@ -1,0 +1,85 @@
+"""Scored boxes and ground-truth boxes of one image → who finds whom, by COCO's rule.
+
+Shapes: R scored boxes in order of score, G ground-truth boxes, P pairs of one of each that overlap enough. Boxes are
+`(x0, y0, x1, y1)`; everything is float64, as in pycocotools.
+
+The rule: in order of score each box takes, of the ground-truth boxes still free that it overlaps enough, the one it
+overlaps most; of equal overlaps the later one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+UNMATCHED = np.iinfo(np.int64).max
+_PAIRS_AT_A_TIME = 1_000_000  # bounds the memory of an image with thousands of boxes
+
+
+def stable_matching(asker: np.ndarray, asked: np.ndarray, rank: np.ndarray, boxes: int) -> np.ndarray:
+    """The rank of the scored box that finds each of `boxes` ground-truth boxes, or `UNMATCHED`, int64 (`boxes`,).
+
+    Args:
+        asker, asked, rank: int64 (P,), the pairs: number of the scored box, number of the ground-truth box, place of
+            the scored box in order of score. Sorted by asker and, of one asker, its favourite first.
+        boxes: how many ground-truth boxes there are.
+
+    Going through the scored boxes one by one can be a loop of thousands of steps. Its outcome is the stable matching
+    of scored boxes, which prefer by overlap, and ground-truth boxes, which prefer by rank. There is only one where the
+    latter all prefer alike, so it can be found in a handful of rounds instead (Gale and Shapley 1962): all ask their
+    favourite, which keeps the first in rank; those turned down ask their next, until nobody is.
+
+    >>> # both want box 0 most; scored box 0 comes first, so scored box 1 takes box 1
+    >>> stable_matching(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [0, 1]
+    """
+    held = np.full(boxes, UNMATCHED)
+    while asker.size:
+        favourite = np.flatnonzero(np.diff(asker, prepend=-1))
+        np.minimum.at(held, asked[favourite], rank[favourite])
+        standing = rank <= held[asked]
+        if standing.all():
+            break
+        asker, asked, rank = asker[standing], asked[standing], rank[standing]
+    return held
+
+
+def overlapping_pairs(
+    scored: np.ndarray, boxes: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs with IoU of at least `threshold`: index into `scored` (R, 4), index into `boxes` (G, 4), IoU, each (P,).
+
+    They are sorted by scored box, those of one by descending IoU and, of equal IoU, the later ground-truth box first.
+    """
+    rows = max(1, _PAIRS_AT_A_TIME // max(1, len(boxes)))
+    nothing = np.zeros(0, dtype=np.int64)
+    parts = [(nothing, nothing, np.zeros(0))]
+    for start in range(0, len(scored), rows):
+        overlaps = pairwise_iou(scored[start : start + rows], boxes)
+        row, column = np.nonzero(overlaps >= threshold)
+        parts.append((row + start, column, overlaps[row, column]))
+    taker, box, overlap = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((-box, -overlap, taker))
+    return taker[order], box[order], overlap[order]
+
+
+def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of every pair, float64 (R, G), 0 where a union is empty. Both sides float64 `(x0, y0, x1, y1)`.
+
+    >>> pairwise_iou(np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 5], [20, 20, 30, 30]])).tolist()
+    [[0.5, 0.0]]
+    """
+    intersection = pairwise_intersection(boxes, others)
+    union = box_areas(boxes)[:, None] + box_areas(others) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def pairwise_intersection(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area that every pair has in common, float64 (R, G). Both sides float64 `(x0, y0, x1, y1)`."""
+    widths = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
+    heights = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])
+    return np.clip(widths, 0.0, None) * np.clip(heights, 0.0, None)
+
+
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Width times height of `(x0, y0, x1, y1)` boxes (…, 4) → (…)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,257 @@
+"""The COCO figures against the published reference and against pycocotools driven by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detection.errors import UserError
+from detection.evaluation.average_precision import FIGURES, AveragePrecision, average_precision
+from detection.evaluation.ground_truth import read_ground_truth
+from detection.evaluation.results import rounded, write_results
+
+
+def pycocotools_stats(
+    content: dict[str, Any], detections: np.ndarray, image_ids: list[int] | None = None
+) -> np.ndarray:
+    """The twelve numbers of pycocotools' own path: COCO, loadRes, evaluate, accumulate, summarize."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(content)
+        truth.createIndex()
+        results = [
+            {"image_id": int(row[0]), "bbox": row[1:5].tolist(), "score": row[5], "category_id": int(row[6])}
+            for row in detections
+        ]
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        if image_ids is not None:
+            evaluation.params.imgIds = image_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def random_data(seed: int, images: int = 15, classes: int = 4) -> tuple[dict[str, Any], np.ndarray]:
+    """Annotations and detections with ties, crowds, empty images, an absent class, more than 100 detections a class."""
+    random = np.random.default_rng(seed)
+    content: dict[str, Any] = {
+        "images": [{"id": 3 * image + 2, "width": 400, "height": 300} for image in range(images)],
+        "categories": [{"id": 2 * number + 1, "name": f"class {number}"} for number in range(classes + 1)],
+        "annotations": [],
+    }
+    rows = []
+    for image in content["images"][:-2]:  # two images without objects
+        for _ in range(int(random.integers(0, 14))):
+            category_id = 2 * int(random.integers(0, classes)) + 1  # the last class never occurs
+            box = np.round([*random.uniform(0, 300, 2), *np.exp(random.uniform(1.5, 5.5, 2))], 2)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image["id"],
+                    "category_id": category_id,
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3] * random.uniform(0.3, 1)),
+                    "iscrowd": int(random.random() < 0.1),
+                }
+            )
+            for _ in range(int(random.integers(0, 5))):
+                found = np.abs(box + random.normal(0, 0.12, 4) * box[[2, 3, 2, 3]])
+                label = category_id if random.random() < 0.8 else 2 * int(random.integers(0, classes + 1)) + 1
+                rows.append([image["id"], *found, np.round(random.random(), 2), label])
+    for _ in range(150):
+        rows.append([2, *random.uniform(0, 100, 4), np.round(random.random(), 2), 1])
+    rows.append([content["images"][-1]["id"], 5, 5, 20, 20, 0.99, 1])  # on an image without objects
+    return content, np.array(rows)
+
+
+def numbers(outcome: AveragePrecision) -> list[float]:
+    """The figures as pycocotools gives them: -1 for nothing to find."""
+    return [-1.0 if value is None else value for value in outcome.figures.values()]
+
+
+def test_equals_the_published_reference(shared_data: Path) -> None:
+    folder = shared_data / "coco_eval_reference"
+    outcome = average_precision(
+        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
+    )
+    expected = (folder / "expected.txt").read_text().split("type=bbox")[1].split("type=keypoints")[0]
+    lines = [line for line in expected.splitlines() if " Average " in line]
+    assert len(lines) == 12
+    assert outcome.summary().splitlines() == lines
+    assert outcome.notes == []
+    assert outcome.images == 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_pycocotools_on_random_data(seed: int) -> None:
+    content, detections = random_data(seed)
+    outcome = average_precision(content, detections)
+    assert list(outcome.figures) == list(FIGURES)
+    np.testing.assert_allclose(numbers(outcome), pycocotools_stats(content, detections), rtol=0, atol=1e-12)
+
+
+def test_equals_pycocotools_on_some_of_the_images() -> None:
+    content, detections = random_data(5)
+    chosen = [2, 8, 11, 26]
+    outcome = average_precision(content, detections, image_ids=chosen)
+    expected = pycocotools_stats(content, detections, chosen)
+    np.testing.assert_allclose(numbers(outcome), expected, rtol=0, atol=1e-12)
+    assert outcome.images == 4
+    assert outcome.figures != average_precision(content, detections).figures
+
+
+def test_per_class_rows() -> None:
+    content, detections = random_data(6)
+    outcome = average_precision(content, detections)
+    assert [row.category_id for row in outcome.classes] == [1, 3, 5, 7, 9]
+    for row in outcome.classes[:-1]:
+        alone = {**content, "categories": [{"id": row.category_id, "name": row.name}]}
+        alone["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == row.category_id]
+        stats = pycocotools_stats(alone, detections[detections[:, 6] == row.category_id])
+        assert row.average_precision == pytest.approx(stats[0], abs=1e-12)
+        assert row.average_precision_50 == pytest.approx(stats[1], abs=1e-12)
+        assert row.objects == sum(not entry["iscrowd"] for entry in alone["annotations"])
+    absent = outcome.classes[-1]
+    assert (absent.objects, absent.average_precision, absent.average_precision_50) == (0, None, None)
+    assert outcome.class_table().splitlines()[-1].split() == ["9", "class", "4", "0", "—", "—"]
+
+
+def test_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    average_precision(*random_data(7))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_detections_are_zeros() -> None:
+    content, _ = random_data(8)
+    outcome = average_precision(content, np.zeros((0, 7)))
+    assert set(outcome.figures.values()) == {0.0}
+    assert outcome.classes[0].average_precision == 0.0
+
+
+def test_nothing_to_find_is_none_and_prints_as_cocos_minus_one() -> None:
+    content, detections = random_data(9)
+    content["annotations"] = [{**entry, "iscrowd": 1} for entry in content["annotations"]]
+    outcome = average_precision(content, detections)
+    assert set(outcome.figures.values()) == {None}
+    assert all(line.endswith("= -1.000") for line in outcome.summary().splitlines())
+    content["annotations"] = []
+    assert average_precision(content, detections).figures == outcome.figures
+
+
+def test_order_of_images_does_not_matter() -> None:
+    """Several ranks hand in their images in another order than one."""
+    content, detections = random_data(10)
+    images = np.unique(detections[:, 0])
+    shuffled = np.concatenate(
+        [detections[detections[:, 0] == image] for image in np.random.default_rng(0).permutation(images)]
+    )
+    assert not np.array_equal(shuffled, detections)
+    assert average_precision(content, shuffled).to_dict() == average_precision(content, detections).to_dict()
+
+
+def test_a_results_file_gives_the_figures_of_its_array(tmp_path: Path) -> None:
+    content, detections = random_data(11)
+    write_results(tmp_path / "results.json", detections)
+    from_file = average_precision(content, tmp_path / "results.json")
+    assert from_file.to_dict() == average_precision(content, rounded(detections)).to_dict()
+
+
+def perfect(content: dict[str, Any]) -> np.ndarray:
+    """One detection at each object."""
+    return np.array(
+        [[entry["image_id"], *entry["bbox"], 0.9, entry["category_id"]] for entry in content["annotations"]]
+    )
+
+
+def small_content() -> dict[str, Any]:
+    boxes = [[10, 10, 50, 40], [100, 20, 80, 90], [5, 120, 60, 60]]
+    return {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": number + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for number, box in enumerate(boxes)
+        ],
+    }
+
+
+def test_annotation_id_zero_is_matched() -> None:
+    content = small_content()
+    content["annotations"][0]["id"] = 0
+    assert pycocotools_stats(content, perfect(content))[0] < 0.99  # what would happen without the repair
+    outcome = average_precision(content, perfect(content))
+    assert outcome.figures["AP"] == pytest.approx(1.0)
+    assert any("id 0" in note for note in outcome.notes)
+
+
+def test_repairs_leave_the_input_alone_and_are_noted() -> None:
+    content = small_content()
+    content["annotations"][1]["id"] = content["annotations"][0]["id"]
+    del content["annotations"][1]["iscrowd"], content["annotations"][2]["area"]
+    before = copy.deepcopy(content)
+    outcome = average_precision(content, perfect(content))
+    assert outcome.figures["AP"] == pytest.approx(1.0)
+    assert content == before
+    assert len(outcome.notes) == 3
+    assert "note: " in outcome.table()
+
+
+def test_an_absurd_mask_never_reaches_pycocotools() -> None:
+    """An RLE of such a size ends the process inside pycocotools' C code."""
+    content = small_content()
+    content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [2**31, 2**31], "counts": [2**62, 5]}}
+    assert average_precision(content, perfect(content)).figures["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_refused_by_image(score: float) -> None:
+    content, detections = random_data(12)
+    detections[3, 5] = score
+    with pytest.raises(UserError, match=rf"score that is not finite.*image id {int(detections[3, 0])}"):
+        average_precision(content, detections)
+
+
+def test_detections_of_another_data_set_are_refused() -> None:
+    content, detections = random_data(13)
+    detections[4, 0] = 999
+    with pytest.raises(UserError, match=r"1 of \d+ detections.*image id 999"):
+        average_precision(content, detections)
+
+
+def test_unknown_categories_are_left_out_and_noted_unless_all_are() -> None:
+    content, detections = random_data(14)
+    stray = detections.copy()
+    stray[::2, 6] = 40
+    outcome = average_precision(content, stray)
+    kept = average_precision(content, stray[stray[:, 6] != 40])
+    assert outcome.figures == kept.figures
+    assert any("category id 40" in note for note in outcome.notes)
+    stray[:, 6] = 40
+    with pytest.raises(UserError, match="no detection is of a category"):
+        average_precision(content, stray)
+
+
+def test_image_ids_that_are_not_there_are_refused() -> None:
+    content, detections = random_data(15)
+    with pytest.raises(UserError, match="no image with id 1 "):
+        average_precision(content, detections, image_ids=[1, 2])
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        average_precision(content, detections, image_ids=[])
+
+
+def test_to_dict_is_json_and_ground_truth_can_be_read_once() -> None:
+    content, detections = random_data(16)
+    truth = read_ground_truth(content)
+    outcome = average_precision(truth, detections)
+    assert json.loads(json.dumps(outcome.to_dict(), allow_nan=False)) == outcome.to_dict()
+    assert average_precision(content, detections).to_dict() == outcome.to_dict()
