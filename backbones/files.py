@@ -13,7 +13,8 @@ from pathlib import Path
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there replaces `path` in one step when the block ends.
 
-    The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut leaves the old file or the
+    The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut
+    leaves the old file or the
     new one, never a part. If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises:

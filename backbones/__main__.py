@@ -1,0 +1,198 @@
+"""python -m backbones: the networks and what they cost.
+
+    python -m backbones                              every variant: parameters, multiply-adds, and the paper's figures
+    python -m backbones resnext50_32x4d --stages     one of them, stage by stage
+    python -m backbones compare 1x64d 2x 8x 32x4d    blocks of equal cost (Table 2); a width left out is solved for
+
+Sizes are (H, W) in pixels; multiply-adds are for one image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from .complexity import PAPER_FIGURES, Complexity, PaperFigures, bottleneck_parameters, measure_variant, solve_width
+from .errors import UserError
+from .variants import VARIANTS, Variant, canonical_name, find_variant
+
+EPILOG = """\
+The columns beside ours, under "paper", are what Xie et al. (CVPR 2017) print. Multiply-adds are for one image; the
+paper calls them FLOPs. "weights" are the parameters without those of normalisation, as the paper counts them.
+The second command, `python -m backbones compare`, has a help of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if arguments[:1] == ["compare"]:
+            _compare(arguments[1:])
+        else:
+            _list(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _list(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m backbones",
+        description="Lists the networks with their parameters and multiply-adds.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="a row of the table, or any name by its pattern (resnext101_16x8d); without names, the whole table",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        help="size of the image: 224, or HEIGHTxWIDTH as in 608x800 (default: 224; CIFAR networks 32)",
+    )
+    parser.add_argument("--classes", type=int, help="classes of the classifier (default: 1000, CIFAR networks 10)")
+    parser.add_argument("--stages", action="store_true", help="stage by stage, with the size of each map")
+    options = parser.parse_args(arguments)
+
+    rows = []
+    for name in options.names or VARIANTS:
+        variant = find_variant(name, {})
+        complexity = _measure(variant, options.size, options.classes)
+        paper = PAPER_FIGURES.get(canonical_name(name, variant))
+        # The paper's figures stand beside ours only where they are figures of the same thing
+        parameters = paper.parameters if paper and options.classes is None else None
+        multiply_adds = paper.multiply_adds if paper and options.size in (None, (224, 224)) else None
+        rows.append(
+            [
+                name,
+                f"{complexity.parameters:,}",
+                f"{complexity.weights / 1e6:.2f}",
+                _optional(parameters),
+                f"{complexity.multiply_adds / 1e9:.2f}",
+                _optional(multiply_adds),
+                _errors(paper),
+                paper.tables if paper else "",
+            ]
+        )
+        if options.stages:
+            rows += _stage_rows(variant, complexity)
+    header = ["network", "parameters", "weights M", "paper", "mult-adds G", "paper", "paper's error %", "table"]
+    print(_table(header, rows))
+
+
+def _stage_rows(variant: Variant, complexity: Complexity) -> list[list[str]]:
+    blocks = {
+        level: f"{depth} × [{width}, {width} C={variant.cardinality}, {variant.channels[level]}]"
+        for level, depth, width in zip(variant.levels, variant.depths, variant.group_widths, strict=True)
+    }
+    return [
+        [
+            f"  {part.name}" + (f" {part.output_size[0]}×{part.output_size[1]}" if part.output_size else ""),
+            f"{part.parameters:,}",
+            f"{(part.parameters - part.norm_parameters) / 1e6:.2f}",
+            "",
+            f"{part.multiply_adds / 1e9:.3f}",
+            "",
+            blocks.get(part.name, ""),
+            "",
+        ]
+        for part in complexity.parts
+    ]
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m backbones compare",
+        description="Compares blocks of different cardinality at preserved complexity, as Table 2 of the paper does.",
+        epilog="Example: python -m backbones compare 1x64d 2x 4x 8x 32x gives Table 2.",
+    )
+    parser.add_argument(
+        "blocks",
+        nargs="+",
+        metavar="CxDd",
+        help="cardinality and width, 32x4d; or cardinality alone, 32x, for the width that keeps the first block's cost",
+    )
+    parser.add_argument("--depth", type=int, default=50, help="depth of the networks made of the blocks (default: 50)")
+    parser.add_argument("--size", type=_size, help="size of the image: 224, or HEIGHTxWIDTH (default: 224)")
+    options = parser.parse_args(arguments)
+
+    reference: int | None = None
+    rows = []
+    for text in options.blocks:
+        match = re.fullmatch(r"([1-9]\d*)x(?:([1-9]\d*)d)?", text)
+        if match is None:
+            raise UserError(f"{text!r} is no block; write cardinality and width as 32x4d, or cardinality alone as 32x")
+        cardinality = int(match[1])
+        if match[2]:
+            width = int(match[2])
+        elif reference is None:
+            raise UserError(f"{text!r}: the first block needs a width, as in 1x64d; the others are compared with it")
+        else:
+            width = solve_width(cardinality, reference)
+        cost = bottleneck_parameters(cardinality, width)
+        reference = reference or cost
+        name = f"resnext{options.depth}_{cardinality}x{width}d"
+        variant = find_variant(name, {})
+        name = canonical_name(name, variant)  # resnext50_1x64d is resnet50
+        complexity = _measure(variant, options.size, None)
+        rows.append(
+            [
+                str(cardinality),
+                f"{width}" + ("" if match[2] else " (solved)"),
+                str(cardinality * width),
+                f"{cost:,}",
+                f"{cost / reference:.3f}",
+                name,
+                f"{complexity.weights / 1e6:.2f}",
+                f"{complexity.multiply_adds / 1e9:.2f}",
+                _errors(PAPER_FIGURES.get(name)),
+            ]
+        )
+    header = ["C", "d", "group width", "block weights", "of the first"]
+    header += ["network", "weights M", "mult-adds G", "paper's error %"]
+    print(_table(header, rows))
+
+
+def _measure(variant: Variant, size: tuple[int, int] | None, classes: int | None) -> Complexity:
+    cifar = variant.stem == "cifar"
+    return measure_variant(variant, size or ((32, 32) if cifar else (224, 224)), classes or (10 if cifar else 1000))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 224, or HEIGHTxWIDTH as in 608x800")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _errors(paper: PaperFigures | None) -> str:
+    return "" if paper is None else ", ".join(f"{what} {value}" for what, value in paper.errors.items())
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else f"{value}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: numbers to the right, words to the left."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    numeric = [all(re.match(r"[\d.,]*( \(solved\))?$", row[column]) for row in rows) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, numeric, strict=True)
+        )
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What a network costs: parameters and multiply-adds, part by part, and the width that keeps the cost at another
+cardinality.
+
+    measure(network, (224, 224))              → Complexity: a row for stem, c2 … c5, fc
+    solve_width(32, bottleneck_parameters(1, 64)) → 4      Table 2: the d that keeps a block's cost when C changes
+
+Multiply-adds are what the paper calls FLOPs: those of convolutions and fully connected layers for one image. The rest
+is not counted; BN folds into the convolutions, and ReLU and pooling multiply nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .resnext import ResNeXt
+from .variants import Variant
+
+_PARTS = {"conv1": "stem", "bn1": "stem", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a network.
+
+    Attributes:
+        name: "stem", "c2" … "c5", "fc"; for other networks the name of the child module.
+        output_size: (H, W) of the map it gives; () where that is no map.
+        parameters: all of them. BN as constants has none.
+        norm_parameters: those among them that belong to normalisation layers.
+        multiply_adds: for one image.
+    """
+
+    name: str
+    output_size: tuple[int, ...]
+    parameters: int
+    norm_parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A network's parts, in the order they run."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def weights(self) -> int:
+        """Parameters without those of normalisation: what the paper's tables count (25.5 M for ResNet-50)."""
+        return sum(part.parameters - part.norm_parameters for part in self.parts)
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one image: the paper's FLOPs."""
+        return sum(part.multiply_adds for part in self.parts)
+
+
+def measure(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> Complexity:
+    """Counts by running the network's layers without numbers (on torch's meta device): quick, and exact at any size.
+
+    Args:
+        network: any module made of convolutions and fully connected layers that takes (1, in_channels, H, W); it stays
+            as it is.
+        size: (H, W) of the image in pixels.
+
+    Raises:
+        UserError: the image is too small for the network.
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    output_sizes: dict[str, tuple[int, ...]] = {}
+
+    def remember_size_of(name: str) -> Any:
+        def hook(_module: nn.Module, _input: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                output_sizes[name] = tuple(output.shape[2:])
+
+        return hook
+
+    for name, module in shadow.named_modules():
+        module.register_forward_hook(remember_size_of(name))
+    try:
+        with torch.no_grad():
+            shadow(torch.empty(1, in_channels, *size, device="meta"))
+    except RuntimeError as error:
+        raise UserError(f"this network cannot take an image of {size[0]}×{size[1]} pixels: {error}") from None
+
+    parts: dict[str, Part] = {}
+    for name, module in shadow.named_modules():
+        top = name.split(".")[0]
+        part_name = _PARTS.get(top, top)
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        normalizes = isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))
+        multiply_adds = 0
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name in output_sizes:
+            multiply_adds = module.weight.numel() * math.prod(output_sizes[name])  # a weight acts once a position
+        before = parts.get(part_name, Part(part_name, output_sizes.get(top, ()), 0, 0, 0))
+        parts[part_name] = Part(
+            part_name,
+            before.output_size,
+            before.parameters + own,
+            before.norm_parameters + own * normalizes,
+            before.multiply_adds + multiply_adds,
+        )
+    return Complexity(tuple(part for part in parts.values() if part.parameters or part.multiply_adds))
+
+
+def measure_variant(variant: Variant, size: tuple[int, int], num_classes: int) -> Complexity:
+    """The cost of a variant's classification network, without allocating it."""
+    with torch.device("meta"):
+        network = ResNeXt(variant, num_classes)
+    return measure(network, size, variant.in_channels)
+
+
+def bottleneck_parameters(cardinality: int, width: int, channels: int = 256) -> int:
+    """Weights of one block, C · (256 · d + 3 · 3 · d · d + d · 256): Eq. 4 of the paper, for the blocks of stage c2.
+
+    >>> bottleneck_parameters(1, 64), bottleneck_parameters(32, 4)
+    (69632, 70144)
+    """
+    return cardinality * (channels * width + 9 * width * width + width * channels)
+
+
+def solve_width(cardinality: int, parameters: int, channels: int = 256) -> int:
+    """The width d whose block of this cardinality comes closest to `parameters` weights (Table 2).
+
+    Raises:
+        UserError: paths of one channel each cost more than that already.
+
+    >>> [solve_width(cardinality, bottleneck_parameters(1, 64)) for cardinality in (1, 2, 4, 8, 32)]
+    [64, 40, 24, 14, 4]
+    """
+    # The positive root of 9 d² + 2 · channels · d = parameters / C
+    root = (math.sqrt(channels**2 + 9 * parameters / cardinality) - channels) / 9
+    if root < 0.5:
+        raise UserError(
+            f"cardinality {cardinality} is too high: even paths of width 1 cost "
+            f"{bottleneck_parameters(cardinality, 1, channels):,} weights, more than the {parameters:,} to be kept"
+        )
+    candidates = {max(1, math.floor(root)), math.ceil(root)}
+    return min(candidates, key=lambda width: abs(bottleneck_parameters(cardinality, width, channels) - parameters))
+
+
+@dataclass(frozen=True)
+class PaperFigures:
+    """What the paper prints about a network; None where it prints nothing.
+
+    Attributes:
+        parameters: in millions. multiply_adds: in billions, at 224 × 224.
+        errors: in percent, by what was measured.
+        tables: where it stands.
+    """
+
+    tables: str
+    errors: Mapping[str, float]
+    parameters: float | None = None
+    multiply_adds: float | None = None
+
+
+def _imagenet(tables: str, top1: float, top5: float | None = None, **size: float) -> PaperFigures:
+    errors = {"top-1": top1} if top5 is None else {"top-1": top1, "top-5": top5}
+    return PaperFigures(tables, MappingProxyType(errors), **size)
+
+
+def _cifar(parameters: float, cifar10: float, cifar100: float) -> PaperFigures:
+    return PaperFigures("7", MappingProxyType({"CIFAR-10": cifar10, "CIFAR-100": cifar100}), parameters)
+
+
+PAPER_FIGURES: dict[str, PaperFigures] = {
+    "resnet50": _imagenet("1, 3", 23.9, parameters=25.5, multiply_adds=4.1),
+    "resnet101": _imagenet("3", 22.0),
+    "resnet200": _imagenet("4", 21.7, 5.8),
+    "resnet101_1x100d": _imagenet("4", 21.3, 5.7),
+    "resnext50_2x40d": _imagenet("3", 23.0),
+    "resnext50_4x24d": _imagenet("3", 22.6),
+    "resnext50_8x14d": _imagenet("3", 22.3),
+    "resnext50_32x4d": _imagenet("1, 3", 22.2, parameters=25.0, multiply_adds=4.2),
+    "resnext101_2x40d": _imagenet("3", 21.7),
+    "resnext101_4x24d": _imagenet("3", 21.4),
+    "resnext101_8x14d": _imagenet("3", 21.3),
+    "resnext101_32x4d": _imagenet("3", 21.2),
+    "resnext101_2x64d": _imagenet("4", 20.7, 5.5),
+    "resnext101_64x4d": _imagenet("4", 20.4, 5.3),
+    "resnext29_8x64d": _cifar(34.4, 3.65, 17.77),
+    "resnext29_16x64d": _cifar(68.1, 3.58, 17.31),
+}
+"""Xie et al., CVPR 2017. Errors of Tables 3 and 4 are of a single 224 × 224 crop."""

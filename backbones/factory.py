@@ -1,0 +1,105 @@
+"""Names and numbers → networks, with or without pretrained weights.
+
+    create_backbone("resnext50_32x4d", "torchvision/IMAGENET1K_V1", ("c3", "c4", "c5"), norm="frozen", freeze="c2")
+    create_classifier("resnext50", cardinality=16, base_width=8, num_classes=5000)
+    trunk, conv5 = create_c4("resnext101_32x4d", norm="frozen")
+
+Networks are trained from scratch unless `weights` names a source: an entry of the table in `pretrained.py`, a URL, or a
+file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import UserError
+from .loading import load_backbone_state, rgb_stem
+from .resnext import Backbone, ResNeXt, Stage, Trunk
+from .variants import Variant, canonical_name, find_variant
+
+
+def create_backbone(
+    name: str,
+    weights: str | None = None,
+    outputs: Sequence[str] = ("c2", "c3", "c4", "c5"),
+    *,
+    norm: str = "batch",
+    freeze: str | None = None,
+    **structure: Any,
+) -> Backbone:
+    """A network that gives feature maps by level.
+
+    Args:
+        name: a row of `VARIANTS`, or a name by its pattern; see `find_variant`.
+        weights: a source of pretrained weights; None starts from random numbers.
+        outputs: the levels wanted. Stages beyond the last are not built.
+        norm: "batch", "frozen" (BN as constants) or "group" (GroupNorm, from scratch only).
+        freeze: the last part that does not train: "stem", "c2", … BN in frozen parts is constant too. None freezes
+            nothing.
+        structure: numbers in place of the row's own: depths, cardinality, base_width, planes, stem_width, stem,
+            in_channels, output_stride, residual.
+
+    Raises:
+        UserError: an unknown name, number, level or source, or weights that do not fit.
+    """
+    variant = find_variant(name, structure)
+    backbone = Backbone(variant, outputs, norm=norm)
+    _finish(backbone, name, weights)
+    if freeze is not None:
+        backbone.freeze(freeze)
+    return backbone
+
+
+def create_classifier(
+    name: str, num_classes: int = 1000, weights: str | None = None, *, norm: str = "batch", **structure: Any
+) -> ResNeXt:
+    """A network that gives logits (N, num_classes). Arguments as in `create_backbone`.
+
+    Weights for another number of classes load without their classifier, and a warning says so.
+    """
+    classifier = ResNeXt(find_variant(name, structure), num_classes, norm=norm)
+    _finish(classifier, name, weights)
+    return classifier
+
+
+def create_c4(
+    name: str, weights: str | None = None, *, norm: str = "batch", freeze: str | None = None, **structure: Any
+) -> tuple[Backbone, Stage]:
+    """The two parts of a C4 detector: a trunk that ends at c4, and conv5, which runs on each region.
+
+    Returns:
+        The backbone, giving {"c4": (N, C4, H/16, W/16)}, and the stage (R, C4, h, w) → (R, C5, ceil(h/2), ceil(w/2))
+        with `out_channels` and `stride`. Arguments as in `create_backbone`; `freeze="c5"` freezes both whole.
+    """
+    whole = create_backbone(name, weights, ("c5",), norm=norm, freeze=freeze, **structure)
+    conv5 = whole.split_off_last_stage()
+    return whole, conv5
+
+
+def _finish(network: Trunk, name: str, weights: str | None) -> None:
+    """Writes the network's provenance, and loads its weights if there are any."""
+    variant: Variant = network.variant
+    network.provenance = {
+        "name": canonical_name(name, variant),
+        "structure": {**dataclasses.asdict(variant), "depths": list(variant.depths)},
+        "norm": network.norm,
+        "weights": None,
+    }
+    if weights is None:
+        return
+    from .pretrained import resolve_weights  # here, so that networks without weights need none of its readers
+
+    pretrained = resolve_weights(weights, network.provenance["name"])
+    if pretrained.frozen_norm_only and network.norm != "frozen":
+        raise UserError(
+            f"{weights}: its BN was fused into scale and bias, so there are no statistics to train with; "
+            "use norm='frozen'"
+        )
+    state = pretrained.state_dict
+    if network.variant.in_channels != len(pretrained.input_format.mean):
+        state = rgb_stem(state, pretrained.input_format)
+    load_backbone_state(network, state, source=weights)
+    network.input_format = pretrained.input_format.for_channels(variant.in_channels)
+    network.provenance["weights"] = pretrained.provenance

@@ -1,0 +1,110 @@
+"""What numbers a network expects at its input: the convention travels with the weights, and is never assumed.
+
+N images, H × W pixels: (N, 3, H, W) uint8 RGB → (N, 3, H, W) float32 in the network's channel order, range, mean and
+standard deviation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """The convention of one set of weights.
+
+    Attributes:
+        channel_order: "rgb" or "bgr".
+        value_range: the value of white before mean and standard deviation are applied: 1.0 or 255.0.
+        mean: one number a channel, in `channel_order` and in units of `value_range`.
+        std: the same for the divisor.
+    """
+
+    channel_order: str
+    value_range: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in ("rgb", "bgr"):
+            raise UserError(f"input format: channel_order is {self.channel_order!r}; it must be 'rgb' or 'bgr'")
+        if not self.value_range > 0:
+            raise UserError(f"input format: value_range is {self.value_range}; it must be above 0 (1.0 or 255.0)")
+        if not self.mean or len(self.mean) != len(self.std) or not all(deviation > 0 for deviation in self.std):
+            raise UserError(f"input format: mean {self.mean} and std {self.std} need one number a channel, std above 0")
+        if self.channel_order == "bgr" and len(self.mean) != 3:
+            raise UserError("input format: channel_order 'bgr' means three channels")
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixels as they are decoded → what the network expects.
+
+        Args:
+            images: (N, C, H, W) uint8, 0–255, three channels in RGB order. Padding is not known here: the caller
+                overwrites it afterwards.
+
+        Returns:
+            (N, C, H, W) float32, a new tensor in the memory format of `images`.
+        """
+        if images.shape[-3] != len(self.mean):
+            raise UserError(f"images have {images.shape[-3]} channels, the network expects {len(self.mean)}")
+        scale, shift = _scale_and_shift(self, images.device)
+        if self.channel_order == "bgr":
+            images = images.flip(-3)  # while a value is still one byte
+        return torch.addcmul(shift, images, scale)
+
+    def for_channels(self, channels: int) -> InputFormat:
+        """The convention for a network whose stem was adapted to `channels` inputs (see `loading.adapt_stem`): the RGB
+        numbers repeated, or their average for a single channel."""
+        if channels == len(self.mean):
+            return self
+        mean, std = (self.mean, self.std) if self.channel_order == "rgb" else (self.mean[::-1], self.std[::-1])
+        if channels == 1:
+            return InputFormat("rgb", self.value_range, (sum(mean) / len(mean),), (sum(std) / len(std),))
+        repeats = -(-channels // len(mean))
+        return InputFormat("rgb", self.value_range, (mean * repeats)[:channels], (std * repeats)[:channels])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputFormat:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: a key is missing or unknown.
+        """
+        expected = {"channel_order", "value_range", "mean", "std"}
+        if set(values) != expected:
+            raise UserError(f"input format: needs exactly the keys {sorted(expected)}, got {sorted(values)}")
+        return cls(
+            str(values["channel_order"]),
+            float(values["value_range"]),
+            tuple(float(value) for value in values["mean"]),
+            tuple(float(value) for value in values["std"]),
+        )
+
+
+IMAGENET = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision, timm and the paper's own code train ImageNet with."""
+
+
+@functools.lru_cache(maxsize=64)
+def _scale_and_shift(input_format: InputFormat, device: torch.device) -> tuple[Tensor, Tensor]:
+    """((x / 255) · range - mean) / std as x · scale + shift, each (C, 1, 1). Kept per device: copying them anew would
+    make every batch wait for the GPU."""
+    scale = [input_format.value_range / 255.0 / deviation for deviation in input_format.std]
+    shift = [-center / deviation for center, deviation in zip(input_format.mean, input_format.std, strict=True)]
+    with torch.inference_mode(False):
+        scales, shifts = (
+            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (scale, shift)
+        )
+    return scales, shifts

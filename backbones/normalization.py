@@ -1,0 +1,166 @@
+"""Normalisation layers: what follows each convolution, made frozen, exchanged, or folded away.
+
+    make_normalization(kind, channels) → layer    "batch" | "frozen" | "group", under the same attribute names
+    freeze_batch_norm(module)          → in place: every BatchNorm2d becomes a FrozenBatchNorm2d that computes the same
+    fold_batch_norm(module)            → a copy for inference whose convolutions have taken BN over
+
+Maps are (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import UserError
+
+NORMALIZATIONS = ("batch", "frozen", "group")
+
+
+class _FixedAffine(torch.autograd.Function):
+    """Batch normalisation by fixed statistics whose backward pass keeps C numbers, where autograd's own would keep the
+    whole input map."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(variance, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        variance, weight = ctx.saved_tensors
+        scale = (weight * torch.rsqrt(variance + ctx.eps)).to(gradient.dtype)
+        return gradient * scale[:, None, None], None, None, None, None, None
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation whose statistics and affine terms are constants: it computes the same in training and in
+    evaluation mode.
+
+    y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, one fused multiply-add a value. The four are
+    buffers with BatchNorm2d's names, so that either kind's state dict loads into the other as it stands. eps stays
+    1e-5, as in training: ResNeXt has channels of nearly zero variance, which an eps of 0 would blow up to NaN. Under
+    autocast the map keeps its low precision while the statistics keep theirs.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        if x.requires_grad and torch.is_grad_enabled():
+            return _FixedAffine.apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm2d's counter means nothing here
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def make_normalization(kind: str, channels: int) -> nn.Module:
+    """The layer that follows a convolution of `channels` outputs.
+
+    Args:
+        kind: "batch" (trainable, statistics of the batch), "frozen" (constants) or "group" (GroupNorm of 32 groups, or
+            of the greatest common divisor of 32 and `channels` where 32 does not divide them).
+
+    Raises:
+        UserError: another kind.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "frozen":
+        return FrozenBatchNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    raise UserError(f"unknown normalisation {kind!r}; choose one of {', '.join(NORMALIZATIONS)}")
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Replaces, in place, every BatchNorm2d under `module` by a FrozenBatchNorm2d with the same numbers; returns
+    `module`, or its replacement where it is a BatchNorm2d itself."""
+    if isinstance(module, nn.BatchNorm2d):
+        if module.running_mean is None or module.running_var is None:
+            raise UserError(
+                "a BatchNorm2d without running statistics cannot be frozen; build it with track_running_stats=True"
+            )
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps).to(module.running_mean)
+        frozen.load_state_dict(module.state_dict(), strict=module.affine)
+        return frozen.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, freeze_batch_norm(child))
+    return module
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of `module` for inference whose convolutions have absorbed the batch normalisation that follows them.
+
+    w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), computed in float64. Pairs are found by the
+    names of the networks here, of torchvision's and of timm's: `bn1` follows `conv1`, and in a Sequential the
+    normalisation stands directly behind its convolution (not for networks that normalise first). It is replaced by
+    Identity. GroupNorm depends on its input and stays; so does BN that follows a sum of convolutions (form a).
+
+    The copy is in evaluation mode and does not train; `module` stays as it was.
+    """
+    folded = copy.deepcopy(module).eval().requires_grad_(False)
+    for parent in folded.modules():
+        children = dict(parent.named_children())
+        names = list(children)
+        for position, name in enumerate(names):
+            convolution = children[name]
+            numbered = re.fullmatch(r"conv(\d+)", name)
+            if isinstance(parent, nn.Sequential):
+                following = names[position + 1] if position + 1 < len(names) else ""
+            else:
+                following = f"bn{numbered[1]}" if numbered else ""
+            normalization = children.get(following)
+            if type(convolution) is nn.Conv2d and isinstance(normalization, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+                _absorb(convolution, normalization)
+                setattr(parent, following, nn.Identity())
+    return folded
+
+
+def _absorb(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    mean, variance = normalization.running_mean, normalization.running_var
+    if mean is None or variance is None:
+        raise UserError(
+            "a BatchNorm2d without running statistics cannot be folded; build it with track_running_stats=True"
+        )
+    weight = convolution.weight
+    scale = torch.rsqrt(variance.double() + normalization.eps)
+    if normalization.weight is not None:
+        scale = scale * normalization.weight.double()
+    shift = (0.0 if convolution.bias is None else convolution.bias.double()) - mean.double()
+    bias = shift * scale
+    if normalization.bias is not None:
+        bias = bias + normalization.bias.double()
+    memory_format = (
+        torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    )
+    scaled = (weight.double() * scale[:, None, None, None]).to(weight.dtype, memory_format=memory_format)
+    convolution.weight = nn.Parameter(scaled, requires_grad=False)
+    convolution.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
