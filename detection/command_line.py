@@ -1,16 +1,25 @@
-"""What every command-line tool shares."""
+"""What the command-line tools share: how a configuration is named and changed, and how errors are told."""
 
 from __future__ import annotations
 
+import argparse
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from detection.config import Config
+from detection.config_file import load_config
 from detection.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 
 def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError` is one message on stderr and status 1, Ctrl-C is status
     130."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return main()
     except UserError as error:
@@ -19,3 +28,47 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser whose help keeps line breaks."""
+    return argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_config_arguments(arguments: argparse.ArgumentParser, *, config: bool = True) -> None:
+    """--config, --data, --output and key=value, which `read_config` turns into a configuration."""
+    if config:
+        arguments.add_argument(
+            "--config",
+            type=Path,
+            help="YAML file; without it, the demo (configs/demo.yaml), which draws its own pictures",
+        )
+    arguments.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
+    arguments.add_argument("--output", metavar="DIR", help="folder of the run (output); runs/<name> by default")
+    arguments.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="any value of the configuration, such as rpn.training.steps=1000; checked like the file",
+    )
+
+
+def read_config(options: argparse.Namespace) -> Config:
+    """The configuration that the arguments of `add_config_arguments` name."""
+    return load_config(options.config or DEMO_CONFIG, overrides(options))
+
+
+def overrides(options: argparse.Namespace) -> Sequence[str]:
+    """All that the command line changes, as key=value texts; what is named later wins."""
+    changes = list(options.overrides)
+    for key, value in (("data.root", options.data), ("output", options.output)):
+        if value is not None:
+            changes.append(f"{key}={_quoted(value)}")
+    return changes
+
+
+def _quoted(text: str) -> str:
+    """A YAML text that stands for itself, whatever it looks like."""
+    return "'" + text.replace("'", "''") + "'"

@@ -27,7 +27,7 @@ T = TypeVar("T")
 class _Loader(yaml.SafeLoader):
     """The safe loader with the 1.2 core schema, without aliases and repeated keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class declares it so
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -75,12 +75,12 @@ class FasterRCNN(nn.Module):
             images, sizes, boxes, counts, min_score=self.min_score, nms_iou=self.nms_iou, limit=self.detections
         )
         return [
-            one._replace(boxes=to_original(one.boxes, size, original))
-            for one, size, original in zip(found, sizes, original_sizes, strict=True)
+            one._replace(boxes=to_original(one.boxes[None], sizes[i : i + 1], original_sizes[i : i + 1])[0])
+            for i, one in enumerate(found)
         ]
 
 
-def to_original(boxes: Tensor, size: Tensor, original_size: Tensor) -> Tensor:
-    """Boxes (..., 4) in pixels of a resized picture → pixels of the original, given both (height, width)."""
-    scale = (original_size / size).to(boxes.dtype).flip(-1)  # (x, y)
-    return boxes * scale.repeat(2)
+def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor) -> Tensor:
+    """Boxes (N, R, 4) in pixels of resized pictures → pixels of the originals, given both (height, width), (N, 2)."""
+    scale = (original_sizes / sizes).to(boxes.dtype).flip(-1)  # (N, 2): x, y
+    return boxes * scale.repeat(1, 2)[:, None]

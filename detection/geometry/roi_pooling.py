@@ -13,6 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from detection.geometry.roi_align import roi_align
+
 Method = Literal["align", "max"]
 
 
@@ -37,30 +39,40 @@ class RegionPooler(nn.Module):
         self.sampling_ratio = sampling_ratio
 
     def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
-        """`maps`: (N, C, H, W) per level; `regions`: (N, R, 4) in pixels of the network's input. Returns (N·R, C, P,
-        P)."""
+        """Pools regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level.
+
+        Returns:
+            (N·R, C, P, P).
+        """
         images, count, _ = regions.shape
-        image = torch.arange(images, device=regions.device, dtype=regions.dtype).repeat_interleave(count)
-        rois = torch.cat([image[:, None], regions.reshape(-1, 4)], dim=1)
+        image = torch.arange(images, device=regions.device).repeat_interleave(count)
+        boxes = regions.reshape(-1, 4)
         if len(maps) == 1:
-            return self._pool(maps[0], rois, self.strides[0])
-        level = self._levels(rois[:, 1:])
-        pooled = maps[0].new_zeros((len(rois), maps[0].shape[1], self.output_size, self.output_size))
+            return self._pool(maps[0], image, boxes, self.strides[0])
+        level = self._levels(boxes)
+        pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], self.output_size, self.output_size))
         for number, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = (level == number).nonzero().squeeze(1)
-            pooled = pooled.index_copy(0, here, self._pool(features, rois[here], stride).to(pooled.dtype))
+            pooled = pooled.index_copy(0, here, self._pool(features, image[here], boxes[here], stride))
         return pooled
 
-    def _pool(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
-        rois = rois.to(features.dtype)
+    def _pool(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int) -> Tensor:
+        if self.method == "align" and self.sampling_ratio > 0 and features.device.type == "cpu":
+            return roi_align(features, image, boxes, self.output_size, 1 / stride, self.sampling_ratio)
+        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+        # In single precision at least: a corner at pixel 1000 would be off by 4 pixels in bf16.
+        precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+        rois = rois.to(precise.dtype)
         if self.method == "align":
-            return torchvision.ops.roi_align(
-                features, rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True
+            pooled = torchvision.ops.roi_align(
+                precise, rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True
             )
-        # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open, so
-        # that is one pixel earlier.
-        inclusive = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
-        return torchvision.ops.roi_pool(features, inclusive, self.output_size, 1 / stride)
+        else:
+            # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open,
+            # so that is one pixel earlier.
+            inclusive = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+            pooled = torchvision.ops.roi_pool(precise, inclusive, self.output_size, 1 / stride)
+        return pooled.to(features.dtype)
 
     def _levels(self, boxes: Tensor) -> Tensor:
         """The level for each box (R, 4): 224-pixel boxes go to stride 16, each halving of the side one level down (FPN

@@ -22,10 +22,10 @@ _KEY_BITS = 40
 
 
 class Samples(NamedTuple):
-    """`index` (N, S) int64 positions among the B boxes, positives first; `valid` (N, S) bool: False where an image had
-    fewer than S to offer."""
+    """`position` (N, S) int64: which of the B boxes, positives first; `valid` (N, S) bool: False where there were fewer
+    than S to offer."""
 
-    index: Tensor
+    position: Tensor
     valid: Tensor
 
 
@@ -69,5 +69,5 @@ def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float) -> Sa
     # Rank taken positives above all negatives, negatives by their keys, and everything else below zero; then one topk
     # takes them in that order.
     rank = keys.masked_fill(~(taken | is_negative), -1) + (taken.long() << _KEY_BITS)
-    values, index = rank.topk(count, dim=1)
-    return Samples(index, values >= 0)
+    values, position = rank.topk(count, dim=1)
+    return Samples(position, values >= 0)

@@ -28,8 +28,9 @@ def tiny_rpn(seed: int = 0, *, norm: str = "frozen", **settings: Any) -> RPN:
     return network
 
 
-def tiny_fast_rcnn(seed: int = 0, *, classes: int = 3, norm: str = "frozen", pooling: str = "align", **settings: Any) ->
-FastRCNN:
+def tiny_fast_rcnn(
+    seed: int = 0, *, classes: int = 3, norm: str = "frozen", pooling: str = "align", **settings: Any
+) -> FastRCNN:
     torch.manual_seed(seed)
     trunk, conv5 = create_c4("resnext50_32x4d", None, norm=norm, **TINY)
     # type: ignore[arg-type]

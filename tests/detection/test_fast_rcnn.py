@@ -46,7 +46,7 @@ def test_losses_equal_a_slow_loop() -> None:
                 torchvision.ops.box_iou(whole.boxes[image, g : g + 1].double(), regions[r : r + 1].double()).item()
                 for g in range(number)
             ]
-            best = max(range(number), key=lambda g: overlaps[g]) if number else 0  # noqa: B023
+            best = max(range(number), key=lambda g: overlaps[g]) if number else 0
             label = LABELS[image][best] if number and overlaps[best] >= 0.5 else 0
             expected_class -= logits[r].detach().double().log_softmax(0)[label].item()
             if label:

@@ -193,7 +193,7 @@ def test_several_levels_take_the_best_of_each() -> None:
     backbone = tiny_backbone(outputs=("c4",))
 
     class TwoLevels(nn.Module):
-        channels, strides = {"p4": 128, "p5": 128}, {"p4": 16, "p5": 32}  # noqa: RUF012
+        channels, strides = {"p4": 128, "p5": 128}, {"p4": 16, "p5": 32}
         input_format = backbone.input_format
 
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

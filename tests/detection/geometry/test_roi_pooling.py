@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from detection.geometry.roi_align import roi_align
 from detection.geometry.roi_pooling import RegionPooler
 from tests.detection.geometry.test_boxes import random_boxes
 
@@ -40,12 +41,32 @@ def test_max_pooling_follows_the_paper() -> None:
             torch.testing.assert_close(pooled[image, region], expected)
 
 
-def test_align_is_torchvisions_aligned_operator() -> None:
-    features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
-    regions = random_boxes(2, 20, seed=3, extent=140.0)
-    pooled = RegionPooler("align", 7, [16], sampling_ratio=2)([features], regions)
-    expected = torchvision.ops.roi_align(features, list(regions), 7, 1 / 16, 2, aligned=True)
-    torch.testing.assert_close(pooled, expected)
+def odd_boxes() -> torch.Tensor:
+    """Two images' regions: ordinary ones, and what a map's border, a point, a line and a far-away box bring."""
+    ordinary = random_boxes(2, 20, seed=3, extent=140.0).double()
+    whole, over, beyond, point = [0, 0, 192, 144], [-30, -30, 20, 20], [150, 100, 260, 200], [50, 50, 50, 50]
+    line, far, left, corner = [0, 0, 192, 0.5], [300, 300, 400, 400], [-90, 10, -40, 60], [191, 143, 192, 144]
+    odd = torch.tensor([whole, over, beyond, point, line, far, left, corner])
+    return torch.cat([ordinary, odd.double().expand(2, -1, -1)], dim=1)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 3])
+def test_align_and_its_gradient_are_torchvisions_in_float64(samples: int) -> None:
+    features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    regions = odd_boxes()
+    weights = torch.randn(regions.shape[1] * 2, 3, 7, 7, generator=torch.Generator().manual_seed(1)).double()
+    pooled = RegionPooler("align", 7, [16], sampling_ratio=samples)([features], regions)
+    (gradient,) = torch.autograd.grad((pooled * weights).sum(), features)
+    expected = torchvision.ops.roi_align(features, list(regions), 7, 1 / 16, samples, aligned=True)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), features)
+    torch.testing.assert_close(pooled, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-12, rtol=1e-12)
+
+
+def test_the_separable_gradient_is_that_of_finite_differences() -> None:
+    features = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    image, boxes = torch.tensor([0, 0]), torch.tensor([[3.0, 5, 60, 50], [10.0, 0, 90, 20]]).double()
+    assert torch.autograd.gradcheck(lambda f: roi_align(f, image, boxes, 3, 1 / 16, 2), (features,))
 
 
 def test_align_of_a_plane_gives_the_planes_value_at_the_bin_centres() -> None:

@@ -1,0 +1,59 @@
+"""Where a run keeps what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detection import config as settings
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one experiment.
+
+    config.yaml              the whole configuration
+    rpn/, fastrcnn/          checkpoints and logs of the two trainings
+    rpn.pt, fastrcnn.pt      the trained networks
+    detector.pt              both, ready for use
+    proposals/<split>.st     what the RPN proposes on a split
+    evaluation/              results.json, figures, report
+    """
+
+    root: Path
+
+    @classmethod
+    def of(cls, config: settings.Config) -> RunFolder:
+        """The folder that the configuration names, or `runs/<name>`."""
+        return cls(Path(config.output) if config.output is not None else Path("runs") / config.name)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def rpn(self) -> Path:
+        return self.root / "rpn.pt"
+
+    @property
+    def fast_rcnn(self) -> Path:
+        return self.root / "fastrcnn.pt"
+
+    @property
+    def detector(self) -> Path:
+        return self.root / "detector.pt"
+
+    @property
+    def rpn_training(self) -> Path:
+        return self.root / "rpn"
+
+    @property
+    def fast_rcnn_training(self) -> Path:
+        return self.root / "fastrcnn"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    def proposals(self, split: str) -> Path:
+        return self.root / "proposals" / f"{split}.st"

@@ -1,0 +1,67 @@
+"""Configuration → the pictures and annotations of a split."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detection import config as settings
+from detection.coco.layout import resolve_split
+from detection.data.augmentation import Augmentation
+from detection.data.demo import make_demo_dataset
+from detection.data.index import DatasetIndex, load_index
+from detection.training.distributed import on_main
+
+logger = logging.getLogger(__name__)
+
+
+def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
+    """The index of the configured split, after a check that its pictures are there; repairs are logged once.
+
+    Raises:
+        UserError: files are missing, or annotations cannot be used.
+    """
+    split = getattr(data, which)
+    annotations, images = _locate(data, split)
+    index = load_index(annotations, images, name=split.name)
+    index.require_files()
+    if split.limit is not None:
+        index = index.subset(np.arange(min(split.limit, len(index))))
+    summary = index.findings.summary()
+    if summary:
+        on_main(lambda: logger.warning("%s: %s", annotations, summary))
+    return index
+
+
+def training_pictures(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
+    """The pictures that are trained on: all, or those with an object (`data.keep_empty`)."""
+    return index if data.keep_empty else index.non_empty()
+
+
+def training_augmentation(data: settings.Data) -> Augmentation:
+    """What is done to a training picture."""
+    return Augmentation(
+        shorter_sides=data.shorter_sides,
+        longer_side_max=data.longer_side,
+        horizontal_flip=data.horizontal_flip,
+        vertical_flip=data.vertical_flip,
+        albumentations=data.albumentations or None,
+    )
+
+
+def test_augmentation(data: settings.Data) -> Augmentation:
+    """What is done to a picture that is looked at: it is resized."""
+    return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
+
+
+def _locate(data: settings.Data, split: settings.Split) -> tuple[Path, Path]:
+    root = Path(data.root)
+    if data.layout == "coco" and split.annotations is None:
+        return resolve_split(root, split.name)
+    if data.layout == "demo":
+        on_main(lambda: make_demo_dataset(root))
+        return root / "annotations" / f"instances_{split.name}.json", root / split.name
+    return root / str(split.annotations), root / str(split.images)

@@ -1,0 +1,66 @@
+"""Trains the Fast R-CNN on a trained RPN's proposals; leaves <output>/detector.pt, both networks in one file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import add_config_arguments, parser, read_config, run
+
+EPILOG = """examples:
+  python tools/train_fastrcnn.py
+      the demo, after tools/train_rpn.py
+  python tools/train_fastrcnn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
+      the paper's Fast R-CNN on the proposals of the run's own rpn.pt; they are written first if they are not there
+  python tools/train_fastrcnn.py --config … --rpn other/rpn.pt
+      on the proposals of another RPN
+  torchrun --nproc-per-node 8 tools/train_fastrcnn.py …
+      on eight GPUs
+
+next: python tools/eval_coco.py --weights <output>/detector.pt"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    add_config_arguments(options_parser)
+    options_parser.add_argument("--rpn", type=Path, metavar="FILE", help="the trained RPN; <output>/rpn.pt by default")
+    options_parser.add_argument(
+        "--proposals",
+        type=Path,
+        metavar="FILE",
+        help="proposals on the training split, by tools/propose.py; made by the RPN where missing",
+    )
+    options_parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    options_parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
+    )
+    options_parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    options = options_parser.parse_intermixed_args(arguments)
+    config = read_config(options)
+    if options.print_config:
+        from detection.config_file import config_to_yaml
+
+        print(config_to_yaml(config), end="")
+        return 0
+
+    from detection import plan, stages
+    from detection.training.distributed import process_group, restart_count
+
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        if options.dry_run:
+            print(plan.of_fast_rcnn(config, device, rpn_file=options.rpn))
+            return 0
+        outcome = stages.train_fast_rcnn(
+            config,
+            device,
+            rpn_file=options.rpn,
+            proposals_file=options.proposals,
+            resume=options.resume or restart_count() > 0,
+        )
+        return outcome.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

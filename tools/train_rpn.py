@@ -1,0 +1,54 @@
+"""Trains the region proposal network; leaves <output>/rpn.pt."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import add_config_arguments, parser, read_config, run
+
+EPILOG = """examples:
+  python tools/train_rpn.py
+      the demo: draws its own pictures and trains on them, in minutes on a CPU
+  python tools/train_rpn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
+      the paper's RPN; one GPU accumulates what eight would do at once
+  torchrun --nproc-per-node 8 tools/train_rpn.py --config … --data …
+      the same on eight GPUs
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 tools/train_rpn.py …
+      the same on two machines that share the output folder; run it on both
+  python tools/train_rpn.py --config … --resume
+      goes on from the newest checkpoint after a break, to the same bits
+
+next: python tools/train_fastrcnn.py, with the same --config, --data and --output"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    add_config_arguments(options_parser)
+    options_parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    options_parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
+    )
+    options_parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    options = options_parser.parse_intermixed_args(arguments)
+    config = read_config(options)
+    if options.print_config:
+        from detection.config_file import config_to_yaml
+
+        print(config_to_yaml(config), end="")
+        return 0
+
+    from detection import plan, stages
+    from detection.training.distributed import process_group, restart_count
+
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        if options.dry_run:
+            print(plan.of_rpn(config, device))
+            return 0
+        return stages.train_rpn(config, device, resume=options.resume or restart_count() > 0).exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
