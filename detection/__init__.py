@@ -1,0 +1,23 @@
+"""Object detection with an RPN and a Fast R-CNN that are trained apart and share no features.
+
+from detection import Detector
+Detector.load("detector.pt")("picture.jpg")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detection.detector import Detector, PictureDetections
+
+__all__ = ["Detector", "PictureDetections"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the command-line tools answer --help without loading torch.
+    if name in __all__:
+        from detection import detector
+
+        return getattr(detector, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,7 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError` is one message on stderr and status 1, Ctrl-C is status
     130."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
         return main()
     except UserError as error:
@@ -37,7 +37,12 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
-def add_config_arguments(arguments: argparse.ArgumentParser, *, config: bool = True) -> None:
+def add_config_arguments(
+    arguments: argparse.ArgumentParser,
+    *,
+    config: bool = True,
+    output: str = "folder of the run (output); runs/<name> by default",
+) -> None:
     """--config, --data, --output and key=value, which `read_config` turns into a configuration."""
     if config:
         arguments.add_argument(
@@ -46,7 +51,7 @@ def add_config_arguments(arguments: argparse.ArgumentParser, *, config: bool = T
             help="YAML file; without it, the demo (configs/demo.yaml), which draws its own pictures",
         )
     arguments.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
-    arguments.add_argument("--output", metavar="DIR", help="folder of the run (output); runs/<name> by default")
+    arguments.add_argument("--output", metavar="DIR", help=output)
     arguments.add_argument(
         "overrides",
         nargs="*",

@@ -62,14 +62,10 @@ for _tag, _pattern, _first in (
     ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))
 _Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node).replace("_", ""))
+    "tag:yaml.org,2002:float", lambda _, node: float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
 )
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
-
-
-def _float(text: str) -> float:
-    return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".nan", "nan"))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -93,7 +89,15 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
     """
     values = _read_with_base(Path(path), ()) if path is not None else {}
-    where = str(path) if path is not None else "configuration"
+    return _changed(values, overrides, str(path) if path is not None else "configuration")
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with `key.sub=value` overrides applied; errors as in `load_config`."""
+    return _changed(config_to_dict(config), overrides, "command line") if overrides else config
+
+
+def _changed(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
     mistakes: list[str] = []
     for text in overrides:
         key, equals, value = text.partition("=")

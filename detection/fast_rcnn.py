@@ -148,7 +148,10 @@ class FastRCNN(nn.Module):
             raise ValueError("the Fast R-CNN learns from proposals, and the batch holds none")
         is_target = (batch.labels > 0) & ~batch.crowds
         candidates = torch.cat([batch.proposals, batch.boxes], dim=1)
-        is_proposal = torch.arange(batch.proposals.shape[1], device=is_target.device) < batch.proposal_counts[:, None]
+        proposal, ground_truth = (
+            torch.arange(rows.shape[1], device=rows.device) for rows in (batch.proposals, batch.boxes)
+        )
+        is_proposal = proposal < batch.proposal_counts[:, None]
         takes_part = torch.cat([is_proposal, is_target], dim=1)
         overlaps = box_ops.iou(batch.boxes, candidates).masked_fill_(~is_target[:, :, None], -1)
         matches = match(
@@ -159,11 +162,13 @@ class FastRCNN(nn.Module):
             in_crowd = (box_ops.covered_share(candidates, batch.boxes) >= self.crowd_overlap) & batch.crowds[:, :, None]
             in_crowd[:, :, batch.proposals.shape[1] :] = False  # the ground truth itself stays
             kind = kind.masked_fill(in_crowd.any(dim=1), IGNORED)
-        index, valid = sample(kind, batch.seeds, self.samples, self.positive_share)
-        ground_truth = matches.ground_truth.gather(1, index)
+        # Names by which a box is drawn or not, whatever the padding: proposals count up from 0, ground truth down.
+        names = torch.cat([proposal, -1 - ground_truth])
+        index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, names)
+        matched = matches.ground_truth.gather(1, index)
         is_object = (kind.gather(1, index) == POSITIVE) & valid
-        labels = batch.labels.gather(1, ground_truth).masked_fill(~is_object, 0)
-        return Targets(take(candidates, index), labels, take(batch.boxes, ground_truth), valid)
+        labels = batch.labels.gather(1, matched).masked_fill(~is_object, 0)
+        return Targets(take(candidates, index), labels, take(batch.boxes, matched), valid)
 
     @torch.no_grad()
     def detect(

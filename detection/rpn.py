@@ -47,13 +47,13 @@ class Proposals(NamedTuple):
 
 
 class RPNPrediction(NamedTuple):
-    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and how many of the A belong to each
-    level, finest first."""
+    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and `maps`, what they were predicted
+    from, finest first."""
 
     logits: Tensor
     targets: Tensor
     anchors: Tensor
-    per_level: list[int]
+    maps: list[Tensor]
 
 
 class RPNHead(nn.Module):
@@ -137,17 +137,15 @@ class RPN(nn.Module):
         within the padding."""
         maps = list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
         logits, targets = self.head(maps)
-        cells = [features.shape[-2] * features.shape[-1] for features in maps]
-        per_level = [self.anchors.per_position * count for count in cells]
-        return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), per_level)
+        return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), maps)
 
     def forward(self, batch: RPNBatch) -> dict[str, Tensor]:
         """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that
         image."""
-        logits, targets, anchors, _ = self.predict(batch.images, batch.sizes)
+        logits, targets, anchors, maps = self.predict(batch.images, batch.sizes)
         with torch.no_grad():
             kind, matched = self.assign(anchors, batch.boxes, batch.labels, batch.crowds, batch.sizes)
-            index, valid = sample(kind, batch.seeds, self.samples, self.positive_share)
+            index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, self.anchors.names(maps))
             is_object = (kind.gather(1, index) == POSITIVE) & valid
             goal = self.coder.encode(take(batch.boxes, matched.gather(1, index)), anchors[index])
         number = valid.sum(dim=1).clamp(min=1)
@@ -203,7 +201,8 @@ class RPN(nn.Module):
             min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
                 are those without area.
         """
-        logits, targets, anchors, per_level = self.predict(images, sizes)
+        logits, targets, anchors, maps = self.predict(images, sizes)
+        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
         index = _best_of_each_level(logits, per_level, before_nms)
         scores = logits.gather(1, index)
         boxes = box_ops.clip(self.coder.decode(take(targets, index), anchors[index]), sizes)

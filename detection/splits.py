@@ -13,6 +13,7 @@ from detection.coco.layout import resolve_split
 from detection.data.augmentation import Augmentation
 from detection.data.demo import make_demo_dataset
 from detection.data.index import DatasetIndex, load_index
+from detection.data.proposal_store import ProposalStore
 from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,20 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
     summary = index.findings.summary()
     if summary:
         on_main(lambda: logger.warning("%s: %s", annotations, summary))
+    return index
+
+
+def split_of_pictures(data: settings.Data, store: ProposalStore) -> DatasetIndex:
+    """The split, train or test, that a proposal store was made for.
+
+    Raises:
+        UserError: it was made for neither; the reasons are those of `ProposalStore.check_against`.
+    """
+    for which in ("test", "train"):
+        index = open_split(data, which)
+        if index.fingerprint == store.metadata.get("dataset_fingerprint"):
+            return index.subset(np.flatnonzero(np.isin(index.image_ids, store.image_ids)))
+    store.check_against(index)
     return index
 
 

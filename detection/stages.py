@@ -76,7 +76,7 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         dataset = DetectionDataset(index, training_augmentation(config.data), seed=config.seed)
         provenance = {"stage": "rpn", "train": index.fingerprint, "backbone": network.backbone.provenance}
 
-        def evaluate(_: int) -> dict[str, float]:
+        def evaluate(step: int) -> dict[str, float]:
             recall = proposal_recall_of(config, network, open_split(config.data, "test"), device)
             return _numbers(recall.to_dict()["figures"])
 
@@ -134,8 +134,8 @@ def propose(
     writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids))
     pending = index.subset(np.flatnonzero(np.isin(index.image_ids, writer.pending)))
     barrier()  # no rank adds pictures before all have read which ones are pending
-    for picture in proposals_of(config, network, pending, device, limits):
-        writer.add(*picture)
+    for image_id, boxes, scores in proposals_of(config, network, pending, device, limits):
+        writer.add(image_id, boxes, scores)
     writer.flush()
     barrier()
     on_main(writer.finish)
@@ -190,7 +190,7 @@ def train_fast_rcnn(
             "backbone": network.trunk.provenance,
         }
 
-        def evaluate(_: int) -> dict[str, float]:
+        def evaluate(step: int) -> dict[str, float]:
             detector = pair(config, placed(_load_rpn(rpn_file), config.runtime, device), network)
             figures, _ = average_precision_of(config, detector, open_split(config.data, "test"), device)
             return _numbers(figures.figures)

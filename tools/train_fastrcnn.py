@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FILE",
         help="proposals on the training split, by tools/propose.py; made by the RPN where missing",
     )
-    options_parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    options_parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
     options_parser.add_argument(
         "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
     )
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import process_group, restart_count
+    from detection.training.distributed import process_group, was_restarted
 
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         if options.dry_run:
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             device,
             rpn_file=options.rpn,
             proposals_file=options.proposals,
-            resume=options.resume or restart_count() > 0,
+            resume=options.resume or was_restarted(),
         )
         return outcome.exit_status
 

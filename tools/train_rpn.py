@@ -27,7 +27,9 @@ next: python tools/train_fastrcnn.py, with the same --config, --data and --outpu
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add_config_arguments(options_parser)
-    options_parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    options_parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
     options_parser.add_argument(
         "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
     )
@@ -41,13 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import process_group, restart_count
+    from detection.training.distributed import process_group, was_restarted
 
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         if options.dry_run:
             print(plan.of_rpn(config, device))
             return 0
-        return stages.train_rpn(config, device, resume=options.resume or restart_count() > 0).exit_status
+        return stages.train_rpn(config, device, resume=options.resume or was_restarted()).exit_status
 
 
 if __name__ == "__main__":

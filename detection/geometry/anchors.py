@@ -62,6 +62,20 @@ class Anchors(nn.Module):
         for level, level_sizes in enumerate(sizes):
             self.register_buffer(f"cell{level}", cell_anchors(level_sizes, ratios), persistent=False)
 
+    def names(self, maps: Sequence[Tensor]) -> Tensor:
+        """A number for each of the anchors, (A,) int64, that tells its level, row, column and kind.
+
+        Unlike the position among the A it does not shift with the padding of the maps: what an image samples must not
+        depend on its batch.
+        """
+        names = []
+        for level, features in enumerate(maps):
+            kind = torch.arange(self.per_position, device=features.device)
+            row = torch.arange(features.shape[-2], device=features.device)[:, None, None] << 16
+            column = torch.arange(features.shape[-1], device=features.device)[None, :, None]
+            names.append((((row + column) * self.per_position + kind) * len(self.strides) + level).flatten())
+        return torch.cat(names)
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Anchors (A, 4) of all levels, one after the other, for maps (N, C, H, W)."""
         return torch.cat(

@@ -78,7 +78,7 @@ class _SeparablePooling(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         rows, columns = ctx.saved_tensors
         images, height, width, channels = ctx.shape
         bins = rows.shape[1]

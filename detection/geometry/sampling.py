@@ -1,7 +1,7 @@
 """Kinds of boxes → a random, balanced sample of fixed size, the same wherever and in whatever company an image is
 processed.
 
-The random numbers are a hash of (image seed, position), not draws from a generator: they do not depend on the other
+The random numbers are a hash of (image seed, box's name), not draws from a generator: they do not depend on the other
 images of the batch, on the
 device, on the number of ranks, or on what was drawn before, so a resumed run samples what the uninterrupted one would
 have.
@@ -29,11 +29,10 @@ class Samples(NamedTuple):
     valid: Tensor
 
 
-def random_keys(seeds: Tensor, count: int) -> Tensor:
-    """Uniform integers in [0, 2⁴⁰), (N, count), from `seeds` (N,) int64: the SplitMix64 finaliser over seed and
-    position (Steele et al., 2014)."""
-    position = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
-    bits = seeds[:, None] + position * -7046029254386353131  # 2⁶⁴ / golden ratio, as a signed number
+def random_keys(seeds: Tensor, names: Tensor) -> Tensor:
+    """Uniform integers in [0, 2⁴⁰), (N, B), from `seeds` (N,) and `names` (B,), both int64: the SplitMix64 finaliser
+    over both (Steele et al., 2014)."""
+    bits = seeds[:, None] + (names + 1) * -7046029254386353131  # 2⁶⁴ / golden ratio, as a signed number
     bits = (bits ^ _shift_right(bits, 30)) * -4658895280553007687
     bits = (bits ^ _shift_right(bits, 27)) * -7723592293110705685
     return _shift_right(bits ^ _shift_right(bits, 31), 64 - _KEY_BITS)
@@ -44,7 +43,7 @@ def _shift_right(bits: Tensor, places: int) -> Tensor:
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
-def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float) -> Samples:
+def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float, names: Tensor | None = None) -> Samples:
     """Draws `count` boxes an image, at most `positive_share` of them POSITIVE, the others NEGATIVE.
 
     Too few positives are made up for by negatives; too few negatives are not made up for, as in py-faster-rcnn: the
@@ -54,10 +53,12 @@ def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float) -> Sa
     Args:
         kind: (N, B) int8 of `matching`.
         seeds: (N,) int64, one an image.
+        names: (B,) int64, distinct; what a box's random number depends on besides the seed. By default its position,
+            which will not do where positions shift with the padding of the batch.
     """
     boxes = kind.shape[1]
     count = min(count, boxes)
-    keys = random_keys(seeds, boxes)
+    keys = random_keys(seeds, torch.arange(boxes, device=kind.device) if names is None else names)
     quota = min(int(count * positive_share), boxes)
     is_positive, is_negative = kind == POSITIVE, kind == NEGATIVE
     positive_keys = keys.masked_fill(~is_positive, -1)

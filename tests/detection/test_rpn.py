@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from detection.geometry.anchors import Anchors
+from detection.geometry.sampling import sample
 from detection.network_input import prepare
 from detection.rpn import RPN
 from tests.detection.networks import batch, part, tiny_backbone, tiny_rpn
@@ -124,6 +125,19 @@ def test_losses_and_gradients_are_finite(boxes: list, labels: list, crowds: list
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, f"{name} got no gradient"
         assert parameter.grad.isfinite().all(), name
+
+
+def test_an_images_sample_does_not_depend_on_its_padding() -> None:
+    network = tiny_rpn()
+    narrow, wide = (network.backbone(torch.zeros(1, 3, 96, width))["c4"] for width in (96, 160))
+    kinds = []
+    for features in (narrow, wide):
+        anchors, sizes = network.anchors([features]), torch.tensor([[96, 96]])
+        boxes, labels = torch.tensor([[[10.0, 10, 60, 50]]]), torch.tensor([[1]])
+        kind, _ = network.assign(anchors, boxes, labels, torch.zeros(1, 1, dtype=torch.bool), sizes)
+        position, valid = sample(kind, torch.tensor([7]), 32, 0.5, network.anchors.names([features]))
+        kinds.append({tuple(anchor) for anchor in anchors[position[valid]].tolist()})
+    assert kinds[0] == kinds[1]
 
 
 def test_training_computes_no_proposals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def test_keys_are_splitmix64() -> None:
         return (bits ^ (bits >> 31)) >> 24
 
     seeds = [0, 1, 2**62 + 12345, -7]
-    keys = random_keys(torch.tensor(seeds), 5)
+    keys = random_keys(torch.tensor(seeds), torch.arange(5))
     assert keys.tolist() == [[reference(seed, position) for position in range(5)] for seed in seeds]
 
 

@@ -1,0 +1,183 @@
+"""Trained networks, stores and results files → COCO figures, tables, a report with pictures.
+
+The last stages of an experiment; each writes into one folder:
+
+    results.json    the detections, in COCO's results format
+    figures.json    the figures by name
+    report.html     the figures, an analysis of the errors, the training curves, pictures beside their ground truth
+    report.txt      the same as text
+    pictures/       the pictures that the report shows
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detection import config as settings
+from detection.builders import pair
+from detection.data.index import DatasetIndex
+from detection.data.pictures import PictureError, read_picture
+from detection.data.proposal_store import ProposalStore
+from detection.drawing import draw_detections, draw_ground_truth, save_picture, side_by_side
+from detection.errors import UserError
+from detection.evaluation.average_precision import AveragePrecision, average_precision
+from detection.evaluation.errors import analyse_errors
+from detection.evaluation.ground_truth import read_ground_truth
+from detection.evaluation.recall import ProposalRecall
+from detection.evaluation.report import Curve, read_curves, write_report
+from detection.evaluation.results import rounded, write_results
+from detection.files import atomic_write
+from detection.inference import detect, proposal_recall_of, recall_of
+from detection.model_files import Trained
+from detection.recipe import placed
+from detection.splits import open_split
+from detection.training.distributed import is_main, on_main, rank, world_size
+
+
+def evaluate_detector(
+    config: settings.Config, trained: Trained, device: torch.device, folder: Path, *, pictures: int = 12
+) -> AveragePrecision:
+    """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
+
+    Args:
+        config: where the data is and how it runs; the detector's own configuration, perhaps changed.
+        pictures: how many pictures the report shows.
+
+    Raises:
+        UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
+    """
+    index = open_split(config.data, "test")
+    _check_categories(trained, index)
+    assert trained.rpn is not None
+    assert trained.fast_rcnn is not None
+    network = placed(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
+    detections = rounded(detect(config, network, index, device))
+
+    def finish() -> AveragePrecision:
+        truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
+        figures = average_precision(truth, detections)
+        write_results(folder / "results.json", detections)
+        _write_json(folder / "figures.json", figures.to_dict())
+        errors = analyse_errors(truth, detections)
+        shown = _draw(index, detections, folder / "pictures", pictures, errors.score_threshold)
+        write_report(
+            folder,
+            title=f"{config.name}: {index.name}",
+            average_precision=figures,
+            errors=errors,
+            facts=_facts(config, index),
+            curves=_curves(folder.parent),
+            pictures=shown,
+        )
+        return figures
+
+    return on_main(finish)
+
+
+def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:
+    """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
+    index = open_split(config.data, "test")
+    assert trained.rpn is not None
+    recall = proposal_recall_of(config, placed(trained.rpn, config.runtime, device), index, device)
+    _write_recall(config, index, recall, folder)
+    return recall
+
+
+def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
+    """The recall of stored proposals on the split that they were made for."""
+    store.check_against(index)
+    own = index.image_ids[rank() :: world_size()].tolist()
+    recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
+    _write_recall(config, index, recall, folder)
+    return recall
+
+
+def evaluate_results(results: Path, annotations: Path) -> AveragePrecision:
+    """The COCO figures of a results file that exists already."""
+    return average_precision(annotations, results)
+
+
+def _write_recall(config: settings.Config, index: DatasetIndex, recall: ProposalRecall, folder: Path) -> None:
+    if is_main():
+        _write_json(folder / "proposal_recall.json", recall.to_dict())
+        write_report(
+            folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
+            facts=_facts(config, index),
+        )  # fmt: skip
+
+
+def _check_categories(trained: Trained, index: DatasetIndex) -> None:
+    own, other = trained.categories, index
+    if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
+        raise UserError(
+            f"{index.annotation_file}: its classes are not those of the detector. Detector: "
+            f"{_listing(own.ids, own.names)}; data set: {_listing(other.category_ids.tolist(), other.category_names)}"
+        )
+
+
+def _listing(ids: Any, names: Any) -> str:
+    pairs = [f"{number} {name}" for number, name in zip(ids, names, strict=True)]
+    return ", ".join(pairs[:8]) + (f", … ({len(pairs)} in all)" if len(pairs) > 8 else "")
+
+
+def _draw(
+    index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
+) -> list[tuple[Path, str]]:
+    """Pictures spread evenly over the split, ground truth beside detections; (path, caption) of each."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
+    shown = []
+    for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)).tolist():
+        image_id = int(index.image_ids[i])
+        try:
+            picture = read_picture(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        except PictureError:
+            continue
+        boxes, labels, crowds = index.objects(i)
+        rows = detections[(detections[:, 0] == image_id) & (detections[:, 5] >= min_score)]
+        found = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1)
+        names = index.category_names
+        both = side_by_side(
+            draw_ground_truth(picture, boxes, labels, names, crowds),
+            draw_detections(picture, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
+        )
+        path = folder / f"{image_id:012d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(path, both)
+        caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"
+        shown.append((path, caption))
+    return shown
+
+
+def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
+    return {
+        "annotations": str(index.annotation_file),
+        "pictures": str(len(index)),
+        "backbone": config.backbone.name,
+        "weights of the backbone": config.backbone.weights or "none: trained from scratch",
+        "shorter side": f"{config.data.test_shorter_side} px, longer at most {config.data.test_longer_side}",
+        "proposals": str(config.rpn.test_proposals.after_nms),
+    }
+
+
+def _curves(run: Path) -> Mapping[str, Curve]:
+    """The curves of both trainings, where the run's folder has their logs."""
+    curves: dict[str, Curve] = {}
+    for stage in ("rpn", "fastrcnn"):
+        log = run / stage / "log.jsonl"
+        if log.is_file():
+            curves |= {f"{stage} {name}": points for name, points in read_curves(log).items()}
+    return curves
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,230 @@
+"""Augmentation: pixels, boxes and proposals move together, and only the seed decides how."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.data.augmentation import Augmentation, flip_boxes, scale_boxes
+from detection.errors import UserError
+
+
+def marked(height: int, width: int, boxes: np.ndarray) -> np.ndarray:
+    """A black picture on which each box (whole pixels) is filled with a colour of its own."""
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(boxes.astype(int)):
+        picture[y0:y1, x0:x1] = (60 + 30 * i, 255 - 30 * i, 100)
+    return picture
+
+
+def found(picture: np.ndarray, i: int) -> list[int]:
+    """The box around the pixels of colour i, to be compared with the box that came out."""
+    rows, columns = np.nonzero(np.abs(picture.astype(int) - (60 + 30 * i, 255 - 30 * i, 100)).max(axis=2) < 12)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+BOXES = np.array([[2, 4, 12, 10], [20, 14, 40, 30], [0, 20, 6, 30]], dtype=np.float32)
+
+
+@pytest.mark.parametrize(("horizontal", "vertical"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_flips_and_resize_move_boxes_with_the_pixels(horizontal: int, vertical: int) -> None:
+    augmentation = Augmentation([60], 1000, horizontal_flip=horizontal, vertical_flip=vertical)
+    result = augmentation(marked(30, 40, BOXES), BOXES, BOXES[::-1], seed=1)
+    assert result.picture.shape == (60, 80, 3)
+    assert result.scale == (2.0, 2.0)
+    assert result.kept.all()
+    for i in range(3):
+        assert np.abs(result.boxes[i] - found(result.picture, i)).max() <= 1
+    assert result.proposals is not None
+    assert np.array_equal(result.proposals, result.boxes[::-1])
+
+
+def test_flip_without_resize_is_exact() -> None:
+    augmentation = Augmentation([30], 1000, horizontal_flip=1)
+    picture = marked(30, 40, BOXES)
+    result = augmentation(picture, BOXES, None, seed=1)
+    assert np.array_equal(result.picture, picture[:, ::-1])
+    assert result.boxes.tolist() == [[28, 4, 38, 10], [0, 14, 20, 30], [34, 20, 40, 30]]
+    assert result.proposals is None
+
+
+@given(
+    corner=st.tuples(st.integers(0, 90), st.integers(0, 90)),
+    side=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    horizontal=st.booleans(),
+    vertical=st.booleans(),
+)
+def test_flips_are_their_own_inverse(
+    corner: tuple[int, int], side: tuple[int, int], horizontal: bool, vertical: bool
+) -> None:
+    boxes = np.array([[*corner, corner[0] + side[0], corner[1] + side[1]]], dtype=np.float32)
+    once = flip_boxes(boxes, (99, 99), horizontal, vertical)
+    assert (once[:, 2:] > once[:, :2]).all()
+    assert np.array_equal(flip_boxes(once, (99, 99), horizontal, vertical), boxes)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (480, 640, (600, 800)),  # as in the paper
+        (640, 480, (800, 600)),
+        (427, 640, (600, 899)),  # 899.3
+        (375, 500, (600, 800)),
+        (300, 640, (469, 1000)),  # the longer side decides: 468.75
+        (1, 5000, (1, 1000)),  # 0.2 of a pixel is still a pixel
+        (1, 1, (600, 600)),
+    ],
+)
+def test_sizes_follow_shorter_and_longer_side(height: int, width: int, expected: tuple[int, int]) -> None:
+    assert Augmentation([600], 1000).target_size(height, width, seed=0) == expected
+
+
+def test_the_edge_stays_the_edge() -> None:
+    augmentation = Augmentation([600], 1000)
+    for width in range(601, 700):
+        whole = np.array([[0, 0, width, 427]], dtype=np.float32)
+        result = augmentation(np.zeros((427, width, 3), dtype=np.uint8), whole, whole, seed=0)
+        height, width = result.picture.shape[:2]
+        assert result.boxes.tolist() == [[0, 0, width, height]]
+
+
+def test_scale_boxes_is_exact_to_float32() -> None:
+    random = np.random.default_rng(0)
+    boxes = random.uniform(0, 480, (1000, 4)).astype(np.float32)
+    scaled = scale_boxes(boxes, (600 / 427, 899 / 640), (10_000, 10_000))
+    exact = boxes.astype(np.longdouble) * np.array([899 / 640, 600 / 427] * 2)
+    assert (np.abs(scaled - exact) <= np.spacing(scaled) / 2 * (1 + 1e-6)).all()
+
+
+def test_jitter_by_choice_and_by_range() -> None:
+    choice = Augmentation([480, 600, 720], 2000)
+    assert {choice.target_size(100, 150, seed)[0] for seed in range(100)} == {480, 600, 720}
+    span = Augmentation([20, 25], 2000, shorter_side_sampling="range")
+    assert {span.target_size(100, 150, seed)[0] for seed in range(300)} == set(range(20, 26))
+
+
+def test_flip_probability_and_independence_of_the_draws() -> None:
+    boxes = np.array([[0, 0, 1, 2]], dtype=np.float32)
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    sides = {}
+    for probability in (0.0, 0.3):
+        augmentation = Augmentation([8, 16], 100, horizontal_flip=probability)
+        results = [augmentation(picture, boxes, None, seed) for seed in range(1000)]
+        sides[probability] = [result.picture.shape[0] for result in results]
+        flipped = np.mean([result.boxes[0, 0] > 0 for result in results])
+        assert abs(flipped - probability) < 0.06
+    assert sides[0.0] == sides[0.3]  # switching flips on leaves the sizes as they were
+
+
+def test_no_boxes() -> None:
+    empty = np.zeros((0, 4), dtype=np.float32)
+    result = Augmentation([20], 40, horizontal_flip=1)(np.zeros((10, 10, 3), dtype=np.uint8), empty, empty, seed=0)
+    assert result.boxes.shape == (0, 4)
+    assert result.proposals is not None
+    assert result.proposals.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shorter_sides": [], "longer_side_max": 10},
+        {"shorter_sides": [0], "longer_side_max": 10},
+        {"shorter_sides": [10], "longer_side_max": 0},
+        {"shorter_sides": [10], "longer_side_max": 10, "horizontal_flip": 1.5},
+        {"shorter_sides": [10], "longer_side_max": 10, "shorter_side_sampling": "some"},
+    ],
+)
+def test_impossible_settings(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Augmentation(**arguments)
+
+
+# --- albumentations -------------------------------------------------------------------------------------------------
+
+CROP = {"name": "RandomCrop", "height": 20, "width": 20, "p": 1.0}
+COLOURS = {"name": "RandomBrightnessContrast", "p": 1.0}
+
+
+def test_pipeline_moves_boxes_and_proposals_with_the_pixels() -> None:
+    augmentation = Augmentation([30], 1000, albumentations=[{"name": "HorizontalFlip", "p": 1.0}])
+    picture = marked(30, 40, BOXES)
+    result = augmentation(picture, BOXES, BOXES[1:], seed=1)
+    assert np.array_equal(result.picture, picture[:, ::-1])
+    assert np.abs(result.boxes - flip_boxes(BOXES, (30, 40), True, False)).max() < 1e-4
+    assert result.proposals is not None
+    assert np.abs(result.proposals - result.boxes[1:]).max() < 1e-4
+
+
+def test_crops_drop_and_clip_and_say_which_boxes_are_left() -> None:
+    augmentation = Augmentation([20], 1000, albumentations=[CROP])
+    picture = marked(30, 40, BOXES)
+    kept_counts = set()
+    for seed in range(40):
+        result = augmentation(picture, BOXES, BOXES[::-1], seed)
+        assert result.kept.shape == (3,)
+        assert len(result.boxes) == result.kept.sum()
+        kept_counts.add(int(result.kept.sum()))
+        for row, i in enumerate(np.flatnonzero(result.kept)):
+            assert np.abs(result.boxes[row] - found(result.picture, i)).max() < 1e-3
+        assert result.proposals is not None
+        assert np.abs(result.proposals - result.boxes[::-1]).max(initial=0) < 1e-4
+        assert result.boxes.min(initial=0) >= 0
+        assert result.boxes.max(initial=0) <= 20
+    assert len(kept_counts) > 1
+
+
+def test_pipeline_is_a_function_of_the_seed() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    first, second = (Augmentation([30], 1000, albumentations=[COLOURS, CROP]) for _ in range(2))
+    results = [first(picture, BOXES, None, seed) for seed in (1, 2, 3)]
+    again = [second(picture, BOXES, None, seed) for seed in (3, 2, 1)]
+    for one, other in zip(results, again[::-1], strict=True):
+        assert np.array_equal(one.picture, other.picture)
+        assert np.array_equal(one.boxes, other.boxes)
+    assert not np.array_equal(results[0].picture, results[1].picture)
+
+
+def test_colour_pipelines_leave_boxes_alone_to_the_bit() -> None:
+    random = np.random.default_rng(0)
+    boxes = np.sort(random.uniform(0, 30, (50, 2, 2)).astype(np.float32), axis=1).reshape(50, 4)
+    group = {"name": "OneOf", "p": 1.0, "transforms": [COLOURS, {"name": "Blur", "p": 1.0}]}
+    augmentation = Augmentation([30], 1000, albumentations=[group])
+    result = augmentation(np.zeros((30, 40, 3), dtype=np.uint8), boxes, None, seed=3)
+    assert np.array_equal(result.boxes, boxes)
+
+
+def test_pipeline_without_boxes_and_after_pickling() -> None:
+    empty = np.zeros((0, 4), dtype=np.float32)
+    augmentation = pickle.loads(pickle.dumps(Augmentation([20], 1000, albumentations=[CROP])))
+    result = augmentation(np.zeros((30, 40, 3), dtype=np.uint8), empty, None, seed=0)
+    assert result.boxes.shape == (0, 4)
+    result = augmentation(np.zeros((30, 40, 3), dtype=np.uint8), empty, BOXES, seed=0)
+    assert result.boxes.shape == (0, 4)
+    assert result.proposals is not None
+    assert len(result.proposals) > 0
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        ({"name": "HorizontalFlop"}, "no transform named 'HorizontalFlop'; did you mean HorizontalFlip"),
+        ({"p": 1}, "needs a `name`"),
+        ({"name": "HorizontalFlip", "probability": 1}, "HorizontalFlip cannot be built"),
+        ({"name": "RandomCrop", "height": "tall"}, "RandomCrop cannot be built"),
+        ({"name": "os"}, "no transform named 'os'"),
+    ],
+)
+def test_unknown_transforms_and_arguments(transform: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Augmentation([20], 40, albumentations=[transform])
+
+
+def test_pipelines_that_change_the_kind_of_pixels_are_refused() -> None:
+    augmentation = Augmentation([20], 40, albumentations=[{"name": "ToFloat", "p": 1.0}])
+    with pytest.raises(UserError, match="8-bit RGB"):
+        augmentation(np.zeros((30, 40, 3), dtype=np.uint8), BOXES, None, seed=0)

@@ -1,0 +1,105 @@
+"""The plan of batches: a pure function of (seed, step) that loses and doubles no picture."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.data.batch_plan import BatchPlan, share
+
+
+def ratios(wide: int, tall: int) -> np.ndarray:
+    return np.array([1.5] * wide + [0.5] * tall)[np.random.default_rng(0).permutation(wide + tall)]
+
+
+@pytest.mark.parametrize(
+    ("wide", "tall", "batch"), [(20, 9, 4), (64, 16, 16), (7, 0, 2), (30, 3, 8), (3, 0, 8), (1, 0, 1)]
+)
+@pytest.mark.parametrize("group", [True, False])
+def test_no_picture_is_lost_or_doubled(wide: int, tall: int, batch: int, group: bool) -> None:
+    plan = BatchPlan(ratios(wide, tall), batch, seed=5, group_by_aspect=group)
+    pictures = wide + tall
+    seen: Counter[tuple[int, int]] = Counter()
+    for step in range(pictures * 3):  # batch passes and more
+        epochs, indices = plan[step]
+        assert len(epochs) == len(indices) == batch
+        seen.update(zip(epochs.tolist(), indices.tolist(), strict=True))
+    assert set(seen.values()) == {1}
+    passes = Counter(epoch for epoch, _ in seen)
+    last = max(passes)
+    assert all(passes[epoch] == pictures for epoch in range(last - 2))  # the groups' passes end a batch or two apart
+
+
+def test_groups_fill_batches_of_their_own() -> None:
+    aspect = ratios(20, 9)
+    plan = BatchPlan(aspect, 4, seed=5)
+    kinds = [set((aspect[plan[step].indices] >= 1).tolist()) for step in range(200)]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert abs(sum(kind == {True} for kind in kinds) / 200 - 20 / 29) < 0.02
+    mixed = BatchPlan(aspect, 4, seed=5, group_by_aspect=False)
+    assert any(len(set((aspect[mixed[step].indices] >= 1).tolist())) == 2 for step in range(20))
+
+
+def test_a_group_smaller_than_a_batch_is_not_kept_apart() -> None:
+    plan = BatchPlan(ratios(30, 3), 8, seed=0)
+    assert len(plan.groups) == 1
+    assert all(len(set(plan[step].indices.tolist())) == 8 for step in range(3))
+
+
+def test_pure_function_of_seed_and_step() -> None:
+    aspect = ratios(50, 21)
+    forward, backward = BatchPlan(aspect, 6, seed=1), BatchPlan(aspect, 6, seed=1)
+    planned = [forward[step] for step in range(100)]
+    for step in reversed(range(100)):
+        epochs, indices = backward[step]
+        assert np.array_equal(epochs, planned[step].epochs)
+        assert np.array_equal(indices, planned[step].indices)
+    other = BatchPlan(aspect, 6, seed=2)
+    assert any(not np.array_equal(other[step].indices, planned[step].indices) for step in range(5))
+
+
+def test_epochs_differ_in_their_order() -> None:
+    plan = BatchPlan(ratios(40, 0), 8, seed=0)
+    first, second = (np.concatenate([plan[step].indices for step in steps]) for steps in (range(5), range(5, 10)))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert not np.array_equal(first, second)
+    assert plan.steps_per_epoch == 5
+
+
+def test_coco_sized_plan_is_quick() -> None:
+    plan = BatchPlan(ratios(88_000, 29_266), 16, seed=0)
+    begin = time.process_time()
+    plan[179_999]
+    first = time.process_time() - begin
+    begin = time.process_time()
+    for step in range(179_000, 179_500):
+        plan[step]
+    assert first < 2
+    assert (time.process_time() - begin) / 500 < 0.005
+
+
+def test_impossible_plans() -> None:
+    with pytest.raises(ValueError, match="0 pictures"):
+        BatchPlan(np.zeros(0), 4, seed=0)
+    with pytest.raises(ValueError, match="batches of 0"):
+        BatchPlan(np.ones(3), 0, seed=0)
+    with pytest.raises(IndexError):
+        BatchPlan(np.ones(3), 2, seed=0)[-1]
+
+
+@given(batch=st.integers(1, 40), world=st.integers(1, 6), accumulation=st.integers(1, 6))
+def test_shares_are_a_partition(batch: int, world: int, accumulation: int) -> None:
+    indices = np.arange(batch) * 3
+    if batch < world * accumulation:
+        with pytest.raises(ValueError, match="cannot be split"):
+            share(indices, 0, world, accumulation)
+        return
+    parts = [part for rank in range(world) for part in share(indices, rank, world, accumulation)]
+    assert np.array_equal(np.concatenate(parts), indices)
+    assert len(parts) == world * accumulation
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

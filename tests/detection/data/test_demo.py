@@ -1,0 +1,139 @@
+"""The demo's data set: the same every time, sound as a COCO data set, and whole or made anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from detection.data.demo import make_demo_dataset, run_lengths
+from detection.data.demo_drawing import CLASSES, EMPTY_SHARE, SHAPE_SIDE, draw_picture
+from detection.data.index import load_index
+from detection.data.pictures import read_picture
+from detection.errors import UserError
+
+
+def digest(folder: Path) -> str:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "made"
+    make_demo_dataset(folder, train=60, test=10, seed=3)
+    return folder
+
+
+def test_deterministic_and_seeded(demo: Path, tmp_path: Path) -> None:
+    make_demo_dataset(tmp_path / "again", train=60, test=10, seed=3)
+    assert digest(tmp_path / "again") == digest(demo)
+    make_demo_dataset(tmp_path / "other", train=60, test=10, seed=4)
+    assert digest(tmp_path / "other") != digest(demo)
+
+
+def test_sound_and_varied(demo: Path) -> None:
+    paths = make_demo_dataset(demo, train=60, test=10, seed=3)
+    index = load_index(paths.train_annotations, paths.train_images, name="demo")
+    assert index.findings.summary() == ""
+    assert index.category_names == list(CLASSES)
+    assert len(CLASSES) >= 5
+    index.require_files()
+    assert len(index) == 60
+    assert set(np.unique(index.labels)) == set(range(1, len(CLASSES) + 1))
+    assert index.crowds.any()
+    assert 0 < 60 - len(index.non_empty()) < 60 * EMPTY_SHARE * 4
+    assert {bool(ratio >= 1) for ratio in index.aspect_ratios} == {True, False}
+    for i in range(60):
+        picture = read_picture(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        assert 144 <= min(picture.shape[:2]) <= 192 <= max(picture.shape[:2]) <= 256
+    sides = (index.boxes[:, 2:] - index.boxes[:, :2]).max(axis=1)
+    assert sides[~index.crowds].max() <= SHAPE_SIDE[1] + 1
+    assert len(load_index(paths.test_annotations, paths.test_images, name="demo")) == 10
+
+
+def test_pycocotools_agrees_on_masks_areas_and_boxes(demo: Path) -> None:
+    reference = COCO(str(demo / "annotations" / "instances_train.json"))
+    for annotation in reference.anns.values():
+        mask = reference.annToMask(annotation)
+        x, y, width, height = annotation["bbox"]
+        rows, columns = np.nonzero(mask)
+        if annotation["iscrowd"]:
+            assert mask.sum() == annotation["area"]
+            assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [x, y, x + width, y + height]
+        else:  # outlines run through the middles of the border pixels: sharp tips get lost, and holes are filled
+            assert abs(columns.min() - x) <= 3
+            assert abs(rows.max() + 1 - y - height) <= 3
+            assert mask.sum() > 0.4 * annotation["area"]
+
+
+def test_boxes_are_those_of_the_pixels() -> None:
+    for seed in range(20):
+        drawing = draw_picture(np.random.default_rng(seed))
+        together = np.zeros(drawing.picture.shape[:2], dtype=int)
+        for drawn in drawing.objects:
+            assert drawn.mask.any()
+            together += drawn.mask
+        assert together.max(initial=0) <= 1  # what is in sight of one object hides what is behind
+
+
+def test_left_alone_when_whole_and_mended_when_not(demo: Path) -> None:
+    whole = digest(demo)
+    times = {path: path.stat().st_mtime_ns for path in demo.rglob("*")}
+    make_demo_dataset(demo, train=60, test=10, seed=3)
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("*")} == times
+    picture = demo / "train" / "000007.jpg"
+    for harm in (
+        lambda: picture.unlink(),
+        lambda: picture.write_bytes(picture.read_bytes()[:100]),
+        lambda: (demo / "train" / "stray.jpg").touch(),
+        lambda: (demo / "annotations" / "instances_test.json").unlink(),
+        lambda: (demo / "demo.json").write_text("{"),
+    ):
+        harm()
+        make_demo_dataset(demo, train=60, test=10, seed=3)
+        assert digest(demo) == whole
+
+
+def test_stopped_half_way_and_asked_for_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import detection.data.demo as module
+
+    drawn = []
+
+    def draw_and_stop(random: np.random.Generator) -> object:
+        drawn.append(1)
+        if len(drawn) == 7:
+            raise KeyboardInterrupt
+        return draw_picture(random)
+
+    monkeypatch.setattr(module, "draw_picture", draw_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_demo_dataset(tmp_path / "a", train=10, test=2)
+    monkeypatch.undo()
+    make_demo_dataset(tmp_path / "a", train=10, test=2)
+    make_demo_dataset(tmp_path / "b", train=10, test=2)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    make_demo_dataset(tmp_path / "a", train=4, test=2)
+    assert len(list((tmp_path / "a" / "train").iterdir())) == 4
+    assert len(json.loads((tmp_path / "a" / "annotations" / "instances_train.json").read_text())["images"]) == 4
+
+
+def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds files that are no demo data set"):
+        make_demo_dataset(tmp_path, train=1, test=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@given(rows=st.integers(1, 6), columns=st.integers(1, 6), bits=st.integers(0, 2**36 - 1))
+def test_run_lengths_decode_to_the_mask(rows: int, columns: int, bits: int) -> None:
+    mask = np.array([bits >> i & 1 for i in range(rows * columns)], dtype=bool).reshape(rows, columns)
+    code = run_lengths(mask)
+    assert np.array_equal(coco_mask.decode(coco_mask.frPyObjects(code, rows, columns)), mask)

@@ -1,0 +1,387 @@
+"""The index: what it holds, what it repairs and counts, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+
+from detection.data.findings import KINDS
+from detection.data.index import DatasetIndex, load_index
+from detection.errors import UserError
+
+SOUND: dict[str, Any] = {
+    "images": [
+        {"id": 1, "file_name": "a.png", "height": 40, "width": 60},
+        {"id": 2, "file_name": "b.png", "height": 50, "width": 30},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 20], "area": 200, "iscrowd": 0},
+        {"id": 2, "image_id": 2, "category_id": 2, "bbox": [0.5, 0, 20.5, 40], "area": 800, "iscrowd": 1},
+    ],
+    "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+}
+Load = Callable[[dict[str, Any]], DatasetIndex]
+
+
+def test_sound_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
+    index = load(sound)
+    assert index.findings.summary() == ""
+    assert index.image_ids.tolist() == [7, 3]
+    assert index.file_name(0) == "a.png"
+    assert index.path(1) == tmp_path / "pictures" / "b.png"
+    assert (index.heights.tolist(), index.widths.tolist()) == ([40, 50], [60, 30])
+    assert (index.category_ids.tolist(), index.category_names) == ([5, 20], ["five", "twenty"])
+    boxes, labels, crowds = index.objects(0)
+    assert boxes.dtype == np.float32
+    assert boxes.tolist() == [[0.5, 0, 60, 40], [10, 10, 15, 15]]
+    assert labels.tolist() == [1, 2]
+    assert crowds.tolist() == [True, False]
+    assert index.annotation_ids.tolist() == [2, 3, 1]
+    assert index.areas.tolist() == [2380, 20.5, 200]
+    assert index.objects(1)[1].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "pictures"),
+    [
+        ("coco_tiny/instances.json", "coco_tiny/images"),
+        ("coco_small/annotations/instances_train2017.json", "coco_small/train2017"),
+        ("coco_small/annotations/instances_val2017.json", "coco_small/val2017"),
+        ("bccd/annotations/train.json", "bccd/images"),
+        ("bccd/annotations/val.json", "bccd/images"),
+        ("bccd/annotations/test.json", "bccd/images"),
+    ],
+)
+def test_real_files_agree_with_pycocotools(shared_data: Path, annotations: str, pictures: str) -> None:
+    index = load_index(shared_data / annotations, shared_data / pictures, name="real")
+    reference = COCO(str(shared_data / annotations))
+    assert index.image_ids.tolist() == list(reference.getImgIds())
+    assert len(index.missing_files()) == 0
+    index.require_files()
+    objects = 0
+    for i, image_id in enumerate(index.image_ids.tolist()):
+        assert index.file_name(i) == reference.imgs[image_id]["file_name"]
+        expected = [a for a in reference.imgToAnns[image_id] if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+        boxes, labels, crowds = index.objects(i)
+        x, y, width, height = np.array([a["bbox"] for a in expected], dtype=np.float64).reshape(-1, 4).T
+        corners = np.stack([x, y, x + width, y + height], axis=1)
+        assert np.abs(boxes - corners).max(initial=0) < 0.51  # BCCD's boxes reach over the edge by a pixel at most
+        assert index.category_ids[labels - 1].tolist() == [a["category_id"] for a in expected]
+        assert crowds.tolist() == [bool(a["iscrowd"]) for a in expected]
+        objects += len(expected)
+    assert len(index.boxes) == objects
+
+
+def test_bccd_zero_size_boxes_are_counted(shared_data: Path) -> None:
+    found = {}
+    for split in ("train", "val", "test"):
+        index = load_index(shared_data / "bccd/annotations" / f"{split}.json", shared_data / "bccd/images", name=split)
+        found[split] = index.findings.count("box_zero_size")
+    assert sum(found.values()) == 2
+    assert found["train"] == 1
+
+
+def change(content: dict[str, Any], table: str, row: int, **values: Any) -> None:
+    """Sets values of an entry; ... removes the key."""
+    for key, value in values.items():
+        if value is ...:
+            del content[table][row][key]
+        else:
+            content[table][row][key] = value
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "row", "values"),
+    [
+        ("box_zero_size", "annotations", 0, {"bbox": [1, 2, 0, 20]}),
+        ("box_zero_size", "annotations", 0, {"bbox": [1, 2, 10, 0]}),
+        ("box_negative_size", "annotations", 0, {"bbox": [9, 9, -3, 5]}),
+        ("box_overhanging", "annotations", 0, {"bbox": [-3, 2, 10, 20]}),
+        ("box_overhanging", "annotations", 0, {"bbox": [-1e300, -1e300, 2e300, 2e300]}),
+        ("box_overhanging", "annotations", 0, {"bbox": [1e-9, 1e-9, 1.7e308, 1.7e308]}),
+        ("box_zero_size", "annotations", 0, {"bbox": [20, 20, 1e-12, 5]}),
+        ("box_zero_size", "annotations", 0, {"bbox": [30, 2, 0, 5]}),
+        ("box_outside", "annotations", 0, {"bbox": [30, 2, 10, 20]}),
+        ("box_outside", "annotations", 0, {"bbox": [1, -30, 10, 20]}),
+        ("box_as_text", "annotations", 0, {"bbox": ["1", "2", "10", "20"]}),
+        ("id_as_text", "annotations", 0, {"image_id": "3"}),
+        ("id_as_float", "annotations", 0, {"id": 1.0}),
+        ("id_as_float", "annotations", 0, {"id": 15890.0}),
+        ("annotation_id_missing", "annotations", 0, {"id": ...}),
+        ("annotation_id_zero", "annotations", 0, {"id": 0}),
+        ("annotation_id_twice", "annotations", 0, {"id": 2}),
+        ("object_twice", "annotations", 2, {"bbox": [0.5, 0, 59.5, 40], "category_id": 5, "iscrowd": 1}),
+        ("annotation_without_picture", "annotations", 0, {"image_id": 99}),
+        ("crowd_missing", "annotations", 0, {"iscrowd": ...}),
+        ("area_missing", "annotations", 0, {"area": ...}),
+        ("area_missing", "annotations", 0, {"area": math.nan}),
+        ("area_missing", "annotations", 0, {"area": -1}),
+        ("area_missing", "annotations", 0, {"area": 10**400}),
+        ("ignore_flag", "annotations", 0, {"ignore": 1}),
+        ("category_name_missing", "categories", 0, {"name": ...}),
+        ("category_name_twice", "categories", 0, {"name": "five"}),
+    ],
+)
+def test_repaired_and_counted(
+    load: Load, sound: dict[str, Any], kind: str, table: str, row: int, values: dict[str, Any]
+) -> None:
+    change(sound, table, row, **values)
+    index = load(sound)
+    assert {found: index.findings.count(found) for found in index.findings.by_kind} == {kind: 1}
+    assert index.findings.summary().startswith(f"1 {KINDS[kind].found}: {KINDS[kind].then} (")
+    assert np.isfinite(index.boxes).all()
+    assert (index.boxes[:, 2:] > index.boxes[:, :2]).all()
+    lost = kind in ("box_zero_size", "box_negative_size", "box_outside", "annotation_without_picture")
+    assert len(index.boxes) == (2 if lost else 3)
+
+
+def test_repairs_give_the_sound_values(load: Load, sound: dict[str, Any]) -> None:
+    broken = copy.deepcopy(sound)
+    change(broken, "annotations", 0, id=..., iscrowd=..., area=..., image_id="3", bbox=["1", "2", "10", "20"])
+    index, expected = load(broken), load(sound)
+    for name in ("image_ids", "boxes", "labels", "crowds", "areas", "offsets"):
+        assert np.array_equal(getattr(index, name), getattr(expected, name)), name
+    assert index.annotation_ids.tolist() == [2, 3, 4]
+
+
+def test_overhanging_boxes_are_clipped(load: Load, sound: dict[str, Any]) -> None:
+    change(sound, "annotations", 0, bbox=[-5, 10, 100, 100])
+    assert load(sound).objects(1)[0].tolist() == [[0, 10, 30, 50]]
+
+
+def test_rounding_of_two_decimals_is_no_finding(load: Load, sound: dict[str, Any]) -> None:
+    change(sound, "annotations", 0, bbox=[20.01, 2, 10.0, 20])
+    index = load(sound)
+    assert index.findings.summary() == ""
+    assert index.objects(1)[0][0, 2] == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "table", "row", "values"),
+    [
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": []}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": ...}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, 3]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, None, 4]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, "wide", 4]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": {"x": 1}}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, [3], 4]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [[1, 2], [3, 4], [5, 6], [7, 8]]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, 10**400, 4]}),
+        ("box_not_finite", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, math.nan, 4]}),
+        ("box_not_finite", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, math.inf, 4]}),
+        ("annotation_id_malformed", "'one'", "annotations", 0, {"id": "one"}),
+        ("annotation_id_malformed", "1.5", "annotations", 0, {"id": 1.5}),
+        ("annotation_id_malformed", "annotation 1", "annotations", 0, {"id": 10**30}),
+        ("annotation_picture_malformed", "annotation 1", "annotations", 0, {"image_id": ...}),
+        ("annotation_category_malformed", "annotation 1", "annotations", 0, {"category_id": None}),
+        ("category_unknown", "category 6: annotation 1 of image 3", "annotations", 0, {"category_id": 6}),
+        ("crowd_malformed", "annotation 1", "annotations", 0, {"iscrowd": 2}),
+        ("picture_id_malformed", "'a'", "images", 1, {"id": "a"}),
+        ("picture_id_malformed", "None", "images", 1, {"id": ...}),
+        ("picture_id_twice", "id 7: a.png and b.png", "images", 1, {"id": 7}),
+        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": ...}),
+        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": ""}),
+        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": "a\0b"}),
+        ("size_malformed", "picture 3", "images", 1, {"height": -50}),
+        ("size_malformed", "picture 3", "images", 1, {"height": "tall"}),
+        ("size_malformed", "picture 3", "images", 1, {"height": 2**40}),
+        ("size_unreadable", "picture 3", "images", 1, {"height": ...}),
+        ("category_id_malformed", "'x'", "categories", 0, {"id": "x"}),
+        ("category_id_twice", "category 5: five and twenty", "categories", 0, {"id": 5}),
+    ],
+)
+def test_refused(
+    load: Load, sound: dict[str, Any], kind: str, where: str, table: str, row: int, values: dict[str, Any]
+) -> None:
+    change(sound, table, row, **values)
+    with pytest.raises(UserError) as caught:
+        load(sound)
+    message = str(caught.value)
+    assert "instances.json" in message
+    assert KINDS[kind].found in message
+    assert KINDS[kind].then in message
+    assert where in message
+
+
+def test_every_kind_is_tried_somewhere() -> None:
+    source = Path(__file__).read_text()
+    assert [kind for kind in KINDS if f'"{kind}"' not in source] == []
+
+
+def test_all_refusals_at_once(load: Load, sound: dict[str, Any]) -> None:
+    change(sound, "annotations", 0, bbox=[1, 2, math.nan, 4])
+    change(sound, "annotations", 1, category_id=6)
+    change(sound, "annotations", 2, bbox=[])
+    with pytest.raises(UserError) as caught:
+        load(sound)
+    for kind in ("box_not_finite", "category_unknown", "box_malformed"):
+        assert KINDS[kind].found in str(caught.value)
+
+
+def test_examples_are_few_and_counts_whole(load: Load, sound: dict[str, Any]) -> None:
+    sound["annotations"] = [
+        {"id": i, "image_id": 3, "category_id": 5, "bbox": [1, 1, 0, 0], "iscrowd": 0, "area": 1}
+        for i in range(1, 2001)
+    ]
+    summary = load(sound).findings.summary()
+    assert summary.startswith("2000 boxes")
+    assert summary.count("annotation ") == 5
+    assert "annotation 1 of image 3" in summary
+    assert "…" in summary
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "value"),
+    [
+        ("pictures_missing", "images", []),
+        ("categories_missing", "categories", []),
+        ("entry_not_object", "annotations", [3]),
+        ("all_without_picture", "annotations", [{"id": 1, "image_id": 99, "category_id": 5, "bbox": [1, 1, 2, 2]}]),
+    ],
+)
+def test_refused_tables(load: Load, sound: dict[str, Any], kind: str, table: str, value: Any) -> None:
+    sound[table] = value
+    with pytest.raises(UserError, match=KINDS[kind].found):
+        load(sound)
+
+
+def test_a_picture_listed_twice_alike_is_taken_once(load: Load, sound: dict[str, Any]) -> None:
+    sound["images"].append(dict(sound["images"][0]))
+    index = load(sound)
+    assert len(index) == 2
+    assert index.findings.count("picture_twice") == 1
+
+
+def test_no_annotations_at_all(load: Load, sound: dict[str, Any]) -> None:
+    del sound["annotations"]
+    index = load(sound)
+    assert index.findings.count("annotations_missing") == 1
+    assert index.objects(0)[0].shape == (0, 4)
+    with pytest.raises(UserError, match="no picture has an object"):
+        index.non_empty()
+
+
+def test_only_crowds_cannot_be_trained_on(load: Load, sound: dict[str, Any]) -> None:
+    for annotation in sound["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(UserError, match="no picture has an object"):
+        load(sound).non_empty()
+
+
+def test_missing_size_is_read_from_the_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (50, 30)).save(tmp_path / "pictures" / "b.png", exif=turned)
+    change(sound, "images", 1, height=..., width=0)
+    index = load(sound)
+    assert (index.heights[1], index.widths[1]) == (50, 30)
+    assert index.findings.count("size_missing") == 1
+
+
+def test_ten_thousand_boxes_in_one_picture(load: Load, sound: dict[str, Any]) -> None:
+    sound["annotations"] = [
+        {"id": i, "image_id": 3, "category_id": 5, "bbox": [i % 29, i % 49, 0.5, 0.5], "iscrowd": 0, "area": 0.25}
+        for i in range(1, 10_001)
+    ]
+    assert len(load(sound).objects(1)[0]) == 10_000
+
+
+def test_outlines_are_never_decoded(load: Load, sound: dict[str, Any]) -> None:
+    """pycocotools' decoder crashes the process on the first of these."""
+    change(sound, "annotations", 0, segmentation={"counts": [10**9], "size": [10**9, 10**9]})
+    change(sound, "annotations", 1, segmentation="nonsense")
+    change(sound, "annotations", 2, segmentation=[[1, 2, 3]])
+    assert load(sound).findings.summary() == ""
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(
+    place=st.sampled_from([(table, row, key) for table in SOUND for row in (0, 1) for key in SOUND[table][row]]),
+    value=anything,
+)
+def test_any_value_anywhere_is_loaded_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, int, str], value: Any
+) -> None:
+    table, row, key = place
+    content = copy.deepcopy(SOUND)
+    content[table][row][key] = value
+    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
+    path.write_text(json.dumps(content))
+    try:
+        index = load_index(path, path.parent, name="fuzzed")
+    except UserError:
+        return
+    assert np.isfinite(index.boxes).all()
+    assert (index.boxes[:, 2:] > index.boxes[:, :2]).all()
+    assert index.labels.min(initial=1) >= 1
+    index.file_name(0)
+
+
+def test_subset_and_non_empty(load: Load, sound: dict[str, Any]) -> None:
+    sound["images"].append({"id": 9, "file_name": "ünïcode näme\n.png", "height": 10, "width": 10})
+    index = load(sound)
+    kept = index.non_empty()
+    assert kept.image_ids.tolist() == [7, 3]
+    turned = index.subset([2, 0])
+    assert turned.image_ids.tolist() == [9, 7]
+    assert turned.file_name(0) == "ünïcode näme\n.png"
+    assert len(turned.objects(0)[0]) == 0
+    for ours, theirs in zip(turned.objects(1), index.objects(0), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert turned.annotation_ids.tolist() == [2, 3]
+    assert turned.fingerprint == index.fingerprint
+
+
+def test_fingerprint_follows_the_content_alone(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
+    first = load(sound).fingerprint
+    reordered = {key: sound[key] for key in ("categories", "annotations", "images")}
+    reordered["annotations"][0]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
+    path = tmp_path / "elsewhere.json"
+    path.write_text(json.dumps(reordered, indent=3))
+    assert load_index(path, "other", name="other").fingerprint == first
+    for table, values in (
+        ("annotations", {"bbox": [1, 2, 10, 21]}),
+        ("annotations", {"iscrowd": 1}),
+        ("images", {"file_name": "c.png"}),
+        ("categories", {"name": "forty"}),
+    ):
+        changed = copy.deepcopy(sound)
+        change(changed, table, 0, **values)
+        assert load(changed).fingerprint != first
+
+
+def test_missing_files_are_named(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    index = load(sound)
+    assert index.missing_files().tolist() == [1]
+    with pytest.raises(UserError, match=r"lacks 1 of the 2 pictures .*b\.png"):
+        index.require_files()
+
+
+def test_pickle_keeps_everything(load: Load, sound: dict[str, Any]) -> None:
+    index = load(sound)
+    copied = pickle.loads(pickle.dumps(index))
+    assert copied.fingerprint == index.fingerprint
+    assert copied.file_name(1) == "b.png"
+    assert np.array_equal(copied.boxes, index.boxes)

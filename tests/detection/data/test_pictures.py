@@ -1,0 +1,254 @@
+"""Reading pictures: every kind of pixels and orientation, and everything that is no picture."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detection.data.pictures import FORMATS, PIXEL_LIMIT, PictureError, picture_size, read_picture
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """A smooth coloured picture, 24 × 40, different in each corner, that survives JPEG well."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([x * 6, y * 10, 255 - x * 3 - y * 5], axis=2).clip(0, 255).astype(np.uint8)
+
+
+def pillow(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.ppm", "a.gif", "lossless.webp"])
+def test_lossless_kinds(tmp_path: Path, scene: np.ndarray, name: str) -> None:
+    path = tmp_path / name
+    palette = Image.fromarray(scene).quantize(200) if name.endswith("gif") else Image.fromarray(scene)
+    palette.save(path, lossless=True) if name.endswith("webp") else palette.save(path)
+    expected = np.array(palette.convert("RGB"))
+    read = read_picture(path)
+    assert read.dtype == np.uint8
+    assert read.flags.c_contiguous
+    assert np.array_equal(read, expected)
+    assert picture_size(path) == (24, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg(tmp_path: Path, scene: np.ndarray, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).convert(mode).save(path, quality=95, progressive=progressive)
+    expected = Image.fromarray(scene).convert(mode).convert("RGB")
+    assert np.abs(read_picture(path).astype(int) - np.array(expected)).mean() < 3
+    assert np.abs(read_picture(path).astype(int) - pillow(path)).max() <= 4  # two decoders round differently
+
+
+@pytest.mark.skipif("AVIF" not in Image.registered_extensions().values(), reason="this Pillow is built without AVIF")
+def test_avif(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.avif", quality=95)
+    assert np.abs(read_picture(tmp_path / "a.avif").astype(int) - scene).mean() < 4
+
+
+def test_formats_are_known_to_pillow() -> None:
+    Image.init()
+    assert set(FORMATS) - {"AVIF"} <= set(Image.OPEN)
+
+
+def test_every_real_picture_agrees_with_pillow(shared_data: Path) -> None:
+    paths = sorted((shared_data / "coco_tiny/images").iterdir()) + sorted((shared_data / "bccd/images").iterdir())[:4]
+    greys = 0
+    for path in paths:
+        read, expected = read_picture(path), pillow(path)
+        assert np.abs(read.astype(int) - expected).mean() < 1, path
+        greys += bool((read == read[:, :, :1]).all())
+    assert greys >= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_orientations(tmp_path: Path, scene: np.ndarray, orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(scene).save(path, exif=exif, quality=95)
+    with Image.open(path) as picture:
+        from PIL import ImageOps
+
+        expected = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    read = read_picture(path)
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).max() <= 4
+    assert picture_size(path) == expected.shape[:2]
+    # The annotations decide: where only the size as stored fits theirs, the picture stays as stored.
+    assert np.array_equal(read_picture(path, expected.shape[:2]), read)
+    if orientation >= 5:
+        assert read_picture(path, (24, 40)).shape == (24, 40, 3)
+        assert np.abs(read_picture(path, (24, 40)).astype(int) - scene).mean() < 4
+    with pytest.raises(PictureError, match=r"a\.\w+: the picture is .* its annotations say 41×24"):
+        read_picture(path, (24, 41))
+
+
+def test_damaged_exif_says_nothing_against_the_pixels(tmp_path: Path, scene: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff\xff")
+    assert read_picture(path).shape == (24, 40, 3)
+
+
+def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), dtype=np.uint8)
+    pixels[0, 0] = (200, 0, 0, 255)
+    pixels[0, 1] = (200, 0, 0, 0)
+    pixels[1, 0] = (0, 0, 0, 128)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").tolist() == [[[200, 0, 0], [255] * 3], [[127] * 3, [255] * 3]]
+    grey = np.zeros((1, 2, 2), dtype=np.uint8)
+    grey[0, 0] = (90, 255)
+    Image.fromarray(grey, "LA").save(tmp_path / "b.png")
+    assert read_picture(tmp_path / "b.png").tolist() == [[[90] * 3, [255] * 3]]
+
+
+def test_palette_with_a_transparent_entry(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((1, 0), 1)
+    picture.save(tmp_path / "plain.png")
+    assert read_picture(tmp_path / "plain.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    picture.save(tmp_path / "clear.png", transparency=1)
+    assert read_picture(tmp_path / "clear.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_16_bit_grey_is_scaled_not_saturated(tmp_path: Path, kind: str) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{kind}")
+    assert read_picture(tmp_path / f"a.{kind}")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_16_bit_colour_and_1_bit(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" + struct.pack(">HHH", 0x1234, 0x8000, 0xFFFF))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    assert read_picture(tmp_path / "a.png").tolist() == [[[0x12, 0x80, 0xFF]]]
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "b.png")
+    assert read_picture(tmp_path / "b.png").tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_floating_point_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "a.tiff")
+    assert read_picture(tmp_path / "a.tiff")[0, :, 1].tolist() == [0, 128, 255]
+    for bad in (200.0, -0.1, np.nan):
+        Image.fromarray(np.array([[0, bad]], dtype=np.float32)).save(tmp_path / "b.tiff")
+        with pytest.raises(PictureError, match=r"b\.tiff: its numbers have no known white level"):
+            read_picture(tmp_path / "b.tiff")
+    Image.fromarray(np.array([[0, 1]], dtype=np.int32)).save(tmp_path / "c.tiff")
+    with pytest.raises(PictureError, match="no known white level"):
+        read_picture(tmp_path / "c.tiff")
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_picture(tmp_path / "a.gif") == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", size[::-1], (200, 100, 50)).save(tmp_path / name)
+        assert read_picture(tmp_path / name, size).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff", "gif", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_cut_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{kind}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(PictureError, match=rf"cut\.{kind}: "):
+        read_picture(path)
+
+
+def test_a_cut_jpeg_is_not_saved_by_its_thumbnail(tmp_path: Path, scene: np.ndarray) -> None:
+    thumbnail = tmp_path / "thumbnail.jpg"
+    Image.fromarray(scene).save(thumbnail)
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=b"Exif\0\0" + thumbnail.read_bytes())
+    data = path.read_bytes()
+    read_picture(path)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(PictureError, match="cut short"):
+        read_picture(path)
+    path.write_bytes(data + b"\0" * 100)  # padding behind the end, as some cameras leave it
+    read_picture(path)
+
+
+def test_damaged_png_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(noise).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(PictureError, match=r"a\.png: the PNG is cut short or damaged"):
+        read_picture(path)
+
+
+def test_bombs_are_refused_from_their_header(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for width, height in ((20_000, 20_000), (13_600, 13_400), (PIXEL_LIMIT // 2 + 1, 2)):
+        path = tmp_path / "bomb.png"
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+        for read in (read_picture, picture_size):
+            with pytest.raises(PictureError, match=r"bomb\.png.*pixels"):
+                read(path)
+
+
+def test_what_is_no_picture(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("empty.jpg", b"", "it is empty"),
+        ("page.jpg", b"<!DOCTYPE html><html>not found</html>", "web page"),
+        ("text.png", b"hello", "no picture"),
+        ("head.jpg", b"\xff\xd8\xff", "no picture"),
+        ("eps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PictureError, match=rf"{name}.*{message}"):
+            read_picture(tmp_path / name)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, message in (
+        ("absent.jpg", "no such picture"),
+        ("absent/a.jpg", "no such picture"),
+        (".", "is no file"),
+        ("loop.jpg", "cannot be read"),
+        ("pipe.jpg", "is no file"),
+        ("nul\0.jpg", "cannot be read"),
+        ("x" * 300, "cannot be read"),
+    ):
+        with pytest.raises(PictureError, match=message):
+            read_picture(tmp_path / name)
+
+
+def test_odd_names(tmp_path: Path, scene: np.ndarray) -> None:
+    for name in ("with space.png", "new\nline.png", "größe 画像.png", "-dash.png", "100%.png"):
+        Image.fromarray(scene).save(tmp_path / name)
+        assert np.array_equal(read_picture(str(tmp_path / name)), scene)

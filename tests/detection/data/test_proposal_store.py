@@ -1,0 +1,330 @@
+"""The proposal store: what goes in comes out, a killed writer loses nothing it had written, and doubt is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+
+import detection.data.proposal_writer as proposal_writer
+from detection.data.index import DatasetIndex
+from detection.data.proposal_store import ProposalStore
+from detection.data.proposal_writer import ProposalWriter
+from detection.data.tensor_file import map_array, read_header
+from detection.errors import UserError
+
+METADATA = {"dataset_fingerprint": "f" * 64, "rpn_sha256": "5" * 64, "config": {"nms": 0.7, "limit": 2000}}
+
+
+def proposals_of(image_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """What stands for an RPN: boxes and scores determined by the image id; some pictures have none."""
+    random = np.random.default_rng(abs(image_id))
+    count = int(random.integers(0, 6))
+    return random.uniform(0, 500, (count, 4)).astype(np.float32), -np.sort(-random.random(count)).astype(np.float32)
+
+
+def write(path: Path, image_ids: list[int], **metadata: Any) -> ProposalStore:
+    writer = ProposalWriter(path, {**METADATA, **metadata}, image_ids)
+    for image_id in image_ids[::-1]:
+        writer.add(image_id, *proposals_of(image_id))
+    writer.finish()
+    return ProposalStore.open(path)
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    ids = [900, 3, 71, 2**40, -5, 12]
+    store = write(tmp_path / "proposals", ids)
+    assert store.image_ids.tolist() == ids
+    assert store.metadata == {**METADATA, "kind": "proposals"}
+    for image_id in ids:
+        boxes, scores = proposals_of(image_id)
+        assert np.array_equal(store.boxes(image_id), boxes)
+        assert np.array_equal(store.scores(image_id), scores)
+        assert np.array_equal(store.boxes(image_id, limit=2), boxes[:2])
+        assert store.boxes(image_id).flags.writeable
+    assert os.listdir(tmp_path) == ["proposals"]
+    copied = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(copied.boxes(71), store.boxes(71))
+    store.verify()
+
+
+def test_safetensors_reads_it(tmp_path: Path) -> None:
+    ids = [5, 4, 3]
+    store = write(tmp_path / "proposals", ids)
+    with safetensors.safe_open(tmp_path / "proposals", "np") as file:
+        assert set(file.keys()) == {"image_ids", "offsets", "boxes", "scores"}
+        assert json.loads(file.metadata()["config"]) == METADATA["config"]
+        assert file.get_tensor("image_ids").tolist() == ids
+        begin, end = file.get_tensor("offsets")[1:3]
+        assert np.array_equal(file.get_tensor("boxes")[begin:end], store.boxes(4))
+
+
+def test_bytes_do_not_depend_on_chunks_or_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = list(range(40))
+    write(tmp_path / "whole", ids)
+    monkeypatch.setattr(proposal_writer, "CHUNK_BYTES", 100)
+    writers = [ProposalWriter(tmp_path / "parts", METADATA, ids) for _ in range(2)]  # two ranks
+    for image_id in ids:
+        writers[image_id % 2].add(image_id, *proposals_of(image_id))
+    for writer in writers:
+        writer.flush()
+    writers[0].finish()
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposal_writer, "CHUNK_BYTES", 1000)
+    writer = ProposalWriter(tmp_path / "p", METADATA, range(100))
+    for image_id in range(100):
+        writer.add(image_id, np.ones((10, 4)), np.ones(10))
+        assert writer._gathered_bytes < 1000
+    assert len(list(writer.folder.glob("*.chunk"))) == 20
+
+
+def test_taken_up_where_it_stopped(tmp_path: Path) -> None:
+    ids = [4, 5, 6, 7]
+    first = ProposalWriter(tmp_path / "p", METADATA, ids)
+    first.add(6, *proposals_of(6))
+    first.add(5, *proposals_of(5))
+    first.flush()
+    first.add(7, *proposals_of(7))  # never flushed: lost
+    second = ProposalWriter(tmp_path / "p", METADATA, ids)
+    assert second.pending.tolist() == [4, 7]
+    with pytest.raises(UserError, match="2 pictures are still missing, first image id 4"):
+        second.finish()
+    for image_id in (4, 5, 7):
+        second.add(image_id, *proposals_of(image_id))
+    second.finish()
+    assert (tmp_path / "p").read_bytes() == write(tmp_path / "q", ids).path.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"rpn_sha256": "6" * 64}, {"config": {"nms": 0.6}}])
+def test_a_partial_store_of_other_making_is_cleared(tmp_path: Path, change: dict[str, Any]) -> None:
+    first = ProposalWriter(tmp_path / "p", METADATA, [1, 2])
+    first.add(1, *proposals_of(1))
+    first.flush()
+    assert ProposalWriter(tmp_path / "p", {**METADATA, **change}, [1, 2]).pending.tolist() == [1, 2]
+    other = ProposalWriter(tmp_path / "p", METADATA, [1, 2, 3])
+    assert other.pending.tolist() == [1, 2, 3]
+
+
+def test_a_damaged_chunk_is_made_anew(tmp_path: Path) -> None:
+    first = ProposalWriter(tmp_path / "p", METADATA, [1, 2])
+    for image_id in (1, 2):
+        first.add(image_id, *proposals_of(image_id))
+        first.flush()
+    chunk = sorted(first.folder.glob("*.chunk"))[0]
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert ProposalWriter(tmp_path / "p", METADATA, [1, 2]).pending.tolist() == [1]
+
+
+def write_many(path: Path) -> None:
+    """A process's work that takes a while: 600 pictures, a file for every four of them."""
+    proposal_writer.CHUNK_BYTES = 400
+    writer = ProposalWriter(path, METADATA, range(600))
+    for image_id in writer.pending.tolist():
+        random = np.random.default_rng(image_id)
+        writer.add(image_id, random.random((5, 4)), -np.sort(-random.random(5)))
+    writer.finish()
+
+
+def test_killed_at_any_instant(tmp_path: Path) -> None:
+    """A real process, killed again and again; the store that it ends with is that of one never disturbed."""
+    fork = multiprocessing.get_context("fork")
+    random = np.random.default_rng(0)
+    pendings = [600]
+    for _ in range(6):
+        process = fork.Process(target=write_many, args=(tmp_path / "killed",))
+        process.start()
+        wanted = len(list((tmp_path / "killed.partial").glob("*.chunk"))) + int(random.integers(1, 20))
+        while process.is_alive() and len(list((tmp_path / "killed.partial").glob("*.chunk"))) < wanted:
+            time.sleep(random.uniform(0, 0.002))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "killed").exists()
+        pendings.append(len(ProposalWriter(tmp_path / "killed", METADATA, range(600)).pending))
+    assert pendings == sorted(pendings, reverse=True)
+    assert 0 < pendings[-1] < 600
+    for name in ("killed", "undisturbed"):
+        process = fork.Process(target=write_many, args=(tmp_path / name,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "undisturbed").read_bytes()
+    assert not (tmp_path / "killed.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "message"),
+    [
+        ([[0, 0, 1, np.nan]], [0.5], "NaN or infinite"),
+        ([[0, 0, 1, np.inf]], [0.5], "NaN or infinite"),
+        ([[0, 0, 1, 1]], [np.nan], "NaN or infinite"),
+        ([[0, 0, 1, 1]] * 2, [0.4, 0.5], "descending"),
+        ([[0, 0, 1, 1]] * 2, [0.5], "are not"),
+        ([[0, 0, 1]], [0.5], "are not"),
+    ],
+)
+def test_the_writer_refuses_nonsense(tmp_path: Path, boxes: Any, scores: Any, message: str) -> None:
+    writer = ProposalWriter(tmp_path / "p", METADATA, [1])
+    with pytest.raises(ValueError, match=f"image 1: .*{message}"):
+        writer.add(1, np.array(boxes), np.array(scores))
+    with pytest.raises(ValueError, match="none of the pictures"):
+        writer.add(2, np.zeros((0, 4)), np.zeros(0))
+    with pytest.raises(ValueError, match="twice"):
+        ProposalWriter(tmp_path / "p", METADATA, [1, 1])
+
+
+def test_checked_against_the_data_set(tmp_path: Path, make_index: Callable[..., DatasetIndex]) -> None:
+    index = make_index([(20, 30), (30, 20), (20, 20)])
+    ids = index.image_ids.tolist()
+    sound = write(tmp_path / "sound", ids, dataset_fingerprint=index.fingerprint)
+    sound.check_against(index)
+    sound.check_against(index.subset([0]), rpn_sha256="5" * 64)
+    with pytest.raises(UserError, match=r"sound: was made by other RPN weights \(SHA-256 5{12}…, not 7{12}"):
+        sound.check_against(index, rpn_sha256="7" * 64)
+    with pytest.raises(UserError, match=r"stale: is stale: it was made for other annotations than .*drawn\.json"):
+        write(tmp_path / "stale", ids).check_against(index)
+    partly = write(tmp_path / "partly", ids[:1], dataset_fingerprint=index.fingerprint)
+    with pytest.raises(UserError, match=r"lacks 2 of the 3 pictures of drawn \(image ids 101, 102\)"):
+        partly.check_against(index)
+    with pytest.raises(UserError, match="no proposals for image 102"):
+        partly.boxes(102)
+
+
+def test_cut_foreign_and_missing_files(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", list(range(20))).path.read_bytes()
+    path = tmp_path / "broken"
+    for length in (0, 4, 8, 20, 300, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"broken: (is damaged or of another kind|has \d+ bytes)"):
+            ProposalStore.open(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(UserError, match="announces"):
+        ProposalStore.open(path)
+    for content in (b"\xff" * 100, b"{}" * 100, (2).to_bytes(8, "little") + b"[]", (4).to_bytes(8, "little") + b"null"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="of another kind"):
+            ProposalStore.open(path)
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.ones(3, dtype=np.float32)}, path, metadata={"kind": '"rpn"'})
+    with pytest.raises(UserError, match="no proposal store"):
+        ProposalStore.open(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        ProposalStore.open(tmp_path / "absent")
+    with pytest.raises(UserError, match="cannot be read"):
+        ProposalStore.open(tmp_path)
+
+
+def test_random_damage_to_the_header_never_crashes(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", list(range(8))).path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    path = tmp_path / "broken"
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        data[int(random.integers(header))] = int(random.integers(256))
+        path.write_bytes(data)
+        try:
+            store = ProposalStore.open(path)
+        except UserError:
+            continue
+        for image_id in store.image_ids.tolist():
+            store.boxes(image_id)
+
+
+def test_damaged_content_is_refused_naming_the_picture(tmp_path: Path) -> None:
+    ids = [7, 8, 9]
+    path = tmp_path / "p"
+    writer = ProposalWriter(path, METADATA, ids)
+    for image_id in ids:
+        writer.add(image_id, np.ones((3, 4)), np.array([0.9, 0.5, 0.1]))
+    writer.finish()
+    _, places = read_header(path)
+    whole = path.read_bytes()
+
+    def with_change(name: str, row: int, value: float) -> ProposalStore:
+        data = bytearray(whole)
+        np.frombuffer(data, dtype=np.float32, count=places[name].size // 4, offset=places[name].start)[row] = value
+        path.write_bytes(data)
+        return ProposalStore.open(path)
+
+    store = with_change("boxes", 4 * 4, np.nan)
+    assert len(store.boxes(7)) == 3
+    with pytest.raises(UserError, match="NaN or infinite proposals for image 8"):
+        store.boxes(8)
+    with pytest.raises(UserError, match="image 8"):
+        store.verify()
+    store = with_change("scores", 4, 0.95)
+    with pytest.raises(UserError, match="scores for image 8 that are NaN or not in descending order"):
+        store.scores(8)
+    data = bytearray(whole)
+    offsets = np.frombuffer(data, dtype=np.int64, count=4, offset=places["offsets"].start)
+    offsets[1] = 100
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="do not fit together"):
+        ProposalStore.open(path)
+
+
+def test_reading_a_picture_touches_only_its_own_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    writer = ProposalWriter(path, METADATA, range(2000))
+    for image_id in range(2000):
+        writer.add(image_id, np.full((500, 4), image_id), np.zeros(500))
+    writer.finish()
+    assert path.stat().st_size > 19_000_000
+    script = textwrap.dedent(
+        """
+        import re, sys
+        from pathlib import Path
+        from detection.data.proposal_store import ProposalStore
+
+        def most_memory_held():  # in KiB; getrusage's figure counts the parent process too
+            return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+        before = most_memory_held()
+        store = ProposalStore.open(sys.argv[1])
+        assert (store.boxes(1234) == 1234).all()
+        print(most_memory_held() - before)
+        store.verify()
+        print(most_memory_held() - before)
+        """
+    )
+    root = Path(__file__).resolve().parents[3]
+    output = subprocess.run(
+        [sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True, cwd=root
+    ).stdout
+    one, all_of_them = map(int, output.split())
+    assert one < 4000  # of a file of 19,500
+    assert all_of_them > 15_000  # so the measure does notice what is read
+
+
+def test_empty_store(tmp_path: Path) -> None:
+    writer = ProposalWriter(tmp_path / "p", METADATA, [1])
+    writer.add(1, np.zeros((0, 4)), np.zeros(0))
+    writer.finish()
+    assert ProposalStore.open(tmp_path / "p").boxes(1).shape == (0, 4)
+    assert len(write(tmp_path / "q", [])) == 0
+
+
+def test_map_array_is_read_only(tmp_path: Path) -> None:
+    write(tmp_path / "p", [1, 2])
+    _, places = read_header(tmp_path / "p")
+    array = map_array(tmp_path / "p", places["image_ids"])
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 3

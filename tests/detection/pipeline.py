@@ -1,0 +1,115 @@
+"""A whole experiment in miniature: a few drawn pictures, tiny networks, a handful of steps."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detection.command_line import run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+MINIATURE = """
+name: miniature
+data:
+  layout: files
+  train: {name: train, annotations: annotations/instances_train.json, images: train}
+  test: {name: test, annotations: annotations/instances_test.json, images: test}
+  shorter_sides: [96]
+  longer_side: 144
+  test_shorter_side: 96
+  test_longer_side: 144
+  size_divisor: 160  # every batch is padded to the same size, so that only rounding depends on how it is split
+backbone:
+  name: resnext50_32x4d
+  depths: [1, 1, 1, 1]
+  cardinality: 2
+  base_width: 16
+  planes: 8
+  stem_width: 8
+  norm: group
+  freeze: null
+rpn:
+  anchor_sizes: [24, 48]
+  anchor_ratios: [1.0]
+  channels: 16
+  samples: 32
+  training_proposals: {before_nms: 200, after_nms: 40, min_side: 0}
+  test_proposals: {before_nms: 200, after_nms: 20, min_side: 0}
+  training:
+    global_batch: 4
+    images_per_device: 4
+    learning_rate: 0.01
+    learning_rate_batch: 4
+    steps: 6
+    milestones: [4]
+    log_every: 2
+    checkpoint_every: 2
+fast_rcnn:
+  pooling: align
+  pooled_size: 4
+  samples: 16
+  min_score: 0.01
+  training:
+    global_batch: 4
+    images_per_device: 4
+    learning_rate: 0.001  # at ten times this, rounding grows tenfold a step in so small a network
+    learning_rate_batch: 4
+    steps: 6
+    milestones: [4]
+    log_every: 2
+    checkpoint_every: 2
+runtime: {workers: 0, tensorboard: false, device: cpu}
+"""
+
+
+def tool(name: str, *arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a tool in this process, which saves the seconds of importing torch; several `processes`, by torchrun."""
+    command = [str(argument) for argument in arguments]
+    if processes == 1:
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            status = run(functools.partial(importlib.import_module(f"tools.{name}").main, command))
+        result = subprocess.CompletedProcess([name, *command], status, output.getvalue(), errors.getvalue())
+    else:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        result = subprocess.run(
+            [sys.executable, *launcher, f"tools/{name}.py", *command],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    if check:
+        assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def start(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Starts a tool as a process of its own, from the repository's root, as a user does."""
+    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stderr=subprocess.PIPE, text=True, **options)
+
+
+def environment() -> dict[str, str]:
+    """Few threads, so that two tests' processes do not fight; and no network, by a proxy that nobody answers."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
+
+
+def arguments_for(config: Path, data: Path, output: Path, changes: Sequence[str] = ()) -> list[object]:
+    """The arguments that the training tools share."""
+    return ["--config", config, "--data", data, "--output", output, *changes]

@@ -1,0 +1,194 @@
+"""The configuration: every file loads, every mistake is named, YAML means what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from detection.config import Config
+from detection.config_file import (
+    change_config,
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    load_config,
+    parse_yaml,
+)
+from detection.errors import UserError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("**/*.yaml"))
+NAMED = [path for path in CONFIGS if path.name != "base.yaml" and path.parent.name not in ("imagenet", "cifar")]
+VALID = ["data.layout=coco", "backbone.weights=x"]
+
+
+def test_there_are_configs_for_every_row_of_table_8_in_both_presets() -> None:
+    names = {f"{path.parent.name}/{path.stem}" for path in CONFIGS}
+    for preset in ("paper", "modern"):
+        for backbone in ("resnet50", "resnext50_32x4d", "resnet101", "resnext101_32x4d"):
+            assert f"{preset}/{backbone}" in names
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_loads_and_reads_back_the_same(path: Path) -> None:
+    config = load_config(path)
+    assert config.name != "unnamed"
+    assert config_from_dict(parse_yaml(config_to_yaml(config), "text"), "text") == config
+    assert config_from_dict(config_to_dict(config), "dict") == config
+
+
+def test_the_papers_schedule_is_appendix_b() -> None:
+    config = load_config(Path(CONFIGS[0]).parents[1] / "configs" / "paper" / "resnext101_32x4d.yaml")
+    rpn, fast = config.rpn.training, config.fast_rcnn.training
+    assert (rpn.global_batch, rpn.learning_rate, rpn.steps, rpn.milestones) == (16, 0.02, 180_000, (120_000,))
+    assert (fast.global_batch, fast.learning_rate, fast.steps, fast.milestones) == (8, 0.005, 180_000, (120_000,))
+    assert (rpn.weight_decay, fast.weight_decay, rpn.momentum, fast.momentum) == (1e-4, 1e-4, 0.9, 0.9)
+    assert (config.rpn.samples, config.fast_rcnn.samples) == (256, 64)
+    assert (config.data.shorter_sides, config.data.longer_side) == ((600,), 1000)
+    assert config.rpn.test_proposals.after_nms == 300
+    assert (config.fast_rcnn.pooling, config.fast_rcnn.pooled_size) == ("max", 14)
+
+
+def test_the_modern_preset_is_detectrons() -> None:
+    config = load_config(Path(CONFIGS[0]).parents[1] / "configs" / "modern" / "resnet50.yaml")
+    rpn, fast = config.rpn.training, config.fast_rcnn.training
+    assert (rpn.global_batch, rpn.learning_rate, rpn.steps, rpn.milestones) == (16, 0.02, 90_000, (60_000, 80_000))
+    assert (fast.global_batch, fast.learning_rate, fast.steps, fast.milestones) == (
+        8,
+        0.01,
+        180_000,
+        (120_000, 160_000),
+    )
+    assert (rpn.warmup_steps, rpn.warmup_factor) == (500, pytest.approx(1 / 3))
+    assert config.rpn.anchor_sizes == (32, 64, 128, 256, 512)
+    assert (config.fast_rcnn.samples, config.fast_rcnn.nms_iou, config.fast_rcnn.pooling) == (512, 0.5, "align")
+
+
+def test_command_line_values_are_typed_and_applied_in_order() -> None:
+    config = load_config(
+        None, [*VALID, "rpn.training.learning_rate=1e-3", "seed=7", "seed=8", "data.shorter_sides=[480, 600]"]
+    )
+    assert config.rpn.training.learning_rate == 1e-3
+    assert config.seed == 8
+    assert config.data.shorter_sides == (480, 600)
+    assert change_config(config, ["backbone.norm=group"]).backbone.norm == "group"
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    changes = [
+        "dta.root=3",
+        "rpn.trainin.steps=5",
+        "seed=1.5",
+        "rpn.positive_iou=2",
+        "backbone.norm=foo",
+        "data.shorter_sides=600",
+        "data.keep_empty=no",
+        "fast_rcnn.box_stds=[1, 2]",
+        "rpn.channels=0",
+    ]
+    with pytest.raises(UserError) as raised:
+        load_config(None, changes)
+    message = str(raised.value)
+    for part in (
+        "dta: unknown key; did you mean 'data'?",
+        "rpn.trainin: unknown key; did you mean 'training'?",
+        "seed: expected a whole number, got 1.5",
+        "rpn.positive_iou: 2.0 is out of range: from 0 to 1",
+        "backbone.norm: 'foo' is none of",
+        "data.shorter_sides: expected a list",
+        "data.keep_empty: expected true or false, got 'no'",
+        "fast_rcnn.box_stds: expected 4 values, got 2",
+        "rpn.channels: 0 is out of range: at least 1",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (["rpn.negative_iou=0.8"], "an anchor cannot be both"),
+        (["backbone.weights=null"], "random filters for ever"),
+        (["backbone.weights=null", "backbone.freeze=null"], "no statistics to keep"),
+        (["data.layout=files"], "needs `annotations` and `images`"),
+        (["rpn.training.milestones=[5, 3]"], "must ascend"),
+        (["fast_rcnn.background_low=0.6"], "no region could be background"),
+    ],
+)
+def test_contradictions_are_refused(changes: list[str], part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        load_config(None, [*VALID, *changes])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("no", "no"),
+        ("010", 10),
+        ("true", True),
+        ("~", None),
+        ("1_000", 1000),
+        ("'5'", "5"),
+        (".5", 0.5),
+        ("1:30", "1:30"),
+        ("[1, 2.0, x]", [1, 2.0, "x"]),
+        ("2001-01-01", "2001-01-01"),
+    ],
+)
+def test_yaml_reads_by_the_core_schema(text: str, value: object) -> None:
+    result = parse_yaml(text, "text")
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: 1\na: 2", "stands here twice"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("a: [1", "line 1"),
+        ("1: 2", "is not a word"),
+        ("[" * 5000, "not readable as YAML"),
+        (".nan", None),
+    ],
+)
+def test_dangerous_and_broken_yaml_is_refused(text: str, part: str | None) -> None:
+    if part is None:
+        assert parse_yaml(text, "text") != parse_yaml(text, "text")  # a NaN; the range check refuses it
+        with pytest.raises(UserError, match="not a finite number"):
+            load_config(None, [*VALID, f"rpn.training.learning_rate={text}"])
+        return
+    with pytest.raises(UserError, match=part):
+        parse_yaml(text, "text")
+
+
+def test_a_base_file_is_changed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("data: {layout: coco, root: here}\nbackbone: {weights: x}\nseed: 3\n")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\ndata: {root: there}\n")
+    config = load_config(tmp_path / "own.yaml")
+    assert (config.data.root, config.data.layout, config.seed) == ("there", "coco", 3)
+
+
+def test_a_base_that_leads_back_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(UserError, match="leads back to itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [("- 1\n", "is a list"), (None, "cannot read"), (b"\xff\xfe", "cannot read")]
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: object, part: str) -> None:
+    path = tmp_path / "x.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    with pytest.raises(UserError, match=part):
+        load_config(path)
+
+
+def test_it_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 5  # type: ignore[misc]

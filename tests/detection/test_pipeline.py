@@ -1,0 +1,298 @@
+"""The stages and tools, end to end, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detection import Detector
+from detection.data.demo import make_demo_dataset
+from detection.data.proposal_store import ProposalStore
+from detection.errors import UserError
+from detection.evaluation.average_precision import average_precision
+from detection.model_files import load_trained
+from tests.detection.pipeline import MINIATURE, arguments_for, start, tool
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_demo_dataset(folder, train=12, test=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
+    path.write_text(MINIATURE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both networks trained once, by the tools."""
+    output = tmp_path_factory.mktemp("run") / "it"
+    tool("train_rpn", *arguments_for(config, data, output))
+    tool("train_fastrcnn", *arguments_for(config, data, output))
+    return output
+
+
+def states(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return torch.load(path, weights_only=True)["networks"]  # type: ignore[no-any-return]
+
+
+def assert_same_weights(first: Path, second: Path, **tolerance: float) -> None:
+    one, other = states(first), states(second)
+    assert one.keys() == other.keys()
+    for network, weights in one.items():
+        for name, value in weights.items():
+            torch.testing.assert_close(value, other[network][name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Path) -> None:
+    said = tool("eval_coco", "--weights", run / "detector.pt").stdout
+    assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]" in said
+    results = run / "evaluation" / "results.json"
+    again = tool("eval_coco", "--results", results, "--annotations", data / "annotations/instances_test.json").stdout
+    assert said.startswith(again.rstrip().split("\nnote")[0])
+    figures = json.loads((run / "evaluation" / "figures.json").read_text())["figures"]
+    assert figures == average_precision(data / "annotations/instances_test.json", results).figures
+    report = (run / "evaluation" / "report.html").read_text()
+    pictures = list((run / "evaluation" / "pictures").iterdir())
+    assert len(pictures) == 6
+    assert all(picture.name in report for picture in pictures)
+
+
+def test_a_detector_file_needs_nothing_else(run: Path, data: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "moved.pt"
+    alone.write_bytes((run / "detector.pt").read_bytes())
+    content = torch.load(alone, weights_only=True)
+    assert content["kind"] == "detector"
+    assert len(content["categories"]["names"]) == 6
+    assert content["provenance"]["rpn"]["steps"] == content["provenance"]["fastrcnn"]["steps"] == 6
+    picture = next((data / "test").iterdir())
+    found = Detector.load(alone, "cpu")(picture)
+    assert found.boxes.shape == (len(found), 4)
+    assert (np.diff(found.scores) <= 0).all()
+    assert all(name in content["categories"]["names"] for name in found.names)
+
+
+def test_a_path_an_array_a_batch_and_a_tensor_give_the_same(run: Path, data: Path) -> None:
+    from detection.data.pictures import read_picture
+
+    detector = Detector.load(run / "detector.pt", "cpu")
+    paths = sorted((data / "test").iterdir())[:3]
+    arrays = [read_picture(path) for path in paths]
+    expected = [detector(path) for path in paths]
+    for several in (paths, arrays):
+        for batch_size in (1, 2, 3):
+            for one, other in zip(detector(several, batch_size=batch_size), expected, strict=True):
+                assert one.names == other.names
+                np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
+                np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+    tensor = torch.from_numpy(arrays[0]).permute(2, 0, 1)
+    np.testing.assert_array_equal(detector(tensor).boxes, expected[0].boxes)
+    np.testing.assert_array_equal(detector(tensor[None])[0].boxes, expected[0].boxes)
+    assert detector([]) == []
+    with pytest.raises(UserError, match="uint8"):
+        detector(arrays[0].astype(np.float32))
+
+
+def test_proposal_recall_of_an_rpn_and_of_a_store(run: Path) -> None:
+    by_network = tool("eval_coco", "--weights", run / "rpn.pt").stdout
+    assert "AR @[ IoU=0.50:0.95 ] all" in by_network
+    for limit in ("100", "300", "1000", "2000"):
+        assert limit in by_network
+    store = run / "test.st"
+    tool("propose", "--weights", run / "rpn.pt", "--split", "test", "--store", store)
+    assert "AR @[ IoU=0.50:0.95 ] small" in tool("eval_coco", "--proposals", store).stdout
+    opened = ProposalStore.open(store)
+    opened.verify()
+    assert len(opened) == 6
+    assert max(len(opened.boxes(int(i))) for i in opened.image_ids) <= 20
+
+
+def test_predict_writes_pictures_and_json_and_names_what_it_cannot_read(run: Path, data: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures with spaces"
+    (pictures / "sub").mkdir(parents=True)
+    for number, path in enumerate(sorted((data / "test").iterdir())[:2]):
+        (pictures / ("sub" if number else ".") / "same name.jpg").write_bytes(path.read_bytes())
+    (pictures / "broken.jpg").write_text("<html>not a picture</html>")
+    result = tool(
+        "predict",
+        "--weights",
+        run / "detector.pt",
+        pictures,
+        "--output",
+        tmp_path / "out",
+        "--min-score",
+        0.2,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "broken.jpg" in result.stderr
+    assert "Traceback" not in result.stderr
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [("error" in entry) for entry in entries] == [True, False, False]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "detections.json",
+        "same name.jpg",
+        "same name_2.jpg",
+    }
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(config: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    plan = tool("train_rpn", *arguments_for(config, data, output), "--dry-run").stdout
+    for word in ("batch", "learning rate", "steps", "epochs", "a step", "time", "peak memory", "disk", "written"):
+        assert word in plan
+    plan = tool(
+        "train_fastrcnn", *arguments_for(config, data, output, ["fast_rcnn.training.images_per_device=1"]), "--dry-run"
+    ).stdout
+    assert "1 process(es) × 4 micro-batch(es) of up to 1" in plan
+    assert "an untrained RPN proposed" in plan
+    assert not output.exists()
+
+
+def test_a_changed_batch_scales_the_learning_rate_and_says_so(config: Path, data: Path, tmp_path: Path) -> None:
+    changes = ["rpn.training.global_batch=2", "rpn.training.steps=1", "rpn.training.milestones=[]"]
+    said = tool("train_rpn", *arguments_for(config, data, tmp_path / "run", changes)).stderr
+    assert "the learning rate 0.01 is stated for 4 pictures a step and was scaled to 2" in said
+    rate = json.loads((tmp_path / "run/rpn/log.jsonl").read_text().splitlines()[0])["lr"]
+    assert rate == pytest.approx(0.005)
+
+
+def test_two_processes_end_in_the_weights_of_one_with_accumulation(
+    run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    """Both stages: 4 pictures a step as 1 × 4, as 1 × (2 + 2), and as 2 processes × 2."""
+    for name, processes in (("accumulated", 1), ("parallel", 2)):
+        for training in ("train_rpn", "train_fastrcnn"):
+            changes = ["rpn.training.images_per_device=2", "fast_rcnn.training.images_per_device=2"]
+            extra = ["--rpn", run / "rpn.pt"] if training == "train_fastrcnn" else []
+            tool(training, *arguments_for(config, data, tmp_path / name, changes), *extra, processes=processes)
+        assert_same_weights(run / "rpn.pt", tmp_path / name / "rpn.pt", atol=1e-5, rtol=1e-4)
+        assert_same_weights(run / "fastrcnn.pt", tmp_path / name / "fastrcnn.pt", atol=1e-5, rtol=1e-4)
+
+
+def test_evaluation_over_two_processes_gives_the_same_figures(run: Path) -> None:
+    one = tool("eval_coco", "--weights", run / "detector.pt", "--output", run / "one").stdout.split("\nwritten")[0]
+    two = tool("eval_coco", "--weights", run / "detector.pt", "--output", run / "two", processes=2).stdout
+    assert one in two
+    assert (run / "one/results.json").read_bytes() == (run / "two/results.json").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["train_rpn", "train_fastrcnn"])
+def test_killed_and_resumed_ends_in_the_same_bits(
+    stage: str, run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    output, checkpoints = tmp_path / "run", tmp_path / "run" / stage.removeprefix("train_")
+    extra = ["--rpn", run / "rpn.pt"] if stage == "train_fastrcnn" else []
+    arguments = [*arguments_for(config, data, output), *extra]
+    process = start(stage, *arguments)
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint_*.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    tool(stage, *arguments, "--resume")
+    name = "rpn.pt" if stage == "train_rpn" else "fastrcnn.pt"
+    assert_same_weights(run / name, output / name, atol=0, rtol=0)
+
+
+def test_sigterm_leaves_a_checkpoint_and_a_clean_exit(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = arguments_for(config, data, output, ["rpn.training.checkpoint_every=1000"])
+    process = start("train_rpn", *arguments)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "2/6" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stderr.read()
+    assert process.wait() in (0, 128 + signal.SIGTERM)
+    assert "Traceback" not in rest
+    assert list((output / "rpn").glob("checkpoint_*.pt"))
+    tool("train_rpn", *arguments, "--resume")
+    assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=0, rtol=0)
+
+
+def test_mistakes_are_one_message_without_traceback(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    cases = [
+        (("train_rpn", "--config", config, "--data", tmp_path / "nowhere"), "nowhere"),
+        (
+            ("train_rpn", *arguments_for(config, data, tmp_path / "run", ["rpn.training.stpes=3"])),
+            "did you mean 'steps'",
+        ),
+        (("train_fastrcnn", *arguments_for(config, data, tmp_path / "empty")), "no trained RPN"),
+        (("train_rpn", *arguments_for(config, data, run)), "--resume"),
+        (("train_rpn", *arguments_for(config, data, run, ["rpn.samples=8"]), "--resume"), "samples"),
+        (("eval_coco", "--weights", tmp_path / "missing.pt"), "missing.pt"),
+        (("eval_coco", "--weights", run / "fastrcnn.pt"), "Fast R-CNN"),
+        (("eval_coco", "--results", run / "evaluation.json"), "--annotations"),
+        (("predict", "--weights", run / "rpn.pt", data), "rpn.pt"),
+        (("predict", "--weights", run / "detector.pt", tmp_path / "no.jpg"), "no such file"),
+        (
+            (
+                "train_fastrcnn",
+                *arguments_for(config, data, tmp_path / "run"),
+                "--rpn",
+                run / "rpn.pt",
+                "--proposals",
+                config,
+            ),
+            str(config),
+        ),
+    ]
+    for command, part in cases:
+        result = tool(*command, check=False)
+        assert result.returncode == 1, (command, result.stderr)
+        assert part in result.stderr, (command, result.stderr)
+        assert "Traceback" not in result.stderr, command
+
+
+def test_proposals_of_another_rpn_or_data_set_are_refused(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    store = run / "proposals" / "train.st"
+    tool("train_rpn", *arguments_for(config, data, tmp_path / "other", ["seed=5"]))
+    result = tool("train_fastrcnn", *arguments_for(config, data, tmp_path / "other"), "--proposals", store, check=False)
+    assert "other RPN weights" in result.stderr
+    make_demo_dataset(tmp_path / "data", train=12, test=6, seed=1)
+    arguments = arguments_for(config, tmp_path / "data", tmp_path / "third")
+    result = tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", "--proposals", store, check=False)
+    assert "stale" in result.stderr
+
+
+def test_a_detector_from_an_rpn_with_another_backbone_loads(
+    run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    changes = ["backbone.planes=16", "fast_rcnn.training.steps=1", "fast_rcnn.training.milestones=[]"]
+    tool("train_fastrcnn", *arguments_for(config, data, tmp_path / "mixed", changes), "--rpn", run / "rpn.pt")
+    trained = load_trained(tmp_path / "mixed" / "detector.pt", "detector")
+    assert trained.rpn_config is not None
+    assert (trained.rpn_config.backbone.planes, trained.config.backbone.planes) == (8, 16)
+    tool("eval_coco", "--weights", tmp_path / "mixed" / "detector.pt", "--pictures", 0)
+
+
+def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    changes = [
+        "rpn.training.evaluate_every=3",
+        "fast_rcnn.training.evaluate_every=3",
+        "fast_rcnn.box_statistics=empirical",
+    ]
+    output = tmp_path / "run"
+    tool("train_rpn", *arguments_for(config, data, output, changes))
+    tool("train_fastrcnn", *arguments_for(config, data, output, changes))
+    for stage, figure in (("rpn", "AR_100"), ("fastrcnn", "AP")):
+        lines = [json.loads(line) for line in (output / stage / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if figure in line] == [3, 6]
+    assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=0, rtol=0)  # looking does not change the training
+    measured = load_trained(output / "detector.pt", "detector").config.fast_rcnn
+    assert measured.box_stds != (0.1, 0.1, 0.2, 0.2)
+    assert all(0.01 < std < 0.5 for std in measured.box_stds)

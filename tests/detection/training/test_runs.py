@@ -1,0 +1,226 @@
+"""Real processes that are killed, signalled and starved of disk while they train: nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toy_processes import Session, assert_same_bits, final_weights, logged_steps, wait_until
+from toy_run import Settings
+
+from detection.errors import UserError
+from detection.training.artifacts import load_artifact
+from detection.training.run_lock import run_lock
+
+Start = Callable[..., Session]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, fork_server) -> Path:
+    """The folder of a run that nobody disturbed."""
+    import toy_run
+
+    folder = tmp_path_factory.mktemp("unbroken")
+    process = fork_server.Process(
+        target=toy_run.process, args=(Settings(str(folder), **RUN), {}, str(folder / "stderr.txt"))
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    return folder
+
+
+RUN = {"steps": 40, "checkpoint_every": 2, "evaluate_every": 8}
+
+
+def kill_often(start: Start, folder: Path, unbroken: Path, kills: int, seed: int) -> None:
+    """Kills the run `kills` times at random instants of its life, and lets it end."""
+    draw = random.Random(seed)
+    slow = Settings(str(folder), **RUN, seconds_per_step=0.01, resume=True)
+    done = 0
+    while done < kills:
+        session = start(slow)
+        time.sleep(draw.uniform(0.05, 0.9))
+        if session.process.exitcode is None:
+            session.signal(signal.SIGKILL)
+            session.wait()
+            done += 1
+        if (folder / "final_0.pt").exists():  # it was faster: once more from the beginning
+            assert_same_bits(final_weights(folder), final_weights(unbroken))
+            for path in folder.glob("*.pt"):
+                path.unlink()
+    assert start(Settings(str(folder), **RUN, resume=True)).wait() == 0
+    assert_same_bits(final_weights(folder), final_weights(unbroken))
+    assert sorted(set(logged_steps(folder))) == logged_steps(folder)
+    assert logged_steps(folder, "evaluation") == [8, 16, 24, 32, 40]
+    assert not list(folder.glob(".*.tmp"))
+    assert not list(folder.glob("*.damaged"))
+
+
+def test_kill_9_at_random_instants_ends_in_the_same_bits(start: Start, tmp_path: Path, unbroken: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    kill_often(start, folder, unbroken, kills=3, seed=1)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_end_in_the_same_bits(start: Start, tmp_path: Path, unbroken: Path) -> None:
+    for number in range(20):
+        folder = tmp_path / f"run_{number}"
+        folder.mkdir()
+        kill_often(start, folder, unbroken, kills=5, seed=number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    start: Start, tmp_path: Path, unbroken: Path, number: signal.Signals
+) -> None:
+    folder = tmp_path / "run"
+    settings = Settings(str(folder), **{**RUN, "checkpoint_every": 0, "evaluate_every": 0}, seconds_per_step=0.02)
+    session = start(settings)
+    wait_until(lambda: logged_steps(folder))
+    session.signal(number)
+    assert session.wait() == 128 + number
+    assert f"{number.name}: finishing this step" in session.stderr
+    assert "Traceback" not in session.stderr
+    [checkpoint] = folder.glob("checkpoint_*.pt")
+    assert 3 <= load_artifact(checkpoint, "checkpoint")["step"] < 40
+    settings.resume = True
+    assert start(settings).wait() == 0
+    assert_same_bits(final_weights(folder), final_weights(unbroken))
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_step(
+    start: Start, tmp_path: Path, unbroken: Path
+) -> None:
+    """What a batch system, or Ctrl-C in a terminal, does."""
+    folder = tmp_path / "run"
+    settings = Settings(str(folder), **RUN, seconds_per_step=0.02, workers=1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        session = start(settings)
+        before = logged_steps(folder)
+        wait_until(lambda before=before: logged_steps(folder) > before)
+        session.signal(number, group=True)
+        assert session.wait() == 128 + number
+        assert "Traceback" not in session.stderr
+        settings.resume = True
+    assert start(settings).wait() == 0
+    assert_same_bits(final_weights(folder), final_weights(unbroken))
+
+
+def test_a_second_sigint_stops_at_once(start: Start, tmp_path: Path) -> None:
+    session = start(Settings(str(tmp_path / "run"), seconds_per_step=20.0))
+    wait_until(lambda: (tmp_path / "run" / "log.jsonl").exists())
+    time.sleep(0.3)
+    session.signal(signal.SIGINT)
+    wait_until(lambda: "Ctrl-C once more" in session.stderr)
+    session.process.join(0.5)
+    assert session.process.is_alive()
+    session.signal(signal.SIGINT)
+    assert session.wait(3.0) != 0
+    assert "KeyboardInterrupt" in session.stderr
+
+
+def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(start: Start, tmp_path: Path, unbroken: Path) -> None:
+    folder = tmp_path / "run"
+    session = start(Settings(str(folder), **RUN, evaluation_seconds=60.0))
+    wait_until(lambda: (folder / "checkpoint_00000008.pt").exists())
+    time.sleep(0.2)
+    session.signal(signal.SIGTERM)
+    assert session.wait(3.0) == 128 + signal.SIGTERM
+    assert logged_steps(folder, "evaluation") == []
+    assert start(Settings(str(folder), **RUN, resume=True)).wait() == 0
+    assert logged_steps(folder, "evaluation") == [8, 16, 24, 32, 40]
+    assert_same_bits(final_weights(folder), final_weights(unbroken))
+
+
+def test_two_runs_into_one_folder_the_second_refuses(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = Settings(str(folder), seconds_per_step=0.2, workers=1)
+    first = start(settings)
+    wait_until(lambda: logged_steps(folder))
+    settings.resume = True
+    second = start(settings)
+    assert second.wait() == 1
+    assert f"another run is writing into {folder}" in second.stderr
+    assert str(first.pid) in second.stderr
+    assert first.process.is_alive()
+    # Killed, it leaves nothing in the way, although its loader's worker lives on for some seconds.
+    first.signal(signal.SIGKILL)
+    first.wait()
+    third = start(settings)
+    wait_until(lambda: "continuing after" in third.stderr or "starting from the beginning" in third.stderr)
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
+    start: Start, small_disk: Path, unbroken: Path
+) -> None:
+    settings = Settings(str(small_disk), **RUN, seconds_per_step=0.02)
+    session = start(settings)
+    wait_until(lambda: (small_disk / "checkpoint_00000002.pt").exists())
+    with open(small_disk / "filler", "wb", buffering=0) as filler:
+        try:
+            while session.process.exitcode is None:
+                filler.write(bytes(512))
+        except OSError:
+            pass
+    assert session.wait() == 1
+    assert "No space left on device" in session.stderr
+    assert "Traceback" not in session.stderr
+    assert list(small_disk.glob("checkpoint_*.pt"))
+    (small_disk / "filler").unlink()
+    settings.resume = True
+    assert start(settings).wait() == 0
+    assert_same_bits(final_weights(small_disk), final_weights(unbroken))
+
+
+def test_a_folder_that_turns_read_only_stops_the_run_with_a_reason(
+    start: Start, small_disk: Path, unbroken: Path
+) -> None:
+    settings = Settings(str(small_disk), **RUN, seconds_per_step=0.02)
+    session = start(settings)
+    wait_until(lambda: logged_steps(small_disk))
+    session.signal(signal.SIGTERM)
+    session.wait()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    settings.resume = True
+    session = start(settings)
+    assert session.wait() == 1
+    assert "Read-only file system" in session.stderr
+    assert "Traceback" not in session.stderr
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert start(settings).wait() == 0
+    assert_same_bits(final_weights(small_disk), final_weights(unbroken))
+
+
+def test_a_run_killed_while_its_forked_child_lives_frees_the_folder(tmp_path: Path, repository: Path) -> None:
+    """A record lock, unlike flock, does not pass to children."""
+    program = f"""
+import os, sys, time
+from detection.training.run_lock import run_lock
+with run_lock({str(tmp_path)!r}):
+    if os.fork() == 0:
+        os.close(1)
+        time.sleep(20)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(20)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="another run is writing"), run_lock(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with run_lock(tmp_path), run_lock(tmp_path):
+        pass
+    os.killpg(process.pid, signal.SIGKILL)

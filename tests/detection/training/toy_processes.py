@@ -1,0 +1,81 @@
+"""The toy's processes, and what they leave behind, as the tests look at them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.process
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detection.training.artifacts import load_artifact
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent.parent
+
+
+@dataclass
+class Session:
+    """A process that trains the toy."""
+
+    process: multiprocessing.process.BaseProcess
+    stderr_file: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: int, *, group: bool = False) -> None:
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """The exit status; a process that takes longer than `seconds` fails the test."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running after {seconds} s: {self.stderr}"
+        return self.process.exitcode
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text() if self.stderr_file.exists() else ""
+
+
+def child_environment() -> dict[str, str]:
+    """What a process needs in its environment to import the toy and the project, and not to take all cores."""
+    path = os.pathsep.join([str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def final_weights(folder: Path | str, rank: int = 0) -> dict[str, torch.Tensor]:
+    return load_artifact(Path(folder) / f"final_{rank}.pt", "rpn")["network"]
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def logged_steps(folder: Path | str, kind: str = "train") -> list[int]:
+    path = Path(folder) / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [entry["step"] for entry in found if entry["kind"] == kind]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)

@@ -1,0 +1,231 @@
+"""A tiny network on drawn numbers that trains in milliseconds: the subject of the training room's tests.
+
+Also a program, for tests that start, kill and restart real processes: `python toy_run.py FOLDER [key=value …]`, alone
+or under torchrun. It leaves the weights in FOLDER/final_<rank>.pt and ends with the outcome's exit status; a UserError
+goes to stderr as one line, with status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from detection.errors import UserError
+from detection.training.artifacts import save_artifact
+from detection.training.checkpoints import Checkpointer
+from detection.training.distributed import process_group, rank, was_restarted, world_size
+from detection.training.logging import TrainingLog
+from detection.training.loop import Outcome, train
+from detection.training.optimizer import build_optimizer
+from detection.training.schedule import Schedule
+
+
+@dataclass
+class ToyBatch:
+    images: Tensor  # (N, 3, 6, 6)
+    image_ids: Tensor  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> ToyBatch:
+        return ToyBatch(
+            self.images.to(device, non_blocking=non_blocking), self.image_ids.to(device, non_blocking=non_blocking)
+        )
+
+    def halves(self) -> tuple[ToyBatch, ToyBatch]:
+        middle = len(self) // 2
+        first = ToyBatch(self.images[:middle], self.image_ids[:middle])
+        return first, ToyBatch(self.images[middle:], self.image_ids[middle:])
+
+
+class Worked(IterableDataset):
+    """Batches that a loader's worker process makes."""
+
+    def __init__(self, make: Callable[[], Iterator[ToyBatch]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[ToyBatch]:
+        return self._make()
+
+
+class ToyNetwork(nn.Module):
+    """Convolution, batch normalisation and dropout as wished, a linear layer; two per-image losses.
+
+    With `plain` it has neither: its gradient is then a sum over images, whichever way they are dealt out.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.Identity() if plain else nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(0.0 if plain else 0.3)
+        self.linear = nn.Linear(8, 2)
+
+    def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+        features = torch.relu(self.norm(self.conv(batch.images))).mean(dim=(2, 3))
+        first, second = self.linear(self.dropout(features)).float().unbind(dim=1)
+        return {
+            "classification": (first - 1) ** 2,
+            "regression": second.abs() + batch.images.mean(dim=(1, 2, 3)).float() ** 2,
+        }
+
+
+def image(image_id: int) -> Tensor:
+    """(3, 6, 6), a function of its id."""
+    return torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(image_id))
+
+
+def toy_batches(
+    *,
+    global_batch: int,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    bad_image: int = -1,
+    last_step: int = 10**6,
+) -> Callable[[int], Iterator[ToyBatch]]:
+    """Step s holds the images s·B … s·B + B − 1, dealt out evenly to ranks and micro-batches; `bad_image` is NaN."""
+
+    def batches(first_step: int) -> Iterator[ToyBatch]:
+        torch.rand(3)  # a loader, too, draws from the global generator when it starts
+        for step in range(first_step, last_step):
+            shares = torch.arange(step * global_batch, (step + 1) * global_batch).tensor_split(world * accumulation)
+            for ids in shares[rank * accumulation : (rank + 1) * accumulation]:
+                images = torch.stack([image(int(i)) * (float("nan") if int(i) == bad_image else 1.0) for i in ids])
+                yield ToyBatch(images, ids)
+
+    return batches
+
+
+@dataclass
+class Settings:
+    """What a test may set on the command line."""
+
+    folder: str
+    steps: int = 30
+    global_batch: int = 4
+    accumulation: int = 1
+    checkpoint_every: int = 5
+    evaluate_every: int = 0
+    resume: bool = False
+    plain: bool = False
+    bad_image: int = -1
+    seconds_per_step: float = 0.0
+    time_limit: float = 60.0
+    hang_rank: int = -1  # this rank stops answering in step `fault_step`
+    kill_rank: int = -1  # this rank kills itself in step `fault_step`, in torchrun's first attempt only
+    fault_step: int = 10
+    odd_rank: int = -1  # this rank is started with one step more than the others
+    evaluation_seconds: float = 0.0
+    workers: int = 0  # loader workers, forked
+
+
+def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
+    """One session of the toy's training."""
+    torch.manual_seed(1)
+    network = ToyNetwork(plain=settings.plain).to(device)
+    inner = toy_batches(
+        global_batch=settings.global_batch,
+        accumulation=settings.accumulation,
+        rank=rank(),
+        world=world_size(),
+        bad_image=settings.bad_image,
+    )
+    restarted = was_restarted()
+
+    def batches(first_step: int) -> Iterator[ToyBatch]:
+        stream: Iterable[ToyBatch] = inner(first_step)
+        if settings.workers:
+            dataset = Worked(lambda: inner(first_step))
+            stream = DataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=settings.workers,
+                multiprocessing_context="fork",
+                worker_init_fn=lambda _: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+            )
+        for number, batch in enumerate(stream):
+            step = first_step + number // settings.accumulation
+            time.sleep(settings.seconds_per_step / settings.accumulation)
+            if step == settings.fault_step and settings.hang_rank == rank() and world_size() > 1:
+                time.sleep(1000)
+            if step == settings.fault_step and settings.kill_rank == rank() and not restarted:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    def evaluate(step: int) -> dict[str, float]:
+        time.sleep(settings.evaluation_seconds)
+        network.eval()
+        with torch.no_grad():
+            losses = network(ToyBatch(torch.stack([image(10**6 + i) for i in range(4)]), torch.arange(4)))
+        torch.rand(7)  # drawing numbers here must not change the training
+        return {"figure": -float(losses["classification"].sum())}
+
+    outcome = train(
+        network,
+        batches,
+        build_optimizer(network, lr=0.05, bias_lr_factor=2.0),
+        steps=settings.steps + (settings.odd_rank == rank()),
+        schedule=Schedule(0.05, settings.steps, milestones=(settings.steps // 2,), warmup_steps=3),
+        global_batch=settings.global_batch,
+        accumulation=settings.accumulation,
+        device=device,
+        checkpointer=Checkpointer(settings.folder, {"global_batch": settings.global_batch, "plain": settings.plain}),
+        checkpoint_every=settings.checkpoint_every,
+        resume=settings.resume or restarted,
+        log=TrainingLog(settings.folder, tensorboard=False),
+        log_every=3,
+        evaluate=evaluate if settings.evaluate_every else None,
+        evaluate_every=settings.evaluate_every,
+        keep_best="figure" if settings.evaluate_every else None,
+    )
+    return network, outcome
+
+
+def session(settings: Settings) -> int:
+    """A whole process's work; its exit status."""
+    torch.set_num_threads(1)
+    try:
+        with process_group("cpu", time_limit=settings.time_limit) as device:
+            network, outcome = run(settings, device)
+            if outcome.finished:
+                save_artifact(Path(settings.folder) / f"final_{rank()}.pt", "rpn", network=network.state_dict())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return outcome.exit_status
+
+
+def process(settings: Settings, environment: dict[str, str], stderr: str) -> None:
+    """What a process started by the tests' `start` runs: in a group of its own, its stderr in a file."""
+    os.setsid()
+    os.environ.update(environment)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.exit(session(settings))
+
+
+def main(arguments: list[str]) -> int:
+    folder, *pairs = arguments
+    known = {field.name for field in fields(Settings)}
+    values = {}
+    for pair in pairs:
+        key, text = pair.split("=")
+        assert key in known, key
+        values[key] = json.loads(text)
+    return session(Settings(folder, **values))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,50 @@
+"""Finds objects in pictures: annotated pictures and one JSON file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import parser, run
+
+EPILOG = """examples:
+  python tools/predict.py --weights runs/demo/detector.pt street.jpg
+  python tools/predict.py --weights detector.pt pictures/ more/*.png --output found --min-score 0.7
+
+detections.json holds a list, one entry a picture: {"file": …, "width": …, "height": …, "detections":
+[{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …]}, boxes in pixels. It lists every detection;
+the pictures show those of --min-score and above. A picture that cannot be read is named, and has "error" in place of
+"detections"."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    options_parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="pictures, or folders of them")
+    options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="detector.pt")
+    options_parser.add_argument(
+        "--output", type=Path, default=Path("predictions"), metavar="DIR", help="where to write (default: predictions)"
+    )
+    options_parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="draw detections of this score and above (default: 0.5)",
+    )
+    options_parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    options = options_parser.parse_args(arguments)
+
+    from detection.detector import Detector
+    from detection.predict import predict
+
+    detector = Detector.load(options.weights, options.device)
+    summary = predict(detector, options.paths, options.output, min_score=options.min_score)
+    print(f"{summary.pictures} pictures, {summary.detections} detections of score {options.min_score:g} and above")
+    print(f"written: {options.output}")
+    return 1 if summary.unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,53 @@
+"""Writes the proposals of a trained RPN on a split of the data set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import add_config_arguments, overrides, parser, run
+
+EPILOG = """examples:
+  python tools/propose.py --weights runs/demo/rpn.pt
+      on the training split, as tools/train_fastrcnn.py needs them (it makes them by itself where they are missing)
+  python tools/propose.py --weights runs/demo/rpn.pt --split test --output test.st
+      then: python tools/eval_coco.py --proposals test.st
+  torchrun --nproc-per-node 8 tools/propose.py --weights …
+      on eight GPUs
+
+The file follows the safetensors layout: image_ids, offsets, boxes (x0, y0, x1, y1 in pixels of the original picture),
+scores. A run that was stopped is taken up where it was."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="rpn.pt or detector.pt")
+    options_parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="data.train, under rpn.training_proposals, or data.test, under rpn.test_proposals (default: train)",
+    )
+    options_parser.add_argument(
+        "--store", type=Path, metavar="FILE", help="the file to write; <output>/proposals/<split>.st by default"
+    )
+    add_config_arguments(options_parser, config=False)
+    options = options_parser.parse_intermixed_args(arguments)
+
+    from detection import stages
+    from detection.config_file import change_config
+    from detection.model_files import load_trained
+    from detection.training.distributed import is_main, process_group
+
+    config = change_config(load_trained(options.weights, "rpn", "detector").config, overrides(options))
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        path = stages.propose(config, options.weights, options.split, device, output=options.store)
+        if is_main():
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
