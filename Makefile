@@ -1,0 +1,52 @@
+# make demo   draw a data set, train both networks on it, evaluate, leave pictures (under ten minutes on two CPU cores)
+# make test   the tests
+# Both first set up .venv from requirements.txt, whatever state it is in.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+# Whether .venv is whole: made from the requirements as they stand now, its Python works, and what it needs is there.
+NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml safetensors tensorboard pytest
+WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
+
+.PHONY: demo test test-slow check bench clean setup setup-dev
+
+demo: setup
+	rm -rf runs/demo
+	$(RUN) tools/train_rpn.py
+	$(RUN) tools/train_fastrcnn.py
+	$(RUN) tools/eval_coco.py --weights runs/demo/detector.pt
+	@echo
+	@echo "Look at runs/demo/evaluation/report.html. To find objects in pictures of your own:"
+	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt PICTURE…"
+
+test: setup
+	$(RUN) -m pytest
+
+test-slow: setup
+	$(RUN) -m pytest -m slow
+
+check: setup-dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+bench: setup
+	$(RUN) -m benchmarks
+
+clean:
+	rm -rf runs/demo data/demo
+
+setup:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	@if ! { cmp -s requirements.txt $(VENV)/requirements.txt && $(WHOLE) 2>/dev/null; }; then \
+	    echo "setting up $(VENV): PyTorch and what else requirements.txt names; this takes some minutes once"; \
+	    $(RUN) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) && \
+	    $(PIP) install --quiet -r requirements.txt && $(WHOLE) && cp requirements.txt $(VENV)/requirements.txt; \
+	fi
+
+setup-dev: setup
+	@cmp -s requirements-dev.txt $(VENV)/requirements-dev.txt || { \
+	    $(PIP) install --quiet -r requirements-dev.txt && cp requirements-dev.txt $(VENV)/requirements-dev.txt; }
