@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import time
 from collections import Counter
 
@@ -103,3 +105,10 @@ def test_shares_are_a_partition(batch: int, world: int, accumulation: int) -> No
     assert np.array_equal(np.concatenate(parts), indices)
     assert len(parts) == world * accumulation
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_examples_in_the_data_room_are_true() -> None:
+    for name in ("augmentation", "batch_plan", "demo", "json_stream"):
+        results = doctest.testmod(importlib.import_module(f"detection.data.{name}"))
+        assert results.attempted > 0
+        assert results.failed == 0

@@ -1,0 +1,126 @@
+"""A picture with its boxes and proposals → the same, augmented and resized; a pure function of one seed.
+
+Shapes: picture uint8 RGB (H, W, 3); boxes float32 (G, 4); proposals float32 (R, 4). The order is: the albumentations
+pipeline if there is one, at the picture's own size; then the resize; then flips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from detection.data.albumentations_pipeline import Pipeline
+from detection.data.seeds import hash63, uniform
+
+# Each draw has a number of its own, so that switching one augmentation on or off leaves the others' draws as they were.
+_PIPELINE, _SIDE, _HORIZONTAL, _VERTICAL = range(4)
+
+
+class Augmented(NamedTuple):
+    """picture uint8 (h, w, 3); boxes float32 (G', 4); kept bool (G,): which of the boxes given are left; proposals
+    float32 (R', 4) or None; scale (vertical, horizontal): network pixels a picture pixel.
+    """
+
+    picture: np.ndarray
+    boxes: np.ndarray
+    kept: np.ndarray
+    proposals: np.ndarray | None
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each picture; evaluation uses one shorter side and no flips.
+
+    shorter_sides: lengths in pixels; one of them is drawn ("choice"), or any whole number from the smallest to the
+    largest ("range").
+    longer_side_max: the picture is made smaller where its longer side would exceed this, as in py-faster-rcnn and
+    torchvision.
+    horizontal_flip, vertical_flip: probabilities.
+    albumentations: the pipeline's transforms, each {"name": …, argument: value, …}; see `albumentations_pipeline.py`.
+
+    Raises:
+        UserError: the albumentations pipeline cannot be built.
+        ValueError: a length or probability out of range.
+    """
+
+    shorter_sides: Sequence[int]
+    longer_side_max: int
+    shorter_side_sampling: Literal["choice", "range"] = "choice"
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    albumentations: Sequence[Mapping[str, Any]] | None = None
+    pipeline: Pipeline | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not self.shorter_sides or min(self.shorter_sides) < 1 or self.longer_side_max < 1:
+            raise ValueError(
+                f"sides must be at least 1 pixel: shorter {list(self.shorter_sides)}, longer {self.longer_side_max}"
+            )
+        if not (0 <= self.horizontal_flip <= 1 and 0 <= self.vertical_flip <= 1):
+            raise ValueError(f"flip probabilities must lie in 0–1: {self.horizontal_flip}, {self.vertical_flip}")
+        if self.shorter_side_sampling not in ("choice", "range"):
+            raise ValueError(f"shorter_side_sampling must be 'choice' or 'range', not {self.shorter_side_sampling!r}")
+        if self.albumentations:
+            object.__setattr__(self, "pipeline", Pipeline(self.albumentations))
+
+    def __call__(self, picture: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int) -> Augmented:
+        """Augments one picture; its boxes and proposals must lie within it. seed: all the randomness there is."""
+        kept = np.ones(len(boxes), dtype=bool)
+        if self.pipeline is not None:
+            picture, boxes, kept, proposals = self.pipeline(picture, boxes, proposals, hash63(seed, _PIPELINE))
+        height, width = picture.shape[:2]
+        new_height, new_width = self.target_size(height, width, seed)
+        if (new_height, new_width) != (height, width):
+            picture = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        scale = (new_height / height, new_width / width)
+        horizontal = uniform(seed, _HORIZONTAL) < self.horizontal_flip
+        vertical = uniform(seed, _VERTICAL) < self.vertical_flip
+        if horizontal or vertical:
+            picture = cv2.flip(picture, -1 if horizontal and vertical else int(horizontal))
+
+        def move(rows: np.ndarray) -> np.ndarray:
+            rows = scale_boxes(rows, scale, (new_height, new_width))
+            return flip_boxes(rows, (new_height, new_width), horizontal, vertical)
+
+        return Augmented(picture, move(boxes), kept, None if proposals is None else move(proposals), scale)
+
+    def target_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
+        """(height, width) after the resize, rounded to the nearest pixel, at least 1."""
+        shortest, longest = min(self.shorter_sides), max(self.shorter_sides)
+        if self.shorter_side_sampling == "range":
+            side = shortest + int(uniform(seed, _SIDE) * (longest - shortest + 1))
+        else:
+            side = self.shorter_sides[int(uniform(seed, _SIDE) * len(self.shorter_sides))]
+        factor = min(side / min(height, width), self.longer_side_max / max(height, width))
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def scale_boxes(boxes: np.ndarray, scale: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+    """Boxes (R, 4) after a resize by (vertical, horizontal) `scale` to `size` (height, width): the edge stays the edge.
+
+    >>> scale_boxes(np.array([[1, 2, 3, 4]], dtype=np.float32), (2.0, 0.5), (8, 2)).tolist()
+    [[0.5, 4.0, 1.5, 8.0]]
+    """
+    vertical, horizontal = scale
+    scaled = boxes.astype(np.float64) * (horizontal, vertical, horizontal, vertical)
+    return np.minimum(scaled, (size[1], size[0], size[1], size[0])).astype(np.float32)
+
+
+def flip_boxes(boxes: np.ndarray, size: tuple[int, int], horizontal: bool, vertical: bool) -> np.ndarray:
+    """Boxes (R, 4) in a picture of `size` (height, width) after a flip: columns [x0, x1) become [W − x1, W − x0).
+
+    >>> flip_boxes(np.array([[0, 1, 3, 4]], dtype=np.float32), (6, 10), True, False).tolist()
+    [[7.0, 1.0, 10.0, 4.0]]
+    """
+    height, width = size
+    flipped = boxes.copy()
+    if horizontal:
+        flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    if vertical:
+        flipped[:, 1], flipped[:, 3] = height - boxes[:, 3], height - boxes[:, 1]
+    return flipped

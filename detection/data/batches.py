@@ -1,0 +1,115 @@
+"""Samples → a batch: pictures padded to one size, boxes and proposals padded to the longest list.
+
+Shapes: N pictures, H × W pixels after padding, G ground-truth boxes, R proposals (the most that a picture of the batch
+has).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Sample:
+    """One picture, ready for a batch.
+
+    image uint8 RGB (3, h, w), a view of memory laid out (h, w, 3); original_size (height, width) in the file; boxes
+    float32 (G, 4) on the image; labels int64 (G,) in 1..K; crowds bool (G,); proposals float32 (R, 4) on the image,
+    best first, or None; seed: 0 … 2**63 − 1, for draws that belong to this picture in this epoch; problem: why the file
+    could not be read, where that is tolerated.
+    """
+
+    image: Tensor
+    image_id: int
+    index: int
+    original_size: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+    crowds: Tensor
+    proposals: Tensor | None
+    seed: int
+    problem: str | None = None
+
+
+@dataclass
+class Batch:
+    """N pictures.
+
+    images uint8 RGB (N, 3, H, W) in channels-last memory, zeros at the right and bottom; sizes int64 (N, 2): (height,
+    width) of what is no padding; original_sizes int64 (N, 2): of the files; image_ids, seeds int64 (N,).
+    boxes float32 (N, G, 4), labels int64 (N, G) with 0 for padding, crowds bool (N, G).
+    proposals float32 (N, R, 4) and proposal_counts int64 (N,), or None both.
+    problems: (image id, why) of pictures that could not be read, where that is tolerated.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    original_sizes: Tensor
+    image_ids: Tensor
+    seeds: Tensor
+    boxes: Tensor
+    labels: Tensor
+    crowds: Tensor
+    proposals: Tensor | None = None
+    proposal_counts: Tensor | None = None
+    problems: tuple[tuple[int, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **changed)
+
+
+def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
+    """Joins samples, at least one, into a batch; H and W are its largest, rounded up to multiples of `size_divisor`."""
+    height = _round_up(max(sample.image.shape[1] for sample in samples), size_divisor)
+    width = _round_up(max(sample.image.shape[2] for sample in samples), size_divisor)
+    images = np.zeros((len(samples), height, width, 3), dtype=np.uint8)
+    for image, sample in zip(images, samples, strict=True):
+        image[: sample.image.shape[1], : sample.image.shape[2]] = sample.image.permute(1, 2, 0).numpy()
+    proposals = [sample.proposals for sample in samples if sample.proposals is not None]
+    if proposals and len(proposals) != len(samples):
+        raise ValueError("some samples of the batch have proposals and some have none")
+    return Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
+        original_sizes=torch.tensor([sample.original_size for sample in samples]),
+        image_ids=torch.tensor([sample.image_id for sample in samples]),
+        seeds=torch.tensor([sample.seed for sample in samples]),
+        boxes=_pad([sample.boxes for sample in samples]),
+        labels=_pad([sample.labels for sample in samples]),
+        crowds=_pad([sample.crowds for sample in samples]),
+        proposals=_pad(proposals) if proposals else None,
+        proposal_counts=torch.tensor([len(rows) for rows in proposals]) if proposals else None,
+        problems=tuple((sample.image_id, sample.problem) for sample in samples if sample.problem is not None),
+    )
+
+
+def _round_up(length: int, divisor: int) -> int:
+    return -(-length // divisor) * divisor
+
+
+def _pad(lists: Sequence[Tensor]) -> Tensor:
+    """Tensors (n_i, …) → (N, max n_i, …), zeros after each end; at least one row, so that they have a maximum."""
+    padded = lists[0].new_zeros((len(lists), max(1, *(len(rows) for rows in lists)), *lists[0].shape[1:]))
+    for target, rows in zip(padded, lists, strict=True):
+        target[: len(rows)] = rows
+    return padded

@@ -1,0 +1,98 @@
+"""An index, an augmentation, perhaps proposals → samples, each a function of (seed, epoch, position in the index)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from detection.data.augmentation import Augmentation
+from detection.data.batches import Sample
+from detection.data.index import DatasetIndex
+from detection.data.pictures import PictureError, read_picture
+from detection.data.proposal_store import ProposalStore
+from detection.data.seeds import hash63
+
+ATTEMPTS = 10  # pictures tried in place of one that cannot be read
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Samples of a split, asked for by (epoch, i).
+
+    proposals: where each picture's proposals come from; at most `proposal_limit` of them, best first.
+    seed: the run's; with it, epoch and i every draw is determined.
+    unreadable: what a picture that cannot be read does. "stop": raises its `PictureError`. "replace" (training):
+    another picture of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
+    "blank" (evaluation): a grey picture of the size that the annotations state stands in, and `problem` tells, so that
+    its detections can be left out.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        augmentation: Augmentation,
+        *,
+        seed: int = 0,
+        proposals: ProposalStore | None = None,
+        proposal_limit: int | None = None,
+        unreadable: Literal["stop", "replace", "blank"] = "stop",
+    ) -> None:
+        self.index = index
+        self.augmentation = augmentation
+        self.seed = seed
+        self.proposals = proposals
+        self.proposal_limit = proposal_limit
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample of picture i in an epoch.
+
+        Raises:
+            PictureError: the picture cannot be read, unless `unreadable` tolerates it.
+            UserError: its stored proposals are damaged.
+        """
+        epoch, i = int(key[0]), int(key[1])
+        seed = hash63(self.seed, epoch, i)
+        try:
+            return self._sample(i, self._read(i), seed)
+        except PictureError as error:
+            if self.unreadable == "stop":
+                raise
+            problem = error
+        if self.unreadable == "blank":
+            grey = np.full((int(self.index.heights[i]), int(self.index.widths[i]), 3), 128, dtype=np.uint8)
+            return self._sample(i, grey, seed, str(problem))
+        for attempt in range(ATTEMPTS):
+            other = hash63(seed, attempt) % len(self.index)
+            try:
+                return self._sample(other, self._read(other), seed, str(problem))
+            except PictureError:
+                continue
+        raise problem
+
+    def _read(self, i: int) -> np.ndarray:
+        return read_picture(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
+
+    def _sample(self, i: int, picture: np.ndarray, seed: int, problem: str | None = None) -> Sample:
+        boxes, labels, crowds = self.index.objects(i)
+        proposals = None
+        if self.proposals is not None:
+            proposals = self.proposals.boxes(int(self.index.image_ids[i]), self.proposal_limit)
+        augmented = self.augmentation(picture, boxes, proposals, seed)
+        return Sample(
+            image=torch.from_numpy(augmented.picture).permute(2, 0, 1),
+            image_id=int(self.index.image_ids[i]),
+            index=i,
+            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
+            boxes=torch.from_numpy(augmented.boxes),
+            labels=torch.from_numpy(labels[augmented.kept]),
+            crowds=torch.from_numpy(crowds[augmented.kept]),
+            proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
+            seed=seed,
+            problem=problem,
+        )

@@ -1,0 +1,140 @@
+"""A seed → a small data set in COCO's layout, drawn by this project: what `make demo` trains on.
+
+    folder/annotations/instances_train.json, instances_test.json     COCO format; crowds as RLE, outlines as polygons
+    folder/train/000001.jpg …, folder/test/000001.jpg …
+    folder/demo.json                                                 what made it, and a digest of every file
+
+The same seed and versions give the same bytes. A folder that was left half made, or whose files have changed, is made
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from detection.data.demo_drawing import CLASSES, DrawnObject, draw_picture
+from detection.errors import UserError
+from detection.files import atomic_write
+
+VERSION = 1  # raised whenever the same seed gives other pictures
+JPEG_QUALITY = 95
+
+
+class DemoDataset(NamedTuple):
+    """Where the parts of the data set lie."""
+
+    train_annotations: Path
+    train_images: Path
+    test_annotations: Path
+    test_images: Path
+
+
+def make_demo_dataset(
+    folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0
+) -> DemoDataset:
+    """Draws `train` and `test` pictures with their annotations into `folder`, unless it holds just these already.
+
+    Raises:
+        UserError: the folder holds something else.
+        OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    marker = folder / "demo.json"
+    libraries = {"numpy": np.__version__, "opencv": cv2.__version__}
+    making = {"version": VERSION, "train": train, "test": test, "seed": seed, "libraries": libraries}
+    paths = DemoDataset(
+        folder / "annotations" / "instances_train.json",
+        folder / "train",
+        folder / "annotations" / "instances_test.json",
+        folder / "test",
+    )
+    if marker.is_file():
+        if marker.read_text() == _marker_text(making, _digest(folder)):
+            return paths
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds files that are no demo data set; name another folder, or empty it")
+    _write(marker, _marker_text(making, "unfinished"))
+    for split, (listing, images, count) in enumerate(((*paths[:2], train), (*paths[2:], test))):
+        _draw_split(listing, images, count, (seed, split))
+    _write(marker, _marker_text(making, _digest(folder)))
+    return paths
+
+
+def _draw_split(listing: Path, images: Path, count: int, seed: tuple[int, int]) -> None:
+    images.mkdir(parents=True, exist_ok=True)
+    for stale in images.iterdir():
+        stale.unlink()
+    content: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)],
+    }
+    for i in range(1, count + 1):
+        drawing = draw_picture(np.random.default_rng((*seed, i)))
+        height, width = drawing.picture.shape[:2]
+        name = f"{i:06d}.jpg"
+        reversed_channels = cv2.cvtColor(drawing.picture, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", reversed_channels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (images / name).write_bytes(encoded.tobytes())
+        content["images"].append({"id": i, "file_name": name, "height": height, "width": width})
+        for drawn in drawing.objects:
+            content["annotations"].append(_annotation(drawn, i, len(content["annotations"]) + 1))
+    _write(listing, json.dumps(content))
+
+
+def _annotation(drawn: DrawnObject, image_id: int, annotation_id: int) -> dict[str, Any]:
+    """An object as COCO writes it; the box is that of the pixels in sight."""
+    rows, columns = np.flatnonzero(drawn.mask.any(axis=1)), np.flatnonzero(drawn.mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": drawn.label + 1,
+        "iscrowd": int(drawn.crowd),
+        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+        "area": int(drawn.mask.sum()),
+        "segmentation": run_lengths(drawn.mask) if drawn.crowd else _polygons(drawn.mask),
+    }
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """A mask (H, W) in COCO's uncompressed run-length code: lengths of runs down the columns, in turn of 0 and of 1.
+
+    >>> run_lengths(np.array([[0, 1], [1, 1]], dtype=bool))
+    {'counts': [1, 3], 'size': [2, 2]}
+    """
+    flat = mask.T.reshape(-1)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    bounds = np.concatenate([[0] if not flat[0] else [0, 0], changes, [len(flat)]])
+    return {"counts": np.diff(bounds).tolist(), "size": list(mask.shape)}
+
+
+def _polygons(mask: np.ndarray) -> list[list[float]]:
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [(outline.reshape(-1) + 0.5).tolist() for outline in outlines if len(outline) >= 3]
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all files but the marker."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "demo.json":
+            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _marker_text(making: dict[str, Any], digest: str) -> str:
+    return json.dumps({**making, "digest": digest}, indent=2)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)

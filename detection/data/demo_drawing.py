@@ -1,0 +1,210 @@
+"""A random generator → one picture of the demo: shapes of six classes on a quiet background, with exact boxes.
+
+Everything is drawn here; how hard the pictures are is set by the constants at the top. Pictures are uint8 RGB
+(H, W, 3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")
+LONG_SIDE = (192, 256)  # pixels of a picture
+SHORT_SIDE = (144, 192)
+PORTRAIT_SHARE = 0.2  # of the pictures stand upright
+EMPTY_SHARE = 0.06  # of the pictures show no shape
+CROWD_SHARE = 0.1  # of the pictures hold a crowd: many tiny shapes of one class, annotated as one region
+SHAPES = (1, 6)  # in a picture
+SHAPE_SIDE = (12, 100)  # pixels across; lengths in between are the more common
+RING_HOLE = 0.55  # of a ring's radius
+CROWD_SHAPES = (12, 24)
+CROWD_SHAPE_SIDE = (7, 11)
+CROWD_SIDE = (36, 72)
+VISIBLE_SHARE = 0.65  # of each shape stays in sight where others overlap it or the picture ends
+CLUTTER = (0, 5)  # faint lines and patches in the background
+CONTRAST = 70.0  # least distance of a shape's colour from the background's, in RGB steps
+EDGE_SHARE = 0.1  # of a shape's side may lie beyond the picture's edge
+ATTEMPTS = 30  # places tried for a shape before it is left out
+
+
+@dataclass
+class DrawnObject:
+    """label: position in `CLASSES`; mask: bool (H, W), what is in sight of it; whole: its area in pixels with nothing
+    hidden; crowd: many shapes taken as one region.
+    """
+
+    label: int
+    mask: np.ndarray
+    whole: float
+    crowd: bool = False
+
+
+@dataclass
+class Drawing:
+    """picture uint8 RGB (H, W, 3) and its objects, from back to front."""
+
+    picture: np.ndarray
+    objects: list[DrawnObject] = field(default_factory=list)
+
+
+def draw_picture(random: np.random.Generator) -> Drawing:
+    """Draws one picture; every choice comes from `random`."""
+    height, width = int(random.integers(*SHORT_SIDE, endpoint=True)), int(random.integers(*LONG_SIDE, endpoint=True))
+    if random.random() < PORTRAIT_SHARE:
+        height, width = width, height
+    ground = random.uniform(60, 200) + random.uniform(-25, 25, 3)
+    drawing = Drawing(_background(random, height, width, ground))
+    if random.random() >= EMPTY_SHARE:
+        if random.random() < CROWD_SHARE:
+            _add_crowd(random, drawing, ground)
+        for _ in range(random.integers(*SHAPES, endpoint=True)):
+            _add_shape(random, drawing, ground)
+    grain = random.normal(0, random.uniform(1, 5), (height, width, 1))
+    drawing.picture = np.clip(np.rint(drawing.picture + grain), 0, 255).astype(np.uint8)
+    return drawing
+
+
+def _background(random: np.random.Generator, height: int, width: int, ground: np.ndarray) -> np.ndarray:
+    """A soft, faintly cluttered ground around the colour `ground`, float32 (H, W, 3)."""
+    clouds = random.normal(0, random.uniform(2, 14), (4, 5, 3)).astype(np.float32)
+    picture = ground.astype(np.float32) + cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(random.integers(*CLUTTER, endpoint=True)):
+        layer = np.zeros((height, width), dtype=np.uint8)
+        start, end = random.integers(0, (width, height), (2, 2)).tolist()
+        if random.random() < 0.6:
+            cv2.line(layer, start, end, 255, int(random.integers(1, 4)), cv2.LINE_AA)
+        else:
+            layer[min(start[1], end[1]) : max(start[1], end[1]), min(start[0], end[0]) : max(start[0], end[0])] = 255
+        shift = random.uniform(8, 22) * random.choice([-1, 1])
+        picture += layer[:, :, None].astype(np.float32) / 255 * np.float32(shift)
+    return picture
+
+
+def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
+    """Puts a shape in front of the others where enough of it and of each of them stays in sight, if there is room."""
+    height, width = drawing.picture.shape[:2]
+    label = int(random.integers(len(CLASSES)))
+    middling = (random.random() + random.random()) / 2
+    side = SHAPE_SIDE[0] * (SHAPE_SIDE[1] / SHAPE_SIDE[0]) ** middling
+    margin = side * (0.5 - EDGE_SHARE)
+    angle = random.uniform(0, 2 * math.pi)
+    whole = _whole_area(label, side)
+    for _ in range(ATTEMPTS):
+        x, y = random.uniform(margin, width - margin), random.uniform(margin, height - margin)
+        cover = _cover(label, x, y, side, angle, height, width)
+        mask = cover > 127
+        if mask.sum() < VISIBLE_SHARE * whole or not all(_stays_in_sight(drawn, mask) for drawn in drawing.objects):
+            continue
+        for drawn in drawing.objects:
+            drawn.mask &= ~mask
+        _paint(random, drawing.picture, cover, side, ground)
+        drawing.objects.append(DrawnObject(label, mask, whole))
+        return
+
+
+def _stays_in_sight(drawn: DrawnObject, front: np.ndarray) -> bool:
+    """Whether enough of an object is left in sight behind a new one; of a crowd nothing may be hidden."""
+    if not (drawn.mask & front).any():
+        return True
+    return not drawn.crowd and int((drawn.mask & ~front).sum()) >= VISIBLE_SHARE * drawn.whole
+
+
+def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
+    """Puts many tiny shapes of one class close together, as one crowd region."""
+    height, width = drawing.picture.shape[:2]
+    label = int(random.integers(len(CLASSES)))
+    sides = random.uniform(*CROWD_SIDE, 2)
+    corner = random.uniform(4, (width - sides[0] - 4, height - sides[1] - 4))
+    together = np.zeros((height, width), dtype=bool)
+    for _ in range(random.integers(*CROWD_SHAPES, endpoint=True)):
+        x, y = corner + random.random(2) * sides
+        side = random.uniform(*CROWD_SHAPE_SIDE)
+        cover = _cover(label, x, y, side, random.uniform(0, 2 * math.pi), height, width)
+        _paint(random, drawing.picture, cover, side, ground)
+        together |= cover > 127
+    drawing.objects.append(DrawnObject(label, together, float(together.sum()), crowd=True))
+
+
+def _outline(label: int, angle: float) -> np.ndarray:
+    """Corners (n, 2) of a shape of unit circumradius, turned by `angle`."""
+    name = CLASSES[label]
+    if name in ("disc", "ring"):
+        turns, radii = np.arange(64) / 64, np.ones(64)
+    elif name == "square":
+        turns, radii = np.arange(4) / 4, np.ones(4)
+    elif name == "triangle":
+        turns, radii = np.arange(3) / 3, np.ones(3)
+    elif name == "star":
+        turns, radii = np.arange(10) / 10, np.tile([1.0, 0.42], 5)
+    else:  # cross, its arms about a third of it wide
+        arm, notch = math.atan(0.36) / (2 * math.pi), 1 / 8
+        turns = np.concatenate([[quarter / 4 - arm, quarter / 4 + arm, quarter / 4 + notch] for quarter in range(4)])
+        radii = np.tile([1.0, 1.0, 0.36 * math.sqrt(2) / math.hypot(1, 0.36)], 4)
+    directions = 2 * math.pi * turns + angle
+    return np.stack([radii * np.cos(directions), radii * np.sin(directions)], axis=1)
+
+
+def _cover(label: int, x: float, y: float, side: float, angle: float, height: int, width: int) -> np.ndarray:
+    """How far a shape covers each pixel, uint8 (H, W), 255 wholly; `side` is its circumscribed circle's diameter."""
+    cover = np.zeros((height, width), dtype=np.uint8)
+    outline = _outline(label, angle) * (side / 2)
+    for scale, value in ((1.0, 255), (RING_HOLE, 0)):
+        if value or CLASSES[label] == "ring":
+            corners = np.rint((outline * scale + (x - 0.5, y - 0.5)) * 256).astype(np.int32)  # 8 binary places
+            cv2.fillPoly(cover, [corners], value, cv2.LINE_AA, 8)
+    return cover
+
+
+def _whole_area(label: int, side: float) -> float:
+    """The area of a shape that nothing hides, by the shoelace formula."""
+    x, y = (_outline(label, 0.0) * (side / 2)).T
+    area = abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+    return area * (1 - RING_HOLE**2 if CLASSES[label] == "ring" else 1)
+
+
+def _paint(
+    random: np.random.Generator, picture: np.ndarray, cover: np.ndarray, side: float, ground: np.ndarray
+) -> None:
+    """Fills the covered pixels with a new texture."""
+    x, y, width, height = cv2.boundingRect(cover)
+    part = picture[y : y + height, x : x + width]
+    share = cover[y : y + height, x : x + width, None].astype(np.float32) / 255
+    part += share * (_texture(random, height, width, side, ground) - part)
+
+
+def _texture(random: np.random.Generator, height: int, width: int, side: float, ground: np.ndarray) -> np.ndarray:
+    """A fill that stands out from the ground: plain, striped, dotted, noisy or shaded, float32 (H, W, 3)."""
+    first = _colour(random, ground)
+    second = np.clip(first + random.uniform(25, 60) * random.choice([-1, 1]) + random.uniform(-15, 15, 3), 0, 255)
+    if np.linalg.norm(second - ground) < CONTRAST:
+        second = np.clip(2 * first - second, 0, 255)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    kind = random.integers(5)
+    angle = random.uniform(0, math.pi)
+    across = x * math.cos(angle) + y * math.sin(angle)
+    along = y * math.cos(angle) - x * math.sin(angle)
+    period = max(4.0, side / random.uniform(3, 7))
+    if kind == 0:
+        share = np.zeros((height, width), dtype=np.float32)
+    elif kind == 1:
+        share = (np.sin(across * (2 * math.pi / period)) > 0).astype(np.float32)
+    elif kind == 2:
+        waves = np.sin(across * (2 * math.pi / period)) * np.sin(along * (2 * math.pi / period))
+        share = (waves > 0.3).astype(np.float32)
+    elif kind == 3:
+        share = random.random((height, width), dtype=np.float32)
+    else:
+        share = 0.5 + 0.5 * np.sin(across * (math.pi / max(side, 24.0)) + np.float32(random.uniform(0, 2 * math.pi)))
+    return (first + share[:, :, None] * (second - first)).astype(np.float32)
+
+
+def _colour(random: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A colour (3,) that differs from the ground's by more than `CONTRAST`."""
+    while True:
+        colour = random.uniform(10, 245, 3)
+        if np.linalg.norm(colour - ground) > CONTRAST * 1.2:
+            return colour

@@ -1,0 +1,150 @@
+"""What is wrong with an annotation file: each kind of defect → how often, the first examples, what is done about it.
+
+A kind is one row of `KINDS`. Where the intent is plain the defect is repaired and counted, and one summary tells; where
+it is not, the file is refused, and the refusal lists the refusing kinds all at once, so that a user mends a file in one
+go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+EXAMPLES_KEPT = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of defect.
+
+    found: what it is, in the plural: "boxes without width or height".
+    then: what is done about it, or, for a refusal, what the user can do.
+    """
+
+    found: str
+    then: str
+    refuse: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    # Repaired, and counted.
+    "box_zero_size": Kind("boxes without width or height", "left out: they are no targets"),
+    "box_negative_size": Kind("boxes with negative width or height", "left out: they are no targets"),
+    "box_overhanging": Kind("boxes that reach over the picture's edge", "clipped to the picture"),
+    "box_outside": Kind("boxes wholly outside their picture", "left out: they are no targets"),
+    "box_as_text": Kind("boxes whose numbers are written as text", "read as numbers"),
+    "id_as_text": Kind("ids or sizes written as text", "read as whole numbers"),
+    "id_as_float": Kind("ids or sizes written with a decimal point", "read as whole numbers"),
+    "annotation_id_missing": Kind("annotations without id", "numbered after the last id"),
+    "annotation_id_zero": Kind(
+        "annotations with id 0", "kept; pycocotools never matches such an object, which lowers its figures"
+    ),
+    "annotation_id_twice": Kind("annotations whose id was used before", "all kept"),
+    "object_twice": Kind("objects annotated more than once (same picture, category and box)", "all kept"),
+    "annotation_without_picture": Kind("annotations of pictures that are not listed", "left out"),
+    "crowd_missing": Kind("annotations without `iscrowd`", "taken as 0, a single object"),
+    "area_missing": Kind("annotations without a usable `area`", "width × height taken"),
+    "ignore_flag": Kind("annotations with a true `ignore`", "the flag has no effect, as in pycocotools; use `iscrowd`"),
+    "picture_twice": Kind("pictures listed again with the same file and size", "taken once"),
+    "size_missing": Kind("pictures without `width` and `height`", "read from the files' headers"),
+    "category_name_missing": Kind("categories without a name", "named by their id"),
+    "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
+    "annotations_missing": Kind("files without a list of annotations", "taken as pictures without objects"),
+    # Refused: what was meant is not plain.
+    "entry_not_object": Kind("entries that are not JSON objects", "each must be {…}", refuse=True),
+    "box_malformed": Kind(
+        "boxes that are not four numbers", "write [x, y, width, height], or remove the annotation", refuse=True
+    ),
+    "box_not_finite": Kind("boxes with NaN or infinity", "correct the numbers, or remove the annotation", refuse=True),
+    "annotation_id_malformed": Kind("annotation ids that are not whole numbers", "number the annotations", refuse=True),
+    "annotation_picture_malformed": Kind(
+        "annotations whose `image_id` is no whole number", "name the picture by its id", refuse=True
+    ),
+    "annotation_category_malformed": Kind(
+        "annotations whose `category_id` is no whole number", "name the category by its id", refuse=True
+    ),
+    "category_unknown": Kind(
+        "annotations of categories that are not listed",
+        "add the category to `categories`, or remove the annotations",
+        refuse=True,
+    ),
+    "crowd_malformed": Kind("annotations whose `iscrowd` is neither 0 nor 1", "write 0 or 1", refuse=True),
+    "all_without_picture": Kind(
+        "files none of whose annotations belongs to a listed picture",
+        "check that annotations and pictures are of one set",
+        refuse=True,
+    ),
+    "picture_id_malformed": Kind("picture ids that are not whole numbers", "number the pictures", refuse=True),
+    "picture_id_twice": Kind(
+        "picture ids used for two different pictures", "give each picture an id of its own", refuse=True
+    ),
+    "picture_name_malformed": Kind(
+        "pictures without a usable `file_name`", "name the file, relative to the picture folder", refuse=True
+    ),
+    "size_malformed": Kind(
+        "pictures whose `width` or `height` is no usable number", "correct it, or leave both out", refuse=True
+    ),
+    "size_unreadable": Kind(
+        "pictures without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
+    ),
+    "pictures_missing": Kind("files without pictures", "`images` must list at least one", refuse=True),
+    "categories_missing": Kind("files without categories", "`categories` must list at least one", refuse=True),
+    "category_id_malformed": Kind("category ids that are not whole numbers", "number the categories", refuse=True),
+    "category_id_twice": Kind("category ids used twice", "give each category an id of its own", refuse=True),
+}
+
+
+@dataclass
+class Finding:
+    """How often a kind was met, and where first."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class Findings:
+    """Counts and first examples of each kind of defect, in the order met."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str, Finding] = {}
+
+    def add(self, kind: str, count: int, examples: Iterable[str] = ()) -> None:
+        """Counts `count` more defects of `kind`; of `examples` no more are drawn than are still wanted. A count of 0
+        leaves no trace.
+        """
+        if kind not in KINDS:
+            raise KeyError(kind)
+        if count == 0:
+            return
+        finding = self.by_kind.setdefault(kind, Finding())
+        finding.count += count
+        wanted = EXAMPLES_KEPT - len(finding.examples)
+        if wanted > 0:
+            finding.examples.extend(example for _, example in zip(range(wanted), examples, strict=False))
+
+    def count(self, kind: str) -> int:
+        """How often `kind` was met."""
+        return self.by_kind[kind].count if kind in self.by_kind else 0
+
+    @property
+    def refused(self) -> bool:
+        """True if some finding is of a kind that is refused."""
+        return any(KINDS[kind].refuse for kind in self.by_kind)
+
+    def summary(self) -> str:
+        """One line a kind: count, what, what is done, first examples. Empty if nothing was found."""
+        return self._lines(refuse=False)
+
+    def refusal(self) -> str:
+        """The same for the kinds that are refused."""
+        return self._lines(refuse=True)
+
+    def _lines(self, refuse: bool) -> str:
+        lines = []
+        for kind, finding in self.by_kind.items():
+            row = KINDS[kind]
+            if row.refuse == refuse:
+                more = ", …" if finding.count > len(finding.examples) else ""
+                where = f" ({'; '.join(finding.examples)}{more})" if finding.examples else ""
+                lines.append(f"{finding.count} {row.found}: {row.then}{where}")
+        return "\n".join(lines)

@@ -1,0 +1,215 @@
+"""A COCO annotation file and a picture folder → an index: flat arrays of pictures and their objects.
+Shapes: M pictures, T objects in all, G objects of one picture, K categories. Boxes are float32 (x0, y0, x1, y1),
+half-open, in pixels of the picture; COCO's (x, y, width, height) ends before this file. Label l in 1..K stands
+for `category_ids[l - 1]`; 0 is background.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.annotation_file import read_tables
+from detection.data.findings import Findings
+from detection.data.repairs import (
+    annotation_ids_of,
+    categories_of,
+    corner_boxes,
+    count_repeated_objects,
+    distinct_pictures,
+    find_pictures_and_labels,
+    sizes_of,
+)
+from detection.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetIndex:
+    """Pictures and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
+
+    image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
+    UTF-8, end to end. category_ids int64 (K,) ascending; category_names: K names.
+    offsets int64 (M + 1,): the objects of picture i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
+    labels int64 (T,), crowds bool (T,), annotation_ids int64 (T,) and areas float64 (T,).
+    fingerprint: SHA-256 of all of it but the paths. A subset keeps the fingerprint of the whole that it is cut from.
+    findings: what was repaired.
+    """
+
+    name: str
+    image_root: Path
+    annotation_file: Path
+    image_ids: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    name_bytes: np.ndarray
+    name_offsets: np.ndarray
+    category_ids: np.ndarray
+    category_names: list[str]
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowds: np.ndarray
+    annotation_ids: np.ndarray
+    areas: np.ndarray
+    fingerprint: str
+    findings: Findings
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def file_name(self, i: int) -> str:
+        """The file name of picture i as the annotations give it."""
+        return (
+            self.name_bytes[self.name_offsets[i] : self.name_offsets[i + 1]]
+            .tobytes()
+            .decode("utf-8", "surrogateescape")
+        )
+
+    def path(self, i: int) -> Path:
+        """Where picture i is looked for."""
+        return self.image_root / self.file_name(i)
+
+    def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(boxes (G, 4), labels (G,), crowds (G,)) of picture i, as views."""
+        rows = slice(self.offsets[i], self.offsets[i + 1])
+        return self.boxes[rows], self.labels[rows], self.crowds[rows]
+
+    @property
+    def aspect_ratios(self) -> np.ndarray:
+        """Width by height, float64 (M,)."""
+        return self.widths / self.heights
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> DatasetIndex:
+        """The same split with these pictures alone, in this order."""
+        pictures = np.asarray(indices, dtype=np.int64)
+        objects, offsets = _gather(self.offsets, pictures)
+        letters, name_offsets = _gather(self.name_offsets, pictures)
+        return dataclasses.replace(
+            self,
+            image_ids=self.image_ids[pictures],
+            heights=self.heights[pictures],
+            widths=self.widths[pictures],
+            name_bytes=self.name_bytes[letters],
+            name_offsets=name_offsets,
+            offsets=offsets,
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            crowds=self.crowds[objects],
+            annotation_ids=self.annotation_ids[objects],
+            areas=self.areas[objects],
+        )
+
+    def non_empty(self) -> DatasetIndex:
+        """The pictures with at least one object that is no crowd region: those that can be trained on.
+
+        Raises:
+            UserError: there is none.
+        """
+        before = np.concatenate([[0], np.cumsum(~self.crowds)])
+        kept = np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])
+        if len(kept) == 0:
+            raise UserError(f"{self.annotation_file}: no picture has an object that could be trained on")
+        return self.subset(kept)
+
+    def missing_files(self) -> np.ndarray:
+        """Indices (int64) of the listed pictures that have no file, from one listing of each folder instead of a look
+        at each file.
+        """
+        present: dict[str, set[str]] = {}
+        missing = []
+        for i in range(len(self)):
+            folder, name = os.path.split(self.file_name(i))
+            if folder not in present:
+                try:
+                    present[folder] = set(os.listdir(self.image_root / folder))
+                except OSError:
+                    present[folder] = set()
+            if name not in present[folder]:
+                missing.append(i)
+        return np.array(missing, dtype=np.int64)
+
+    def require_files(self) -> None:
+        """Raises UserError with the count and the first names if listed pictures have no file."""
+        missing = self.missing_files()
+        if len(missing):
+            first = ", ".join(self.file_name(i) for i in missing[:5].tolist()) + (", …" if len(missing) > 5 else "")
+            raise UserError(
+                f"{self.image_root}: lacks {len(missing)} of the {len(self)} pictures that {self.annotation_file} "
+                f"lists ({first}); give the folder that holds them"
+            )
+
+
+def load_index(annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, name: str) -> DatasetIndex:
+    """Reads a COCO-format annotation file into an index named `name`; picture files are looked for under `images`.
+
+    Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind. Pictures are not
+    opened, except those whose size the file leaves out. Of the objects only the boxes are read; outlines are skipped.
+
+    Raises:
+        UserError: the file is unreadable, or holds defects whose intent is not plain: all are listed, with counts and
+        first examples.
+    """
+    annotation_file, image_root = Path(annotations), Path(images)
+    findings = Findings()
+    tables = read_tables(annotation_file, findings)
+    kept = distinct_pictures(tables, findings)
+    image_ids = tables.picture_ids[kept]
+    names = [tables.names[i] for i in kept.tolist()]
+    heights, widths = sizes_of(image_root, image_ids, names, tables.heights[kept], tables.widths[kept], findings)
+    category_ids, category_names = categories_of(tables, findings)
+    picture_rows, labels = find_pictures_and_labels(tables, image_ids, category_ids, findings)
+    boxes, usable = corner_boxes(tables, heights, widths, picture_rows, findings)
+    annotation_ids = annotation_ids_of(tables, findings)
+    if findings.refused:
+        raise UserError(f"{annotation_file}: cannot be used:\n{findings.refusal()}")
+
+    rows = np.flatnonzero(usable)
+    rows = rows[np.argsort(picture_rows[rows], kind="stable")]
+    offsets = np.searchsorted(picture_rows[rows], np.arange(len(image_ids) + 1)).astype(np.int64)
+    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
+    content = {
+        "image_ids": image_ids,
+        "heights": heights.astype(np.int32),
+        "widths": widths.astype(np.int32),
+        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
+        "category_ids": category_ids,
+        "offsets": offsets,
+        "boxes": boxes[rows],
+        "labels": labels[rows],
+        "crowds": tables.crowds[rows],
+        "annotation_ids": annotation_ids[rows],
+        "areas": tables.areas[rows],
+    }
+    count_repeated_objects(content, findings)
+    return DatasetIndex(
+        name=name,
+        image_root=image_root,
+        annotation_file=annotation_file,
+        category_names=category_names,
+        fingerprint=_fingerprint(content, category_names),
+        findings=findings,
+        **content,
+    )
+
+
+def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:
+    digest = hashlib.sha256(json.dumps(category_names).encode())
+    for name, array in content.items():
+        digest.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _gather(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of these parts end to end, the offsets that then divide them)."""
+    lengths = offsets[parts + 1] - offsets[parts]
+    divided = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.arange(divided[-1]) + np.repeat(offsets[parts] - divided[:-1], lengths), divided

@@ -1,0 +1,129 @@
+"""One file with the proposals of a split: image id → boxes and scores, read from disk only where asked for.
+
+Shapes: M pictures, R proposals of one, T of all. The file (see `tensor_file.py`) holds image_ids int64 (M,), offsets
+int64 (M + 1,), boxes float32 (T, 4), in pixels of the original picture, and scores float32 (T,), best first within each
+picture. Its metadata says what made it. `proposal_writer.py` writes it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.index import DatasetIndex
+from detection.data.tensor_file import map_array, read_header
+from detection.errors import UserError
+
+KIND = "proposals"
+_ARRAYS = {
+    "image_ids": np.dtype("<i8"),
+    "offsets": np.dtype("<i8"),
+    "boxes": np.dtype("<f4"),
+    "scores": np.dtype("<f4"),
+}
+
+
+class ProposalStore:
+    """An open store. What is pickled is the path alone, so that loader workers map the file themselves.
+
+    metadata: "kind", "dataset_fingerprint", "rpn_sha256", and whatever else the writer was given (config, versions).
+    image_ids int64 (M,), as stored.
+
+    Raises:
+        UserError: the file is missing, cut short, damaged, or no proposal store.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.metadata, places = read_header(self.path)
+        if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
+            raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")
+        self.image_ids = np.array(map_array(self.path, places["image_ids"]))
+        self._offsets = np.array(map_array(self.path, places["offsets"]))
+        self._boxes = map_array(self.path, places["boxes"])
+        self._scores = map_array(self.path, places["scores"])
+        self._order = np.argsort(self.image_ids, kind="stable")
+        self._sorted_ids = self.image_ids[self._order]
+        total = len(self._scores)
+        sound = self._boxes.shape == (total, 4) and len(self._offsets) == len(self.image_ids) + 1
+        sound = (
+            sound and self._offsets[0] == 0 and self._offsets[-1] == total and bool((np.diff(self._offsets) >= 0).all())
+        )
+        if not sound:
+            raise UserError(f"{self.path}: is damaged: its arrays do not fit together; make it anew")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ProposalStore:
+        """The store at `path`."""
+        return cls(path)
+
+    def __reduce__(self) -> tuple[type[ProposalStore], tuple[Path]]:
+        return ProposalStore, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def boxes(self, image_id: int, limit: int | None = None) -> np.ndarray:
+        """The picture's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original picture: a
+        copy.
+
+        Raises:
+            UserError: the store does not have the picture, or its boxes are damaged.
+        """
+        boxes = np.array(self._boxes[self._rows(image_id, limit)])
+        if not np.isfinite(boxes).all():
+            raise UserError(f"{self.path}: holds NaN or infinite proposals for image {image_id}; make it anew")
+        return boxes
+
+    def scores(self, image_id: int, limit: int | None = None) -> np.ndarray:
+        """The scores float32 (R,) of `boxes`, descending: a copy. Raises what `boxes` raises."""
+        scores = np.array(self._scores[self._rows(image_id, limit)])
+        if not (np.isfinite(scores).all() and (scores[1:] <= scores[:-1]).all()):
+            raise UserError(
+                f"{self.path}: holds scores for image {image_id} that are NaN or not in descending order; make it anew"
+            )
+        return scores
+
+    def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
+        """Makes sure that the store belongs to this data set, and was made by this RPN if its weights' SHA-256 is
+        given.
+
+        Raises:
+            UserError: it does not, with the reason and the remedy.
+        """
+        remedy = "make the proposals anew with tools/propose.py"
+        stored = self.metadata.get("rpn_sha256")
+        if rpn_sha256 is not None and stored != rpn_sha256:
+            raise UserError(
+                f"{self.path}: was made by other RPN weights (SHA-256 {str(stored)[:12]}…, not {rpn_sha256[:12]}…); "
+                + remedy
+            )
+        missing = np.setdiff1d(index.image_ids, self.image_ids)
+        if len(missing):
+            first = ", ".join(map(str, missing[:5].tolist())) + (", …" if len(missing) > 5 else "")
+            raise UserError(
+                f"{self.path}: lacks {len(missing)} of the {len(index)} pictures of {index.name} (image ids {first}); "
+                + remedy
+            )
+        if self.metadata.get("dataset_fingerprint") != index.fingerprint:
+            raise UserError(
+                f"{self.path}: is stale: it was made for other annotations than {index.annotation_file} holds now "
+                f"(fingerprint {str(self.metadata.get('dataset_fingerprint'))[:12]}…, not {index.fingerprint[:12]}…); "
+                + remedy
+            )
+
+    def verify(self) -> None:
+        """Reads the whole store once and raises UserError if any picture's boxes or scores are damaged."""
+        for image_id in self.image_ids.tolist():
+            self.boxes(image_id)
+            self.scores(image_id)
+
+    def _rows(self, image_id: int, limit: int | None) -> slice:
+        place = int(np.searchsorted(self._sorted_ids, image_id))
+        if place == len(self._sorted_ids) or self._sorted_ids[place] != image_id:
+            raise UserError(f"{self.path}: has no proposals for image {image_id}; make them anew with tools/propose.py")
+        row = int(self._order[place])
+        begin, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        return slice(begin, end if limit is None else min(end, begin + limit))

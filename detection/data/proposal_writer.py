@@ -1,0 +1,172 @@
+"""Proposals of one picture after another, in any order → one proposal store; killed, it goes on where it stopped.
+
+What is added lands in small files in `<path>.partial/`, each whole or absent; `finish` joins them into the store in one
+step and removes them. No more than one such file is held in memory. While it is joined the store needs its own size on
+the disk a second time.
+
+Several ranks may write together: rank 0 makes its writer first (that may clear the folder), the others after a barrier;
+each adds pictures of its own and flushes; after another barrier rank 0 alone finishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.proposal_store import KIND
+from detection.data.tensor_file import make_header, map_array, read_header
+from detection.errors import UserError
+from detection.files import atomic_write
+
+CHUNK_BYTES = 1 << 24  # added proposals that are gathered before they go to disk
+
+
+class ProposalWriter:
+    """A store being made.
+
+    metadata: JSON-able, says what makes it: "dataset_fingerprint", "rpn_sha256", config, versions. If `<path>.partial/`
+    was left by a run with the same metadata and pictures, its proposals count; otherwise it is emptied.
+    image_ids: all the pictures that the store will have, each once, in its order.
+
+    Raises:
+        ValueError: an image id twice.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], metadata: Mapping[str, Any], image_ids: Sequence[int] | np.ndarray
+    ) -> None:
+        self.path = Path(path)
+        self.metadata = {**metadata, "kind": KIND}
+        self.image_ids = np.asarray(image_ids, dtype=np.int64)
+        self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
+        if len(self._position) < len(self.image_ids):
+            raise ValueError("an image id stands twice among the pictures of a proposal store")
+        self.folder = self.path.with_name(self.path.name + ".partial")
+        self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self._gathered_bytes = 0
+        self._done = np.zeros(len(self.image_ids), dtype=bool)
+        self._open_folder()
+
+    @property
+    def pending(self) -> np.ndarray:
+        """Image ids (int64) that still lack proposals, in the store's order."""
+        return self.image_ids[~self._done]
+
+    def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray) -> None:
+        """Adds a picture: boxes (R, 4) in pixels of the original picture, scores (R,) descending.
+
+        Adding a picture again changes nothing.
+
+        Raises:
+            ValueError: the picture is none of the store's, or boxes or scores are of the wrong shape, NaN or infinite,
+                or not in order.
+        """
+        boxes = np.asarray(boxes, dtype=np.float32)
+        scores = np.asarray(scores, dtype=np.float32)
+        if boxes.shape != (len(scores), 4) or scores.ndim != 1:
+            raise ValueError(f"image {image_id}: boxes {boxes.shape} and scores {scores.shape} are not (R, 4) and (R,)")
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"image {image_id}: proposals or scores are NaN or infinite")
+        if (scores[1:] > scores[:-1]).any():
+            raise ValueError(f"image {image_id}: scores are not in descending order")
+        if image_id not in self._position:
+            raise ValueError(f"image {image_id} is none of the pictures of {self.path}")
+        position = self._position[image_id]
+        if self._done[position]:
+            return
+        self._done[position] = True
+        self._gathered.append((position, boxes, scores))
+        self._gathered_bytes += boxes.nbytes + scores.nbytes
+        if self._gathered_bytes >= CHUNK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what was added on the disk, where a later writer finds it."""
+        if not self._gathered:
+            return
+        positions = np.array([position for position, _, _ in self._gathered], dtype=np.int64)
+        arrays = {
+            "positions": positions,
+            "counts": np.array([len(scores) for _, _, scores in self._gathered], dtype=np.int64),
+            "boxes": np.concatenate([boxes for _, boxes, _ in self._gathered]),
+            "scores": np.concatenate([scores for _, _, scores in self._gathered]),
+        }
+        header, _ = make_header({name: (array.dtype, array.shape) for name, array in arrays.items()}, {})
+        with atomic_write(self.folder / f"{positions[0]:010d}.chunk") as temporary, temporary.open("wb") as file:
+            file.write(header)
+            for array in arrays.values():
+                file.write(array.tobytes())
+        self._gathered = []
+        self._gathered_bytes = 0
+
+    def finish(self) -> None:
+        """Joins everything into the store at `path` and removes the partial folder.
+
+        Raises:
+            UserError: pictures are still missing.
+        """
+        self.flush()
+        counts = np.full(len(self.image_ids), -1, dtype=np.int64)
+        for positions, chunk_counts, _, _ in self._chunks():
+            counts[positions] = chunk_counts
+        lacking = self.image_ids[counts < 0]
+        if len(lacking):
+            raise UserError(
+                f"{self.path}: proposals of {len(lacking)} pictures are still missing, first image id {lacking[0]}"
+            )
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        total = int(offsets[-1])
+        header, places = make_header(
+            {
+                "image_ids": (np.int64, self.image_ids.shape),
+                "offsets": (np.int64, offsets.shape),
+                "boxes": (np.float32, (total, 4)),
+                "scores": (np.float32, (total,)),
+            },
+            self.metadata,
+        )
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
+            file.write(header)
+            file.write(self.image_ids.tobytes())
+            file.write(offsets.tobytes())
+            for positions, chunk_counts, boxes, scores in self._chunks():
+                end = 0
+                for position, count in zip(positions.tolist(), chunk_counts.tolist(), strict=True):
+                    begin, end = end, end + count
+                    for name, rows in (("boxes", boxes[begin:end]), ("scores", scores[begin:end])):
+                        row_bytes = rows.itemsize * (4 if name == "boxes" else 1)
+                        file.seek(places[name].start + row_bytes * int(offsets[position]))
+                        file.write(rows.tobytes())
+        shutil.rmtree(self.folder)
+
+    def _open_folder(self) -> None:
+        """Takes up a partial folder of the same making, or begins an empty one."""
+        manifest = self.folder / "manifest.json"
+        content = {"metadata": self.metadata, "image_ids": self.image_ids.tolist()}
+        ours = json.dumps(content, sort_keys=True).encode()
+        if manifest.is_file() and manifest.read_bytes() == ours:
+            for positions, _, _, _ in self._chunks():
+                self._done[positions] = True
+            return
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+        with atomic_write(manifest) as temporary:
+            temporary.write_bytes(ours)
+
+    def _chunks(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """(positions, counts, boxes, scores) of each file in the partial folder; a damaged one is removed."""
+        for path in sorted(self.folder.glob("*.chunk")):
+            try:
+                _, places = read_header(path)
+            except UserError:
+                path.unlink()
+                continue
+            yield tuple(map_array(path, places[name]) for name in ("positions", "counts", "boxes", "scores"))

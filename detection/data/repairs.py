@@ -1,0 +1,162 @@
+"""Tables of an annotation file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
+
+Shapes: M pictures, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
+used is decided when all have been called.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.annotation_file import MISSING, Tables
+from detection.data.findings import Findings
+from detection.data.pictures import PictureError, picture_size
+
+ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
+
+
+def distinct_pictures(tables: Tables, findings: Findings) -> np.ndarray:
+    """Rows of the pictures, each id once; an entry that only says the same again is passed over."""
+    ids, first = np.unique(tables.picture_ids, return_index=True)
+    first_of = first[np.searchsorted(ids, tables.picture_ids)]
+    for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.picture_ids != MISSING)).tolist():
+        other = first_of[row]
+        same = tables.names[row] == tables.names[other]
+        same &= bool(tables.heights[row] == tables.heights[other] and tables.widths[row] == tables.widths[other])
+        example = f"id {tables.picture_ids[row]}: {tables.names[other]}" + ("" if same else f" and {tables.names[row]}")
+        findings.add("picture_twice" if same else "picture_id_twice", 1, [example])
+    return np.sort(first)
+
+
+def sizes_of(
+    image_root: Path,
+    image_ids: np.ndarray,
+    names: list[str],
+    heights: np.ndarray,
+    widths: np.ndarray,
+    findings: Findings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths, the absent ones from the files' headers."""
+    for i in np.flatnonzero((heights == 0) | (widths == 0)).tolist():
+        try:
+            heights[i], widths[i] = picture_size(image_root / names[i])
+            findings.add("size_missing", 1, [f"picture {image_ids[i]}"])
+        except PictureError as error:
+            findings.add("size_unreadable", 1, [f"picture {image_ids[i]}: {error}"])
+            heights[i] = widths[i] = 1
+    return heights, widths
+
+
+def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:
+    """(ids ascending, their names)."""
+    ordered = sorted(tables.categories)
+    for (number, name), (following, other) in itertools.pairwise(ordered):
+        if number == following and number != MISSING:
+            findings.add("category_id_twice", 1, [f"category {number}: {name} and {other}"])
+    names = [name for _, name in ordered]
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    findings.add("category_name_twice", len(repeated), repeated)
+    return np.array([number for number, _ in ordered], dtype=np.int64), names
+
+
+def find_pictures_and_labels(
+    tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    """(row in `image_ids`, −1 if not listed; label, 0 if not listed) of each annotation, int64 (T,) both."""
+    picture_rows = _find(image_ids, tables.picture_of)
+    labels = _find(category_ids, tables.category_of) + 1
+    stray = (picture_rows < 0) & (tables.picture_of != MISSING)
+    if len(stray) and stray.all():
+        findings.add("all_without_picture", 1)
+    findings.add("annotation_without_picture", int(stray.sum()), _examples(tables, stray))
+    unknown = (labels == 0) & (tables.category_of != MISSING) & (picture_rows >= 0)
+    examples = (
+        f"category {tables.category_of[row]}: {_example(tables, row)}" for row in np.flatnonzero(unknown).tolist()
+    )
+    findings.add("category_unknown", int(unknown.sum()), examples)
+    return picture_rows, labels
+
+
+def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Position of each wanted id in `known` (distinct, any order), −1 if it is not there."""
+    if len(known) == 0:
+        return np.full(len(wanted), -1, dtype=np.int64)
+    order = np.argsort(known)
+    position = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+    return np.where(known[position] == wanted, position, -1).astype(np.int64)
+
+
+def corner_boxes(
+    tables: Tables, heights: np.ndarray, widths: np.ndarray, picture_rows: np.ndarray, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    """(boxes float32 (T, 4), corners clipped to their pictures; usable bool (T,): those that are left with an area)."""
+    x, y, width, height = tables.boxes.T
+    listed = picture_rows >= 0
+    finite = np.isfinite(tables.boxes).all(axis=1)
+    infinite = listed & ~finite
+    findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
+    sides = [np.append(lengths, 0)[picture_rows] for lengths in (widths, heights)]  # row −1: no picture, no size
+    limits = np.stack(sides * 2, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = np.stack([x, y, x + width, y + height], axis=1)
+        clipped = np.clip(corners, 0, limits)
+        over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
+    boxes = clipped.astype(np.float32)
+    beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
+    usable = listed & finite
+    for kind, fits in (  # each annotation goes to the first kind that fits
+        ("box_negative_size", (width < 0) | (height < 0)),
+        ("box_zero_size", (width == 0) | (height == 0)),
+        ("box_outside", beyond),
+        ("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)),  # too thin for float32
+    ):
+        findings.add(kind, int((usable & fits).sum()), _examples(tables, usable & fits))
+        usable &= ~fits
+    findings.add("box_overhanging", int((usable & over).sum()), _examples(tables, usable & over))
+    return boxes, usable
+
+
+def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
+    """The ids (T,), absent ones numbered after the last."""
+    ids = tables.annotation_ids.copy()
+    zero = ids == 0
+    findings.add("annotation_id_zero", int(zero.sum()), _examples(tables, zero))
+    distinct, count = np.unique(ids, return_counts=True)
+    repeated = (count > 1) & (distinct != MISSING)
+    examples = (f"annotation {number}" for number in distinct[repeated].tolist())
+    findings.add("annotation_id_twice", int((count[repeated] - 1).sum()), examples)
+    absent = np.flatnonzero(ids == MISSING)
+    ids[absent] = max(0, int(ids.max(initial=0))) + 1 + np.arange(len(absent))
+    return ids
+
+
+def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -> None:
+    """Counts objects equal to another of the same picture in label, box and crowd flag."""
+    pictures = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
+    columns = [pictures, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
+    mixed = np.zeros(len(pictures), dtype=np.uint64)
+    for column in columns:
+        mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    order = np.argsort(mixed, kind="stable")
+    equal = np.ones(max(0, len(order) - 1), dtype=bool)
+    for column in columns:
+        equal &= column[order[1:]] == column[order[:-1]]
+    rows = order[1:][equal]
+    examples = (
+        f"annotation {content['annotation_ids'][row]} of image {content['image_ids'][pictures[row]]}"
+        for row in rows.tolist()
+    )
+    findings.add("object_twice", len(rows), examples)
+
+
+def _example(tables: Tables, row: int) -> str:
+    number = tables.annotation_ids[row]
+    return f"annotation {'without id' if number == MISSING else number} of image {tables.picture_of[row]}"
+
+
+def _examples(tables: Tables, mask: np.ndarray) -> list[str]:
+    return [_example(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]
