@@ -1,11 +1,22 @@
-"""ResNeXt and ResNet networks for any detector: images → feature maps, with weights from every public source."""
+"""ResNeXt and ResNet networks for any detector: images → feature maps, with weights from every public source.
+
+    from backbones import create_backbone
+    backbone = create_backbone("resnext50_32x4d", weights="torchvision/IMAGENET1K_V2", outputs=("c3", "c4", "c5"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .factory import create_backbone, create_c4, create_classifier
-from .input_format import IMAGENET, InputFormat
-from .normalization import fold_batch_norm
-from .resnext import Backbone, ResNeXt
-from .variants import VARIANTS, Variant
+
+if TYPE_CHECKING:
+    from .factory import create_backbone, create_c4, create_classifier
+    from .input_format import IMAGENET, InputFormat
+    from .normalization import fold_batch_norm
+    from .resnext import Backbone, ResNeXt
+    from .variants import VARIANTS, Variant
 
 __all__ = [
     "IMAGENET",
@@ -20,3 +31,23 @@ __all__ = [
     "create_classifier",
     "fold_batch_norm",
 ]
+
+_MODULES = {
+    "IMAGENET": "input_format",
+    "VARIANTS": "variants",
+    "Backbone": "resnext",
+    "InputFormat": "input_format",
+    "ResNeXt": "resnext",
+    "Variant": "variants",
+    "create_backbone": "factory",
+    "create_c4": "factory",
+    "create_classifier": "factory",
+    "fold_batch_norm": "normalization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: who only wants an error class or a download does not wait for torch.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
