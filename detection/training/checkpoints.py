@@ -1,0 +1,212 @@
+"""The state of a run ↔ a folder of checkpoints: atomic, verified, and enough to continue to the same bits.
+
+    <folder>/checkpoint_00000500.pt    after 500 steps; the newest `keep` of them stay
+    <folder>/best.pt                   the best by the evaluation, if the run asks for one
+    <folder>/*.damaged                 a checkpoint that failed its checksum, put aside
+
+All ranks of a run see the same folder: rank 0 writes, all read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detection.errors import UserError
+from detection.training.artifacts import DamagedFile, load_artifact, save_artifact
+from detection.training.distributed import gather_objects, is_main, on_main, rank
+from detection.training.random_state import capture_random_state, restore_random_state
+
+_NAME = re.compile(r"checkpoint_(\d+)\.pt")
+
+
+@dataclass
+class TrainingState:
+    """All that a run changes as it goes.
+
+    Attributes:
+        network: the network itself, not its DDP wrapper.
+        optimizer: with its momentum buffers.
+        scaler: the loss scale of fp16; None otherwise.
+        step: updates done so far.
+        evaluated: the step of the last periodic evaluation that was done.
+        elapsed: seconds of training so far, over all the sessions of the run.
+        best: the highest value of each evaluation figure so far.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    step: int = 0
+    evaluated: int = 0
+    elapsed: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+
+
+class Checkpointer:
+    """Writes and reads the checkpoints of one run.
+
+    Args:
+        folder: the run's output folder.
+        provenance: what the run is made of (config, dataset fingerprint, weights' SHA-256 …; JSON-able). A checkpoint
+            of another one is refused.
+        keep: how many checkpoints stay; at least 2 if one is to survive damage to the newest.
+        warn: where a warning goes (a damaged checkpoint was put aside).
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        provenance: Mapping[str, Any],
+        *,
+        keep: int = 2,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        if keep < 1:
+            raise UserError(f"the number of checkpoints to keep must be at least 1, not {keep}")
+        self.folder = Path(folder)
+        self.provenance = json.loads(json.dumps(dict(provenance), sort_keys=True, default=str))
+        self._keep = keep
+        self._warn = warn
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint by its name, unread; None if there is none."""
+        found = self._all()
+        return found[-1] if found else None
+
+    def save(self, state: TrainingState) -> Path:
+        """Writes a checkpoint of `state`; older ones are pruned after it is on disk and verified. Every rank calls
+        this.
+
+        Raises:
+            UserError: it cannot be written. The earlier checkpoints are untouched.
+        """
+        path = self.folder / f"checkpoint_{state.step:08d}.pt"
+        self._write(state, path)
+        if is_main():
+            for old in self._all()[: -self._keep]:
+                old.unlink(missing_ok=True)
+        return path
+
+    def save_best(self, state: TrainingState) -> Path:
+        """Writes `best.pt`, which pruning leaves alone. Every rank calls this."""
+        path = self.folder / "best.pt"
+        self._write(state, path)
+        return path
+
+    def resume(self, state: TrainingState) -> bool:
+        """Fills `state`, and sets the random generators, from the newest checkpoint that is whole; False if the folder
+        holds none. Every rank calls this.
+
+        A damaged one is put aside as `.damaged` with a warning, and the one before it is taken.
+
+        Raises:
+            UserError: checkpoints exist and none is whole; or they belong to another run (the keys that differ are
+                listed), or to another network.
+        """
+        path = on_main(self._newest_whole)
+        if path is None:
+            return False
+        if not path.is_file():
+            raise UserError(
+                f"rank {rank()} on {socket.gethostname()} does not see {path}: all machines of a run need one output "
+                "folder (a shared file system)"
+            )
+        content = load_artifact(path, "checkpoint")
+        self._fill(state, content, path)
+        return True
+
+    def _all(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            (p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem.split("_")[1])
+        )
+
+    def _write(self, state: TrainingState, path: Path) -> None:
+        randoms = gather_objects(capture_random_state())
+        on_main(
+            lambda: save_artifact(
+                path,
+                "checkpoint",
+                provenance=json.dumps(self.provenance, sort_keys=True),
+                step=state.step,
+                evaluated=state.evaluated,
+                elapsed=state.elapsed,
+                best=dict(state.best),
+                network=state.network.state_dict(),
+                optimizer=state.optimizer.state_dict(),
+                scaler=None if state.scaler is None else state.scaler.state_dict(),
+                random=randoms,
+            )
+        )
+
+    def _newest_whole(self) -> Path | None:
+        for leftover in self.folder.glob(".*.pt.*.tmp"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        candidates = self._all()
+        for path in reversed(candidates):
+            try:
+                load_artifact(path, "checkpoint")
+            except DamagedFile as error:
+                # Put aside, because by its number it would otherwise stay "the newest" and have good ones pruned.
+                path.rename(path.with_suffix(".damaged"))
+                self._warn(
+                    f"warning: {error}. It is kept as {path.with_suffix('.damaged').name}; the one before is taken."
+                )
+            else:
+                return path
+        if candidates:
+            raise UserError(
+                f"no checkpoint in {self.folder} is whole ({len(candidates)} tried): start anew in another folder"
+            )
+        return None
+
+    def _check_provenance(self, path: Path, text: str) -> None:
+        theirs, ours = _flat(json.loads(text)), _flat(self.provenance)
+        different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+        if different:
+            lines = [
+                f"{key}: {theirs.get(key, 'absent')} in the checkpoint, {ours.get(key, 'absent')} now"
+                for key in different
+            ]
+            raise UserError(
+                f"{path} belongs to another run. "
+                + "; ".join(lines)
+                + ". Give the same settings and data, or another output folder."
+            )
+
+    def _fill(self, state: TrainingState, content: dict[str, Any], path: Path) -> None:
+        try:
+            self._check_provenance(path, content["provenance"])
+            state.network.load_state_dict(content["network"])
+            state.optimizer.load_state_dict(content["optimizer"])
+            if state.scaler is not None and content["scaler"] is not None:
+                state.scaler.load_state_dict(content["scaler"])
+            state.step, state.evaluated, state.elapsed = content["step"], content["evaluated"], content["elapsed"]
+            state.best = dict(content["best"])
+            # With more ranks than before, the new ones draw as a fresh process would.
+            if rank() < len(content["random"]):
+                restore_random_state(content["random"][rank()])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} does not fit this run: {' '.join(str(error).split())[:500]}") from error
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {
+        name: leaf
+        for part, item in value.items()
+        for name, leaf in _flat(item, f"{key}.{part}" if key else str(part)).items()
+    }

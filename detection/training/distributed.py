@@ -1,0 +1,251 @@
+"""Several processes as one training run: joining torchrun's group, exchanging small values, and errors that name the
+rank.
+
+Without torchrun every function here works for the one process there is: rank 0 of 1. With it, each process joins by the
+environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): over gloo on a CPU, over NCCL
+on GPUs. Every exchange has a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from detection.errors import UserError
+
+T = TypeVar("T")
+
+# gloo and NCCL raise plain RuntimeErrors; these words of theirs tell them from others.
+_EXCHANGE_ERRORS = ("gloo", "Gloo", "NCCL", "ProcessGroup", "TCPStore", "pair closure", "by peer", "Broken pipe")
+_PROGRESS_KEY = "detection/progress/{rank}"
+_store: dist.Store | None = None  # the group's key-value store; holds how far each rank has come, for error messages
+
+
+class DistributedError(UserError):
+    """An exchange between ranks failed or took longer than its time limit; the message names the ranks."""
+
+
+def rank() -> int:
+    """This process's number, 0 … world_size − 1."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks (rank 0)."""
+    return rank() == 0
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has restarted this group (`--max-restarts`): the run then continues without being asked to.
+
+    Every rank calls this: of several machines, only the agent of the one that failed counts its restarts.
+    """
+    return any(count != "0" for count in gather_objects(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+
+
+@contextlib.contextmanager
+def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterator[torch.device]:
+    """Joins torchrun's group for the length of the block and yields the device of this process.
+
+    Args:
+        device: "auto" (CUDA where there is a GPU, otherwise the CPU), "cpu", "cuda" (the GPU of this process's
+            LOCAL_RANK), or one GPU by its number ("cuda:1").
+        time_limit: seconds that any exchange, and the joining itself, may take. It must be above the longest time that
+            one rank may keep the others waiting (writing a checkpoint, an evaluation).
+
+    Raises:
+        DistributedError: the group does not come together within the time limit.
+        UserError: CUDA is asked for and missing, or this machine has fewer GPUs than processes.
+    """
+    global _store
+    world, this_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = _choose_device(device)
+    if world == 1:
+        yield chosen
+        return
+    limit = timedelta(seconds=time_limit)
+    try:
+        _store, _, _ = next(iter(dist.rendezvous("env://", timeout=limit)))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun on one machine keeps its store over restarts, and with it the addresses of processes that are
+            # gone. (On several it opens a new one, and their counts may differ.)
+            _store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo", store=_store, rank=this_rank, world_size=world, timeout=limit
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DistributedError(
+            f"rank {this_rank} of {world} on {socket.gethostname()} could not join the others "
+            f"(time limit {time_limit:g} s) at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: "
+            f"{_first_line(error)}. "
+            "Start every process by torchrun, with the same --nnodes and --rdzv-endpoint on each machine."
+        ) from error
+    try:
+        yield chosen
+    finally:
+        _store = None
+        dist.destroy_process_group()
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(
+            f'device "{name}" was asked for, but PyTorch sees no GPU here: use "cpu", or install PyTorch with CUDA'
+        )
+    number = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"process {number} of this machine has no GPU of its own: PyTorch sees {torch.cuda.device_count()}. "
+            "Lower --nproc-per-node."
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def barrier() -> None:
+    """Waits until every rank has come here."""
+    if world_size() > 1:
+        with explained("waiting for each other"):
+            dist.barrier()
+
+
+def gather_objects(value: T) -> list[T]:
+    """`value` of every rank, in rank order, on every rank (picklable values between our own processes)."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    with explained("gathering values"):
+        dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def gather_numbers(numbers: torch.Tensor) -> list[list[float]]:
+    """A row of numbers (C,) from every rank → one list for each rank, on every rank. Waits for the device."""
+    if world_size() == 1:
+        return [numbers.tolist()]
+    rows = [torch.empty_like(numbers) for _ in range(world_size())]
+    with explained("gathering figures"):
+        dist.all_gather(rows, numbers)
+    return cast("list[list[float]]", torch.stack(rows).tolist())
+
+
+def maximum_over_ranks(number: torch.Tensor) -> None:
+    """Replaces `number` () by the largest of all ranks' without waiting for the device."""
+    if world_size() > 1:
+        with explained("comparing a flag"):
+            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's `value`, on every rank."""
+    if world_size() == 1:
+        return value
+    holder: list[Any] = [value]
+    with explained("sending from rank 0"):
+        dist.broadcast_object_list(holder, src=0)
+    return cast(T, holder[0])
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Runs `action` on rank 0 alone and returns its result on every rank.
+
+    A UserError there is raised on every rank, so that none waits for the others.
+    """
+    if world_size() == 1:
+        return action()
+    result: T | None = None
+    failure: UserError | None = None
+    if is_main():
+        try:
+            result = action()
+        except UserError as error:
+            failure = error
+    message, result = broadcast_object((None if failure is None else str(failure), result))
+    if message is not None:
+        raise failure or UserError(message)
+    return cast(T, result)
+
+
+def require_same(what: str, values: Mapping[str, Any]) -> None:
+    """Makes sure that all ranks hold the same `values` (JSON-able).
+
+    Raises:
+        UserError: on every rank, naming the first rank that differs from rank 0 and the keys in which it does.
+    """
+    everywhere = gather_objects(json.dumps(dict(values), sort_keys=True, default=str))
+    for other, text in enumerate(everywhere):
+        if text != everywhere[0]:
+            ours, theirs = json.loads(everywhere[0]), json.loads(text)
+            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            raise UserError(
+                f"rank {other} and rank 0 disagree on {what}: {', '.join(keys)}. "
+                "Start every rank with the same arguments, files and versions."
+            )
+
+
+def report_progress(text: str) -> None:
+    """Leaves a note on how far this rank has come, which the others quote if an exchange fails. Costs microseconds."""
+    if _store is not None:
+        with contextlib.suppress(RuntimeError):
+            _store.set(_PROGRESS_KEY.format(rank=rank()), text)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns a failed or overdue exchange in the block into a DistributedError that says how far each rank had come."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not _is_exchange_failure(error):
+            raise
+        raise DistributedError(
+            f"rank {rank()} of {world_size()} on {socket.gethostname()}: {what} failed: {_first_line(error)}. "
+            f"How far each rank had come: {_progress()}. "
+            "Look at the output of the rank that is behind or gone; start again with --resume."
+        ) from error
+
+
+def _is_exchange_failure(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    return any(mark in str(error) for mark in _EXCHANGE_ERRORS)
+
+
+def _progress() -> str:
+    notes: Sequence[str] = [_progress_of(other) for other in range(world_size())]
+    return ", ".join(f"rank {other}: {note}" for other, note in enumerate(notes))
+
+
+def _progress_of(other: int) -> str:
+    key = _PROGRESS_KEY.format(rank=other)
+    try:
+        if _store is None or not _store.check([key]):
+            return "not begun"
+        return _store.get(key).decode()
+    except RuntimeError:  # the store went with the process that kept it
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    """What an exchange's error says, without the place in the library's source and its advice."""
+    line = str(error).strip().split("\n")[0]
+    return re.sub(r"\[\S*\.cc:\d+\] ", "", line).split(". ")[0].rstrip(".")

@@ -1,0 +1,240 @@
+"""Figures of a run → a progress line on the terminal, a JSONL file, and TensorBoard curves.
+
+    <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}
+    <folder>/tensorboard/   the same figures, if TensorBoard is installed
+
+Only rank 0 writes and speaks. Durations come from a monotonic clock, numbers are formatted the same in every locale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from detection.errors import UserError
+from detection.files import atomic_write
+from detection.training.distributed import is_main
+
+
+class TrainingLog:
+    """The log of one run.
+
+    Args:
+        folder: where the files go; None to write none.
+        name: what the progress line begins with ("rpn").
+        stream: where the progress line goes; a single line that is updated on a terminal, plain lines elsewhere.
+        tensorboard: write TensorBoard files too; where it is not installed, one message says so.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        name: str = "train",
+        stream: TextIO | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self._folder = None if folder is None or not is_main() else Path(folder)
+        self._name = name
+        self._stream = stream if stream is not None else sys.stderr
+        self._on_terminal = self._stream.isatty()
+        self._line_open = False
+        self._wants_tensorboard = tensorboard
+        self._file: TextIO | None = None
+        self._writer: Any = None
+
+    def start(self, step: int, evaluated: int) -> None:
+        """Opens the files for a run that goes on after `step`; entries of later steps, left by a session that was
+        killed, are removed.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        if self._folder is None:
+            return
+        path = self._folder / "log.jsonl"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _rewind(path, {"train": step, "evaluation": evaluated})
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        if self._wants_tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
+            except ImportError:
+                self.message("TensorBoard is not installed: its curves are left out, log.jsonl has the same figures")
+            else:
+                self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+
+    def train(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        """Writes the figures of a training interval and shows the progress line.
+
+        `figures`: the losses by name ("loss" is their sum), and "lr", "images_per_second", "data_wait" (share, 0–1),
+        "memory_mib", "time_left" (seconds).
+        """
+        if not is_main():
+            return
+        self._write("train", step, figures)
+        self._show(_progress_line(self._name, step, steps, figures))
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes and shows the figures of a periodic evaluation."""
+        if not is_main():
+            return
+        self._write("evaluation", step, figures)
+        self.message(
+            f"{self._name} step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        )
+
+    def message(self, text: str) -> None:
+        """Shows one line that stays."""
+        if not is_main():
+            return
+        self._end_line()
+        self._print(text + "\n")
+
+    def close(self) -> None:
+        """Ends the progress line and closes the files."""
+        self._end_line()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what a full disk has kept from being written was reported by _write
+                self._file.close()
+            self._file = None
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._writer = None
+
+    def _write(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
+        if self._folder is None:
+            return
+        # JSON has no NaN (an AP where no class was to be found): null stands for it.
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        try:
+            if self._file is not None:
+                self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
+                self._file.flush()
+            if self._writer is not None:
+                for name, value in figures.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            raise UserError(
+                f"the log in {self._folder} cannot be written: {error.strerror or error}. "
+                "Free space and start again with --resume."
+            ) from error
+
+    def _show(self, line: str) -> None:
+        if self._on_terminal:
+            width = shutil.get_terminal_size().columns
+            self._print("\r" + line[: width - 1] + "\x1b[K")
+            self._line_open = True
+        else:
+            self._print(line + "\n")
+
+    def _end_line(self) -> None:
+        if self._line_open:
+            self._print("\n")
+            self._line_open = False
+
+    def _print(self, text: str) -> None:
+        # A closed terminal (a lost connection) must not end a run that lasts days.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
+
+
+class Stopwatch:
+    """Times an interval between log entries: pace, waiting for data, time left.
+
+    The time left follows the pace of the last intervals, with what was done aside: evaluations and checkpoints. The
+    images per second and the share of waiting leave that out.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited = self._aside = 0.0
+        self._paces: deque[tuple[float, int]] = deque(maxlen=20)  # (seconds, steps) of an interval
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for data."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """The block does something else than training."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside += time.monotonic() - began
+
+    def lap(self, steps: int, global_batch: int, steps_left: int) -> dict[str, float]:
+        """Ends the interval, in which `steps` steps were done, and begins the next. Seconds, images/s, shares (0–1)."""
+        now = time.monotonic()
+        self._paces.append((now - self._began, steps))
+        seconds = max(now - self._began - self._aside, 1e-9)
+        figures = {
+            "images_per_second": steps * global_batch / seconds,
+            "data_wait": self._waited / seconds,
+            "time_left": steps_left * sum(s for s, _ in self._paces) / sum(n for _, n in self._paces),
+        }
+        self._began, self._waited, self._aside = now, 0.0, 0.0
+        return figures
+
+
+def format_duration(seconds: float) -> str:
+    """4000 → "1:06:40"; 75 → "1:15"; days in front where there are any.
+
+    >>> [format_duration(s) for s in (75, 4000, 200_000)]
+    ['1:15', '1:06:40', '2d 7:33:20']
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02d}:{rest:02d}" if days or hours else f"{minutes}:{rest:02d}"
+    return f"{days}d {clock}" if days else clock
+
+
+_MEASURES = ("lr", "gradient_norm", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed")
+
+
+def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float]) -> str:
+    losses = "  ".join(f"{term} {value:.4f}" for term, value in figures.items() if term not in _MEASURES)
+    return (
+        f"{name} {step}/{steps}  {losses}  lr {figures['lr']:.3g}  {figures['images_per_second']:.3g} images/s  "
+        f"waiting for data {figures['data_wait']:.0%}  {figures['memory_mib']:.0f} MiB  "
+        f"{format_duration(figures['time_left'])} left"
+    )
+
+
+def _rewind(path: Path, last_steps: Mapping[str, int]) -> None:
+    """Keeps the lines of `path` whose step is at most that of their kind; a killed process's unfinished line goes."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = []
+    for line in text.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            if line.endswith("\n") and entry["step"] <= last_steps[entry["kind"]]:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    if "".join(kept) != text:
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")

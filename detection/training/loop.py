@@ -1,0 +1,312 @@
+"""Network + batches + optimizer → trained network: the one loop that every stage trains by.
+
+Legend: N images of a micro-batch, W ranks, B the global batch (images that all ranks together see in one step).
+
+The network returns a dict of **per-image** losses (N,). A step's loss is `sum over terms and images / B`, so that its
+gradient does not depend on how the images are spread over ranks and micro-batches. (DDP averages gradients over the
+ranks; a factor W undoes it.)
+
+    one GPU:       python tools/train_rpn.py …
+    eight GPUs:    torchrun --nproc-per-node 8 tools/train_rpn.py …
+    two machines:  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:PORT tools/train_rpn.py …
+                   (the same on both, with an output folder that both see)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from detection.errors import UserError
+from detection.training.checkpoints import Checkpointer, TrainingState
+from detection.training.distributed import (
+    explained,
+    maximum_over_ranks,
+    on_main,
+    report_progress,
+    require_same,
+    world_size,
+)
+from detection.training.logging import Stopwatch, TrainingLog
+from detection.training.loss_watch import LossWatch
+from detection.training.memory import memory_in_use
+from detection.training.micro_batches import TrainingBatch, backward, backward_or_halve
+from detection.training.optimizer import set_learning_rate
+from detection.training.random_state import preserved_random_state
+from detection.training.run_lock import run_lock
+from detection.training.signals import StopRequested, StopSignals
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        step: updates done in the whole run.
+        signal: the signal that ended it early; 0 if all steps are done.
+        metrics: the figures of the last periodic evaluation in this session.
+    """
+
+    step: int
+    signal: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.signal == 0
+
+    @property
+    def exit_status(self) -> int:
+        """For a tool: 0 when finished, 128 + signal when interrupted, so that `train_a && train_b` does not go on."""
+        return 128 + self.signal if self.signal else 0
+
+
+def train(
+    network: nn.Module,
+    batches: Callable[[int], Iterable[TrainingBatch]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    schedule: Callable[[int], float],
+    global_batch: int,
+    accumulation: int = 1,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    clip_norm: float | None = None,
+    checkpointer: Checkpointer | None = None,
+    checkpoint_every: int = 0,
+    resume: bool = False,
+    log: TrainingLog | None = None,
+    log_every: int = 20,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    keep_best: str | None = None,
+) -> Outcome:
+    """Trains `network`, which lies on `device`, in place until `steps` updates are done or a signal asks for the end.
+
+    Args:
+        network: batch → dict of per-image losses (N,), connected to all trainable parameters whatever the batch holds.
+        batches: first step (from 0) → the micro-batches from that step on, exactly `accumulation` of them a step, of
+            this rank's share.
+        optimizer: over the network's parameters.
+        steps: updates in the whole run.
+        schedule: step (from 0) → learning rate.
+        global_batch: images of a step over all ranks and micro-batches.
+        autocast: bfloat16 or float16 (with loss scaling); None computes in float32.
+        clip_norm: the gradient's norm is clipped to it.
+        checkpointer: None keeps no checkpoints. A last one is written at the end and upon SIGINT, SIGTERM, SIGUSR1; one
+            every `checkpoint_every` steps, and one before every evaluation.
+        resume: go on from the newest checkpoint, to the same bits as if there had been no break. Without it a folder
+            that holds checkpoints is refused.
+        log, log_every: figures every so many steps.
+        evaluate, evaluate_every: step → figures, every so many steps, on every rank; it may use the network as it
+            likes, but not train it.
+        keep_best: the figure (more is better) by which the best checkpoint is kept as best.pt.
+
+    Finite numbers: a step whose losses or gradient are not finite never changes the weights. On a CPU each step is
+    checked before its update. A GPU is not waited for at every step: the check stays on it as a flag by which the fused
+    optimizer skips the update, and the host reads the flag at the log's pace and before every checkpoint. float16's
+    overflowing gradients are skipped by the loss scale as usual; its losses are watched like the others.
+
+    Raises:
+        UserError: a loss that is not finite (its terms, step, image ids, the last good checkpoint); a checkpoint that
+            cannot be written or does not belong to the run; batches that end early or do not add up to the global
+            batch; ranks that disagree or are lost.
+    """
+    world = world_size()
+    if accumulation < 1 or global_batch < world * accumulation:
+        raise UserError(
+            f"a global batch of {global_batch} leaves some of {world} rank(s) × {accumulation} micro-batch(es) without "
+            "an image: lower the number of ranks or the accumulation, or raise the global batch"
+        )
+    log = log or TrainingLog()
+    scaler = torch.amp.GradScaler(device.type) if autocast == torch.float16 else None
+    state = TrainingState(network, optimizer, scaler)
+    metrics: dict[str, float] = {}
+    lock = run_lock(checkpointer.folder) if checkpointer is not None else contextlib.nullcontext()
+    with lock, StopSignals() as signals, explained("exchanging gradients"), contextlib.closing(log):
+        _begin(state, checkpointer, resume, log)
+        require_same("the run", _plan(network, state.step, steps, global_batch, accumulation))
+        parallel = _wrapped(network, device).train()
+        stream = _stream(batches, state.step)
+        watch = LossWatch(device, global_batch, last_good=partial(_last_good, checkpointer), scaled=scaler is not None)
+        looks_late = _skips_on_device(optimizer, device)
+        stopwatch, began, logged, signal = Stopwatch(), time.monotonic() - state.elapsed, state.step, 0
+
+        gradient = partial(
+            backward, parallel, device=device, factor=world / global_batch, autocast=autocast, scaler=scaler
+        )
+
+        def is_due(every: int) -> bool:
+            return every > 0 and state.step % every == 0
+
+        def save() -> None:
+            state.elapsed = time.monotonic() - began
+            if checkpointer is not None:
+                with stopwatch.aside():
+                    checkpointer.save(state)
+
+        while True:
+            if evaluate is not None and is_due(evaluate_every) and state.evaluated < state.step:
+                try:
+                    with signals.raising(), stopwatch.aside():
+                        metrics = _evaluated(evaluate, state, checkpointer, keep_best)
+                except StopRequested as stop:  # the checkpoint from before the evaluation stands, and will be evaluated
+                    return Outcome(state.step, stop.signal, metrics)
+                log.evaluation(state.step, metrics)
+                save()
+            if signal or state.step == steps:
+                return Outcome(state.step, signal, metrics)
+
+            rate = schedule(state.step)
+            set_learning_rate(optimizer, rate)
+            report_progress(f"loading the images of step {state.step + 1}")
+            with stopwatch.waiting():
+                parts = _next(stream, accumulation, state.step + 1)
+            report_progress(f"computing step {state.step + 1}")
+            watch.step(state.step + 1, backward_or_halve(gradient, parts, optimizer, log.message))
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            norm = _clipped(network, clip_norm)
+            watch.gradients(norm)
+            if looks_late:
+                maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
+
+            state.step += 1
+            save_due = (
+                is_due(checkpoint_every) or (evaluate is not None and is_due(evaluate_every)) or state.step == steps
+            )
+            log_due = is_due(log_every) or state.step == steps
+            if not looks_late or save_due or log_due or (world == 1 and signals.received):
+                signal = watch.check(signals.received)
+            _update(optimizer, scaler, watch.bad)
+            optimizer.zero_grad(set_to_none=True)
+
+            if log_due:
+                figures = watch.means() | {
+                    "lr": rate,
+                    "gradient_norm": float(norm),
+                    "memory_mib": memory_in_use(device),
+                }
+                figures |= stopwatch.lap(state.step - logged, global_batch, steps - state.step)
+                log.train(state.step, steps, figures | {"elapsed": time.monotonic() - began})
+                logged = state.step
+            if save_due or signal:
+                save()
+
+
+def _begin(state: TrainingState, checkpointer: Checkpointer | None, resume: bool, log: TrainingLog) -> None:
+    resumed = False
+    if checkpointer is not None and resume:
+        resumed = checkpointer.resume(state)
+    elif checkpointer is not None and on_main(checkpointer.latest) is not None:
+        raise UserError(
+            f"{checkpointer.folder} holds checkpoints of an earlier run: continue it with --resume, or choose another "
+            "output folder"
+        )
+    log.start(state.step, state.evaluated)
+    if resume:
+        log.message(
+            f"continuing after step {state.step}" if resumed else "no checkpoint yet: starting from the beginning"
+        )
+
+
+def _plan(network: nn.Module, step: int, steps: int, global_batch: int, accumulation: int) -> dict[str, object]:
+    """What the ranks must agree on."""
+    shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
+    return {
+        "step": step,
+        "steps": steps,
+        "global_batch": global_batch,
+        "accumulation": accumulation,
+        "parameters": shapes,
+        "PyTorch": torch.__version__,
+    }
+
+
+def _wrapped(network: nn.Module, device: torch.device) -> nn.Module:
+    if world_size() == 1:
+        return network
+    # By DDP's default, running statistics follow rank 0's, which are those that a checkpoint holds.
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
+
+
+def _stream(batches: Callable[[int], Iterable[TrainingBatch]], first_step: int) -> Iterator[TrainingBatch]:
+    # A loader draws a seed for its workers when it is asked for its first batch. A resumed run opens one more loader
+    # than an unbroken one, so that draw must leave no trace.
+    with preserved_random_state():
+        iterator = iter(batches(first_step))
+        first = list(itertools.islice(iterator, 1))
+    yield from first
+    yield from iterator
+
+
+def _next(stream: Iterator[TrainingBatch], count: int, step: int) -> list[TrainingBatch]:
+    parts = list(itertools.islice(stream, count))
+    if len(parts) < count:
+        raise UserError(f"the batches ended in step {step}: the loader was given fewer steps than the training call")
+    return parts
+
+
+def _clipped(network: nn.Module, clip_norm: float | None) -> Tensor:
+    """The norm () of the whole gradient, as it was before clipping; stays on the device."""
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    if clip_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip_norm)
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def _skips_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Whether the optimizer skips a bad update by a flag on the GPU; if not, the host looks before each update."""
+    return device.type == "cuda" and _is_fused(optimizer)
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, bad: Tensor) -> None:
+    if scaler is not None:
+        scaler.step(optimizer)
+        scaler.update()
+    elif _is_fused(optimizer):
+        # The attribute by which GradScaler, too, has a fused optimizer skip an update.
+        optimizer.found_inf = bad  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    else:
+        optimizer.step()
+
+
+def _evaluated(
+    evaluate: Callable[[int], dict[str, float]],
+    state: TrainingState,
+    checkpointer: Checkpointer | None,
+    keep_best: str | None,
+) -> dict[str, float]:
+    with preserved_random_state():
+        metrics = evaluate(state.step)
+    state.network.train()
+    state.evaluated = state.step
+    if keep_best is not None and keep_best not in metrics:
+        raise UserError(f'the evaluation has no figure "{keep_best}" to keep the best by: it has {", ".join(metrics)}')
+    better = {name: value for name, value in metrics.items() if value > state.best.get(name, float("-inf"))}
+    state.best |= better
+    if keep_best in better and checkpointer is not None:
+        checkpointer.save_best(state)
+    return metrics
+
+
+def _last_good(checkpointer: Checkpointer | None) -> str:
+    newest = checkpointer.latest() if checkpointer is not None else None
+    return f"The last good checkpoint is {newest}." if newest else "There is no checkpoint yet."

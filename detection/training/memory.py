@@ -1,0 +1,56 @@
+"""Memory: what a run holds, and an allocation that failed → an error that says what to lower."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detection.errors import UserError
+
+_MEBIBYTE = 1 << 20
+
+
+class OutOfMemory(UserError):
+    """An allocation failed; the message names the micro-batch and what to lower."""
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Mebibytes: on a GPU the most that tensors have taken so far, on a CPU what the process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _MEBIBYTE
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / _MEBIBYTE
+    except (OSError, ValueError, IndexError):  # no /proc outside Linux
+        import resource  # absent on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEBIBYTE  # the peak; in bytes on macOS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU PyTorch has a class for it, on a CPU a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def memory_explained(batch: Any) -> Iterator[None]:
+    """Turns a failed allocation in the block, which works on `batch`, into an OutOfMemory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        images = getattr(batch, "images", None)
+        size = f" of {images.shape[-2]} × {images.shape[-1]} pixels" if isinstance(images, torch.Tensor) else ""
+        raise OutOfMemory(
+            f"out of memory on a micro-batch of {len(batch)} image(s){size} (image ids {batch.image_ids.tolist()}). "
+            "Raise the accumulation, so that a micro-batch holds fewer images; or lower the image size. "
+            f"PyTorch says: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,97 @@
+"""The micro-batches of one step → its gradient, and the losses of each.
+
+Legend: N images of a micro-batch, W ranks, B the global batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from detection.training.distributed import world_size
+from detection.training.memory import OutOfMemory, memory_explained
+
+
+class TrainingBatch(Protocol):
+    """What training asks of a batch; the rest is between the loader and the network.
+
+    A batch may also offer `halves()`, its images in two batches; a step that runs out of memory is then tried again.
+    """
+
+    image_ids: Tensor  # (N,)
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Any: ...
+
+
+# A micro-batch that is done: its image ids (N,), its losses (N,) by name.
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+def backward(
+    network: nn.Module,
+    parts: Sequence[TrainingBatch],
+    *,
+    device: torch.device,
+    factor: float,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> list[Losses]:
+    """Adds the gradient of `factor · sum of all losses` over the micro-batches `parts` to the parameters' gradients.
+
+    `factor` is W / B: DDP averages over ranks. Ranks exchange gradients with the last micro-batch alone.
+
+    Raises:
+        OutOfMemory: an allocation failed; the gradients are then incomplete.
+    """
+    done: list[Losses] = []
+    for number, part in enumerate(parts):
+        batch = part.to(device, non_blocking=True)
+        with memory_explained(batch), _exchange(network, number == len(parts) - 1):
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                losses: dict[str, Tensor] = network(batch)
+            for name, loss in losses.items():
+                if loss.shape != batch.image_ids.shape:
+                    raise ValueError(
+                        f'loss "{name}" must be one number an image, but has the shape {tuple(loss.shape)}'
+                    )
+            total = torch.stack([loss.float().sum() for loss in losses.values()]).sum() * factor
+            (total if scaler is None else scaler.scale(total)).backward()
+        done.append((batch.image_ids, {name: loss.detach() for name, loss in losses.items()}))
+    return done
+
+
+def backward_or_halve(
+    step: Callable[[Sequence[TrainingBatch]], list[Losses]],
+    parts: Sequence[TrainingBatch],
+    optimizer: torch.optim.Optimizer,
+    log: Callable[[str], None],
+) -> list[Losses]:
+    """`step(parts)`; if the memory does not suffice, once more with every micro-batch halved: the gradient is the same.
+
+    One process only: among several, the others would wait for this rank's first attempt.
+
+    Raises:
+        OutOfMemory: the halves do not fit either, or cannot be made.
+    """
+    try:
+        return step(parts)
+    except OutOfMemory as error:
+        if world_size() > 1 or not all(hasattr(part, "halves") and len(part) > 1 for part in parts):
+            raise
+        log(f"{error} This step is done again in micro-batches of half the size.")
+    # Not in the handler: until it is left, the error keeps the failed attempt's tensors alive.
+    optimizer.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    return step([half for part in parts for half in part.halves()])  # type: ignore[attr-defined]
+
+
+def _exchange(network: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
+    if isinstance(network, nn.parallel.DistributedDataParallel) and not is_last:
+        return network.no_sync()
+    return contextlib.nullcontext()
