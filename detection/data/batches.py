@@ -72,6 +72,12 @@ class Batch:
         """The batch in page-locked memory, from which a GPU copies while the CPU goes on."""
         return self._map(Tensor.pin_memory)
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches, of the first and the last half of the pictures, padded as they are; for a step that the memory
+        does not hold at once."""
+        middle = (len(self) + 1) // 2
+        return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}

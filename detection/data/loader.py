@@ -152,7 +152,9 @@ def _batches(
 
 def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread a worker; the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
 
 

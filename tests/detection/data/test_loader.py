@@ -105,6 +105,18 @@ def test_collate_without_any_box_or_with_mixed_proposals() -> None:
         collate([sample_of(8, 8, 1), sample_of(8, 8, 1, 2)])
 
 
+def test_halves_hold_each_picture_once_with_the_same_padding() -> None:
+    batch = collate([sample_of(8, 8, 1, 2), sample_of(16, 8, 3, 1), sample_of(8, 24, 0, 4)])
+    first, second = batch.halves()
+    assert (len(first), len(second)) == (2, 1)
+    assert first.images.shape[1:] == second.images.shape[1:] == batch.images.shape[1:]
+    assert torch.equal(torch.cat([first.image_ids, second.image_ids]), batch.image_ids)
+    assert first.proposals is not None
+    assert second.proposals is not None
+    assert batch.proposals is not None
+    assert torch.equal(torch.cat([first.proposals, second.proposals]), batch.proposals)
+
+
 def test_batch_to_device_keeps_everything() -> None:
     batch = collate([sample_of(8, 8, 1, 2)])
     moved = batch.to("meta")
