@@ -1,0 +1,95 @@
+"""What a host feeds its backbone → what the backbone's weights expect.
+
+    images (N, C, H, W), normalised as the host does it → the same pixels, normalised for the weights
+
+Hosts normalise pictures themselves, most of them for ImageNet's mean and standard deviation in RGB, whatever weights
+the backbone has. Where the two conventions differ (Detectron's weights take BGR of 0–255), the difference is one flip
+of the channels and one multiply-add a value. It is made here, so that no setting of the host has to be remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..input_format import IMAGENET, InputFormat
+
+ZERO_TO_ONE = InputFormat("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""A host that scales pixels to 0–1 and leaves it at that, as RT-DETR's image processor does."""
+
+_NEGLIGIBLE = 1e-6  # a difference smaller than float32 can hold
+
+
+class HostInput(nn.Module):
+    """Brings images from a host's convention into the network's.
+
+    It has neither parameters nor buffers: state dicts do not change by it.
+
+    Args:
+        host: what the host feeds.
+        network: what the network expects.
+
+    Attributes:
+        is_needed: False where the two are the same.
+
+    Raises:
+        UserError: the two differ in the number of channels.
+    """
+
+    def __init__(self, host: InputFormat, network: InputFormat) -> None:
+        super().__init__()
+        if len(host.mean) != len(network.mean):
+            raise UserError(
+                f"the host feeds {len(host.mean)} channels, the network takes {len(network.mean)}; name what the host "
+                "feeds in host_format=InputFormat(…)"
+            )
+        self.flips = host.channel_order != network.channel_order
+        # host value h = (v · R_h - m_h) / s_h and network value (v · R - m) / s of a pixel v in 0–1, so v goes out
+        scale, shift = [], []
+        direction = -1 if self.flips else 1
+        for host_mean, host_std, mean, std in zip(
+            host.mean[::direction], host.std[::direction], network.mean, network.std, strict=True
+        ):
+            ratio = network.value_range / host.value_range
+            scale.append(host_std * ratio / std)
+            shift.append((host_mean * ratio - mean) / std)
+        same = all(abs(value - 1.0) < _NEGLIGIBLE for value in scale) and all(
+            abs(value) < _NEGLIGIBLE for value in shift
+        )
+        self.scale_and_shift = None if same else (tuple(scale), tuple(shift))
+        self.is_needed = self.flips or not same
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W), the same tensor where nothing differs."""
+        if self.flips:
+            images = images.flip(1)
+        if self.scale_and_shift is not None:
+            scale, shift = (_per_channel(values, images.device, images.dtype) for values in self.scale_and_shift)
+            images = torch.addcmul(shift, images, scale)
+        return images
+
+    def extra_repr(self) -> str:
+        return f"flips={self.flips}, scale_and_shift={self.scale_and_shift}"
+
+
+def default_host_format(network: InputFormat) -> InputFormat:
+    """What is taken for granted of a host: ImageNet's mean and standard deviation for RGB. For other channels there is
+    no custom; the network's own convention is what the host has to follow."""
+    return IMAGENET if len(network.mean) == len(IMAGENET.mean) else network
+
+
+def mean_and_std(host: InputFormat) -> tuple[list[float], list[float]]:
+    """The convention as hosts that take pixels of 0–1 write it: (image_mean, image_std)."""
+    return [value / host.value_range for value in host.mean], [value / host.value_range for value in host.std]
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(C, 1, 1). Kept per device, since copying it anew would make every batch wait for the GPU; and no buffer, which a
+    host that builds networks on the meta device would leave empty."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

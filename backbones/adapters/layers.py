@@ -1,0 +1,61 @@
+"""A backbone → its layers in the order they are applied, which is how torchvision's and timm's extractors walk one.
+
+    images (N, C, H, W) ─ [input] ─ conv1 ─ bn1 ─ relu ─ maxpool ─ layer1 ─ … ─ layer4
+                                             stem map,             c2           c5
+                                             half the size
+
+`input` (see `HostInput`) is there only where the host's convention differs from the weights'. It has no parameters, so
+parameters keep torchvision's names everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from ..input_format import InputFormat
+from ..resnext import Backbone
+from .host_input import HostInput, default_host_format
+
+STEM = "relu"  # the layer whose output is the stem's map
+
+
+def layers_in_order(backbone: Backbone, host_format: InputFormat | None = None) -> nn.Sequential:
+    """The layers of `backbone`, shared with it, up to its last level.
+
+    Args:
+        backbone: any.
+        host_format: what the host feeds; see `default_host_format` for None.
+
+    Raises:
+        UserError: the host feeds another number of channels than the backbone takes.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    conversion = HostInput(host_format or default_host_format(backbone.input_format), backbone.input_format)
+    if conversion.is_needed:
+        layers["input"] = conversion
+    layers["conv1"] = backbone.conv1
+    layers["bn1"] = backbone.bn1
+    layers[STEM] = nn.ReLU(inplace=True)
+    if backbone.variant.stem == "imagenet":
+        layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
+    for level in backbone.levels:
+        layers[layer_name(level)] = backbone.stage(level)
+    return nn.Sequential(layers)
+
+
+def layer_name(level: str) -> str:
+    """The layer that gives a level's map: "c2" → "layer1"."""
+    return f"layer{int(level[1:]) - 1}"
+
+
+def apply_layers(owner: nn.Module, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """Applies the children of `owner` in turn; returns the outputs of those in `wanted`, by name."""
+    maps = {}
+    for name, layer in owner.named_children():
+        images = layer(images)
+        if name in wanted:
+            maps[name] = images
+    return maps

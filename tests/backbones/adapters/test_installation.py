@@ -1,0 +1,67 @@
+"""`pip install` of the repository makes the backbones usable from anywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Built from a copy: setuptools leaves its folders beside what it builds
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "backbones", "detection")
+
+
+@pytest.fixture(scope="module")
+def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder the repository was installed into, without its dependencies."""
+    if importlib.util.find_spec("pip") is None:
+        pytest.skip("PIP MISSING: installing the package was not tried")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    for part in PARTS:
+        path = repository / part
+        if path.is_dir():
+            shutil.copytree(path, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source / part)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    outcome = subprocess.run(
+        [*command, "--target", str(target), str(source)], cwd=source, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return target
+
+
+def _run(installed: Path, folder: Path, code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def test_backbones_and_adapters_work_elsewhere(installed: Path, tmp_path: Path) -> None:
+    code = """
+import torch, backbones, backbones.adapters.torchvision_detection as adapter
+print(backbones.__file__)
+print(adapter.__file__)
+backbone = adapter.fpn_backbone("resnext14_8x16d_small", out_channels=8)
+print(list(backbone(torch.rand(1, 3, 64, 64))))
+"""
+    package, adapter, maps = _run(installed, tmp_path, code).splitlines()
+    assert Path(package).is_relative_to(installed)
+    assert Path(adapter).is_relative_to(installed)
+    assert maps == "['0', '1', '2', '3', 'pool']"
+
+
+def test_type_checkers_find_the_types(installed: Path) -> None:
+    for package in ("backbones", "detection"):
+        assert (installed / package / "py.typed").is_file()
+
+
+def test_every_module_is_installed(installed: Path, repository: Path) -> None:
+    for package in ("backbones", "detection"):
+        modules = {path.relative_to(repository) for path in (repository / package).rglob("*.py")}
+        assert {path.relative_to(installed) for path in (installed / package).rglob("*.py")} == modules
