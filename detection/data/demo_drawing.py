@@ -6,6 +6,7 @@ Everything is drawn here; how hard the pictures are is set by the constants at t
 
 from __future__ import annotations
 
+import colorsys
 import math
 from dataclasses import dataclass, field
 
@@ -19,13 +20,16 @@ PORTRAIT_SHARE = 0.2  # of the pictures stand upright
 EMPTY_SHARE = 0.06  # of the pictures show no shape
 CROWD_SHARE = 0.1  # of the pictures hold a crowd: many tiny shapes of one class, annotated as one region
 SHAPES = (1, 6)  # in a picture
-SHAPE_SIDE = (12, 100)  # pixels across; lengths in between are the more common
+SHAPE_SIDE = (24, 100)  # pixels across; lengths in between are the more common
 RING_HOLE = 0.55  # of a ring's radius
 CROWD_SHAPES = (12, 24)
 CROWD_SHAPE_SIDE = (7, 11)
 CROWD_SIDE = (36, 72)
 VISIBLE_SHARE = 0.65  # of each shape stays in sight where others overlap it or the picture ends
 CLUTTER = (0, 5)  # faint lines and patches in the background
+HUE_SPREAD = 25.0  # degrees about a class's own hue; the hues of two classes are 60 apart
+SATURATION = (0.45, 1.0)
+VALUE = (0.35, 1.0)
 CONTRAST = 70.0  # least distance of a shape's colour from the background's, in RGB steps
 EDGE_SHARE = 0.1  # of a shape's side may lie beyond the picture's edge
 ATTEMPTS = 30  # places tried for a shape before it is left out
@@ -101,7 +105,7 @@ def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray
             continue
         for drawn in drawing.objects:
             drawn.mask &= ~mask
-        _paint(random, drawing.picture, cover, side, ground)
+        _paint(random, drawing.picture, cover, label, side, ground)
         drawing.objects.append(DrawnObject(label, mask, whole))
         return
 
@@ -124,7 +128,7 @@ def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray
         x, y = corner + random.random(2) * sides
         side = random.uniform(*CROWD_SHAPE_SIDE)
         cover = _cover(label, x, y, side, random.uniform(0, 2 * math.pi), height, width)
-        _paint(random, drawing.picture, cover, side, ground)
+        _paint(random, drawing.picture, cover, label, side, ground)
         together |= cover > 127
     drawing.objects.append(DrawnObject(label, together, float(together.sum()), crowd=True))
 
@@ -167,19 +171,21 @@ def _whole_area(label: int, side: float) -> float:
 
 
 def _paint(
-    random: np.random.Generator, picture: np.ndarray, cover: np.ndarray, side: float, ground: np.ndarray
+    random: np.random.Generator, picture: np.ndarray, cover: np.ndarray, label: int, side: float, ground: np.ndarray
 ) -> None:
-    """Fills the covered pixels with a new texture."""
+    """Fills the covered pixels with a new texture of the class's hue."""
     x, y, width, height = cv2.boundingRect(cover)
     part = picture[y : y + height, x : x + width]
     share = cover[y : y + height, x : x + width, None].astype(np.float32) / 255
-    part += share * (_texture(random, height, width, side, ground) - part)
+    part += share * (_texture(random, height, width, label, side, ground) - part)
 
 
-def _texture(random: np.random.Generator, height: int, width: int, side: float, ground: np.ndarray) -> np.ndarray:
+def _texture(
+    random: np.random.Generator, height: int, width: int, label: int, side: float, ground: np.ndarray
+) -> np.ndarray:
     """A fill that stands out from the ground: plain, striped, dotted, noisy or shaded, float32 (H, W, 3)."""
-    first = _colour(random, ground)
-    second = np.clip(first + random.uniform(25, 60) * random.choice([-1, 1]) + random.uniform(-15, 15, 3), 0, 255)
+    first = _colour(random, label, ground)
+    second = np.clip(first + random.uniform(25, 60) * random.choice([-1, 1]) + random.uniform(-10, 10, 3), 0, 255)
     if np.linalg.norm(second - ground) < CONTRAST:
         second = np.clip(2 * first - second, 0, 255)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -202,9 +208,11 @@ def _texture(random: np.random.Generator, height: int, width: int, side: float, 
     return (first + share[:, :, None] * (second - first)).astype(np.float32)
 
 
-def _colour(random: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """A colour (3,) that differs from the ground's by more than `CONTRAST`."""
+def _colour(random: np.random.Generator, label: int, ground: np.ndarray) -> np.ndarray:
+    """A colour (3,) of the class's hue that differs from the ground's by more than `CONTRAST`."""
     while True:
-        colour = random.uniform(10, 245, 3)
+        hue = (label / len(CLASSES) + random.uniform(-HUE_SPREAD, HUE_SPREAD) / 360) % 1
+        saturation, value = random.uniform(*SATURATION), random.uniform(*VALUE)
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
         if np.linalg.norm(colour - ground) > CONTRAST * 1.2:
             return colour

@@ -1,0 +1,300 @@
+"""Our two networks beside torchvision's Faster R-CNN on the same ResNeXt C4 weights: the time of each step and part.
+
+    python -m benchmarks.detector                    the paper's settings, 1 × 3 × 608 × 800
+    python -m benchmarks.detector --preset modern
+    python -m benchmarks.detector --quick            to see that it runs: small, twice
+
+torchvision's side is its own: body with its FrozenBatchNorm2d, RPN, RoI heads, operators, memory order, and SGD as its
+training script makes it. It is given our anchors and pixel conventions, so that both must find the same boxes; that
+they do is checked first. Then the two take turns, in one process.
+
+- RPN training step: forward, losses, backward, update. torchvision computes proposals while training; ours do not.
+- Fast R-CNN training step: the same with given proposals.
+- Inference of one picture: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
+  pair that shares one.
+- The parts. "Proposals" is `filter_proposals` there, without the decoding of all anchors that comes before it; ours
+  includes decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.common import (
+    COMPARISON_COLUMNS,
+    OURS,
+    PEER,
+    RESULTS,
+    ROOT,
+    Timing,
+    comparison_rows,
+    environment,
+    interleaved,
+    matched_share,
+    table,
+    write_comparison,
+)
+from benchmarks.scene import Scene, make_scene
+from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
+from detection.command_line import run
+from detection.config_file import load_config
+from detection.errors import UserError
+from detection.geometry.suppression import suppress
+from detection.network_input import prepare
+from detection.recipe import optimizer_for
+from detection.training.distributed import process_group
+
+Functions = Mapping[str, Callable[[], object]]
+
+SHARED = "one trunk"
+_STILL = 1e-12  # a learning rate that leaves float32 weights as they are
+_LEAST_MATCHED = 0.98  # rounding may turn a suppression of two boxes that overlap by just the threshold
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    size, regions, proposals, repeats = options.size, options.regions, options.proposals, options.repeats
+    if options.quick:
+        size, regions, proposals, repeats = [160, 224], 16, 50, 2
+    changes = [
+        f"runtime.device={options.device}",
+        f"fast_rcnn.samples={regions}",
+        "rpn.training_proposals.before_nms=12000",
+        "rpn.training_proposals.after_nms=2000",
+        "rpn.test_proposals.before_nms=6000",
+        f"rpn.test_proposals.after_nms={proposals}",
+    ]
+    config = load_config(ROOT / "configs" / options.preset / f"{options.backbone}.yaml", changes)
+    with process_group(config.runtime.device) as device:
+        scene = make_scene(config, (size[0], size[1]), device)
+        agreement = agreements(scene)
+        print("\n".join(f"{what}: {share:.4f} of them alike" for what, share in agreement.items()), flush=True)
+        if min(agreement.values()) < _LEAST_MATCHED:
+            raise UserError("the two do not compute the same, so their times mean nothing")
+        measured: dict[str, dict[str, Timing]] = {}
+        for what, functions in (steps(scene) | parts(scene)).items():
+            measured[what] = interleaved(functions, repeats, least_seconds=2.0, device=device)
+            print(*next(comparison_rows({what: measured[what]})), sep="  ", flush=True)
+        about = environment("detector", device)
+    title = (
+        f"{options.backbone}, {options.preset} preset, 1 × 3 × {size[0]} × {size[1]}, {regions} regions in training, "
+        f"{proposals} proposals at test, {device.type}, fp32"
+    )
+    comparison = table(title, COMPARISON_COLUMNS, list(comparison_rows(measured)))
+    output = options.output or (None if options.quick else RESULTS / f"detector_{options.preset}.json")
+    write_comparison(output, "The detector beside torchvision's", about, comparison, measured, {"alike": agreement})
+    return 0
+
+
+def agreements(scene: Scene) -> dict[str, float]:
+    """How much of what either side finds the other finds too: proposals, and detections, to 0.01 pixels and 1e-4 of
+    score.
+
+    The proposals are those of one prediction; the detections are those of the whole networks, each with its own trunk.
+    """
+    found = {}
+    ours, theirs = _proposing(scene, 12_000, 2_000)
+    with torch.inference_mode():
+        first, second = ours(), theirs()
+        found["proposals"] = matched_share(
+            (first.boxes[0, : first.counts[0]], first.scores[0, : first.counts[0]]),
+            (second[0][0], second[1][0]),
+            (1e-3, 1e-5),
+        )
+        arguments = (scene.batch.images, scene.batch.sizes, scene.batch.original_sizes)
+        (expected,) = PeerDetector(scene.peer)(*arguments)
+        for who, network in (("detections", scene.detector), ("detections with one trunk", scene.shared)):
+            (detections,) = network(*arguments)
+            found[who] = matched_share(detections, expected, (1e-2, 1e-4, 0))
+    return found
+
+
+def steps(scene: Scene) -> dict[str, Functions]:
+    """A training step of either network, and inference."""
+    batch, peer, config = scene.batch, scene.peer, scene.config
+    pictures, targets = as_lists(batch)
+    arguments = (batch.images, batch.sizes, batch.original_sizes)
+    proposals = batch.proposals
+    assert proposals is not None
+
+    def theirs_rpn() -> Tensor:
+        images, scaled = peer.transform(pictures, targets)
+        return _total(peer.rpn(images, peer.backbone(images.tensors), scaled)[1])
+
+    def theirs_fast_rcnn() -> Tensor:
+        images, scaled = peer.transform(pictures, targets)
+        features = peer.backbone(images.tensors)
+        return _total(peer.roi_heads(features, list(proposals), images.image_sizes, scaled)[1])
+
+    def step(network: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
+        network.train()
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        network.eval()
+
+    def ours(network: nn.Module, training: Any) -> Callable[[], None]:
+        optimizer = optimizer_for(network, dataclasses.replace(training, learning_rate=_STILL))
+        return functools.partial(step, network, lambda: _total(network(batch)), optimizer)
+
+    def theirs(loss: Callable[[], Tensor], *modules: nn.Module) -> Callable[[], None]:
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        return functools.partial(step, peer, loss, torch.optim.SGD(parameters, _STILL, 0.9, weight_decay=1e-4))
+
+    @torch.inference_mode()
+    def infer(network: nn.Module) -> object:
+        return network(*arguments)
+
+    return {
+        "RPN training step": {
+            OURS: ours(scene.rpn, config.rpn.training),
+            PEER: theirs(theirs_rpn, peer.backbone, peer.rpn),
+        },
+        f"Fast R-CNN training step, {config.fast_rcnn.samples} regions": {
+            OURS: ours(scene.fast_rcnn, config.fast_rcnn.training),
+            PEER: theirs(theirs_fast_rcnn, peer.backbone, peer.roi_heads),
+        },
+        f"inference, {config.rpn.test_proposals.after_nms} proposals": {
+            OURS: functools.partial(infer, scene.detector),
+            SHARED: functools.partial(infer, scene.shared),
+            PEER: functools.partial(infer, PeerDetector(peer)),
+        },
+    }
+
+
+def parts(scene: Scene) -> dict[str, Functions]:
+    """What the steps are made of, on the same inputs in each side's own memory order."""
+    ours, theirs, batch, config = scene.fast_rcnn, scene.peer, scene.batch, scene.config
+    picture = prepare(batch.images, batch.sizes, ours.trunk.input_format)
+    plain_picture = picture.contiguous()
+    with torch.no_grad():
+        features = ours.trunk(picture)[LEVEL]
+    features, plain_features = _leaf(features), _leaf(features.contiguous())
+    conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head[0]
+    picture_sizes = [tuple(size) for size in batch.sizes.tolist()]
+
+    def pool(regions: Tensor) -> Tensor:
+        return ours.pooler([features], regions)
+
+    def plain_pool(regions: Tensor) -> Tensor:
+        pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), picture_sizes)
+        return pooled
+
+    assert batch.proposals is not None
+    few = batch.proposals[:, : config.fast_rcnn.samples]
+    many = batch.proposals[:, : config.rpn.test_proposals.after_nms]
+    with torch.no_grad():
+        pooled_few, pooled_many = pool(few), pool(many)
+    pooled_few, plain_pooled_few = _leaf(pooled_few), _leaf(pooled_few.contiguous())
+    plain_pooled_many = pooled_many.contiguous()
+    found = {
+        "trunk forward": _forward(lambda: ours.trunk(picture)[LEVEL], lambda: theirs.backbone(plain_picture)[LEVEL]),
+        "trunk forward + backward": {
+            OURS: _backward(lambda: ours.trunk(picture)[LEVEL], ours.trunk),
+            PEER: _backward(lambda: theirs.backbone(plain_picture)[LEVEL], theirs.backbone),
+        },
+        "RPN head": _forward(lambda: scene.rpn.head([features]), lambda: theirs.rpn.head([plain_features])),
+        f"RoI pooling, {many.shape[1]} regions": _forward(lambda: pool(many), lambda: plain_pool(many)),
+        f"RoI pooling, {few.shape[1]} regions, forward + backward": {
+            OURS: _backward(lambda: pool(few), features),
+            PEER: _backward(lambda: plain_pool(few), plain_features),
+        },
+        f"conv5, {many.shape[1]} regions": _forward(lambda: conv5(pooled_many), lambda: plain_conv5(plain_pooled_many)),
+        f"conv5, {few.shape[1]} regions, forward + backward": {
+            OURS: _backward(lambda: conv5(pooled_few), pooled_few, conv5),
+            PEER: _backward(lambda: plain_conv5(plain_pooled_few), plain_pooled_few, plain_conv5),
+        },
+    }
+    for before, after in ((12_000, 2_000), (6_000, 300)):
+        found[f"proposals, {before:,} → {after:,}"] = _forward(*_proposing(scene, before, after))
+        found[f"NMS, {before:,} → {after:,}"] = _forward(*_suppressing(scene, before, after))
+    return found
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([loss.sum() for loss in losses.values()]).sum()
+
+
+def _proposing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Proposals from one prediction of our RPN, by ours (from the decoding on) and by torchvision's (after it)."""
+    batch, limits = scene.batch, scene.config.rpn.test_proposals
+    with torch.no_grad():
+        prediction = scene.rpn.predict(batch.images, batch.sizes)
+    ours = copy.copy(scene.rpn)
+    setattr(ours, "predict", lambda images, sizes: prediction)  # noqa: B010 - a network that has looked already
+    boxes = scene.rpn.coder.decode(prediction.targets, prediction.anchors)
+    theirs = copy.copy(scene.peer.rpn)
+    theirs._pre_nms_top_n = {"testing": before}
+    theirs._post_nms_top_n = {"testing": after}
+    min_sides = limits.min_side * batch.sizes / batch.original_sizes
+    sizes = [tuple(size) for size in batch.sizes.tolist()]
+    return (
+        lambda: ours.propose(
+            batch.images, batch.sizes, before_nms=before, after_nms=after, nms_iou=limits.nms_iou, min_sides=min_sides
+        ),
+        lambda: theirs.filter_proposals(boxes, prediction.logits, sizes, [prediction.logits.shape[1]]),
+    )
+
+
+def _suppressing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """NMS of our RPN's best boxes."""
+    batch, threshold = scene.batch, scene.config.rpn.test_proposals.nms_iou
+    candidates = scene.rpn.propose(batch.images, batch.sizes, before_nms=before, after_nms=before, nms_iou=1.0)
+    valid = torch.ones_like(candidates.scores, dtype=torch.bool)
+    return (
+        lambda: suppress(candidates.boxes, valid, threshold, after),
+        lambda: torchvision.ops.nms(candidates.boxes[0], candidates.scores[0], threshold)[:after],
+    )
+
+
+def _forward(ours: Callable[[], object], theirs: Callable[[], object]) -> Functions:
+    return {OURS: torch.inference_mode()(ours), PEER: torch.inference_mode()(theirs)}
+
+
+def _backward(function: Callable[[], Tensor], *inputs: Tensor | nn.Module) -> Callable[[], object]:
+    """Forward and backward, to tensors and to networks' parameters."""
+    leaves: list[Tensor] = []
+    for one in inputs:
+        leaves += [one] if isinstance(one, Tensor) else [p for p in one.parameters() if p.requires_grad]
+
+    def call() -> object:
+        result = function()
+        return torch.autograd.grad(result, leaves, torch.ones_like(result))
+
+    return call
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """The same numbers as an input that gets a gradient."""
+    return tensor.detach().requires_grad_()
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=["paper", "modern"], default="paper", help="default: paper")
+    parser.add_argument("--backbone", default="resnext50_32x4d", help="a file of configs/<preset>/, without its ending")
+    parser.add_argument("--size", type=int, nargs=2, default=[608, 800], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--regions", type=int, default=64, help="in training, a picture (default: 64)")
+    parser.add_argument("--proposals", type=int, default=300, help="at test (default: 300)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5); short parts get more")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small picture and two rounds, to see that it runs; no file"
+    )
+    parser.add_argument("--output", type=Path, help="benchmarks/results/detector_<preset>.json by default")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,236 @@
+"""Our configuration → torchvision's own Faster R-CNN: one trunk for both halves, its RPN, its RoI heads, its operators.
+
+    build_peer(config, trunk, conv5, …)   the detector, on any trunk and conv5
+    torchvision_body(variant)             torchvision's own ResNeXt, cut into trunk and conv5
+    as_lists(batch)                       our batch → the lists of pictures and targets that it takes
+    PeerDetector(peer)                    the detector, called as ours is
+
+Anchors, numbers of proposals and samples, and thresholds come from the configuration. What torchvision does not let
+one choose stays as it is there: both smooth-L1 losses have a beta of 1/9, anchors across the border learn, crowd
+regions are left out.
+
+Shapes: N images, H × W padded size, G ground-truth boxes, D detections.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from backbones import InputFormat, Variant
+from detection import config as settings
+from detection.data.batches import Batch
+from detection.fast_rcnn import Detections, FastRCNN
+from detection.faster_rcnn import to_original
+from detection.geometry.anchors import Anchors
+from detection.rpn import RPN
+
+STRIDE = 16  # of C4
+LEVEL = "c4"
+
+
+def build_peer(
+    config: settings.Config,
+    trunk: nn.Module,
+    conv5: nn.Module,
+    *,
+    widths: tuple[int, int],
+    classes: int,
+    input_format: InputFormat,
+    same_conventions: bool = False,
+) -> FasterRCNN:
+    """torchvision's detector.
+
+    Args:
+        trunk: pictures (N, 3, H, W) → {"c4": (N, C4, H/16, W/16)}.
+        conv5: pooled regions (R, C4, P, P) → (R, C5, …).
+        widths: (C4, C5).
+        classes: K, without the background.
+        same_conventions: take our anchors (not rounded, centred on cells) and our pooling (RoIAlign on pixel centres,
+            max-pooling of half-open boxes), by torchvision's operators, so that both find the same boxes.
+
+    Raises:
+        ValueError: settings that torchvision cannot be given.
+    """
+    rpn, fast = config.rpn, config.fast_rcnn
+    if any(fast.box_means):
+        raise ValueError("torchvision's box targets have no means; set fast_rcnn.box_means to zeros")
+    if input_format.channel_order != "rgb" or input_format.value_range != 1.0:
+        raise ValueError(f"torchvision's detector takes RGB pictures in 0–1, and these weights want {input_format}")
+    if same_conventions:
+        anchors: AnchorGenerator = _OurAnchors(Anchors([rpn.anchor_sizes], rpn.anchor_ratios, [STRIDE]))
+        pooling: MultiScaleRoIAlign = _OurPooling(fast.pooling, fast.pooled_size, fast.sampling_ratio)
+    else:
+        anchors = AnchorGenerator((rpn.anchor_sizes,), (rpn.anchor_ratios,))
+        pooling = MultiScaleRoIAlign([LEVEL], fast.pooled_size, fast.sampling_ratio)
+    training, test = rpn.training_proposals, rpn.test_proposals
+    peer = FasterRCNN(
+        _Trunk(trunk, widths[0]),
+        rpn_anchor_generator=anchors,
+        rpn_head=_rpn_head(widths[0], rpn.channels, anchors.num_anchors_per_location()[0]),
+        rpn_pre_nms_top_n_train=training.before_nms or sys.maxsize,
+        rpn_pre_nms_top_n_test=test.before_nms or sys.maxsize,
+        rpn_post_nms_top_n_train=training.after_nms,
+        rpn_post_nms_top_n_test=test.after_nms,
+        rpn_nms_thresh=test.nms_iou,
+        rpn_fg_iou_thresh=rpn.positive_iou,
+        rpn_bg_iou_thresh=rpn.negative_iou,
+        rpn_batch_size_per_image=rpn.samples,
+        rpn_positive_fraction=rpn.positive_share,
+        box_roi_pool=pooling,
+        box_head=nn.Sequential(conv5, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        box_predictor=FastRCNNPredictor(widths[1], classes + 1),
+        box_score_thresh=fast.min_score,
+        box_nms_thresh=fast.nms_iou,
+        box_detections_per_img=fast.detections,
+        box_fg_iou_thresh=fast.positive_iou,
+        box_bg_iou_thresh=fast.positive_iou,
+        box_batch_size_per_image=fast.samples,
+        box_positive_fraction=fast.positive_share,
+        bbox_reg_weights=tuple(1 / std for std in fast.box_stds),
+    )
+    peer.transform = _AlreadyResized(
+        config.data.test_shorter_side,
+        config.data.test_longer_side,
+        list(input_format.mean),
+        list(input_format.std),
+        size_divisible=config.data.size_divisor,
+    )
+    # In pixels of the network's input; ours are in the original picture's, so the two are equal for unresized pictures.
+    peer.rpn.min_size = max(test.min_side, peer.rpn.min_size)
+    return peer
+
+
+def torchvision_body(variant: Variant) -> tuple[nn.Module, nn.Module]:
+    """torchvision's own ResNet or ResNeXt of our variant, frozen BN, cut into trunk and conv5 with our names."""
+    body = torchvision.models.resnet.ResNet(
+        torchvision.models.resnet.Bottleneck,
+        list(variant.depths),
+        groups=variant.cardinality,
+        width_per_group=variant.base_width,
+        norm_layer=FrozenBatchNorm2d,
+    )
+    return torchvision.models._utils.IntermediateLayerGetter(body, {"layer3": LEVEL}), body.layer4
+
+
+def copy_heads(rpn: RPN, fast_rcnn: FastRCNN, peer: FasterRCNN) -> None:
+    """Gives the peer the weights of our heads; trunk and conv5 are the caller's."""
+    classes = fast_rcnn.classes
+    with torch.no_grad():
+        peer.rpn.head.conv[0][0].load_state_dict(rpn.head.conv.state_dict())
+        peer.rpn.head.cls_logits.load_state_dict(rpn.head.objectness.state_dict())
+        peer.rpn.head.bbox_pred.load_state_dict(rpn.head.box.state_dict())
+        peer.roi_heads.box_predictor.cls_score.load_state_dict(fast_rcnn.class_logits.state_dict())
+        box = peer.roi_heads.box_predictor.bbox_pred  # has four outputs for the background, too
+        box.weight[-4 * classes :] = fast_rcnn.box_targets.weight
+        box.bias[-4 * classes :] = fast_rcnn.box_targets.bias
+
+
+def as_lists(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """A batch as torchvision takes it: float pictures (3, h, w) in 0–1 without padding, and their targets."""
+    targets = []
+    for boxes, labels, crowds in zip(batch.boxes, batch.labels, batch.crowds, strict=True):
+        is_target = (labels > 0) & ~crowds
+        targets.append({"boxes": boxes[is_target], "labels": labels[is_target]})
+    return pictures(batch.images, batch.sizes), targets
+
+
+def pictures(images: Tensor, sizes: Tensor) -> list[Tensor]:
+    """uint8 pictures (N, 3, H, W) of sizes (N, 2) → float pictures (3, h, w) in 0–1."""
+    return [
+        image[:, :height, :width].float().div_(255)
+        for image, (height, width) in zip(images, sizes.tolist(), strict=True)
+    ]
+
+
+class PeerDetector(nn.Module):
+    """torchvision's detector, called and answering as `detection.faster_rcnn.FasterRCNN` does."""
+
+    def __init__(self, peer: FasterRCNN) -> None:
+        super().__init__()
+        self.peer = peer
+
+    def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
+        """Detections of each uint8 picture (N, 3, H, W), in pixels of the original picture."""
+        found = self.peer(pictures(images, sizes))
+        return [
+            Detections(
+                to_original(one["boxes"][None], sizes[i : i + 1], original_sizes[i : i + 1])[0],
+                one["scores"],
+                one["labels"],
+            )
+            for i, one in enumerate(found)
+        ]
+
+
+class _Trunk(nn.Module):
+    """A trunk that tells its width by the name that torchvision looks for."""
+
+    def __init__(self, trunk: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps: dict[str, Tensor] = self.trunk(images)
+        return maps
+
+
+class _AlreadyResized(GeneralizedRCNNTransform):
+    """torchvision's normalisation and padding without its resize: the loader has done that."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        return image, target
+
+
+class _OurAnchors(AnchorGenerator):
+    """torchvision's anchors are rounded to whole pixels and centred on cells' corners; these are not."""
+
+    def __init__(self, anchors: Anchors) -> None:
+        super().__init__()
+        self.anchors = anchors
+
+    def num_anchors_per_location(self) -> list[int]:
+        return [self.anchors.per_position]
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        return [self.anchors(feature_maps)] * len(image_list.image_sizes)
+
+
+class _OurPooling(MultiScaleRoIAlign):
+    """torchvision's operators as our `RegionPooler` defines pooling: RoIAlign aligned, max-pooling without the +1."""
+
+    def __init__(self, method: str, output_size: int, sampling_ratio: int) -> None:
+        super().__init__([LEVEL], output_size, sampling_ratio)
+        self.method = method
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Sequence[tuple[int, int]]) -> Tensor:
+        if self.method == "align":
+            return torchvision.ops.roi_align(
+                x[LEVEL], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True
+            )
+        inclusive = [own - own.new_tensor([0.0, 0.0, 1.0, 1.0]) for own in boxes]
+        return torchvision.ops.roi_pool(x[LEVEL], inclusive, self.output_size, 1 / STRIDE)
+
+
+def _rpn_head(width: int, channels: int, anchors: int) -> RPNHead:
+    """torchvision's head, which is as wide as its map, at another width."""
+    head = RPNHead(channels, anchors)
+    if channels != width:
+        first = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.normal_(first.weight, std=0.01)
+        nn.init.zeros_(first.bias)  # type: ignore[arg-type]
+        head.conv[0][0] = first
+    return head
