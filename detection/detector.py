@@ -29,7 +29,7 @@ from detection.data.pictures import read_picture
 from detection.errors import UserError
 from detection.faster_rcnn import FasterRCNN
 from detection.model_files import Categories, load_trained
-from detection.recipe import placed
+from detection.recipe import for_inference
 from detection.splits import test_augmentation
 
 Picture: TypeAlias = "str | os.PathLike[str] | np.ndarray"
@@ -95,7 +95,7 @@ class Detector:
         config: Config = trained.config
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = placed(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, torch.device(device))
+        network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, torch.device(device))
         return cls(network, trained.categories, test_augmentation(config.data), size_divisor=config.data.size_divisor)
 
     @property

@@ -36,7 +36,7 @@ from detection.evaluation.results import rounded, write_results
 from detection.files import atomic_write
 from detection.inference import detect, proposal_recall_of, recall_of
 from detection.model_files import Trained
-from detection.recipe import placed
+from detection.recipe import for_inference
 from detection.splits import open_split
 from detection.training.distributed import is_main, on_main, rank, world_size
 
@@ -57,7 +57,7 @@ def evaluate_detector(
     _check_categories(trained, index)
     assert trained.rpn is not None
     assert trained.fast_rcnn is not None
-    network = placed(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
+    network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
     detections = rounded(detect(config, network, index, device))
 
     def finish() -> AveragePrecision:
@@ -85,7 +85,7 @@ def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     index = open_split(config.data, "test")
     assert trained.rpn is not None
-    recall = proposal_recall_of(config, placed(trained.rpn, config.runtime, device), index, device)
+    recall = proposal_recall_of(config, for_inference(trained.rpn, config.runtime, device), index, device)
     _write_recall(config, index, recall, folder)
     return recall
 

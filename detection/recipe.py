@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from backbones import fold_batch_norm
 from detection import config as settings
 from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch
@@ -109,6 +110,12 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
     """The network on its device, in the configured memory order."""
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     return network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
+    """A copy of the network on the device that only looks: in evaluation mode, batch normalisation folded into the
+    convolutions before it (the same numbers to rounding)."""
+    return placed(fold_batch_norm(network), runtime, device)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

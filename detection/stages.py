@@ -37,6 +37,7 @@ from detection.recipe import (
     batches_for,
     determinism,
     effective_learning_rate,
+    for_inference,
     optimizer_for,
     placed,
     schedule_for,
@@ -77,7 +78,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         provenance = {"stage": "rpn", "train": index.fingerprint, "backbone": network.backbone.provenance}
 
         def evaluate(step: int) -> dict[str, float]:
-            recall = proposal_recall_of(config, network, open_split(config.data, "test"), device)
+            frozen = for_inference(network, config.runtime, device)
+            recall = proposal_recall_of(config, frozen, open_split(config.data, "test"), device)
             return _numbers(recall.to_dict()["figures"])
 
         _write_config(config, folder)
@@ -98,14 +100,12 @@ def propose(
     device: torch.device,
     *,
     output: Path | None = None,
-    limits: settings.ProposalLimits | None = None,
 ) -> Path:
     """Writes the proposals of a trained RPN on the train or test split; takes up a half-written store where it stopped.
 
     Args:
         rpn_file: an `rpn.pt` or `detector.pt`.
         output: the store; by default `proposals/<split>.st` in the run's folder.
-        limits: by default the configuration's for that split.
 
     Returns:
         The store's path. A store there that was made by the same RPN on the same data under the same limits is kept.
@@ -114,10 +114,22 @@ def propose(
         UserError: data, weights or output cannot be used.
     """
     index = open_split(config.data, which)
+    output = output or RunFolder.of(config).proposals(index.name)
     if which == "train":
-        index = training_pictures(config.data, index)
-    output = output or RunFolder.of(config).proposals(getattr(config.data, which).name)
-    limits = limits or (config.rpn.training_proposals if which == "train" else config.rpn.test_proposals)
+        return _propose(
+            config, rpn_file, training_pictures(config.data, index), device, output, config.rpn.training_proposals
+        )
+    return _propose(config, rpn_file, index, device, output, config.rpn.test_proposals)
+
+
+def _propose(
+    config: settings.Config,
+    rpn_file: Path,
+    index: DatasetIndex,
+    device: torch.device,
+    output: Path,
+    limits: settings.ProposalLimits,
+) -> Path:
     trained = load_trained(rpn_file, "rpn", "detector")
     assert trained.rpn is not None
     metadata = {
@@ -125,12 +137,12 @@ def propose(
         "rpn_sha256": sha256_of(rpn_file),
         "limits": config_to_dict(limits),
         "sides": [config.data.test_shorter_side, config.data.test_longer_side],
-        "config": config_to_dict(trained.rpn_config or trained.config),
+        "config": config_to_dict(config),
         "versions": versions(),
     }
     if on_main(lambda: _is_current(output, metadata, index)):
         return output
-    network = placed(trained.rpn, config.runtime, device)
+    network = for_inference(trained.rpn, config.runtime, device)
     writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids))
     pending = index.subset(np.flatnonzero(np.isin(index.image_ids, writer.pending)))
     barrier()  # no rank adds pictures before all have read which ones are pending
@@ -170,7 +182,10 @@ def train_fast_rcnn(
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
         index = training_pictures(config.data, open_split(config.data, "train"))
-        store = ProposalStore.open(proposals_file or propose(config, rpn_file, "train", device))
+        if proposals_file is None:
+            own, limits = folder.proposals(index.name), config.rpn.training_proposals
+            proposals_file = _propose(config, rpn_file, index, device, own, limits)
+        store = ProposalStore.open(proposals_file)
         rpn_sha256 = sha256_of(rpn_file)
         store.check_against(index, rpn_sha256)
         config = with_box_statistics(config, index, store)
@@ -191,7 +206,7 @@ def train_fast_rcnn(
         }
 
         def evaluate(step: int) -> dict[str, float]:
-            detector = pair(config, placed(_load_rpn(rpn_file), config.runtime, device), network)
+            detector = for_inference(pair(config, _load_rpn(rpn_file).to(device), network), config.runtime, device)
             figures, _ = average_precision_of(config, detector, open_split(config.data, "test"), device)
             return _numbers(figures.figures)
 

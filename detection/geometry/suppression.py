@@ -47,17 +47,23 @@ def _first_survivors(boxes: Tensor, threshold: float, limit: int) -> Tensor:
     Works through the boxes block by block and stops when enough are found: with thousands of boxes and a few hundred
     wanted, most are never looked at.
     """
+    if len(boxes) <= max(limit, _BLOCK):
+        return _nms(boxes, threshold)[:limit]
     kept = torch.empty(0, dtype=torch.int64)
     for start in range(0, len(boxes), _BLOCK):
         block = torch.arange(start, min(start + _BLOCK, len(boxes)))
         if len(kept):
             overlapped = (box_ops.iou(boxes[kept], boxes[block]) > threshold).any(dim=0)
             block = block[~overlapped]
-        descending = torch.arange(len(block), 0, -1, dtype=boxes.dtype)
-        kept = torch.cat([kept, block[torchvision.ops.nms(boxes[block], descending, threshold)]])
+        kept = torch.cat([kept, block[_nms(boxes[block], threshold)]])
         if len(kept) >= limit:
             break
     return kept[:limit]
+
+
+def _nms(boxes: Tensor, threshold: float) -> Tensor:
+    """The full NMS of sorted boxes (R, 4)."""
+    return torchvision.ops.nms(boxes, torch.arange(len(boxes), 0, -1, dtype=boxes.dtype), threshold)
 
 
 def _survivors_in_one_call(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
