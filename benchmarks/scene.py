@@ -22,7 +22,7 @@ from detection.builders import build_fast_rcnn, build_rpn, pair
 from detection.data.batches import Batch, Sample, collate
 from detection.fast_rcnn import FastRCNN
 from detection.faster_rcnn import FasterRCNN
-from detection.recipe import placed
+from detection.recipe import for_inference, placed
 from detection.rpn import RPN
 
 CLASSES = 80
@@ -34,8 +34,8 @@ class Scene:
     """Everything lies on one device and is in evaluation mode.
 
     batch: one picture with objects and 2,000 proposals, of our RPN; rpn, fast_rcnn: ours, each with its own trunk;
-    detector: the two as a pair; shared: copies of them that share one trunk; peer: torchvision's, its trunk of the same
-    weights.
+    detector: the two as a pair, as `Detector` makes it (BN folded); shared: the same with one trunk for both; peer:
+    torchvision's, its trunk of the same weights.
     """
 
     config: settings.Config
@@ -62,12 +62,13 @@ def make_scene(config: settings.Config, size: tuple[int, int], device: torch.dev
 
     batch = batch.to(device)
     rpn, fast_rcnn = placed(rpn, config.runtime, device).eval(), placed(fast_rcnn, config.runtime, device).eval()
-    shared = copy.deepcopy(pair(config, rpn, fast_rcnn))
+    detector = for_inference(pair(config, rpn, fast_rcnn), config.runtime, device)
+    shared = copy.deepcopy(detector)
     shared.rpn.backbone = shared.fast_rcnn.trunk = _SharedTrunk(shared.fast_rcnn.trunk)  # type: ignore[assignment]
     limits = config.rpn.training_proposals
     proposals = rpn.propose(batch.images, batch.sizes, before_nms=limits.before_nms, after_nms=limits.after_nms)
     batch = dataclasses.replace(batch, proposals=proposals.boxes, proposal_counts=proposals.counts)
-    return Scene(config, batch, rpn, fast_rcnn, pair(config, rpn, fast_rcnn), shared, peer.to(device).eval())
+    return Scene(config, batch, rpn, fast_rcnn, detector, shared, peer.to(device).eval())
 
 
 class _SharedTrunk(nn.Module):

@@ -161,6 +161,17 @@ def test_a_picture_without_any_proposal_still_trains() -> None:
     assert all(value.isfinite().all() for value in losses.values())
 
 
+@pytest.mark.parametrize("pooling", ["align", "max"])
+def test_half_precision_gives_nearly_the_same_losses(pooling: str) -> None:
+    network, whole = tiny_fast_rcnn(pooling=pooling), batch(OBJECTS, LABELS, proposals=around(OBJECTS, 40))
+    expected = network(whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network(whole)
+    for name, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[name], atol=0.05, rtol=0.05)
+
+
 def test_no_proposals_in_the_batch_is_said() -> None:
     with pytest.raises(ValueError, match="proposals"):
         tiny_fast_rcnn()(batch(OBJECTS, LABELS))

@@ -296,3 +296,33 @@ def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path
     measured = load_trained(output / "detector.pt", "detector").config.fast_rcnn
     assert measured.box_stds != (0.1, 0.1, 0.2, 0.2)
     assert all(0.01 < std < 0.5 for std in measured.box_stds)
+
+
+def test_augmentation_and_empty_pictures_by_the_configuration(config: Path, data: Path, tmp_path: Path) -> None:
+    pipeline = "[{name: RandomBrightnessContrast, p: 1.0}, {name: RandomCrop, height: 100, width: 120, p: 0.5}]"
+    changes = [
+        f"data.albumentations={pipeline}",
+        "data.vertical_flip=0.5",
+        "data.shorter_sides=[80, 96]",
+        "data.keep_empty=true",
+        "data.group_by_aspect=false",
+        "rpn.training.schedule=cosine",
+        "rpn.training.milestones=[]",
+        "rpn.training.warmup_steps=2",
+        "runtime.workers=2",
+        "runtime.channels_last=false",
+        "runtime.deterministic=true",
+    ]
+    for output in ("first", "second"):
+        tool("train_rpn", *arguments_for(config, data, tmp_path / output, changes))
+    assert_same_weights(tmp_path / "first/rpn.pt", tmp_path / "second/rpn.pt", atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = arguments_for(config, data, output, ["runtime.compile=true"])
+    tool("train_rpn", *arguments)
+    tool("train_fastrcnn", *arguments)
+    tool("eval_coco", "--weights", output / "detector.pt")
+    assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=1e-4, rtol=1e-3)

@@ -140,6 +140,16 @@ def test_an_images_sample_does_not_depend_on_its_padding() -> None:
     assert kinds[0] == kinds[1]
 
 
+def test_half_precision_gives_nearly_the_same_losses() -> None:
+    network, whole = tiny_rpn(), batch(OBJECTS, LABELS)
+    expected = network(whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network(whole)
+    for name, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[name], atol=0.02, rtol=0.05)
+
+
 def test_training_computes_no_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("decoded or suppressed boxes while training")
