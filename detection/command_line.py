@@ -17,12 +17,12 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a tool and returns its exit status: a `UserError` is one message on stderr and status 1, Ctrl-C is status
-    130."""
+    """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
+    stderr and status 1, Ctrl-C is status 130."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
         return main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,13 +42,15 @@ def add_config_arguments(
     *,
     config: bool = True,
     output: str = "folder of the run (output); runs/<name> by default",
+    default: str = "the demo (configs/demo.yaml), which draws its own pictures",
+    example: str = "rpn.training.steps=1000",
 ) -> None:
     """--config, --data, --output and key=value, which `read_config` turns into a configuration."""
     if config:
         arguments.add_argument(
             "--config",
             type=Path,
-            help="YAML file; without it, the demo (configs/demo.yaml), which draws its own pictures",
+            help=f"YAML file; without it, {default}",
         )
     arguments.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
     arguments.add_argument("--output", metavar="DIR", help=output)
@@ -56,7 +58,7 @@ def add_config_arguments(
         "overrides",
         nargs="*",
         metavar="key.sub=value",
-        help="any value of the configuration, such as rpn.training.steps=1000; checked like the file",
+        help=f"any value of the configuration, such as {example}; checked like the file",
     )
 
 

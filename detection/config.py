@@ -39,6 +39,7 @@ class Data:
     train: Split = Split("train")
     test: Split = Split("test")
     keep_empty: bool = False  # train on pictures without objects too
+    skip_unreadable: bool = False  # training: another picture stands in for a damaged one; false: it stops the run
     # Training: the shorter side is scaled to one of these, drawn for each picture …
     shorter_sides: tuple[int, ...] = within((600,), 1)
     longer_side: int = within(1000, 1)  # … unless the longer side would exceed this
@@ -63,7 +64,7 @@ class Backbone:
     # No gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x).
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
-    depths: tuple[int, ...] | None = within(None, 1)
+    depths: tuple[int, ...] | None = within(None, 1, 1000)
     cardinality: int | None = within(None, 1)
     base_width: int | None = within(None, 1)
     planes: int | None = within(None, 1)
@@ -76,9 +77,8 @@ class Training:
     work."""
 
     global_batch: int = within(16, 1)  # pictures a step, over all devices
-    images_per_device: int = within(
-        2, 1
-    )  # pictures that one device holds at once; the rest of its share is accumulated
+    # Pictures that one device holds at once; the rest of its share is accumulated.
+    images_per_device: int = within(2, 1)
     learning_rate: float = within(0.02, 0)
     # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it
     # stands.
@@ -99,9 +99,8 @@ class Training:
     log_every: int = within(20, 1)
     checkpoint_every: int = within(2_000, 1)
     keep_checkpoints: int = within(2, 1)
-    evaluate_every: int | None = within(
-        None, 1
-    )  # AP (the RPN: AR) on data.test each so many steps; null: only at the end
+    # AP (the RPN: AR) on data.test each so many steps; null: only at the end.
+    evaluate_every: int | None = within(None, 1)
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,8 @@ class ProposalLimits:
 class RPN:
     """The proposal network and its training."""
 
-    anchor_sizes: tuple[float, ...] = within(
-        (64, 128, 256, 512), 1
-    )  # square roots of the areas, in pixels of the network's input
+    # Square roots of the areas, in pixels of the network's input.
+    anchor_sizes: tuple[float, ...] = within((64, 128, 256, 512), 1)
     anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01)  # height / width
     channels: int = within(512, 1)
     positive_iou: float = within(0.7, 0, 1)
@@ -130,9 +128,8 @@ class RPN:
     allowed_border: float | None = within(0.0, 0)  # null: anchors that cross the picture's border learn too
     smooth_l1_beta: float = within(1 / 9, 1e-9)  # σ = 3
     crowd_overlap: float | None = within(None, 0, 1)
-    training_proposals: ProposalLimits = ProposalLimits(
-        before_nms=None, after_nms=2000
-    )  # what the Fast R-CNN learns from
+    # What the Fast R-CNN learns from.
+    training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
     test_proposals: ProposalLimits = ProposalLimits()
     training: Training = Training()
 
@@ -150,9 +147,8 @@ class FastRCNN:
     positive_share: float = within(0.25, 0, 1)
     box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9)
     box_means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    box_statistics: Literal["fixed", "empirical"] = (
-        "fixed"  # empirical: means and stds measured on the training set's proposals (alternating training)
-    )
+    # Empirical: means and stds measured on the training set's proposals (alternating training).
+    box_statistics: Literal["fixed", "empirical"] = "fixed"
     smooth_l1_beta: float = within(1.0, 1e-9)
     crowd_overlap: float | None = within(0.7, 0, 1)
     min_score: float = within(0.05, 0, 1)
@@ -182,43 +178,49 @@ class Config:
 
     name: str = "unnamed"
     output: str | None = None  # folder of everything that is written; null: runs/<name>
-    seed: int = within(0, 0)
+    seed: int = within(0, 0, 2**62)
     data: Data = Data()
     backbone: Backbone = Backbone()
     rpn: RPN = RPN()
     fast_rcnn: FastRCNN = FastRCNN()
     runtime: Runtime = Runtime()
 
-
-def contradictions(config: Config) -> list[str]:
-    """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
-    found = []
-    if config.rpn.negative_iou > config.rpn.positive_iou:
-        found.append(
-            f"rpn.negative_iou ({config.rpn.negative_iou}) is above rpn.positive_iou ({config.rpn.positive_iou}): "
-            "an anchor cannot be both"
-        )
-    if config.fast_rcnn.background_low > config.fast_rcnn.positive_iou:
-        found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
-    if config.fast_rcnn.pooled_size < 2:
-        found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
-    for name, training in (("rpn", config.rpn.training), ("fast_rcnn", config.fast_rcnn.training)):
-        if list(training.milestones) != sorted(set(training.milestones)):
-            found.append(f"{name}.training.milestones {training.milestones} must ascend")
-        if training.nesterov and training.momentum == 0:
-            found.append(f"{name}.training.nesterov needs a momentum above 0")
-    if config.backbone.weights is None and config.backbone.freeze is not None:
-        found.append(
-            f"backbone.freeze: {config.backbone.freeze} without backbone.weights would keep random filters for ever; "
-            "name the weights, or set backbone.freeze=null"
-        )
-    if config.backbone.weights is None and config.backbone.norm == "frozen":
-        found.append(
-            "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
-            "or set backbone.norm=batch or group"
-        )
-    if config.data.layout == "files":
-        for split in (config.data.train, config.data.test):
-            if split.annotations is None or split.images is None:
-                found.append(f"the split {split.name!r} needs `annotations` and `images` (data.layout is files)")
-    return found
+    def contradictions(self) -> list[str]:
+        """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
+        found = []
+        for key, values in (
+            ("data.shorter_sides", self.data.shorter_sides),
+            ("rpn.anchor_sizes", self.rpn.anchor_sizes),
+            ("rpn.anchor_ratios", self.rpn.anchor_ratios),
+        ):
+            if not values:
+                found.append(f"{key}: at least one value is needed")
+        if self.rpn.negative_iou > self.rpn.positive_iou:
+            found.append(
+                f"rpn.negative_iou ({self.rpn.negative_iou}) is above rpn.positive_iou ({self.rpn.positive_iou}): "
+                "an anchor cannot be both"
+            )
+        if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
+            found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
+        if self.fast_rcnn.pooled_size < 2:
+            found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
+            if list(training.milestones) != sorted(set(training.milestones)):
+                found.append(f"{name}.training.milestones {training.milestones} must ascend")
+            if training.nesterov and training.momentum == 0:
+                found.append(f"{name}.training.nesterov needs a momentum above 0")
+        if self.backbone.weights is None and self.backbone.freeze is not None:
+            found.append(
+                f"backbone.freeze: {self.backbone.freeze} without backbone.weights would keep random filters for ever; "
+                "name the weights, or set backbone.freeze=null"
+            )
+        if self.backbone.weights is None and self.backbone.norm == "frozen":
+            found.append(
+                "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
+                "or set backbone.norm=batch or group"
+            )
+        if self.data.layout == "files":
+            for split in (self.data.train, self.data.test):
+                if split.annotations is None or split.images is None:
+                    found.append(f"the split {split.name!r} needs `annotations` and `images` (data.layout is files)")
+        return found

@@ -1,4 +1,6 @@
-"""YAML files and `key.sub=value` texts ↔ `detection.config.Config`, with every mistake named at once.
+"""YAML files and `key.sub=value` texts ↔ a typed configuration, with every mistake named at once.
+
+The configuration is a frozen dataclass of dataclasses: the detectors' (`detection.config.Config`), or another `kind`.
 
 YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say
 otherwise. Repeated keys, aliases and tags are refused.
@@ -9,31 +11,49 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import yaml
 
-from detection.config import Config, contradictions
+from detection.config import Config
 from detection.errors import UserError
 
 T = TypeVar("T")
 
 
+class Configuration(Protocol):
+    """A frozen dataclass whose fields all have defaults; `within` gives a field its range."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def contradictions(self) -> list[str]:
+        """What cannot be meant though each value by itself can, in words."""
+        ...
+
+
+C = TypeVar("C", bound=Configuration)
+
+
 class _Loader(yaml.SafeLoader):
-    """The safe loader with the 1.2 core schema, without aliases and repeated keys."""
+    """The safe loader with the 1.2 core schema, without aliases, tags and repeated keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class declares it so
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed: write the values out", mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            refused = "aliases (*name) are not allowed: write the values out"
+        elif getattr(event, "tag", None) is not None:  # SafeLoader's own constructors stumble over misused tags
+            refused = f"tags ({event.tag}) are not allowed: write the value alone"
+        else:
+            return super().compose_node(parent, index)
+        raise yaml.composer.ComposerError(None, None, refused, event.start_mark)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -68,6 +88,15 @@ _Loader.add_constructor(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either schema would take for something else: 1.1 for other programs' sake, and our own."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
+        first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+        for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | _Loader.yaml_implicit_resolvers.keys()
+    }
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The value that a YAML text states; `where` names it in errors.
 
@@ -83,21 +112,36 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """`load_config_of` for the detectors' configuration."""
+    return load_config_of(Config, path, overrides)
+
+
+def config_from_dict(values: Mapping[str, Any], where: str) -> Config:
+    """`config_of` for the detectors' configuration."""
+    return config_of(Config, values, where)
+
+
+def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
     """Reads a file, applies `key.sub=value` overrides in order, and checks the whole.
 
     Raises:
         UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
     """
     values = _read_with_base(Path(path), ()) if path is not None else {}
-    return _changed(values, overrides, str(path) if path is not None else "configuration")
+    return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 
-def change_config(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with `key.sub=value` overrides applied; errors as in `load_config`."""
-    return _changed(config_to_dict(config), overrides, "command line") if overrides else config
+def change_config(config: C, overrides: Sequence[str]) -> C:
+    """`config` with `key.sub=value` overrides applied; errors as in `load_config_of`."""
+    return _changed(type(config), config_to_dict(config), overrides, "command line") if overrides else config
 
 
-def _changed(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+def config_of(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Builds and checks a configuration; `where` names the source in errors. The reverse is `config_to_dict`."""
+    return _checked(kind, values, where, [])
+
+
+def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], where: str) -> C:
     mistakes: list[str] = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -105,15 +149,13 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], where: str) -> Co
             mistakes.append(f"{text!r}: write key.sub=value")
             continue
         _set(values, key.strip().split("."), parse_yaml(value, f"{key.strip()}={value}"))
-    return config_from_dict(values, where, mistakes)
+    return _checked(kind, values, where, mistakes)
 
 
-def config_from_dict(values: Mapping[str, Any], where: str, mistakes: list[str] | None = None) -> Config:
-    """Builds and checks a `Config`; `where` names the source in errors. The reverse is `config_to_dict`."""
-    mistakes = mistakes if mistakes is not None else []
-    config = _build(Config, values, "", mistakes)
+def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
+    config = _build(kind, values, "", mistakes)
     if not mistakes:
-        mistakes.extend(contradictions(config))
+        mistakes.extend(config.contradictions())
     if mistakes:
         raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(mistakes))
     return config
@@ -132,10 +174,10 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def config_to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(
-        config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+def config_to_yaml(config: Configuration) -> str:
+    """The whole configuration as YAML that `load_config_of` reads back."""
+    return yaml.dump(
+        config_to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )
 
 
@@ -245,10 +287,10 @@ def _convert(value: Any, hint: Any) -> Any:
 def _check_range(value: Any, bounds: Mapping[str, Any]) -> None:
     low, high = bounds.get("low"), bounds.get("high")
     for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{number} is not a finite number")
         if number is None or (low is None and high is None):
             continue
-        if not number == number or abs(number) == float("inf"):
-            raise ValueError(f"{number} is not a finite number")
         if (low is not None and number < low) or (high is not None and number > high):
             limits = f"at least {low}" if high is None else f"from {low} to {high}"
             raise ValueError(f"{number} is out of range: {limits}")

@@ -24,7 +24,7 @@ import torch
 from detection.builders import pair
 from detection.config import Config
 from detection.data.augmentation import Augmentation
-from detection.data.batches import Sample, collate
+from detection.data.batches import Sample, collate, padded_size
 from detection.data.pictures import read_picture
 from detection.errors import UserError
 from detection.faster_rcnn import FasterRCNN
@@ -109,7 +109,8 @@ class Detector:
         Args:
             pictures: a path or an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); or
                 several of them, as a sequence, an array (N, H, W, 3), or a tensor (N, 3, H, W).
-            batch_size: how many of several pictures the networks look at at once.
+            batch_size: how many of several pictures the networks look at at once, if they come to one padded size;
+                others would pad each other, and change what is found near their edges.
 
         Returns:
             A `PictureDetections` for one picture, a list of them for several.
@@ -120,20 +121,27 @@ class Detector:
         if isinstance(pictures, torch.Tensor):
             pictures = _as_arrays(pictures)
         if isinstance(pictures, (str, os.PathLike)) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
-            return self._detect([pictures])[0]
-        several = list(pictures)
+            return self._detect([self._sample(pictures)])[0]
         found: list[PictureDetections] = []
-        for start in range(0, len(several), batch_size):
-            found += self._detect(several[start : start + batch_size])
-        return found
+        waiting: list[Sample] = []
+        for sample in map(self._sample, pictures):
+            if waiting and (len(waiting) >= batch_size or self._padded(sample) != self._padded(waiting[0])):
+                found += self._detect(waiting)
+                waiting = []
+            waiting.append(sample)
+        return found + (self._detect(waiting) if waiting else [])
 
     @torch.inference_mode()
-    def _detect(self, pictures: Sequence[Picture]) -> list[PictureDetections]:
-        batch = collate([self._sample(picture) for picture in pictures], self._size_divisor).to(self.device)
+    def _detect(self, samples: Sequence[Sample]) -> list[PictureDetections]:
+        batch = collate(samples, self._size_divisor).to(self.device)
         return [
             self._named(one.boxes.float().cpu().numpy(), one.scores.float().cpu().numpy(), one.labels.cpu().numpy())
             for one in self.network(batch.images, batch.sizes, batch.original_sizes)
         ]
+
+    def _padded(self, sample: Sample) -> tuple[int, int]:
+        height, width = sample.image.shape[1:]
+        return padded_size((height, width), self._size_divisor)
 
     def _sample(self, picture: Picture) -> Sample:
         array = _checked(picture) if isinstance(picture, np.ndarray) else read_picture(Path(picture))
@@ -163,7 +171,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
         raise UserError(
             f"a picture is an array uint8 (H, W, 3) in RGB order with values 0–255, not {array.dtype} {array.shape}"
         )
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=["C", "W"])  # torch warns of arrays that are read-only
 
 
 def _as_arrays(pictures: torch.Tensor) -> np.ndarray:

@@ -147,7 +147,7 @@ def save_picture(path: Path | str, picture: np.ndarray, *, jpeg_quality: int = 9
 
     Raises:
         UserError: OpenCV cannot write a format of that name.
-        OSError: the folder cannot be written.
+        CannotWrite: the folder cannot be written.
     """
     path = Path(path)
     ending = path.suffix.lower()

@@ -1,5 +1,5 @@
 """Atomic writing (one implementation for the whole project)."""
 
-from backbones.files import atomic_write
+from backbones.files import CannotWrite, atomic_write
 
-__all__ = ["atomic_write"]
+__all__ = ["CannotWrite", "atomic_write"]

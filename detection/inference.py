@@ -24,6 +24,9 @@ from detection.recipe import autocast_dtype
 from detection.rpn import RPN
 from detection.splits import test_augmentation
 from detection.training.distributed import gather_objects, on_main, rank, world_size
+from detection.training.memory import memory_explained
+
+_LESS_MEMORY = "Lower runtime.test_batch, or the image size (data.test_shorter_side, data.test_longer_side)."
 
 
 def average_precision_of(
@@ -68,7 +71,7 @@ def detect(config: settings.Config, network: FasterRCNN, index: DatasetIndex, de
     rows = [np.empty((0, 7))]
     for batch in _batches(config, index, device, f"detecting on {index.name}"):
         unreadable = {image_id for image_id, _ in batch.problems}
-        with torch.inference_mode(), _autocast(config, device):
+        with torch.inference_mode(), _autocast(config, device), memory_explained(batch, _LESS_MEMORY):
             found = network(batch.images, batch.sizes, batch.original_sizes)
         for image_id, one in zip(batch.image_ids.tolist(), found, strict=True):
             if image_id in unreadable:
@@ -88,10 +91,14 @@ def propose(
     device: torch.device,
     limits: settings.ProposalLimits,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(image id, boxes (R, 4) in the original picture, scores (R,) descending) of this rank's share of a split."""
+    """(image id, boxes (R, 4) in the original picture, scores (R,) descending) of this rank's share of a split.
+
+    A picture that cannot be read has none, and a warning says so.
+    """
     network.eval()
     for batch in _batches(config, index, device, f"proposing on {index.name}"):
-        with torch.inference_mode(), _autocast(config, device):
+        unreadable = {image_id for image_id, _ in batch.problems}
+        with torch.inference_mode(), _autocast(config, device), memory_explained(batch, _LESS_MEMORY):
             found = network.propose(
                 batch.images,
                 batch.sizes,
@@ -106,6 +113,7 @@ def propose(
         for image_id, own, scores, count in zip(
             batch.image_ids.tolist(), boxes.cpu().numpy(), found.scores.cpu().numpy(), counts, strict=True
         ):
+            count = 0 if image_id in unreadable else count
             yield image_id, own[:count], scores[:count]
 
 
@@ -121,7 +129,7 @@ def _batches(config: settings.Config, index: DatasetIndex, device: torch.device,
         pin_memory=device.type == "cuda",
     )
     own = len(range(rank(), len(index), world_size()))
-    for batch in with_progress(batches, -(-own // config.runtime.test_batch), label):
+    for batch in with_progress(batches, own, label, size=len):
         yield batch.to(device, non_blocking=True)
 
 

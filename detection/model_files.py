@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -29,6 +29,10 @@ from detection.errors import UserError
 from detection.fast_rcnn import FastRCNN
 from detection.rpn import RPN
 from detection.training.artifacts import load_artifact, save_artifact
+
+N = TypeVar("N", RPN, FastRCNN)
+
+_NETWORKS = {"rpn": {"rpn"}, "fastrcnn": {"fastrcnn"}, "detector": {"rpn", "fastrcnn"}}  # of each kind of file
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,24 @@ def load_trained(path: str | os.PathLike[str], *kinds: str) -> Trained:
         states: Mapping[str, Any] = content["networks"]
         formats: Mapping[str, Any] = content["input_formats"]
         provenance = content["provenance"]
-    except KeyError as error:
-        raise UserError(f"{path}: lacks the entry {error}; it was not written by this project's tools") from None
+        if set(states) != _NETWORKS[content["kind"]]:
+            raise ValueError(f"its networks are {list(states)}")
+        if len(categories.ids) != len(categories.names):
+            raise ValueError("its classes have not a name each")
+        input_formats = {name: InputFormat.from_dict(formats[name]) for name in states}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: an entry is missing or of the wrong kind ({error!r}); it was not written by this project's tools"
+        ) from None
     rpn = fast_rcnn = None
     if "rpn" in states:
-        rpn = build_rpn(rpn_config or config, pretrained=False)
-        _fill(rpn, states["rpn"], formats["rpn"], path)
+        rpn = _filled(lambda: build_rpn(rpn_config or config, pretrained=False), states["rpn"], path)
+        rpn.backbone.input_format = input_formats["rpn"]
     if "fastrcnn" in states:
-        fast_rcnn = build_fast_rcnn(config, len(categories), pretrained=False)
-        _fill(fast_rcnn, states["fastrcnn"], formats["fastrcnn"], path)
+        fast_rcnn = _filled(
+            lambda: build_fast_rcnn(config, len(categories), pretrained=False), states["fastrcnn"], path
+        )
+        fast_rcnn.trunk.input_format = input_formats["fastrcnn"]
     return Trained(config, categories, provenance, rpn, fast_rcnn, rpn_config)
 
 
@@ -136,14 +149,31 @@ def _input_format(network: RPN | FastRCNN) -> InputFormat:
     return network.backbone.input_format if isinstance(network, RPN) else network.trunk.input_format
 
 
-def _fill(network: RPN | FastRCNN, state: Any, input_format: Any, path: str | os.PathLike[str]) -> None:
+def _filled(build: Callable[[], N], state: Any, path: str | os.PathLike[str]) -> N:
+    """The network with the weights `state`, in evaluation mode.
+
+    It is built without memory first, because a stranger's configuration could ask for any amount.
+    """
     try:
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        first_lines = "\n".join(str(error).splitlines()[:6])
+        with torch.device("meta"):
+            expected = {name: value.shape for name, value in build().state_dict().items()}
+        found = {name: value.shape for name, value in state.items()}
+    except (RuntimeError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{Path(path)}: its network cannot be built: {error!r:.200}") from None
+    different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    if different:
+        first = "; ".join(
+            f"{name}: {_size(found.get(name))} in the file, {_size(expected.get(name))} by its configuration"
+            for name in sorted(different)[:6]
+        )
         raise UserError(
-            f"{Path(path)}: its weights do not fit the network that its configuration names: {first_lines}"
-        ) from None
-    backbone = network.backbone if isinstance(network, RPN) else network.trunk
-    backbone.input_format = InputFormat.from_dict(input_format)
-    network.eval()
+            f"{Path(path)}: its weights do not fit the network that its configuration names, in {len(different)} "
+            f"place(s): {first}"
+        )
+    network = build()
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _size(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))

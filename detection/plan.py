@@ -7,7 +7,7 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,12 @@ from detection.recipe import (
 )
 from detection.rpn import RPN
 from detection.run_folder import RunFolder
-from detection.splits import open_split, training_augmentation, training_pictures
+from detection.splits import on_unreadable, open_split, training_augmentation, training_pictures
 from detection.training.distributed import gather_objects, world_size
 from detection.training.logging import TrainingLog, format_duration
 from detection.training.loop import train
 from detection.training.memory import memory_in_use
+from detection.training.micro_batches import TrainingBatch
 
 STEPS = 3  # measured, after one to warm up
 _PROPOSAL_BYTES = 20  # four corners and a score, float32
@@ -48,10 +49,15 @@ def of_rpn(config: settings.Config, device: torch.device) -> str:
     folder = RunFolder.of(config)
     index = training_pictures(config.data, open_split(config.data, "train"))
     network = placed(build_rpn(config), config.runtime, device)
-    dataset = DetectionDataset(_some(index, config.rpn.training), training_augmentation(config.data), seed=config.seed)
+    dataset = DetectionDataset(
+        _some(index, config.rpn.training),
+        training_augmentation(config.data),
+        seed=config.seed,
+        unreadable=on_unreadable(config.data),
+    )
     seconds = _seconds_per_step(network, config, config.rpn.training, dataset, device)
     written = [folder.config, folder.rpn, folder.rpn_training / "checkpoint_*.pt", folder.rpn_training / "log.jsonl"]
-    return _plan("rpn", network, config.rpn.training, len(index), seconds, device, written, folder, 0)
+    return describe("rpn", network, config.rpn.training, len(index), seconds, device, written, folder.root)
 
 
 def of_fast_rcnn(config: settings.Config, device: torch.device, *, rpn_file: Path | None = None) -> str:
@@ -68,7 +74,13 @@ def of_fast_rcnn(config: settings.Config, device: torch.device, *, rpn_file: Pat
         store = _proposals_of(config, rpn, some, device, Path(temporary) / "proposals.st")
         proposing = (time.monotonic() - began) / len(some) * len(index) / world_size()
         network = placed(build_fast_rcnn(config, len(index.category_ids)), config.runtime, device)
-        dataset = DetectionDataset(some, training_augmentation(config.data), seed=config.seed, proposals=store)
+        dataset = DetectionDataset(
+            some,
+            training_augmentation(config.data),
+            seed=config.seed,
+            proposals=store,
+            unreadable=on_unreadable(config.data),
+        )
         seconds = _seconds_per_step(network, config, config.fast_rcnn.training, dataset, device)
     made = folder.proposals(config.data.train.name)
     written = [
@@ -80,8 +92,8 @@ def of_fast_rcnn(config: settings.Config, device: torch.device, *, rpn_file: Pat
         folder.fast_rcnn_training / "log.jsonl",
     ]
     store_bytes = 0 if made.exists() else len(index) * config.rpn.training_proposals.after_nms * _PROPOSAL_BYTES
-    text = _plan(
-        "Fast R-CNN", network, config.fast_rcnn.training, len(index), seconds, device, written, folder, store_bytes
+    text = describe(
+        "Fast R-CNN", network, config.fast_rcnn.training, len(index), seconds, device, written, folder.root, store_bytes
     )
     if not made.exists():
         text += f"\nproposals first   {len(index)} pictures, about {format_duration(proposing)}"
@@ -115,19 +127,33 @@ def _seconds_per_step(
     dataset: DetectionDataset,
     device: torch.device,
 ) -> float:
+    return seconds_per_step(
+        network, lambda short: batches_for(config, short, dataset, device), training, config.runtime, device
+    )
+
+
+def seconds_per_step(
+    network: nn.Module,
+    batches: Callable[[settings.Training], Callable[[int], Iterable[TrainingBatch]]],
+    training: settings.Training,
+    runtime: settings.Runtime,
+    device: torch.device,
+) -> float:
+    """How long a step takes here, by a few of them. `batches`: what `train` takes, for a training of fewer steps."""
+
     def run(steps: int) -> float:
         short = dataclasses.replace(training, steps=steps)
         began = time.monotonic()
         train(
             network,
-            batches_for(config, short, dataset, device),
+            batches(short),
             optimizer_for(network, training),
             steps=steps,
             schedule=_warm(schedule_for(training)),
             global_batch=training.global_batch,
             accumulation=accumulation_steps(training, world_size()),
             device=device,
-            autocast=autocast_dtype(config.runtime, device),
+            autocast=autocast_dtype(runtime, device),
             clip_norm=training.clip_norm,
             log=TrainingLog(stream=io.StringIO()),
         )
@@ -143,7 +169,7 @@ def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
     return lambda step: schedule(step) * 1e-3
 
 
-def _plan(
+def describe(
     name: str,
     network: nn.Module,
     training: settings.Training,
@@ -151,16 +177,17 @@ def _plan(
     seconds: float,
     device: torch.device,
     written: Sequence[Path],
-    folder: RunFolder,
-    store_bytes: int,
+    folder: Path,
+    store_bytes: int = 0,
 ) -> str:
+    """The plan of a training as text. `folder`: where the run writes; `store_bytes`: what it stores besides weights."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     checkpoint = weights + 4 * learning  # momentum
     disk = checkpoint * (training.keep_checkpoints + 1) + 3 * weights + store_bytes
     world = world_size()
-    free = shutil.disk_usage(_existing(folder.root)).free
+    free = shutil.disk_usage(_existing(folder)).free
     rows = {
         "network": f"{name}: {parameters / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them learn",
         "device": f"{world} × {device}",

@@ -42,7 +42,6 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     names = _distinct_names(files)
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
-    output.mkdir(parents=True, exist_ok=True)
     for file, name in with_progress(zip(files, names, strict=True), len(files), "pictures"):
         try:
             picture = read_picture(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from detection.training.distributed import is_main
@@ -15,9 +15,17 @@ T = TypeVar("T")
 _TERMINAL_SECONDS, _FILE_SECONDS = 0.5, 10.0
 
 
-def with_progress(items: Iterable[T], total: int, label: str, stream: TextIO | None = None) -> Iterator[T]:
+def with_progress(
+    items: Iterable[T],
+    total: int,
+    label: str,
+    stream: TextIO | None = None,
+    *,
+    size: Callable[[T], int] = lambda _: 1,
+) -> Iterator[T]:
     """Yields `items`; every so often a line on stderr tells how many of `total` are done and the time left.
 
+    `size` tells for how many an item counts: a batch, for its pictures.
     On a terminal one line is written over; elsewhere a new line comes every ten seconds. Only rank 0 speaks.
     """
     stream = stream or sys.stderr
@@ -26,7 +34,7 @@ def with_progress(items: Iterable[T], total: int, label: str, stream: TextIO | N
     done = 0
     for item in items:
         yield item
-        done += 1
+        done += size(item)
         now = time.monotonic()
         finished = done == total
         if not is_main() or not (finished or now - last >= (_TERMINAL_SECONDS if terminal else _FILE_SECONDS)):

@@ -27,14 +27,24 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
     """
     split = getattr(data, which)
     annotations, images = _locate(data, split)
-    index = load_index(annotations, images, name=split.name)
-    index.require_files()
+    index = load_index(annotations, images, name=split.name, pictures="present")
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
     summary = index.findings.summary()
     if summary:
         on_main(lambda: logger.warning("%s: %s", annotations, summary))
     return index
+
+
+def check_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
+    """The index of the whole configured split after every picture was decoded; what was repaired is in `findings`.
+
+    Raises:
+        UserError: annotations or pictures cannot be used; all defects are listed.
+    """
+    split = getattr(data, which)
+    annotations, images = _locate(data, split)
+    return load_index(annotations, images, name=split.name, pictures="sound")
 
 
 def split_of_pictures(data: settings.Data, store: ProposalStore) -> DatasetIndex:
@@ -54,6 +64,11 @@ def split_of_pictures(data: settings.Data, store: ProposalStore) -> DatasetIndex
 def training_pictures(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
     """The pictures that are trained on: all, or those with an object (`data.keep_empty`)."""
     return index if data.keep_empty else index.non_empty()
+
+
+def on_unreadable(data: settings.Data) -> Literal["stop", "replace"]:
+    """What a picture that cannot be read does to a training."""
+    return "replace" if data.skip_unreadable else "stop"
 
 
 def training_augmentation(data: settings.Data) -> Augmentation:

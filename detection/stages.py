@@ -44,7 +44,7 @@ from detection.recipe import (
 )
 from detection.rpn import RPN
 from detection.run_folder import RunFolder
-from detection.splits import open_split, training_augmentation, training_pictures
+from detection.splits import on_unreadable, open_split, training_augmentation, training_pictures
 from detection.training.artifacts import sha256_of
 from detection.training.checkpoints import Checkpointer
 from detection.training.distributed import barrier, is_main, on_main, world_size
@@ -74,7 +74,9 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         index = training_pictures(config.data, open_split(config.data, "train"))
         torch.manual_seed(config.seed)
         network = placed(build_rpn(config), config.runtime, device)
-        dataset = DetectionDataset(index, training_augmentation(config.data), seed=config.seed)
+        dataset = DetectionDataset(
+            index, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
+        )
         provenance = {"stage": "rpn", "train": index.fingerprint, "backbone": network.backbone.provenance}
 
         def evaluate(step: int) -> dict[str, float]:
@@ -195,7 +197,12 @@ def train_fast_rcnn(
         network = placed(build_fast_rcnn(config, len(categories)), config.runtime, device)
         limit = config.rpn.training_proposals.after_nms
         dataset = DetectionDataset(
-            index, training_augmentation(config.data), seed=seed, proposals=store, proposal_limit=limit
+            index,
+            training_augmentation(config.data),
+            seed=seed,
+            proposals=store,
+            proposal_limit=limit,
+            unreadable=on_unreadable(config.data),
         )
         provenance: dict[str, Any] = {
             "stage": "fastrcnn",
@@ -291,7 +298,8 @@ def _announce(training: settings.Training, dataset: DetectionDataset, log: Train
 def _what_matters(config: settings.Config, stage: str) -> dict[str, Any]:
     """The part of the configuration that a resumed training must share with the one that it continues."""
     values = config_to_dict(config)
-    data = {key: value for key, value in values["data"].items() if key not in ("root", "layout", "train", "test")}
+    where_and_how = ("root", "layout", "train", "test", "skip_unreadable")
+    data = {key: value for key, value in values["data"].items() if key not in where_and_how}
     network = values["rpn" if stage == "rpn" else "fast_rcnn"]
     for key in ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"):
         network["training"].pop(key)

@@ -21,6 +21,7 @@ from detection.data.findings import Findings
 from detection.data.json_stream import read_members
 from detection.errors import UserError
 
+LARGEST_AREA = 1e10  # where COCO's widest range of sizes ends: an object above it would count in none
 MISSING = np.iinfo(np.int64).min  # stands for an absent or unusable whole number
 
 
@@ -146,7 +147,8 @@ def _annotations(block: list[dict[str, Any]], findings: Findings) -> tuple[np.nd
     areas = np.array([_area(entry.get("area")) for entry in block], dtype=np.float64)
     unknown = np.isnan(areas)
     _add_rows(findings, "area_missing", unknown, name_of)
-    areas[unknown] = boxes[unknown, 2] * boxes[unknown, 3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas[unknown] = np.minimum(boxes[unknown, 2] * boxes[unknown, 3], LARGEST_AREA)
     _add_rows(findings, "ignore_flag", np.array([bool(entry.get("ignore")) for entry in block], dtype=bool), name_of)
     return ids, picture_of, category_of, boxes, crowds.astype(bool), areas
 

@@ -86,8 +86,8 @@ class Batch:
 
 def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
     """Joins samples, at least one, into a batch; H and W are its largest, rounded up to multiples of `size_divisor`."""
-    height = _round_up(max(sample.image.shape[1] for sample in samples), size_divisor)
-    width = _round_up(max(sample.image.shape[2] for sample in samples), size_divisor)
+    heights, widths = zip(*(sample.image.shape[1:] for sample in samples), strict=True)
+    height, width = padded_size((max(heights), max(widths)), size_divisor)
     images = np.zeros((len(samples), height, width, 3), dtype=np.uint8)
     for image, sample in zip(images, samples, strict=True):
         image[: sample.image.shape[1], : sample.image.shape[2]] = sample.image.permute(1, 2, 0).numpy()
@@ -109,8 +109,10 @@ def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
     )
 
 
-def _round_up(length: int, divisor: int) -> int:
-    return -(-length // divisor) * divisor
+def padded_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """(height, width) rounded up to multiples of `divisor`: the size of a batch of pictures of this size."""
+    height, width = (-(-length // divisor) * divisor for length in size)
+    return height, width
 
 
 def _pad(lists: Sequence[Tensor]) -> Tensor:

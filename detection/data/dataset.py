@@ -75,6 +75,12 @@ class DetectionDataset(Dataset[Sample]):
                 continue
         raise problem
 
+    def size(self, key: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the sample's image, without reading it; not where a pipeline may crop it."""
+        epoch, i = key
+        height, width = int(self.index.heights[i]), int(self.index.widths[i])
+        return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
+
     def _read(self, i: int) -> np.ndarray:
         return read_picture(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
 

@@ -43,7 +43,7 @@ def make_demo_dataset(
 
     Raises:
         UserError: the folder holds something else.
-        OSError: it cannot be written.
+        CannotWrite: it cannot be written.
     """
     folder = Path(folder)
     marker = folder / "demo.json"

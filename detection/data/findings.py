@@ -87,6 +87,12 @@ KINDS: dict[str, Kind] = {
     "size_unreadable": Kind(
         "pictures without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
+    "picture_missing": Kind(
+        "pictures without a file", "give the folder that holds them, or take them out", refuse=True
+    ),
+    "picture_unreadable": Kind(
+        "pictures that cannot be read, or are of another size", "replace them, or take them out", refuse=True
+    ),
     "pictures_missing": Kind("files without pictures", "`images` must list at least one", refuse=True),
     "categories_missing": Kind("files without categories", "`categories` must list at least one", refuse=True),
     "category_id_malformed": Kind("category ids that are not whole numbers", "number the categories", refuse=True),
@@ -136,8 +142,9 @@ class Findings:
         return self._lines(refuse=False)
 
     def refusal(self) -> str:
-        """The same for the kinds that are refused."""
-        return self._lines(refuse=True)
+        """The same for the kinds that are refused, and behind them what would have been repaired."""
+        repaired = self.summary()
+        return self._lines(refuse=True) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
 
     def _lines(self, refuse: bool) -> str:
         lines = []

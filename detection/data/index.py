@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from detection.data.findings import Findings
 from detection.data.repairs import (
     annotation_ids_of,
     categories_of,
+    check_files,
     corner_boxes,
     count_repeated_objects,
     distinct_pictures,
@@ -118,43 +120,25 @@ class DatasetIndex:
             raise UserError(f"{self.annotation_file}: no picture has an object that could be trained on")
         return self.subset(kept)
 
-    def missing_files(self) -> np.ndarray:
-        """Indices (int64) of the listed pictures that have no file, from one listing of each folder instead of a look
-        at each file.
-        """
-        present: dict[str, set[str]] = {}
-        missing = []
-        for i in range(len(self)):
-            folder, name = os.path.split(self.file_name(i))
-            if folder not in present:
-                try:
-                    present[folder] = set(os.listdir(self.image_root / folder))
-                except OSError:
-                    present[folder] = set()
-            if name not in present[folder]:
-                missing.append(i)
-        return np.array(missing, dtype=np.int64)
 
-    def require_files(self) -> None:
-        """Raises UserError with the count and the first names if listed pictures have no file."""
-        missing = self.missing_files()
-        if len(missing):
-            first = ", ".join(self.file_name(i) for i in missing[:5].tolist()) + (", …" if len(missing) > 5 else "")
-            raise UserError(
-                f"{self.image_root}: lacks {len(missing)} of the {len(self)} pictures that {self.annotation_file} "
-                f"lists ({first}); give the folder that holds them"
-            )
-
-
-def load_index(annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, name: str) -> DatasetIndex:
+def load_index(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    name: str,
+    pictures: Literal["listed", "present", "sound"] = "listed",
+) -> DatasetIndex:
     """Reads a COCO-format annotation file into an index named `name`; picture files are looked for under `images`.
 
-    Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind. Pictures are not
-    opened, except those whose size the file leaves out. Of the objects only the boxes are read; outlines are skipped.
+    Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind. Of the objects only the
+    boxes are read; outlines are skipped.
+
+    pictures: what is asked of them. "listed": nothing; only those are opened whose size the file leaves out. "present":
+    each has a file. "sound": each is decoded and of the size that the annotations state.
 
     Raises:
-        UserError: the file is unreadable, or holds defects whose intent is not plain: all are listed, with counts and
-        first examples.
+        UserError: the file is unreadable, or there are defects whose intent is not plain: all are listed, with counts
+        and first examples, and those that could be repaired behind them.
     """
     annotation_file, image_root = Path(annotations), Path(images)
     findings = Findings()
@@ -163,6 +147,8 @@ def load_index(annotations: str | os.PathLike[str], images: str | os.PathLike[st
     image_ids = tables.picture_ids[kept]
     names = [tables.names[i] for i in kept.tolist()]
     heights, widths = sizes_of(image_root, image_ids, names, tables.heights[kept], tables.widths[kept], findings)
+    if pictures != "listed":
+        check_files(image_root, names, heights, widths, findings, decode=pictures == "sound")
     category_ids, category_names = categories_of(tables, findings)
     picture_rows, labels = find_pictures_and_labels(tables, image_ids, category_ids, findings)
     boxes, usable = corner_boxes(tables, heights, widths, picture_rows, findings)

@@ -1,29 +1,23 @@
-"""A dataset and a plan → batches in order, made ahead of need by worker processes.
-
-What a worker cannot read is raised here as the same `UserError`, its message alone. Workers leave signals to the main
-process, so that an interrupt ends in a checkpoint and not in a heap of tracebacks.
-"""
+"""A dataset and a plan → batches in order, made ahead of need by worker processes (`workers.py`)."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from detection.data.batch_plan import BatchPlan, share
-from detection.data.batches import Batch, Sample, collate
+from detection.data.batches import Batch, collate, padded_size
 from detection.data.dataset import DetectionDataset
-from detection.errors import UserError
+from detection.data.workers import joined_batches
 
 logger = logging.getLogger(__name__)
+
+_INSTEAD = {"replace": "others stood in for them", "blank": "nothing is found in them"}
 
 
 def training_batches(
@@ -44,13 +38,14 @@ def training_batches(
     in order.
 
     Starting in the middle reads none of the earlier pictures. workers: processes; 0 reads in this one. prefetch:
-    batches ahead for each worker. Pictures that were replaced (see `DetectionDataset`) are logged as warnings.
+    batches ahead for each worker. Pictures that were replaced (see `DetectionDataset`) are logged as warnings, each
+    once, and counted when the last batch was taken.
 
     Raises:
         UserError: a picture or its proposals cannot be read, naming the file.
         ValueError: the global batch has fewer pictures than there are parts.
     """
-    steps = _TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
+    steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
     return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch)
 
 
@@ -67,19 +62,27 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This rank's pictures, each once, as of epoch 0: rank, rank + world, … of the index.
 
-    Wide ones come first, which saves padding. The last batch may be smaller; a rank may have none.
+    Only pictures of one padded size share a batch, so that what a picture is padded with, and with that what a network
+    finds in it, does not depend on its company. Many batches are therefore smaller than asked for; a rank may have none.
 
     Raises:
         UserError: a picture or its proposals cannot be read, naming the file.
     """
-    indices = np.arange(rank, len(dataset), world)
-    indices = indices[np.argsort(dataset.index.aspect_ratios[indices] < 1, kind="stable")]
-    parts = [[(0, int(i)) for i in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)]
+    alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i in range(rank, len(dataset), world):
+        alike.setdefault(padded_size(dataset.size((0, i)), size_divisor), []).append((0, i))
+    parts = [
+        group[start : start + batch_size] for group in alike.values() for start in range(0, len(group), batch_size)
+    ]
     return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch)
 
 
-class _TrainingSteps(Sequence[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of each micro-batch, worked out when asked for."""
+class TrainingSteps(Sequence[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of each of a rank's micro-batches, worked out when asked for.
+
+    Raises:
+        ValueError: the global batch has fewer pictures than there are parts.
+    """
 
     def __init__(
         self, plan: BatchPlan, first_step: int, last_step: int, rank: int, world: int, accumulation: int
@@ -102,28 +105,6 @@ class _TrainingSteps(Sequence[list[tuple[int, int]]]):
         return list(zip(*columns, strict=True))
 
 
-class _Guarded(Dataset[Any]):
-    """The dataset with `UserError`s as values: raised in a worker, they would come out wrapped in a traceback."""
-
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
-        try:
-            return self.dataset[key]
-        except UserError as error:
-            return error
-
-
-def _collate(items: Sequence[Sample | UserError], size_divisor: int) -> Batch | UserError:
-    samples = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        samples.append(item)
-    return collate(samples, size_divisor)
-
-
 def _batches(
     dataset: DetectionDataset,
     parts: Sequence[list[tuple[int, int]]],
@@ -132,32 +113,19 @@ def _batches(
     pin_memory: bool,
     prefetch: int,
 ) -> Iterator[Batch]:
-    loader = DataLoader(
-        _Guarded(dataset),
-        batch_sampler=parts,
-        collate_fn=functools.partial(_collate, size_divisor=size_divisor),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=_prepare_worker,
-        generator=torch.Generator(),  # without one of its own the loader would draw from torch's global generator
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        for _, problem in batch.problems:
-            logger.warning("%s", problem)
-        yield batch
-
-
-def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one thread a worker; the workers are the parallelism
-    for name in ("SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-
-
-def _ignore_once(signal_number: int, _: FrameType | None) -> None:
-    """Lets the first SIGTERM pass, the one sent to the whole process group; the main process sends its own."""
-    signal.signal(signal_number, signal.SIG_DFL)
+    join = functools.partial(collate, size_divisor=size_divisor)
+    batches = joined_batches(dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch)
+    unreadable: Counter[str] = Counter()
+    try:
+        for batch in batches:
+            for _, problem in batch.problems:
+                if problem not in unreadable:
+                    logger.warning("%s", problem)
+                unreadable[problem] += 1
+            yield batch
+    finally:  # also where a training takes no more batches, or fails
+        if unreadable:
+            logger.warning(
+                "%d picture(s) could not be read, asked for %d time(s): %s",
+                len(unreadable), unreadable.total(), _INSTEAD[dataset.unreadable],
+            )  # fmt: skip

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import stat
 import zlib
 
@@ -31,6 +32,11 @@ PIXEL_LIMIT = 89_478_485
 # No reader that starts another program, as Pillow's for EPS does.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 ORIENTATION_TAG = 0x0112
+FILE_LIMIT = 1 << 30  # bytes; a picture of PIXEL_LIMIT pixels as uncompressed 16-bit RGB with alpha has 0.7 GiB
+# In a JPEG's scans a byte 255 is followed by 0, or is a restart marker; any other marker ends them.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# Frames and their tables, SOS, DQT, DNL, DRI, APP0 … APP15, COM
+_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE))
 
 
 class PictureError(UserError):
@@ -73,8 +79,11 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
             raise PictureError(f"{os.fspath(path)}: is no file")
+        if status.st_size > FILE_LIMIT:
+            raise PictureError(f"{os.fspath(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
@@ -142,8 +151,7 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _check_whole(path: str | os.PathLike[str], data: bytes, header: Image.Image) -> None:
     """Raises if a JPEG or PNG is cut short or damaged where its decoder would print a line and fill in something."""
     if header.format in ("JPEG", "MPO"):
-        # Looked for behind the start of the scan, because a thumbnail in EXIF has an end marker of its own.
-        whole = data.rfind(b"\xff\xd9", _jpeg_scan_start(data)) >= 0
+        whole = _jpeg_is_sound(data)
     else:
         whole = header.format != "PNG" or _png_is_sound(data)
     if not whole:
@@ -164,21 +172,17 @@ def _decode_fast(data: bytes, header: Image.Image) -> np.ndarray | None:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def _jpeg_scan_start(data: bytes) -> int:
-    """Where the first scan's entropy-coded data begins, by walking the marker segments (ITU-T T.81, annex B)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a segment
-            position += 2
-            continue
-        if marker == 0xDA:
-            return position
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return position
+def _jpeg_is_sound(data: bytes) -> bool:
+    """Whether the end marker is reached with nothing on the way but scans and the segments that may stand there
+    (ITU-T T.81, annex B). A thumbnail in EXIF, with an end marker of its own, lies within a segment.
+
+    Data that was overwritten mostly holds a marker that cannot stand there. Where it happens to hold none, it decodes
+    to wrong pixels, and nothing can tell.
+    """
+    found = _MARKER.search(data, 2)
+    while found and found[1] in _SEGMENTS:
+        found = _MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    return found is not None and found[1] == b"\xd9"
 
 
 def _png_is_sound(data: bytes) -> bool:

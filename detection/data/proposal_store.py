@@ -25,6 +25,15 @@ _ARRAYS = {
 }
 
 
+def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
+    """What is wrong with a picture's proposals (R, 4) and their scores (R,), in words; None if nothing is."""
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        return "proposals or scores are NaN or infinite"
+    if (scores[1:] > scores[:-1]).any():
+        return "scores are not in descending order"
+    return None
+
+
 class ProposalStore:
     """An open store. What is pickled is the path alone, so that loader workers map the file themselves.
 
@@ -40,18 +49,18 @@ class ProposalStore:
         self.metadata, places = read_header(self.path)
         if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
             raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")
-        self.image_ids = np.array(map_array(self.path, places["image_ids"]))
-        self._offsets = np.array(map_array(self.path, places["offsets"]))
-        self._boxes = map_array(self.path, places["boxes"])
-        self._scores = map_array(self.path, places["scores"])
-        self._order = np.argsort(self.image_ids, kind="stable")
-        self._sorted_ids = self.image_ids[self._order]
-        total = len(self._scores)
-        sound = self._boxes.shape == (total, 4) and len(self._offsets) == len(self.image_ids) + 1
-        sound = (
-            sound and self._offsets[0] == 0 and self._offsets[-1] == total and bool((np.diff(self._offsets) >= 0).all())
-        )
-        if not sound:
+        images, total = places["image_ids"].size // 8, places["scores"].size // 4
+        fit = [places[name].shape for name in _ARRAYS] == [(images,), (images + 1,), (total, 4), (total,)]
+        if fit:
+            self.image_ids = np.array(map_array(self.path, places["image_ids"]))
+            self._offsets = np.array(map_array(self.path, places["offsets"]))
+            self._boxes = map_array(self.path, places["boxes"])
+            self._scores = map_array(self.path, places["scores"])
+            self._order = np.argsort(self.image_ids, kind="stable")
+            self._sorted_ids = self.image_ids[self._order]
+            fit = bool((np.diff(self._sorted_ids) > 0).all() and (np.diff(self._offsets) >= 0).all())
+            fit = fit and self._offsets[0] == 0 and self._offsets[-1] == total
+        if not fit:
             raise UserError(f"{self.path}: is damaged: its arrays do not fit together; make it anew")
 
     @classmethod
@@ -70,21 +79,13 @@ class ProposalStore:
         copy.
 
         Raises:
-            UserError: the store does not have the picture, or its boxes are damaged.
+            UserError: the store does not have the picture, or its boxes or scores are NaN, infinite or out of order.
         """
-        boxes = np.array(self._boxes[self._rows(image_id, limit)])
-        if not np.isfinite(boxes).all():
-            raise UserError(f"{self.path}: holds NaN or infinite proposals for image {image_id}; make it anew")
-        return boxes
+        return self._checked(image_id, limit)[0]
 
     def scores(self, image_id: int, limit: int | None = None) -> np.ndarray:
         """The scores float32 (R,) of `boxes`, descending: a copy. Raises what `boxes` raises."""
-        scores = np.array(self._scores[self._rows(image_id, limit)])
-        if not (np.isfinite(scores).all() and (scores[1:] <= scores[:-1]).all()):
-            raise UserError(
-                f"{self.path}: holds scores for image {image_id} that are NaN or not in descending order; make it anew"
-            )
-        return scores
+        return self._checked(image_id, limit)[1]
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
         """Makes sure that the store belongs to this data set, and was made by this RPN if its weights' SHA-256 is
@@ -117,8 +118,15 @@ class ProposalStore:
     def verify(self) -> None:
         """Reads the whole store once and raises UserError if any picture's boxes or scores are damaged."""
         for image_id in self.image_ids.tolist():
-            self.boxes(image_id)
-            self.scores(image_id)
+            self._checked(image_id, None)
+
+    def _checked(self, image_id: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._rows(image_id, limit)
+        boxes, scores = np.array(self._boxes[rows]), np.array(self._scores[rows])
+        fault = fault_of(boxes, scores)
+        if fault is not None:
+            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
+        return boxes, scores
 
     def _rows(self, image_id: int, limit: int | None) -> slice:
         place = int(np.searchsorted(self._sorted_ids, image_id))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.proposal_store import KIND
+from detection.data.proposal_store import KIND, fault_of
 from detection.data.tensor_file import make_header, map_array, read_header
 from detection.errors import UserError
 from detection.files import atomic_write
@@ -37,7 +37,7 @@ class ProposalWriter:
 
     Raises:
         ValueError: an image id twice.
-        OSError: the folder cannot be written.
+        CannotWrite: the folder cannot be written.
     """
 
     def __init__(
@@ -73,10 +73,9 @@ class ProposalWriter:
         scores = np.asarray(scores, dtype=np.float32)
         if boxes.shape != (len(scores), 4) or scores.ndim != 1:
             raise ValueError(f"image {image_id}: boxes {boxes.shape} and scores {scores.shape} are not (R, 4) and (R,)")
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise ValueError(f"image {image_id}: proposals or scores are NaN or infinite")
-        if (scores[1:] > scores[:-1]).any():
-            raise ValueError(f"image {image_id}: scores are not in descending order")
+        fault = fault_of(boxes, scores)
+        if fault is not None:
+            raise ValueError(f"image {image_id}: {fault}")
         if image_id not in self._position:
             raise ValueError(f"image {image_id} is none of the pictures of {self.path}")
         position = self._position[image_id]

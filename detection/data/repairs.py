@@ -7,13 +7,15 @@ used is decided when all have been called.
 from __future__ import annotations
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from detection.data.annotation_file import MISSING, Tables
 from detection.data.findings import Findings
-from detection.data.pictures import PictureError, picture_size
+from detection.data.pictures import PictureError, picture_size, read_picture
 
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
 
@@ -48,6 +50,46 @@ def sizes_of(
             findings.add("size_unreadable", 1, [f"picture {image_ids[i]}: {error}"])
             heights[i] = widths[i] = 1
     return heights, widths
+
+
+def check_files(
+    image_root: Path,
+    names: list[str],
+    heights: np.ndarray,
+    widths: np.ndarray,
+    findings: Findings,
+    *,
+    decode: bool,
+) -> None:
+    """Adds pictures without a file, from one listing of each folder; with `decode`, also those that cannot be read or
+    are not of the size given.
+    """
+    present: dict[str, set[str]] = {}
+    found = []
+    for i, name in enumerate(names):
+        folder, file = os.path.split(name)
+        if folder not in present:
+            try:
+                present[folder] = set(os.listdir(image_root / folder))
+            except OSError:
+                present[folder] = set()
+        if file in present[folder]:
+            found.append(i)
+        else:
+            findings.add("picture_missing", 1, [f"{image_root / name}"])
+    if not decode:
+        return
+
+    def problem(i: int) -> str | None:
+        try:
+            read_picture(image_root / names[i], (int(heights[i]), int(widths[i])))
+        except PictureError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for message in filter(None, pool.map(problem, found)):
+            findings.add("picture_unreadable", 1, [message])
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:

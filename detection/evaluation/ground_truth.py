@@ -165,7 +165,7 @@ def _target(
     area = _number(annotation.get("area"), repairs)
     if not is_finite_number(area) or area < 0:
         repairs["annotations without a usable `area`, taken as width times height"] += 1
-        area = max(width, 0.0) * max(height, 0.0)
+        area = min(max(width, 0.0) * max(height, 0.0), 1e10)  # where COCO's widest range of sizes ends
     crowd = annotation.get("iscrowd")
     if crowd is None:
         repairs["annotations without `iscrowd`, taken as 0"] += 1

@@ -77,7 +77,7 @@ def write_report(
         pictures: (path, caption); the page links to the files where they are, so they must stay there.
 
     Raises:
-        OSError: the folder cannot be written.
+        CannotWrite: the folder cannot be written.
     """
     folder = Path(folder)
     sections = [_facts_section(facts or {})]

@@ -77,7 +77,7 @@ def write_results(path: Path | str, detections: np.ndarray) -> None:
 
     Raises:
         UserError: see `checked`.
-        OSError: the folder cannot be written.
+        CannotWrite: the folder cannot be written.
     """
     detections = rounded(detections)
     with atomic_write(path) as temporary, temporary.open("w", encoding="ascii") as file:

@@ -52,14 +52,9 @@ def save_artifact(path: str | os.PathLike[str], kind: str, **payload: Any) -> No
             before is untouched.
     """
     content = {"format": FORMAT, "version": VERSION, "kind": kind, **payload}
-    try:
-        with atomic_write(path) as temporary:
-            _write(content, temporary)
-            _check_digest(temporary, str(path))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}. Free space or choose another output folder."
-        ) from error
+    with atomic_write(path) as temporary:
+        _write(content, temporary)
+        _check_digest(temporary, str(path))
 
 
 def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
             "code. Save its state_dict alone, and name that file."
         ) from error
     except Exception as error:  # a file made up to carry a right checksum: torch's reader stumbles in any way
-        raise UserError(f"{path} is not a file of this project: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a file of this project: {error!r:.200}") from error
 
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this project. Needed here: {wanted}.")
@@ -94,7 +89,13 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     kind = str(content.get("kind"))
     if kind not in kinds:
         raise UserError(f"{path} is {KINDS.get(kind, f'of the unknown kind {kind!r}')}. Needed here: {wanted}.")
-    for key, tensor in _tensors(content):
+    try:
+        tensors = list(_tensors(content))
+    except RecursionError:
+        raise UserError(f"{path} is refused: what it holds is nested within itself or too deeply.") from None
+    for key, tensor in tensors:
+        if not _is_plain(tensor):
+            raise UserError(f"{path} is refused: {key} is no ordinary tensor with memory of its own.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DamagedFile(
                 f"{path} is refused: {key} holds NaN or infinite numbers. Take an earlier checkpoint or train again."
@@ -177,6 +178,13 @@ def _check_entries(path: Path) -> None:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
         raise zipfile.BadZipFile("it has compressed entries")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Not so for a tensor of strides 0, say, that a few bytes of the file spread over any number of elements."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -106,7 +106,7 @@ def train(
             every `checkpoint_every` steps, and one before every evaluation.
         resume: go on from the newest checkpoint, to the same bits as if there had been no break. Without it a folder
             that holds checkpoints is refused.
-        log, log_every: figures every so many steps.
+        log, log_every: figures every so many steps, and ahead of every evaluation.
         evaluate, evaluate_every: step → figures, every so many steps, on every rank; it may use the network as it
             likes, but not train it.
         keep_best: the figure (more is better) by which the best checkpoint is kept as best.pt.
@@ -181,10 +181,9 @@ def train(
                 maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
 
             state.step += 1
-            save_due = (
-                is_due(checkpoint_every) or (evaluate is not None and is_due(evaluate_every)) or state.step == steps
-            )
-            log_due = is_due(log_every) or state.step == steps
+            is_stop = (evaluate is not None and is_due(evaluate_every)) or state.step == steps
+            save_due = is_due(checkpoint_every) or is_stop
+            log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
             if not looks_late or save_due or log_due or (world == 1 and signals.received):
                 signal = watch.check(signals.received)
             _update(optimizer, scaler, watch.bad)

@@ -13,6 +13,7 @@ import torch
 from detection.errors import UserError
 
 _MEBIBYTE = 1 << 20
+_ACCUMULATE = "Raise the accumulation, so that a micro-batch holds fewer images; or lower the image size."
 
 
 class OutOfMemory(UserError):
@@ -40,7 +41,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_explained(batch: Any) -> Iterator[None]:
+def memory_explained(batch: Any, remedy: str = _ACCUMULATE) -> Iterator[None]:
     """Turns a failed allocation in the block, which works on `batch`, into an OutOfMemory."""
     try:
         yield
@@ -51,6 +52,5 @@ def memory_explained(batch: Any) -> Iterator[None]:
         size = f" of {images.shape[-2]} × {images.shape[-1]} pixels" if isinstance(images, torch.Tensor) else ""
         raise OutOfMemory(
             f"out of memory on a micro-batch of {len(batch)} image(s){size} (image ids {batch.image_ids.tolist()}). "
-            "Raise the accumulation, so that a micro-batch holds fewer images; or lower the image size. "
-            f"PyTorch says: {str(error).splitlines()[0]}"
+            f"{remedy} PyTorch says: {str(error).splitlines()[0]}"
         ) from error

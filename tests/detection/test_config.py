@@ -113,11 +113,33 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["data.layout=files"], "needs `annotations` and `images`"),
         (["rpn.training.milestones=[5, 3]"], "must ascend"),
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
+        (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
+        (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),
     ],
 )
 def test_contradictions_are_refused(changes: list[str], part: str) -> None:
     with pytest.raises(UserError, match=part):
         load_config(None, [*VALID, *changes])
+
+
+def test_contradictions_are_named_together() -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(None, [*VALID, "rpn.negative_iou=0.8", "rpn.anchor_sizes=[]", "fast_rcnn.pooled_size=1"])
+    for part in ("an anchor cannot be both", "rpn.anchor_sizes: at least one value", "conv5 halves it"):
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("fast_rcnn.box_means=[.inf, 0, 0, 0]", "inf is not a finite number"),  # a field without limits
+        (f"seed={10**30}", "is out of range"),  # beyond what a generator takes
+        ("seed=" + "9" * 5000, "not readable as YAML"),
+    ],
+)
+def test_numbers_that_nothing_can_work_with_are_refused(change: str, part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        load_config(None, [*VALID, change])
 
 
 @pytest.mark.parametrize(
@@ -148,6 +170,12 @@ def test_yaml_reads_by_the_core_schema(text: str, value: object) -> None:
         ("a: 1\na: 2", "stands here twice"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("a: !!timestamp yesterday", "tags .* are not allowed"),  # these four crash PyYAML's own constructors
+        ("a: !!int [1]", "tags .* are not allowed"),
+        ("a: !!bool maybe", "tags .* are not allowed"),
+        ("a: !!float {}", "tags .* are not allowed"),
+        ("a: !own 1", "tags .* are not allowed"),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
         ("a: [1", "line 1"),
         ("1: 2", "is not a word"),
         ("[" * 5000, "not readable as YAML"),

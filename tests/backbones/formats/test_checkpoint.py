@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -27,6 +26,7 @@ def torchvision_network() -> nn.Module:
 
 
 def timm_network() -> nn.Module:
+    timm = pytest.importorskip("timm", reason="TIMM MISSING: its checkpoints were not tried; pip install timm")
     return timm.models.resnet.ResNet(
         timm.models.resnet.Bottleneck, list(DEPTHS), num_classes=10, cardinality=32, base_width=4
     )

@@ -41,11 +41,10 @@ def test_deterministic_and_seeded(demo: Path, tmp_path: Path) -> None:
 
 def test_sound_and_varied(demo: Path) -> None:
     paths = make_demo_dataset(demo, train=60, test=10, seed=3)
-    index = load_index(paths.train_annotations, paths.train_images, name="demo")
+    index = load_index(paths.train_annotations, paths.train_images, name="demo", pictures="sound")
     assert index.findings.summary() == ""
     assert index.category_names == list(CLASSES)
     assert len(CLASSES) >= 5
-    index.require_files()
     assert len(index) == 60
     assert set(np.unique(index.labels)) == set(range(1, len(CLASSES) + 1))
     assert index.crowds.any()

@@ -65,11 +65,9 @@ def test_sound_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
     ],
 )
 def test_real_files_agree_with_pycocotools(shared_data: Path, annotations: str, pictures: str) -> None:
-    index = load_index(shared_data / annotations, shared_data / pictures, name="real")
+    index = load_index(shared_data / annotations, shared_data / pictures, name="real", pictures="present")
     reference = COCO(str(shared_data / annotations))
     assert index.image_ids.tolist() == list(reference.getImgIds())
-    assert len(index.missing_files()) == 0
-    index.require_files()
     objects = 0
     for i, image_id in enumerate(index.image_ids.tolist()):
         assert index.file_name(i) == reference.imgs[image_id]["file_name"]
@@ -159,6 +157,14 @@ def test_repairs_give_the_sound_values(load: Load, sound: dict[str, Any]) -> Non
 def test_overhanging_boxes_are_clipped(load: Load, sound: dict[str, Any]) -> None:
     change(sound, "annotations", 0, bbox=[-5, 10, 100, 100])
     assert load(sound).objects(1)[0].tolist() == [[0, 10, 30, 50]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_absurd_box_without_area_still_has_a_size(load: Load, sound: dict[str, Any]) -> None:
+    change(sound, "annotations", 0, bbox=[0, 0, 1e300, 1e300], area=...)
+    index = load(sound)
+    assert index.objects(1)[0].tolist() == [[0, 0, 30, 50]]
+    assert index.areas[2] == 1e10
 
 
 def test_rounding_of_two_decimals_is_no_finding(load: Load, sound: dict[str, Any]) -> None:
@@ -370,13 +376,44 @@ def test_fingerprint_follows_the_content_alone(load: Load, sound: dict[str, Any]
         assert load(changed).fingerprint != first
 
 
-def test_missing_files_are_named(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").touch()
-    index = load(sound)
-    assert index.missing_files().tolist() == [1]
-    with pytest.raises(UserError, match=r"lacks 1 of the 2 pictures .*b\.png"):
-        index.require_files()
+def test_all_that_is_wrong_is_told_at_once(sound: dict[str, Any], tmp_path: Path) -> None:
+    """What is refused, what is repaired, missing pictures and damaged ones."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (60, 40)).save(tmp_path / name)  # b.png should be 30 × 50
+    sound["images"] += [{"id": i, "file_name": f"{i}.png", "height": 9, "width": 9} for i in range(100, 107)]
+    (tmp_path / "100.png").write_text("<html>")
+    change(sound, "annotations", 0, bbox=[1, 2, math.nan, 4])
+    change(sound, "annotations", 1, bbox=[1, 2, 0, 4])
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(sound))
+    with pytest.raises(UserError) as caught:
+        load_index(path, tmp_path, name="test", pictures="sound")
+    lines = str(caught.value).splitlines()
+    counts = {"box_not_finite": 1, "picture_missing": 6, "picture_unreadable": 2, "box_zero_size": 1}
+    not_finite, missing, unreadable, repaired = (
+        next(line for line in lines if line.startswith(f"{count} {KINDS[kind].found}: "))
+        for kind, count in counts.items()
+    )
+    assert lines.index(repaired) > lines.index("what could be repaired:") > lines.index(unreadable)
+    assert "annotation 1 of image 3" in not_finite
+    assert f"{tmp_path / '101.png'}; " in missing
+    assert "106.png" not in missing  # five examples are enough
+    assert "b.png: the picture is 60×40 pixels (width × height), its annotations say 30×50" in unreadable
+    assert "100.png: is no picture" in unreadable
+
+
+@pytest.mark.parametrize("pictures", ["present", "sound"])
+def test_sound_pictures_pass(sound: dict[str, Any], tmp_path: Path, pictures: Any) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (30, 50)).save(tmp_path / "sub" / "b.png")
+    change(sound, "images", 1, file_name="sub/b.png")
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(sound))
+    assert load_index(path, tmp_path, name="test", pictures=pictures).findings.summary() == ""
+    (tmp_path / "sub" / "b.png").rename(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"1 pictures without a file: give the folder that holds them.*sub/b\.png"):
+        load_index(path, tmp_path, name="test", pictures=pictures)
 
 
 def test_pickle_keeps_everything(load: Load, sound: dict[str, Any]) -> None:

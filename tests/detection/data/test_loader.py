@@ -134,8 +134,9 @@ def test_workers_and_shares_change_nothing(make_index: MakeIndex) -> None:
     options = {"first_step": 0, "last_step": 5, "size_divisor": 8}
     alone = list(training_batches(dataset, plan, **options))
     assert len(alone) == 5
-    for mine, theirs in zip(training_batches(dataset, plan, workers=2, **options), alone, strict=True):
-        assert same(mine, theirs)
+    for workers in (2, 8):
+        for mine, theirs in zip(training_batches(dataset, plan, workers=workers, **options), alone, strict=True):
+            assert same(mine, theirs)
     spread = [list(training_batches(dataset, plan, rank=rank, world=2, accumulation=2, **options)) for rank in range(2)]
     assert [len(batches) for batches in spread] == [10, 10]
     for step, whole in enumerate(alone):
@@ -188,6 +189,22 @@ def test_evaluation_sees_each_picture_once(make_index: MakeIndex, workers: int) 
     assert list(evaluation_batches(dataset, rank=9, world=10)) == []
 
 
+def test_at_evaluation_a_picture_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
+    """Whatever the batch size and the number of ranks."""
+    index = make_index([*SIZES, *SIZES])
+    dataset = DetectionDataset(index, Augmentation([24], 60))
+    alone = {int(b.image_ids): b for b in evaluation_batches(dataset, batch_size=1, size_divisor=8)}
+    sizes = []
+    for world in (1, 2):
+        for rank in range(world):
+            for batch in evaluation_batches(dataset, rank=rank, world=world, batch_size=4, size_divisor=8):
+                sizes.append(len(batch))
+                for image_id, image in zip(batch.image_ids.tolist(), batch.images, strict=True):
+                    assert torch.equal(image, alone[image_id].images[0])
+    assert sum(sizes) == 2 * len(index)
+    assert max(sizes) > 1
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_picture_stops_with_its_message_alone(make_index: MakeIndex, workers: int) -> None:
     index = make_index(SIZES)
@@ -218,7 +235,21 @@ def test_a_bad_picture_is_replaced_where_that_is_allowed(
         assert image_id != 104
         assert 104 not in alone.image_ids.tolist()
         assert f"{index.path(4)}: no such picture" in problem
-    assert caplog.text.count("no such picture") == 4
+    assert caplog.text.count("no such picture") == 2  # once for each of the two loaders, not for each epoch
+    assert caplog.text.count("1 picture(s) could not be read, asked for 2 time(s): others stood in for them") == 2
+
+
+def test_what_was_replaced_is_counted_where_a_training_stops_taking_batches(
+    make_index: MakeIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = make_index(SIZES)
+    index.path(4).unlink()
+    plan = BatchPlan(index.aspect_ratios, 7, seed=0)
+    batches = iter(training_batches(dataset_of(index, unreadable="replace"), plan, first_step=0, last_step=9))
+    for _ in range(3):
+        next(batches)
+    del batches
+    assert "asked for 3 time(s)" in caplog.text
 
 
 def test_nothing_left_to_replace_with(make_index: MakeIndex) -> None:
@@ -229,11 +260,13 @@ def test_nothing_left_to_replace_with(make_index: MakeIndex) -> None:
         dataset_of(index, unreadable="replace")[0, 0]
 
 
-def test_a_bad_picture_is_blank_at_evaluation(make_index: MakeIndex) -> None:
+def test_a_bad_picture_is_blank_at_evaluation(make_index: MakeIndex, caplog: pytest.LogCaptureFixture) -> None:
     index = make_index(SIZES)
     index.path(2).write_bytes(b"")
     dataset = dataset_of(index, unreadable="blank")
-    batches = list(evaluation_batches(dataset, batch_size=3))
+    with caplog.at_level(logging.WARNING):
+        batches = list(evaluation_batches(dataset, batch_size=3))
+    assert "1 picture(s) could not be read, asked for 1 time(s): nothing is found in them" in caplog.text
     problems = [problem for batch in batches for problem in batch.problems]
     assert [image_id for image_id, _ in problems] == [102]
     assert "it is empty" in problems[0][1]

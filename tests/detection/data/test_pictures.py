@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -195,6 +196,28 @@ def test_a_cut_jpeg_is_not_saved_by_its_thumbnail(tmp_path: Path, scene: np.ndar
     read_picture(path)
 
 
+def test_an_overwritten_jpeg_is_refused(tmp_path: Path) -> None:
+    """OpenCV decodes it without a word to the program, to noise from there on."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(random.integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:5000] + random.bytes(2000) + data[7000:])
+    assert cv2.imread(str(path)) is not None
+    with pytest.raises(PictureError, match=r"a\.jpg: the JPEG is cut short or damaged"):
+        read_picture(path)
+
+
+def test_unusual_but_sound_jpegs_are_read(tmp_path: Path, scene: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).save(path, restart_marker_rows=1, comment=b"\xff\xd9", optimize=True)
+    data = path.read_bytes()
+    assert b"\xff\xd0" in data
+    expected = read_picture(path)
+    path.write_bytes(data[:2] + b"\xff" + data[2:-2] + b"\0\0\xff\xff\xd9")  # fill bytes, and stray ones before the end
+    assert np.array_equal(read_picture(path), expected)
+
+
 def test_damaged_png_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     path = tmp_path / "a.png"
@@ -235,12 +258,15 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "huge.jpg", "wb") as file:  # a hole: it takes no room on the disk
+        file.truncate(1 << 40)
     for name, message in (
         ("absent.jpg", "no such picture"),
         ("absent/a.jpg", "no such picture"),
         (".", "is no file"),
         ("loop.jpg", "cannot be read"),
         ("pipe.jpg", "is no file"),
+        ("huge.jpg", "has 1099511627776 bytes"),
         ("nul\0.jpg", "cannot be read"),
         ("x" * 300, "cannot be read"),
     ):

@@ -266,13 +266,19 @@ def test_damaged_content_is_refused_naming_the_picture(tmp_path: Path) -> None:
 
     store = with_change("boxes", 4 * 4, np.nan)
     assert len(store.boxes(7)) == 3
-    with pytest.raises(UserError, match="NaN or infinite proposals for image 8"):
+    with pytest.raises(UserError, match="proposals or scores are NaN or infinite for image 8"):
         store.boxes(8)
     with pytest.raises(UserError, match="image 8"):
         store.verify()
     store = with_change("scores", 4, 0.95)
-    with pytest.raises(UserError, match="scores for image 8 that are NaN or not in descending order"):
-        store.scores(8)
+    for read in (store.scores, store.boxes):  # whoever takes the first few boxes takes the best
+        with pytest.raises(UserError, match="scores are not in descending order for image 8"):
+            read(8)
+    data = bytearray(whole)
+    np.frombuffer(data, dtype=np.int64, count=3, offset=places["image_ids"].start)[0] = 8
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="do not fit together"):  # a picture twice
+        ProposalStore.open(path)
     data = bytearray(whole)
     offsets = np.frombuffer(data, dtype=np.int64, count=4, offset=places["offsets"].start)
     offsets[1] = 100

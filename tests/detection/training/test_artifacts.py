@@ -137,6 +137,22 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "exploded").exists()
 
 
+def test_tensors_that_are_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    """Four bytes that claim to be a terabyte: to look whether they are finite would take that memory."""
+    entry = {"format": FORMAT, "version": 1, "kind": "rpn"}
+    for strange in (torch.zeros(1).expand(2**38), torch.zeros(3, 3).to_sparse(), torch.zeros(3, device="meta")):
+        sealed_pickle(tmp_path / "x.pt", {**entry, "network": {"conv.weight": strange}})
+        with pytest.raises(UserError, match=r"network\.conv\.weight is no ordinary tensor|not a file of this project"):
+            load_artifact(tmp_path / "x.pt", "rpn")
+
+
+def test_contents_within_themselves_are_refused(tmp_path: Path) -> None:
+    entry = {"format": FORMAT, "version": 1, "kind": "rpn"}
+    entry["network"] = entry
+    with pytest.raises(UserError, match="nested within itself"):
+        load_artifact(sealed_pickle(tmp_path / "x.pt", entry), "rpn")
+
+
 def test_things_that_are_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<html>404</html>" * 100)
     (tmp_path / "folder.pt").mkdir()

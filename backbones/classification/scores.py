@@ -1,0 +1,58 @@
+"""Views of pictures → class scores, averaged over the views; scores and labels → top-k error.
+
+Legend: N pictures, V views, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..resnext import ResNeXt
+
+
+@torch.inference_mode()
+def class_scores(network: ResNeXt, views: Sequence[tuple[Tensor, Tensor]], pictures: int) -> Tensor:
+    """The mean, over each picture's views, of the network's scores before the softmax, as the reference code averages
+    its ten crops.
+
+    Args:
+        network: in evaluation mode.
+        views: as `stack_views` gives them, on the network's device: images uint8 RGB (V, 3, h, w), owners int64 (V,).
+        pictures: N; each has as many views as the others.
+
+    Returns:
+        float32 (N, K).
+    """
+    total = None
+    count = 0
+    for images, owners in views:
+        scores = network(network.input_format.normalize(images)).float()
+        if total is None:
+            total = scores.new_zeros((pictures, scores.shape[1]))
+        total.index_add_(0, owners, scores)
+        count += len(images)
+    if total is None:
+        raise ValueError("no views")
+    return total * (pictures / count)
+
+
+def is_missed(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the true class is not among the k of highest score.
+
+    Args:
+        scores: (N, K). labels: int64 (N,).
+
+    Returns:
+        bool (N,). Classes that tie with the true one count as ahead of it, so that a network that scores all classes
+        alike, or gives NaN, is always wrong; with k at K or more nothing is missed.
+
+    >>> scores = torch.tensor([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]])
+    >>> is_missed(scores, torch.tensor([2, 0]), 1).tolist(), is_missed(scores, torch.tensor([2, 0]), 2).tolist()
+    ([True, True], [False, False])
+    """
+    own = scores.gather(1, labels[:, None])
+    ahead = (~(scores < own)).sum(1) - 1
+    return ahead >= k

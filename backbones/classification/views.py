@@ -1,0 +1,103 @@
+"""A picture → the views of it that a test averages over: one crop, ten, or the whole picture, at one size or several.
+
+A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that on a whole picture
+it gives the average over all positions: fully-convolutional testing needs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+
+CROPS = ("centre", "ten", "whole")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views are taken.
+
+    Attributes:
+        size: side of the crops.
+        scales: the picture is resized so that its shorter side is each of these in turn; None leaves it as it is.
+        crops: "centre"; "ten": corners and centre of the picture and of its mirror image (Krizhevsky et al., "ImageNet
+            classification with deep convolutional networks", section 4.1); "whole": the whole picture and its mirror
+            image (He et al., "Deep residual learning", section 4.1).
+
+    Raises:
+        UserError: an unknown kind of crop, no scale, or a scale smaller than the crop.
+    """
+
+    size: int
+    scales: tuple[int | None, ...]
+    crops: str = "centre"
+
+    def __post_init__(self) -> None:
+        if self.crops not in CROPS:
+            raise UserError(f"crops are {self.crops!r}; they must be one of {', '.join(CROPS)}")
+        if not self.scales:
+            raise UserError("name at least one scale to test at")
+        for scale in self.scales:
+            if scale is not None and self.crops != "whole" and scale < self.size:
+                raise UserError(
+                    f"pictures whose shorter side is {scale} have no crop of {self.size}: crop less, or scale up"
+                )
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        """The views of one picture.
+
+        Raises:
+            UserError: it is smaller than the crop, and no scale is set.
+        """
+        views = []
+        for scale in self.scales:
+            at_scale = resized(picture, scale)
+            views += self._crops(at_scale)
+            if self.crops != "centre":
+                views += self._crops(at_scale[:, ::-1])
+        return views
+
+    def _crops(self, picture: np.ndarray) -> list[np.ndarray]:
+        if self.crops == "whole":
+            return [picture]
+        height, width = picture.shape[:2]
+        if min(height, width) < self.size:
+            raise UserError(
+                f"a picture of {width}×{height} pixels has no crop of {self.size}: set a scale to resize to"
+            )
+        bottom, right = height - self.size, width - self.size
+        corners = [(round(bottom / 2), round(right / 2))]
+        if self.crops == "ten":
+            corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+        return [picture[y : y + self.size, x : x + self.size] for y, x in corners]
+
+
+def resized(picture: np.ndarray, shorter_side: int | None) -> np.ndarray:
+    """The picture (H, W, 3) with its shorter side at this length, the longer in proportion, rounded down."""
+    height, width = picture.shape[:2]
+    if shorter_side is None or min(height, width) == shorter_side:
+        return picture
+    size = (shorter_side * width // min(height, width), shorter_side * height // min(height, width))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+
+
+def stack_views(pictures: Sequence[Sequence[np.ndarray]]) -> list[tuple[Tensor, Tensor]]:
+    """The views of several pictures, those of one size together: (images uint8 (V, 3, h, w), whose they are: position
+    in `pictures`, int64 (V,)) for each size."""
+    groups: dict[tuple[int, ...], list[tuple[np.ndarray, int]]] = {}
+    for owner, views in enumerate(pictures):
+        for view in views:
+            groups.setdefault(view.shape, []).append((view, owner))
+    return [
+        (
+            torch.from_numpy(np.stack([view for view, _ in group])).permute(0, 3, 1, 2),
+            torch.tensor([owner for _, owner in group]),
+        )
+        for group in groups.values()
+    ]

@@ -1,0 +1,150 @@
+"""The configuration of a classifier: typed, immutable, every value of the recipe by its name.
+
+Files are in `configs/imagenet/` and `configs/cifar/`; the reader is the detectors' (`detection/config_file.py`). The
+defaults are the paper's for ImageNet, as its reference code has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from detection import config as settings
+from detection.config import within
+
+STRUCTURE = ("depths", "cardinality", "base_width", "planes", "stem_width", "stem", "residual")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the pictures are, and how they reach the network."""
+
+    root: str = "data/imagenet"
+    # Folders of the root in the ImageFolder layout; in CIFAR's official archives, which are read too, train and test
+    train: str = "train"
+    test: str = "val"
+    # Training. random_sized: a random part, resized; padded: a random square of the picture padded on all sides
+    crop: Literal["random_sized", "padded"] = "random_sized"
+    size: int = within(224, 1)
+    min_area: float = within(0.08, 0.001, 1)  # of a random-sized crop, as a share of the picture's area
+    padding: int = within(4, 0)  # pixels on each side, for padded crops
+    colour_jitter: float = within(0.4, 0, 1)
+    lighting: float = within(0.1, 0)
+    horizontal_flip: float = within(0.5, 0, 1)  # probability
+    # Testing: the shorter side is resized to this (null: left as it is), and the centre taken
+    test_resize: int | None = within(256, 1)
+    test_size: int = within(224, 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The ResNeXt."""
+
+    name: str = "resnext50_32x4d"  # `python -m backbones` lists them
+    weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
+    norm: Literal["batch", "group"] = "batch"
+    # Any network by its numbers: these take the place of the named variant's own.
+    depths: tuple[int, ...] | None = within(None, 1)
+    cardinality: int | None = within(None, 1)
+    base_width: int | None = within(None, 1)
+    planes: int | None = within(None, 1)
+    stem_width: int | None = within(None, 1)
+    stem: Literal["imagenet", "cifar"] | None = None
+    residual: bool | None = None
+    # What the network expects at its input, RGB of 0-255; null: the weights' convention, or the stem's
+    mean: tuple[float, float, float] | None = within(None, 0, 255)
+    std: tuple[float, float, float] | None = within(None, 1e-3, 255)
+
+    def structure(self) -> dict[str, Any]:
+        """The numbers that are set, as `create_classifier` takes them."""
+        return {name: getattr(self, name) for name in STRUCTURE if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Training:
+    """Stochastic gradient descent, counted in epochs: as many steps as it takes to see each picture, rounded up."""
+
+    global_batch: int = within(256, 1)  # pictures a step, over all devices
+    images_per_device: int = within(32, 1)  # that one device holds at once; the rest of its share is accumulated
+    learning_rate: float = within(0.1, 0)
+    # The rate above is for this global batch; with another it is scaled in proportion. null: taken as it stands
+    learning_rate_batch: int | None = within(256, 1)
+    epochs: int = within(100, 1)
+    milestones: tuple[int, ...] = within((30, 60, 90), 1)  # epochs after which the rate is multiplied by `decay`
+    decay: float = within(0.1, 0, 1)
+    schedule: Literal["step", "cosine"] = "step"
+    warmup_epochs: float = within(0.0, 0)  # the rate rises linearly from warmup_factor × itself
+    warmup_factor: float = within(1 / 3, 0, 1)
+    momentum: float = within(0.9, 0, 1)
+    nesterov: bool = True
+    weight_decay: float = within(1e-4, 0)
+    bias_weight_decay: bool = True  # the reference code lets every parameter decay
+    norm_weight_decay: bool = True
+    clip_norm: float | None = within(None, 0)
+    log_every: int = within(100, 1)  # steps
+    checkpoint_every: int = within(2_000, 1)  # steps
+    keep_checkpoints: int = within(2, 1)
+    evaluate_every: int | None = within(1, 1)  # epochs between measurements of the test error; null: never
+
+    def steps_per_epoch(self, pictures: int) -> int:
+        """As the reference code counts them, whose last batch of an epoch is smaller."""
+        return -(-pictures // self.global_batch)
+
+    def in_steps(self, pictures: int) -> settings.Training:
+        """The same for a training set of this size, counted in steps, as the loop does."""
+        epoch = self.steps_per_epoch(pictures)
+        return settings.Training(
+            global_batch=self.global_batch,
+            images_per_device=self.images_per_device,
+            learning_rate=self.learning_rate,
+            learning_rate_batch=self.learning_rate_batch,
+            steps=self.epochs * epoch,
+            milestones=tuple(milestone * epoch for milestone in self.milestones),
+            decay=self.decay,
+            schedule=self.schedule,
+            warmup_steps=round(self.warmup_epochs * epoch),
+            warmup_factor=self.warmup_factor,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            bias_lr_factor=1.0,
+            bias_weight_decay=self.bias_weight_decay,
+            norm_weight_decay=self.norm_weight_decay,
+            clip_norm=self.clip_norm,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+            evaluate_every=None if self.evaluate_every is None else self.evaluate_every * epoch,
+        )
+
+
+_RUNTIME = settings.Runtime(test_batch=64)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A whole experiment: the network, its data and its training."""
+
+    name: str = "unnamed"
+    output: str | None = None  # folder of everything that is written; null: runs/<name>
+    seed: int = within(0, 0)
+    data: Data = Data()
+    network: Network = Network()
+    training: Training = Training()
+    runtime: settings.Runtime = _RUNTIME
+
+    def contradictions(self) -> list[str]:
+        """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
+        found = []
+        data, training = self.data, self.training
+        if data.test_resize is not None and data.test_resize < data.test_size:
+            found.append(f"data.test_resize ({data.test_resize}) is below data.test_size ({data.test_size})")
+        if (self.network.mean is None) != (self.network.std is None):
+            found.append("network.mean and network.std belong together: set both or neither")
+        if list(training.milestones) != sorted(set(training.milestones)):
+            found.append(f"training.milestones {training.milestones} must ascend")
+        if training.nesterov and training.momentum == 0:
+            found.append("training.nesterov needs a momentum above 0")
+        if training.schedule == "cosine" and training.warmup_epochs >= training.epochs:
+            found.append("training.warmup_epochs leaves no epoch for the cosine")
+        return found

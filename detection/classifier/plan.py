@@ -1,0 +1,36 @@
+"""A dry run of a classifier's training: everything is built, a few steps are measured, nothing is written."""
+
+from __future__ import annotations
+
+import torch
+
+from detection import plan
+from detection.classifier.batches import TrainingSamples, training_batches_for
+from detection.classifier.config import ClassifierConfig
+from detection.classifier.network import ClassifierTraining, build_classifier
+from detection.classifier.splits import open_split, training_view
+from detection.classifier.stage import run_folder
+from detection.recipe import placed
+
+
+def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
+    """The plan of `stage.train_classifier`, as text."""
+    folder = run_folder(config)
+    pictures = open_split(config.data, "train")
+    training = config.training.in_steps(len(pictures))
+    network = placed(build_classifier(config.network, len(pictures.classes)), config.runtime, device)
+    samples = TrainingSamples(pictures, training_view(config.data, network.input_format), config.seed)
+    seconds = plan.seconds_per_step(
+        ClassifierTraining(network),
+        lambda short: training_batches_for(samples, short, config.runtime, device),
+        training,
+        config.runtime,
+        device,
+    )
+    written = [
+        folder / "config.yaml",
+        folder / "classifier.pt",
+        folder / "classifier" / "checkpoint_*.pt",
+        folder / "classifier" / "log.jsonl",
+    ]
+    return plan.describe("classifier", network, training, len(pictures), seconds, device, written, folder)

@@ -1,0 +1,52 @@
+"""Configuration → the pictures of a split, and what is done to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from backbones import InputFormat
+from backbones.classification.augmentation import RandomView
+from backbones.classification.pictures import LabelledPictures, open_pictures
+from backbones.classification.views import Views
+from detection.classifier.config import Data
+from detection.data.pictures import read_picture
+
+
+def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledPictures:
+    """The pictures of the configured split; see `open_pictures` for `classes` and errors."""
+    return open_pictures(data.root, data.train if which == "train" else data.test, read_picture, classes)
+
+
+def training_view(data: Data, expected: InputFormat) -> RandomView:
+    """What is done to a training picture, for a network that expects this input."""
+    mean = expected.mean if expected.channel_order == "rgb" else expected.mean[::-1]
+    red, green, blue = (round(255 * value / expected.value_range) for value in mean)
+    return RandomView(
+        size=data.size,
+        crop=data.crop,
+        min_area=data.min_area,
+        padding=data.padding,
+        fill=(red, green, blue),
+        colour_jitter=data.colour_jitter,
+        lighting=data.lighting,
+        horizontal_flip=data.horizontal_flip,
+    )
+
+
+def views_for_test(
+    data: Data, *, size: int | None = None, crops: str = "centre", scales: Sequence[int] | None = None
+) -> Views:
+    """The views that a test averages over: by default the single crop of the configuration.
+
+    Args:
+        size: another side of the crops; the picture is then resized in the same proportion as for the configured one.
+        scales: shorter sides to resize to, in place of that.
+
+    Raises:
+        UserError: a scale that is smaller than the crop.
+    """
+    resize = data.test_resize
+    if size is not None and resize is not None:
+        resize = round(size * resize / data.test_size)
+    return Views(size or data.test_size, (resize,) if scales is None else tuple(scales), crops)

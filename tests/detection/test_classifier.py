@@ -1,0 +1,387 @@
+"""Training and measuring classifiers, end to end in miniature, by the tools as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones import create_c4
+from backbones.classification.augmentation import RandomView
+from backbones.classification.pictures import open_pictures
+from backbones.resnext import ResNeXt
+from backbones.variants import find_variant
+from detection.builders import build_fast_rcnn, build_rpn
+from detection.classifier.batches import TrainingSamples
+from detection.classifier.config import ClassifierConfig
+from detection.classifier.model_file import load_classifier
+from detection.config_file import config_of, config_to_dict, config_to_yaml, load_config, load_config_of, parse_yaml
+from detection.errors import UserError
+from tests.detection.pipeline import arguments_for, start, tool
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CLASSES = ("a", "b", "c", "d", "e", "f", "g")
+STRUCTURE = {"depths": (1, 1, 1, 1), "cardinality": 2, "base_width": 16, "planes": 8, "stem_width": 8}
+MINIATURE = """
+name: miniature
+data: {train: train, test: test, size: 32, colour_jitter: 0.1, test_resize: 36, test_size: 32}
+network:
+  name: resnext50_32x4d
+  depths: [1, 1, 1, 1]
+  cardinality: 2
+  base_width: 16
+  planes: 8
+  stem_width: 8
+training:
+  global_batch: 8
+  images_per_device: 8
+  learning_rate: 0.02
+  learning_rate_batch: 8
+  epochs: 4
+  milestones: [3]
+  log_every: 2
+  checkpoint_every: 2
+  evaluate_every: 2
+runtime: {workers: 0, tensorboard: false, device: cpu, test_batch: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noisy pictures of 40 × 48 pixels, brighter in the channels that the bits of their class name."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 8), ("test", 5)):
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 200, (40, 48, 3), dtype=np.uint8)
+                picture += np.uint8([25 * (label + 1 >> bit & 1) for bit in range(3)])
+                Image.fromarray(picture).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
+    path.write_text(MINIATURE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "it"
+    tool("train_classifier", *arguments_for(config, data, output))
+    return output
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["network"]  # type: ignore[no-any-return]
+
+
+def assert_same_weights(first: Path, second: Path, **tolerance: float) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def normalised(picture: np.ndarray) -> torch.Tensor:
+    mean, std = (np.array(values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return torch.from_numpy((picture / 255 - mean) / std).permute(2, 0, 1)[None]
+
+
+def centre_crop(picture: np.ndarray) -> np.ndarray:
+    small = np.asarray(Image.fromarray(picture).resize((43, 36), Image.Resampling.BILINEAR))
+    return small[2:34, 6:38]  # round(5.5) is 6
+
+
+@torch.inference_mode()
+def slow_errors(network: ResNeXt, data: Path, names: tuple[str, ...], ways: list[int]) -> tuple[float, float]:
+    """Top-1 and top-5 error of the centre crop, one picture at a time in float64."""
+    missed = []
+    for name in names:
+        for path in sorted((data / "test" / name).iterdir()):
+            scores = network.double()(normalised(centre_crop(read(path))))[0]
+            order = sorted(ways, key=lambda label: -float(scores[label]))
+            place = order.index(CLASSES.index(name))
+            missed.append((place >= 1, place >= 5))
+    return tuple(np.mean(missed, axis=0))  # type: ignore[return-value]
+
+
+def measured(folder: Path) -> tuple[float, float]:
+    figures = json.loads((folder / "errors.json").read_text())
+    return figures["top1_error"], figures["top5_error"]
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("imagenet/*.yaml")) + sorted(CONFIGS.glob("cifar/*.yaml")), ids=str
+)
+def test_every_config_loads_reads_back_the_same_and_names_a_network(path: Path) -> None:
+    config = load_config_of(ClassifierConfig, path)
+    assert config_of(ClassifierConfig, parse_yaml(config_to_yaml(config), "text"), "text") == config
+    assert config_of(ClassifierConfig, config_to_dict(config), "dict") == config
+    find_variant(config.network.name, config.network.structure())
+    if path.name != "base.yaml":
+        assert config.name != "unnamed"
+
+
+def test_the_recipes_are_the_papers() -> None:
+    imagenet = load_config_of(ClassifierConfig, CONFIGS / "imagenet/resnext101_64x4d.yaml")
+    training = imagenet.training.in_steps(1_281_167)
+    assert (training.global_batch, training.learning_rate, training.steps) == (256, 0.1, 100 * 5005)
+    assert training.milestones == (30 * 5005, 60 * 5005, 90 * 5005)
+    assert (training.momentum, training.nesterov, training.weight_decay) == (0.9, True, 1e-4)
+    assert (training.bias_weight_decay, training.norm_weight_decay, training.bias_lr_factor) == (True, True, 1.0)
+    assert (imagenet.data.size, imagenet.data.test_resize, imagenet.data.test_size) == (224, 256, 224)
+    assert (imagenet.data.colour_jitter, imagenet.data.lighting) == (0.4, 0.1)
+    for path in CONFIGS.glob("cifar/cifar10*.yaml"):
+        cifar = load_config_of(ClassifierConfig, path)
+        training = cifar.training.in_steps(50_000)
+        assert (training.global_batch, training.learning_rate, training.steps) == (128, 0.1, 300 * 391)
+        assert training.milestones == (150 * 391, 225 * 391)
+        assert training.weight_decay == 5e-4
+        assert (cifar.data.crop, cifar.data.padding, cifar.data.size, cifar.data.test_resize) == ("padded", 4, 32, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (["training.epohcs=3"], "did you mean 'epochs'"),
+        (["data.test_size=300"], r"data.test_resize \(256\) is below data.test_size \(300\)"),
+        (["network.mean=[1, 2, 3]"], "network.mean and network.std"),
+        (["training.milestones=[5, 5]"], "must ascend"),
+        (["training.momentum=0"], "nesterov"),
+        (["rpn.samples=3"], "rpn: unknown key"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_named(changes: list[str], part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        load_config_of(ClassifierConfig, None, changes)
+
+
+# Training
+
+
+def test_training_learns_and_its_log_has_the_error_beside_the_time(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "classifier" / "log.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [14, 28]
+    times = {line["step"]: line["elapsed"] for line in lines if line["kind"] == "train"}
+    assert 0 < times[14] < times[28]
+    assert evaluations[-1]["top1_error"] < 0.7  # chance is 0.86
+    content = torch.load(run / "classifier.pt", weights_only=True)
+    assert content["classes"] == list(CLASSES)
+    assert content["provenance"]["test"]["top1_error"] == evaluations[-1]["top1_error"]
+    assert content["provenance"]["steps"] == 28
+
+
+def test_what_it_writes_starts_both_networks_of_a_detector(run: Path) -> None:
+    file = str(run / "classifier.pt")
+    trained = load_classifier(file)
+    trunk, conv5 = create_c4("resnext50_32x4d", file, **STRUCTURE)
+    images = trunk.input_format.normalize(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    with torch.inference_mode():
+        expected = trained.network.feature_maps(images, ["c4", "c5"])
+        c4 = trunk.eval()(images)["c4"]
+        assert torch.equal(c4, expected["c4"])
+        assert torch.equal(conv5.eval()(c4), expected["c5"])
+    changes = [f"backbone.{key}={list(value) if key == 'depths' else value}" for key, value in STRUCTURE.items()]
+    detector = load_config(None, ["data.layout=coco", f"backbone.weights={file}", "rpn.channels=8", *changes])
+    for network in (build_rpn(detector).backbone, build_fast_rcnn(detector, 7).trunk):
+        assert network.input_format == trained.network.input_format
+        assert torch.equal(network.eval()(images)["c4"], expected["c4"])
+        assert network.provenance["weights"]["input_format_assumed"] is False
+
+
+def test_the_input_format_travels_with_the_weights(config: Path, data: Path, tmp_path: Path) -> None:
+    changes = ["network.mean=[10, 20, 30]", "network.std=[40, 50, 60]", "training.epochs=1", "training.milestones=[]"]
+    tool("train_classifier", *arguments_for(config, data, tmp_path, changes))
+    trunk, _ = create_c4("resnext50_32x4d", str(tmp_path / "classifier.pt"), **STRUCTURE)
+    assert (trunk.input_format.mean, trunk.input_format.std) == ((10.0, 20.0, 30.0), (40.0, 50.0, 60.0))
+    assert load_classifier(tmp_path / "classifier.pt").network.input_format == trunk.input_format
+    # And a training that starts from it keeps it
+    again = [f"network.weights={tmp_path / 'classifier.pt'}", "training.epochs=1", "training.milestones=[]"]
+    tool("train_classifier", *arguments_for(config, data, tmp_path / "again", again))
+    assert load_classifier(tmp_path / "again" / "classifier.pt").network.input_format == trunk.input_format
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index(data: Path) -> None:
+    pictures = open_pictures(data, "train", read)
+    key_of = {}
+    for seed in (0, 1):
+        samples = TrainingSamples(pictures, RandomView(24), seed)
+        for key in ((0, 0), (1, 0), (0, 1)):
+            view, label, index = samples[key]
+            assert (view == samples[key][0]).all()
+            assert (label, index) == (pictures.labels[key[1]], key[1])
+            key_of[view.tobytes()] = (seed, *key)
+    assert len(key_of) == 6
+
+
+def test_killed_and_resumed_ends_in_the_same_bits(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    arguments = arguments_for(config, data, tmp_path)
+    process = start("train_classifier", *arguments)
+    deadline = time.monotonic() + 120
+    checkpoints = tmp_path / "classifier"
+    while not list(checkpoints.glob("checkpoint_*.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    refused = tool("train_classifier", *arguments, check=False)
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+    # Other workers and other micro-batch sizes on the way would change the rounding alone; the same ones, nothing.
+    tool("train_classifier", *arguments, "--resume", "runtime.workers=2")
+    assert_same_weights(run / "classifier.pt", tmp_path / "classifier.pt", atol=0, rtol=0)
+
+
+def test_two_processes_end_in_the_weights_of_one(config: Path, data: Path, tmp_path: Path) -> None:
+    """With group normalisation, which does not look at the other pictures; and the errors are the same."""
+    changes = ["network.norm=group", "training.epochs=2", "training.milestones=[]", "training.images_per_device=4"]
+    for name, processes in (("one", 1), ("two", 2)):
+        tool("train_classifier", *arguments_for(config, data, tmp_path / name, changes), processes=processes)
+    assert_same_weights(tmp_path / "one/classifier.pt", tmp_path / "two/classifier.pt", atol=1e-5, rtol=1e-4)
+    errors = [load_classifier(tmp_path / name / "classifier.pt").provenance["test"] for name in ("one", "two")]
+    assert errors[0] == errors[1]
+
+
+def test_the_errors_of_two_processes_are_those_of_the_file_they_leave(config: Path, data: Path, tmp_path: Path) -> None:
+    """Each has running statistics of its own; rank 0's are saved, and measured."""
+    changes = ["training.epochs=2", "training.milestones=[]"]
+    tool("train_classifier", *arguments_for(config, data, tmp_path, changes), processes=2)
+    tool("eval_classifier", "--weights", tmp_path / "classifier.pt", "--data", data)
+    logged = load_classifier(tmp_path / "classifier.pt").provenance["test"]
+    assert measured(tmp_path / "evaluation") == (logged["top1_error"], logged["top5_error"])
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(config: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    plan = tool("train_classifier", *arguments_for(config, data, output), "--dry-run").stdout
+    for word in ("classifier", "batch", "learning rate", "28, 4.00 epochs", "a step", "peak memory", "classifier.pt"):
+        assert word in plan
+    assert not output.exists()
+    printed = tool("train_classifier", *arguments_for(config, data, output), "--print-config").stdout
+    assert config_of(ClassifierConfig, parse_yaml(printed, "printed"), "printed").training.epochs == 4
+
+
+def test_real_pictures_are_learnt(shared_data: Path, tmp_path: Path) -> None:
+    """200 pictures of CIFAR-10, by the small configuration's recipe with a narrower network."""
+    for split, count in (("train", 20), ("test", 10)):
+        for folder in sorted(path for path in (shared_data / "cifar10" / split).iterdir() if path.is_dir()):
+            sheet = cv2.imread(str(sorted(folder.glob("*.webp"))[0]))
+            pictures = sheet.reshape(10, 32, 10, 32, 3).swapaxes(1, 2).reshape(100, 32, 32, 3)
+            (tmp_path / split / folder.name).mkdir(parents=True)
+            for i in range(count):
+                cv2.imwrite(str(tmp_path / split / folder.name / f"{i}.png"), pictures[i])
+    changes = [
+        "network.cardinality=4",
+        "training.global_batch=20",
+        "training.learning_rate_batch=20",
+        "training.learning_rate=0.05",
+        "training.epochs=5",
+        "training.log_every=10",
+        "training.evaluate_every=5",
+        "runtime.workers=0",
+        "runtime.tensorboard=false",
+        "runtime.device=cpu",
+    ]
+    tool("train_classifier", *arguments_for(CONFIGS / "cifar/small.yaml", tmp_path, tmp_path / "run", changes))
+    lines = [json.loads(line) for line in (tmp_path / "run/classifier/log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[0] > 2.2
+    assert losses[-1] < 2.1
+    assert lines[-1]["top1_error"] < 0.87
+    assert lines[-1]["top5_error"] < 0.45
+
+
+# Measuring
+
+
+def test_errors_are_those_of_a_slow_count(run: Path, data: Path, tmp_path: Path) -> None:
+    trained = load_classifier(run / "classifier.pt")
+    said = tool("eval_classifier", "--weights", run / "classifier.pt", "--data", data).stdout
+    expected = slow_errors(trained.network, data, CLASSES, list(range(7)))
+    assert 0 < expected[0] < 0.8, "the figures should tell right from wrong"
+    assert measured(run / "evaluation") == pytest.approx(expected)
+    assert f"top-1 error  {100 * expected[0]:.2f} %" in said
+    assert "35 pictures, 7-way" in said
+
+
+def test_all_ways_and_some_ways_on_pictures_of_some_classes(run: Path, data: Path, tmp_path: Path) -> None:
+    """A network of 7 classes on pictures of 6 of them: 7-way, and 6-way; the list's order does not matter."""
+    some, labels = ("a", "b", "d", "e", "f", "g"), [0, 1, 3, 4, 5, 6]
+    (tmp_path / "test").mkdir()
+    for name in some:
+        (tmp_path / "test" / name).symlink_to(data / "test" / name)
+    trained = load_classifier(run / "classifier.pt")
+    common = ("--weights", run / "classifier.pt", "--data", tmp_path, "--output", tmp_path / "out")
+    assert "30 pictures, 7-way" in tool("eval_classifier", *common).stdout
+    assert measured(tmp_path / "out") == pytest.approx(slow_errors(trained.network, data, some, list(range(7))))
+    (tmp_path / "list.txt").write_text("g\n\nf\na\nb\nd\ne\n")
+    assert "30 pictures, 6-way" in tool("eval_classifier", *common, "--classes", tmp_path / "list.txt").stdout
+    assert measured(tmp_path / "out") == pytest.approx(slow_errors(trained.network, data, some, labels))
+    whole = (*common[:2], "--data", data, *common[4:], "--classes", tmp_path / "list.txt")
+    assert "30 pictures, 6-way" in tool("eval_classifier", *whole).stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--size", 20],
+        ["--crops", "ten", "--scales", 32, 40],
+        ["--crops", "whole", "--scales", 32, 48],
+    ],
+)
+def test_other_sizes_crops_and_scales(run: Path, data: Path, tmp_path: Path, options: list[object]) -> None:
+    said = tool(
+        "eval_classifier", "--weights", run / "classifier.pt", "--data", data, "--output", tmp_path, *options
+    ).stdout
+    assert "35 pictures, 7-way" in said
+    views = json.loads((tmp_path / "errors.json").read_text())["views"]
+    assert views["size"] == (20 if "--size" in options else 32)
+    assert views["scales"] == ([22] if "--size" in options else options[-2:])
+
+
+def test_mistakes_are_one_message_without_traceback(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\nyellow\n")
+    strange = tmp_path / "strange"
+    (strange / "test" / "purple").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(strange / "test" / "purple" / "1.png")
+    broken = tmp_path / "broken"
+    for split in ("train", "test"):
+        (broken / split / "one").mkdir(parents=True)
+        (broken / split / "one" / "bad.png").write_text("<html>no picture</html>")
+    tool_weights = ("eval_classifier", "--weights", run / "classifier.pt")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("train_classifier", "--config", config, "--data", tmp_path / "nowhere"), "nowhere"),
+        (("train_classifier", *arguments_for(config, data, tmp_path / "x", ["training.epcohs=1"])), "'epochs'"),
+        (("train_classifier", *arguments_for(config, data, run, ["seed=7"]), "--resume"), "seed"),
+        (("train_classifier", *arguments_for(config, broken, tmp_path / "b")), "bad.png"),
+        (("train_classifier", *arguments_for(CONFIGS / "paper/resnet50.yaml", data, tmp_path / "y")), "unknown key"),
+        (("eval_classifier", "--weights", tmp_path / "missing.pt"), "missing.pt"),
+        ((*tool_weights, "--data", strange), "purple"),
+        ((*tool_weights, "--data", data, "--classes", tmp_path / "list.txt"), "yellow"),
+        ((*tool_weights, "--data", data, "--size", 32, "--scales", 20), "no crop of 32"),
+        (("eval_classifier", "--weights", next((run / "classifier").glob("*.pt")), "--data", data), "checkpoint"),
+    ]
+    for command, part in cases:
+        result = tool(*command, check=False)
+        assert result.returncode == 1, (command, result.stderr)
+        assert part in result.stderr, (command, result.stderr)
+        assert "Traceback" not in result.stderr, command

@@ -1,0 +1,191 @@
+"""Whole files with pieces cut out, doubled or overwritten → each reader raises a `UserError` or reads something.
+
+No other error, no crash, no hang, and no more than `MEMORY` bytes beyond what the process has. A bounded run in the
+suite; `FUZZ_EXAMPLES=100000 python -m pytest tests/test_fuzzed_files.py` is a long one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import resource
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no file was fuzzed; pip install hypothesis")
+
+from hypothesis import strategies as st  # noqa: E402
+
+from backbones.formats import read_checkpoint, restricted_pickle, torch7  # noqa: E402
+from detection.coco.archives import unpack  # noqa: E402
+from detection.config import Config  # noqa: E402
+from detection.config_file import config_to_yaml, load_config  # noqa: E402
+from detection.data.index import load_index  # noqa: E402
+from detection.data.pictures import read_picture  # noqa: E402
+from detection.data.proposal_store import ProposalStore  # noqa: E402
+from detection.data.proposal_writer import ProposalWriter  # noqa: E402
+from detection.errors import UserError  # noqa: E402
+from detection.evaluation.average_precision import average_precision  # noqa: E402
+from detection.evaluation.report import read_curves  # noqa: E402
+from tests.backbones.formats.test_restricted_pickle import python2_pickle, sample  # noqa: E402
+from tests.backbones.formats.test_torch7 import Torch7Writer, lua_norm, sequential  # noqa: E402
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+MEMORY = 1 << 30
+
+COCO = json.dumps(
+    {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in (1, 2)],
+        "annotations": [
+            {"id": i, "image_id": 1 + i % 2, "category_id": 5, "bbox": [1, 2, 10 + i, 20], "area": 200, "iscrowd": 0}
+            for i in range(1, 5)
+        ],
+        "categories": [{"id": 5, "name": "thing"}],
+    }
+).encode()
+RESULTS = json.dumps([{"image_id": 1, "category_id": 5, "bbox": [1, 2, 11, 20], "score": 0.5}] * 3).encode()
+STATE = {"conv1.weight": torch.ones(2, 3, 1, 1), "layer1.0.conv1.weight": torch.ones(2, 2, 1, 1)}
+SCENE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def torch7_file() -> bytes:
+    return Torch7Writer().write(sequential(lua_norm(torch.nn.BatchNorm2d(4))))
+
+
+def torch_file(zipped: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": STATE}, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def safetensors_file() -> bytes:
+    from safetensors.torch import save
+
+    return save(STATE)
+
+
+def picture_file(kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(SCENE).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def zip_file() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a/1.jpg", "a/2.jpg"):
+            archive.writestr(name, name * 50)
+    return buffer.getvalue()
+
+
+def read_annotations(path: Path) -> None:
+    load_index(path, path.parent, name="fuzzed")
+
+
+def evaluate(path: Path) -> None:
+    average_precision(path, np.array([[1, 1, 2, 11, 20, 0.5, 5.0]]))
+
+
+def evaluate_results(path: Path) -> None:
+    average_precision(json.loads(COCO), path)
+
+
+def read_store(path: Path) -> None:
+    ProposalStore.open(path).verify()
+
+
+def unpack_all(path: Path) -> None:
+    unpack(path, path.parent / "unpacked", lambda name: True, limit=1 << 20, progress=False)
+
+
+# name: (a whole file, or None for the proposal store, which a writer makes; its reader)
+TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] = {
+    "annotations": (lambda: COCO, read_annotations),
+    "ground truth": (lambda: COCO, evaluate),
+    "results": (lambda: RESULTS, evaluate_results),
+    "log": (lambda: b'{"kind": "train", "step": 3, "loss": 0.5}\n' * 3, read_curves),
+    "configuration": (lambda: config_to_yaml(Config()).encode(), load_config),
+    "Torch7": (torch7_file, torch7.load),
+    "Torch7 weights": (torch7_file, read_checkpoint),
+    "Python 2 pickle": (lambda: python2_pickle(sample()), restricted_pickle.load),
+    "pickle": (lambda: pickle.dumps(sample(), 4), restricted_pickle.load),
+    "pickled weights": (lambda: pickle.dumps({"model": {"conv1.weight": np.ones((2, 3))}}, 2), read_checkpoint),
+    "torch weights": (lambda: torch_file(zipped=True), read_checkpoint),
+    "old torch weights": (lambda: torch_file(zipped=False), read_checkpoint),
+    "safetensors": (safetensors_file, read_checkpoint),
+    "proposal store": (None, read_store),
+    "zip": (zip_file, unpack_all),
+    **{
+        kind: (lambda kind=kind: picture_file(kind), read_picture)  # type: ignore[misc]
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
+    },
+    "progressive JPEG": (lambda: picture_file("JPEG", progressive=True), read_picture),
+}
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> list[tuple[float, int, bytes | None]]:
+    """(where, as a share of the file; bytes taken out; what stands there instead, None for the same bytes twice)."""
+    numbers = st.sampled_from(
+        [b"\xff" * 8, bytes(8), (2**31 - 1).to_bytes(4, "little"), b"\x7f" * 8, b"[[[{", b"1e999"]
+    )
+    piece = st.tuples(
+        st.floats(0, 1), st.sampled_from([0, 1, 1, 2, 4, 8, 60]), st.none() | st.binary(max_size=4) | numbers
+    )
+    return draw(st.lists(piece, min_size=1, max_size=4))
+
+
+def damaged(whole: bytes, pieces: list[tuple[float, int, bytes | None]]) -> bytes:
+    content = bytearray(whole)
+    for place, length, instead in pieces:
+        start = int(place * len(content))
+        old = bytes(content[start : start + length])
+        content[start : start + length] = old * 2 if instead is None else instead
+    return bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Beyond the bound an allocation fails, and with it the test."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_damaged_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    make, read = TARGETS[name]
+    if make is None:
+        writer = ProposalWriter(tmp_path / "whole", {"dataset_fingerprint": "f", "rpn_sha256": "s"}, [3, 1, 2])
+        for image_id in (1, 2, 3):
+            writer.add(image_id, np.ones((4, 4)), np.arange(4)[::-1])
+        writer.finish()
+        whole = (tmp_path / "whole").read_bytes()
+    else:
+        whole = make()
+    path = tmp_path / "fuzzed"
+
+    path.write_bytes(whole)
+    with contextlib.suppress(UserError):  # a checkpoint of two layers is no network, which is said
+        read(path)
+
+    @hypothesis.settings(max_examples=EXAMPLES, deadline=5000, derandomize=True, database=None)
+    @hypothesis.given(pieces=damages())
+    def run(pieces: list[tuple[float, int, bytes | None]]) -> None:
+        path.write_bytes(damaged(whole, pieces))
+        with contextlib.suppress(UserError):
+            read(path)
+
+    run()

@@ -1,0 +1,74 @@
+"""Measures a trained classifier: top-1 and top-5 error, over one crop, ten, or whole pictures at several sizes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import add_config_arguments, overrides, parser, run
+
+EPILOG = """examples:
+  python tools/eval_classifier.py --weights runs/small/classifier.pt
+      the single crop that the classifier's configuration tests on
+  python tools/eval_classifier.py --weights … --data /path/to/imagenet --size 320
+      a single crop of 320, of pictures enlarged in the same proportion as for the configured crop
+  python tools/eval_classifier.py --weights … --crops ten
+      ten crops: corners and centre, each mirrored too
+  python tools/eval_classifier.py --weights … --crops whole --scales 224 256 384 480 640
+      fully-convolutional: whole pictures and their mirror images, averaged over positions and scales
+  python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet
+      a network of 5,000 classes on pictures of 1,000 of them, 5K-way
+  python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet --classes 1k.txt
+      the same, 1K-way: it chooses among the classes that the file names, one a line
+  torchrun --nproc-per-node 8 tools/eval_classifier.py --weights …
+      on eight GPUs; the figures are the same
+
+The folders of data.test are matched with the network's classes by their names."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a classifier.pt")
+    options_parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (data.test_size)")
+    options_parser.add_argument(
+        "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of a picture is looked at"
+    )
+    options_parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="shorter sides that pictures are resized to, in turn (data.test_resize)",
+    )
+    options_parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes to choose among")
+    add_config_arguments(
+        options_parser,
+        config=False,
+        output="folder of what is written; by default `evaluation` beside the weights",
+        example="runtime.test_batch=16",
+    )
+    options = options_parser.parse_intermixed_args(arguments)
+
+    from detection.classifier.evaluate import measure, read_class_list
+    from detection.classifier.model_file import load_classifier
+    from detection.classifier.splits import views_for_test
+    from detection.config_file import change_config
+    from detection.training.distributed import is_main, process_group
+
+    trained = load_classifier(options.weights)
+    config = change_config(trained.config, overrides(options))
+    folder = Path(options.output) if options.output else options.weights.parent / "evaluation"
+    among = None if options.classes is None else read_class_list(options.classes, trained.classes)
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        views = views_for_test(config.data, size=options.size, crops=options.crops, scales=options.scales)
+        errors = measure(trained, config, views, device, folder, among=among)
+        if is_main():
+            print(errors.table())
+            print(f"\nwritten: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

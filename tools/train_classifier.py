@@ -1,0 +1,63 @@
+"""Trains a ResNeXt to classify pictures; leaves <output>/classifier.pt, which a detector's backbone.weights takes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from detection.command_line import REPOSITORY, add_config_arguments, overrides, parser, run
+
+DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
+EPILOG = """examples:
+  python tools/train_classifier.py --data /path/to/cifar10
+      a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder holds CIFAR's archive, unpacked, or its pictures in
+      train/<class>/ and test/<class>/
+  python tools/train_classifier.py --config configs/imagenet/resnext50_32x4d.yaml --data /path/to/imagenet
+      the paper's recipe on ImageNet, or on any folder with train/<class>/ and val/<class>/
+  torchrun --nproc-per-node 8 tools/train_classifier.py --config … --data …
+      the same on eight GPUs; two machines as for tools/train_rpn.py
+  python tools/train_classifier.py --config … --resume
+      goes on from the newest checkpoint after a break, to the same bits
+
+next: python tools/eval_classifier.py --weights <output>/classifier.pt, or a detector that starts from it:
+      python tools/train_rpn.py --config … backbone.name=<the same network> backbone.weights=<output>/classifier.pt"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    add_config_arguments(
+        options_parser,
+        default="configs/cifar/small.yaml",
+        example="training.epochs=10",
+    )
+    options_parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
+    options_parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
+    )
+    options_parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    options = options_parser.parse_intermixed_args(arguments)
+
+    from detection.classifier.config import ClassifierConfig
+    from detection.config_file import config_to_yaml, load_config_of
+
+    config = load_config_of(ClassifierConfig, options.config or DEFAULT_CONFIG, overrides(options))
+    if options.print_config:
+        print(config_to_yaml(config), end="")
+        return 0
+
+    from detection.classifier import plan, stage
+    from detection.training.distributed import process_group, was_restarted
+
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        if options.dry_run:
+            print(plan.of_classifier(config, device))
+            return 0
+        return stage.train_classifier(config, device, resume=options.resume or was_restarted()).exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
