@@ -1,7 +1,7 @@
 """ResNeXt and ResNet networks for any detector: images → feature maps, with weights from every public source.
 
-    from backbones import create_backbone
-    backbone = create_backbone("resnext50_32x4d", weights="torchvision/IMAGENET1K_V2", outputs=("c3", "c4", "c5"))
+from backbones import create_backbone
+backbone = create_backbone("resnext50_32x4d", weights="torchvision/IMAGENET1K_V2", outputs=("c3", "c4", "c5"))
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torchvision
 from backbones import IMAGENET, VARIANTS, UserError
 from backbones.sources import DETECTRON, DETECTRON2_RESNEXT, OPENMMLAB, SOURCES, Source, find_source, sources_for
 
+WITHOUT_TIMM = "TIMM MISSING: the rows of its weights were not held against it; pip install timm"
 BY_NAME = {(source.name, source.variant): source for source in SOURCES}
 
 
@@ -50,6 +51,7 @@ def test_no_torchvision_weights_are_left_out() -> None:
 
 @pytest.mark.parametrize("source", of("timm"), ids=lambda source: f"{source.variant}.{source.name}")
 def test_timm_rows(source: Source) -> None:
+    timm = pytest.importorskip("timm", reason=WITHOUT_TIMM)
     config = timm.models.get_pretrained_cfg(f"{source.variant}.{source.name.removeprefix('timm/')}")
     assert source.url.startswith(f"https://huggingface.co/{config.hf_hub_id}/resolve/main/")
     assert source.licence.lower().replace(" ", "-") == config.license
@@ -59,6 +61,7 @@ def test_timm_rows(source: Source) -> None:
 
 
 def test_no_timm_resnext_weights_are_left_out() -> None:
+    timm = pytest.importorskip("timm", reason=WITHOUT_TIMM)
     for variant in VARIANTS:
         if variant.startswith("resnext"):
             tags = {name.partition(".")[2] for name in timm.list_pretrained(f"{variant}.*")}

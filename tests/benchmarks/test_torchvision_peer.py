@@ -51,7 +51,7 @@ def test_both_find_the_same(scene: Scene) -> None:
 
 
 def test_a_wrong_answer_would_be_noticed(scene: Scene) -> None:
-    box = scene.fast_rcnn.box_targets
+    box = scene.detector.fast_rcnn.box_targets
     with torch.no_grad():
         box.bias += 0.5
     try:

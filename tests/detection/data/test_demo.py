@@ -68,8 +68,9 @@ def test_pycocotools_agrees_on_masks_areas_and_boxes(demo: Path) -> None:
             assert mask.sum() == annotation["area"]
             assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [x, y, x + width, y + height]
         else:  # outlines run through the middles of the border pixels: sharp tips get lost, and holes are filled
-            assert abs(columns.min() - x) <= 3
-            assert abs(rows.max() + 1 - y - height) <= 3
+            tip = max(3, 0.1 * max(width, height))  # a tip narrower than a pixel is the longer the larger the shape
+            assert abs(columns.min() - x) <= tip
+            assert abs(rows.max() + 1 - y - height) <= tip
             assert mask.sum() > 0.4 * annotation["area"]
 
 
