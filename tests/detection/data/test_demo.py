@@ -60,18 +60,23 @@ def test_sound_and_varied(demo: Path) -> None:
 
 def test_pycocotools_agrees_on_masks_areas_and_boxes(demo: Path) -> None:
     reference = COCO(str(demo / "annotations" / "instances_train.json"))
+    short_of = []
     for annotation in reference.anns.values():
         mask = reference.annToMask(annotation)
         x, y, width, height = annotation["bbox"]
         rows, columns = np.nonzero(mask)
+        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        own = np.array([x, y, x + width, y + height])
         if annotation["iscrowd"]:
             assert mask.sum() == annotation["area"]
-            assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [x, y, x + width, y + height]
-        else:  # outlines run through the middles of the border pixels: sharp tips get lost, and holes are filled
-            tip = max(3, 0.1 * max(width, height))  # a tip narrower than a pixel is the longer the larger the shape
-            assert abs(columns.min() - x) <= tip
-            assert abs(rows.max() + 1 - y - height) <= tip
-            assert mask.sum() > 0.4 * annotation["area"]
+            assert box.tolist() == own.tolist()
+            continue
+        # Outlines run through the middles of the border pixels: what is thinner than a pixel gets lost (sharp tips, and
+        # slivers beside a shape in front), and holes are filled.
+        assert (np.abs(box - own) <= max(width, height) / 3).all()
+        assert mask.sum() > 0.4 * annotation["area"]
+        short_of.append(np.abs(box - own).max())
+    assert np.mean(np.array(short_of) <= 3) > 0.95
 
 
 def test_boxes_are_those_of_the_pixels() -> None:
