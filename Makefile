@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml safetensors tensorboard pytest hypothesis
 WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
 
-.PHONY: demo test test-slow check bench clean setup setup-dev
+.PHONY: demo test test-slow check clean setup setup-dev
 
 demo: setup
 	rm -rf runs/demo
@@ -32,9 +32,6 @@ check: setup-dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-
-bench: setup
-	$(RUN) -m benchmarks
 
 clean:
 	rm -rf runs/demo data/demo
