@@ -62,6 +62,15 @@ def add_config_arguments(
     )
 
 
+def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
+    """--resume, --dry-run and --print-config, which every training tool offers."""
+    arguments.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    arguments.add_argument(
+        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
+    )
+    arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+
+
 def read_config(options: argparse.Namespace) -> Config:
     """The configuration that the arguments of `add_config_arguments` name."""
     return load_config(options.config or DEMO_CONFIG, overrides(options))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import REPOSITORY, add_config_arguments, overrides, parser, run
+from detection.command_line import REPOSITORY, add_config_arguments, add_training_arguments, overrides, parser, run
 
 DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
 EPILOG = """examples:
@@ -32,13 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         default="configs/cifar/small.yaml",
         example="training.epochs=10",
     )
-    options_parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
-    )
-    options_parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
-    )
-    options_parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    add_training_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)
 
     from detection.classifier.config import ClassifierConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import add_config_arguments, parser, read_config, run
+from detection.command_line import add_config_arguments, add_training_arguments, parser, read_config, run
 
 EPILOG = """examples:
   python tools/train_rpn.py
@@ -27,13 +27,7 @@ next: python tools/train_fastrcnn.py, with the same --config, --data and --outpu
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add_config_arguments(options_parser)
-    options_parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
-    )
-    options_parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
-    )
-    options_parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    add_training_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)
     config = read_config(options)
     if options.print_config:
