@@ -1,29 +1,33 @@
-"""Detections and ground truth → the twelve COCO figures and AP per class, by pycocotools, the number of record.
+"""Detections and ground truth → the twelve COCO figures and AP per class.
 
 Axes of `precision` (I, R, K, A, L) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
 levels, K categories, A the four area ranges (all, small, medium, large), L the three limits of detections a class and
 image (1, 10, 100).
 
-`evaluate` is the place where another backend may stand in: it gets two tables of arrays and gives back those two
-arrays; the figures are read from them.
+A backend makes these two tables of two tables of arrays; the figures are read from them. "arrays" is our own
+(`coco_evaluation`), "pycocotools" the number of record (`pycocotools_evaluation`): they give the same bits.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from detection.errors import UserError
+from detection.evaluation import coco_evaluation, pycocotools_evaluation
+from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS
 from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
 from detection.evaluation.results import checked, read_results
 
-AREA_RANGES = ("all", "small", "medium", "large")
-LIMITS = (1, 10, 100)
+Backend = Literal["arrays", "pycocotools"]
+BACKENDS: dict[Backend, Callable[[GroundTruth, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "arrays": coco_evaluation.evaluate,
+    "pycocotools": pycocotools_evaluation.evaluate,
+}
 # In COCO's order. Name: (precision or recall, IoU threshold or None for the mean over all ten, area range, limit).
 FIGURES: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
@@ -115,6 +119,7 @@ def average_precision(
     detections: np.ndarray | Path | str,
     *,
     image_ids: np.ndarray | list[int] | None = None,
+    backend: Backend = "arrays",
 ) -> AveragePrecision:
     """COCO's average precision of boxes (Lin et al., ECCV 2014; cocodataset.org, "Detection Evaluation").
 
@@ -122,6 +127,7 @@ def average_precision(
         annotations: a COCO annotation file, the dict it holds, or what `read_ground_truth` made of it.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, or a results file; D may be 0.
         image_ids: evaluate on these images only; None for all that the annotations list.
+        backend: what computes the tables; the figures are the same.
 
     An image without detections counts as one where nothing was found. Detections of listed images outside `image_ids`
     are not looked at. Detections of a category that the annotations do not list are left out, as pycocotools does, and
@@ -140,91 +146,22 @@ def average_precision(
     if image_ids is not None:
         ground_truth = ground_truth.restricted_to(image_ids)
         rows = rows[np.isin(rows[:, 0], ground_truth.image_ids)]
-    precision, recall = evaluate(ground_truth, rows)
-    thresholds = np.linspace(0.5, 0.95, 10)
-    figures = {name: _figure(precision, recall, thresholds, *what) for name, what in FIGURES.items()}
-    targets = ground_truth.object_category_ids[~ground_truth.crowds]
+    precision, recall = BACKENDS[backend](ground_truth, rows)
+    figures = {name: _figure(precision, recall, *what) for name, what in FIGURES.items()}
+    category_ids = ground_truth.category_ids
+    targets = np.searchsorted(category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
+    objects = np.bincount(targets, minlength=len(category_ids)).tolist()
     classes = [
         ClassAveragePrecision(
-            int(category_id),
+            category_id,
             name,
-            int((targets == category_id).sum()),
+            objects[k],
             _mean_of_present(precision[:, :, k, 0, -1]),
             _mean_of_present(precision[0, :, k, 0, -1]),
         )
-        for k, (category_id, name) in enumerate(
-            zip(ground_truth.category_ids, ground_truth.category_names, strict=True)
-        )
+        for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
     ]
     return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes)
-
-
-def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """pycocotools' COCOeval on arrays → precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no
-    object.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    lists: dict[str, list[Any]] = {
-        "images": [{"id": image_id} for image_id in ground_truth.image_ids.tolist()],
-        "categories": [{"id": category_id} for category_id in ground_truth.category_ids.tolist()],
-    }
-    targets = _annotations(
-        ground_truth.object_image_ids,
-        ground_truth.object_category_ids,
-        ground_truth.boxes,
-        areas=ground_truth.areas,
-        iscrowd=ground_truth.crowds,
-    )
-    boxes = detections[:, 1:5]
-    found = _annotations(
-        detections[:, 0].astype(np.int64),
-        detections[:, 6].astype(np.int64),
-        boxes,
-        areas=boxes[:, 2] * boxes[:, 3],
-        iscrowd=np.zeros(len(boxes), dtype=bool),
-        scores=detections[:, 5],
-    )
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress, with no way to turn it off
-        tables = []
-        for annotations in (targets, found):
-            table = COCO()
-            table.dataset = {**lists, "annotations": annotations}
-            table.createIndex()
-            tables.append(table)
-        evaluation = COCOeval(*tables, iouType="bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
-
-
-def _annotations(
-    image_ids: np.ndarray,
-    category_ids: np.ndarray,
-    boxes: np.ndarray,
-    *,
-    areas: np.ndarray,
-    iscrowd: np.ndarray,
-    scores: np.ndarray | None = None,
-) -> list[dict[str, Any]]:
-    """Rows as pycocotools wants them. Ids count from 1: COCOeval takes a match with id 0 for no match."""
-    columns = zip(
-        image_ids.tolist(),
-        category_ids.tolist(),
-        boxes.tolist(),
-        areas.tolist(),
-        iscrowd.astype(int).tolist(),
-        strict=True,
-    )
-    entries = [
-        {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "area": area, "iscrowd": crowd}
-        for number, (image_id, category_id, box, area, crowd) in enumerate(columns, start=1)
-    ]
-    if scores is not None:
-        for entry, score in zip(entries, scores.tolist(), strict=True):
-            entry["score"] = score
-    return entries
 
 
 def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) -> np.ndarray:
@@ -254,15 +191,14 @@ def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: s
 def _figure(
     precision: np.ndarray,
     recall: np.ndarray,
-    thresholds: np.ndarray,
     kind: str,
     threshold: float | None,
     area_range: str,
     limit: int,
 ) -> float | None:
     values = precision if kind == "precision" else recall
-    values = values[..., AREA_RANGES.index(area_range), LIMITS.index(limit)]
-    return _mean_of_present(values if threshold is None else values[np.isclose(thresholds, threshold)])
+    values = values[..., list(AREA_RANGES).index(area_range), DETECTION_LIMITS.index(limit)]
+    return _mean_of_present(values if threshold is None else values[np.isclose(IOU_THRESHOLDS, threshold)])
 
 
 def _mean_of_present(values: np.ndarray) -> float | None:

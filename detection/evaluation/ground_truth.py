@@ -11,8 +11,6 @@ is compared here, and an absurd mask never reaches pycocotools' C code.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from detection.data.json_stream import read_members
 from detection.errors import UserError
+from detection.evaluation.json_values import LARGEST_ID, is_box, is_finite_number, plain_boxes, plain_numbers, short
 
-LARGEST_ID = 2**53  # beyond it float64 no longer holds every whole number
+_OF_UNLISTED_IMAGES = "annotations of images that are not listed, left out"
+_OF_UNLISTED_CATEGORIES = "annotations of categories that are not listed, left out"
 
 
 @dataclass(frozen=True)
@@ -87,49 +88,101 @@ def read_ground_truth(annotations: Path | str | dict[str, Any]) -> GroundTruth:
         UserError: the file is not JSON, lists no image or no category, an id is not a whole number, two images or
             categories share an id, or a box is not four finite numbers; the message names the image or annotation id.
     """
-    if isinstance(annotations, dict):
-        source, content = "the annotations", annotations
-    else:
-        source, content = str(annotations), read_json(Path(annotations))
+    source, members = (
+        ("the annotations", annotations.items())
+        if isinstance(annotations, dict)
+        else (str(annotations), read_members(Path(annotations), outlines="segmentation"))
+    )
     repairs: Counter[str] = Counter()
-    if isinstance(content, dict) and "annotations" not in content:
+    lists: dict[str, list[Any]] = {}
+    for name, block in members:
+        if name in ("images", "annotations", "categories"):
+            if not isinstance(block, list):
+                raise _no_annotation_file(source)
+            lists.setdefault(name, []).extend(_plain_targets(block) if name == "annotations" else block)
+    if "annotations" not in lists:
         repairs["missing list of annotations, taken as images without objects"] += 1
-        content = {**content, "annotations": []}
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
-    ):
-        raise UserError(
-            f"{source} is not a COCO annotation file: it needs the three lists `images`, `annotations` and `categories`"
-        )
-    if not content["images"] or not content["categories"]:
-        raise UserError(
-            f"{source} lists no {'images' if not content['images'] else 'categories'}: there is nothing to evaluate"
-        )
-    images = _entries_by_id(content["images"], "image", source, repairs)
-    categories = _entries_by_id(content["categories"], "category", source, repairs)
-
-    rows: list[tuple[float, ...]] = []
-    seen_ids: set[Any] = set()
-    for position, annotation in enumerate(content["annotations"]):
-        row = _target(annotation, position, source, images, categories, repairs)
-        if row is not None:
-            _count_id_repair(annotation.get("id"), seen_ids, repairs)
-            rows.append(row)
-
-    table = np.array(rows, dtype=np.float64).reshape(-1, 8)
+    if not {"images", "categories"} <= lists.keys():
+        raise _no_annotation_file(source)
+    for name in ("images", "categories"):
+        if not lists[name]:
+            raise UserError(f"{source} lists no {name}: there is nothing to evaluate")
+    images = _entries_by_id(lists["images"], "image", source, repairs)
+    categories = _entries_by_id(lists["categories"], "category", source, repairs)
+    table = _targets(lists.get("annotations", []), source, images, categories, repairs)
     category_ids = np.array(sorted(categories), dtype=np.int64)
     return GroundTruth(
         image_ids=np.array(sorted(images), dtype=np.int64),
         category_ids=category_ids,
-        category_names=[str(categories[int(i)].get("name", i)) for i in category_ids],
+        category_names=[str(categories[i].get("name", i)) for i in category_ids.tolist()],
         boxes=table[:, 2:6],
         areas=table[:, 6],
         crowds=table[:, 7] > 0,
         object_image_ids=table[:, 0].astype(np.int64),
         object_category_ids=table[:, 1].astype(np.int64),
-        repairs=dict(repairs),
+        repairs=dict(+repairs),
         source=source,
     )
+
+
+def _no_annotation_file(source: str) -> UserError:
+    return UserError(
+        f"{source} is not a COCO annotation file: it needs the three lists `images`, `annotations` and `categories`"
+    )
+
+
+def _plain_targets(block: list[Any]) -> list[Any]:
+    """A block of annotations as one array (n, 9) of id, image_id, category_id, x, y, w, h, area, crowd; as they stand
+    if one of them needs a closer look.
+    """
+    try:
+        columns = [
+            plain_numbers([entry[key] for entry in block])
+            for key in ("id", "image_id", "category_id", "area", "iscrowd")
+        ]
+        boxes = plain_boxes([entry["bbox"] for entry in block])
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return block
+    ids, areas, crowds = np.stack(columns[:3]), columns[3], columns[4]
+    usual = (
+        (ids == np.round(ids)).all()
+        and (np.abs(ids) <= LARGEST_ID).all()
+        and ids[0].all()
+        and (boxes[:, 2:] > 0).all()
+        and (areas >= 0).all()
+        and np.isin(crowds, (0, 1)).all()
+    )
+    return [np.column_stack([*ids, boxes, areas, crowds])] if usual else block
+
+
+def _targets(
+    parts: list[Any], source: str, images: dict[int, Any], categories: dict[int, Any], repairs: Counter[str]
+) -> np.ndarray:
+    """Annotations, single ones and arrays of `_plain_targets`, in the file's order → (T, 8) image_id, category_id, x,
+    y, w, h, area, crowd.
+    """
+    listed_images, listed_categories = np.array(list(images)), np.array(list(categories))
+    rows, ids = [np.zeros((0, 8))], [np.zeros(0)]
+    position = 0
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            position += len(part)
+            on_listed = np.isin(part[:, 1].astype(np.int64), listed_images)
+            of_listed = np.isin(part[:, 2].astype(np.int64), listed_categories)
+            repairs[_OF_UNLISTED_IMAGES] += int((~on_listed).sum())
+            repairs[_OF_UNLISTED_CATEGORIES] += int((on_listed & ~of_listed).sum())
+            part = part[on_listed & of_listed]
+            rows.append(part[:, 1:])
+            ids.append(part[:, 0])
+        else:
+            row = _target(part, position, source, images, categories, repairs)
+            position += 1
+            if row is not None:
+                rows.append(np.array([row]))
+                ids.append(_usable_id(part.get("id"), repairs))
+    all_ids = np.concatenate(ids)
+    repairs["annotations with an id used before, numbered anew"] += len(all_ids) - len(np.unique(all_ids))
+    return np.concatenate(rows)
 
 
 def _target(
@@ -147,10 +200,10 @@ def _target(
     image_id = _whole_number(annotation.get("image_id"), f"{place}: image_id", repairs)
     category_id = _whole_number(annotation.get("category_id"), f"{place}: category_id", repairs)
     if image_id not in images:
-        repairs["annotations of images that are not listed, left out"] += 1
+        repairs[_OF_UNLISTED_IMAGES] += 1
         return None
     if category_id not in categories:
-        repairs["annotations of categories that are not listed, left out"] += 1
+        repairs[_OF_UNLISTED_CATEGORIES] += 1
         return None
     box = annotation.get("bbox")
     numbers = [_number(entry, repairs) for entry in box] if isinstance(box, (list, tuple)) else []
@@ -173,37 +226,6 @@ def _target(
     elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
         raise UserError(f"{place}: iscrowd must be 0 or 1, not {short(crowd)}")
     return (image_id, category_id, x, y, width, height, float(area), float(crowd))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, with or without a byte order mark.
-
-    Raises:
-        UserError: the file is missing, unreadable, not JSON, or nested beyond reason.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
-        raise UserError(f"{path} is not a whole JSON file ({error}): write or download it again") from error
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether `value` is an int or a float that float64 can hold, and neither NaN nor infinite. A bool is no number."""
-    largest = sys.float_info.max  # JSON knows whole numbers of any length
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -largest <= value <= largest
-
-
-def is_box(box: Any) -> bool:
-    """Whether `box` is a list of four finite numbers."""
-    return isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_finite_number, box))
-
-
-def short(value: Any) -> str:
-    """`value` as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _number(value: Any, repairs: Counter[str]) -> Any:
@@ -242,13 +264,12 @@ def _entries_by_id(entries: list[Any], kind: str, source: str, repairs: Counter[
     return by_id
 
 
-def _count_id_repair(identity: Any, seen: set[Any], repairs: Counter[str]) -> None:
-    """Counts ids that pycocotools cannot work with. All targets are numbered anew, so none of them matters."""
+def _usable_id(identity: Any, repairs: Counter[str]) -> np.ndarray:
+    """The id, (1,), or (0,) if pycocotools cannot work with it. All targets are numbered anew, so it never matters."""
     if not is_finite_number(identity):
         repairs["annotations without a numeric id, numbered anew"] += 1
     elif identity == 0:
         repairs["annotations with id 0, numbered anew (pycocotools would never match them)"] += 1
-    elif identity in seen:
-        repairs["annotations with an id used before, numbered anew"] += 1
     else:
-        seen.add(identity)
+        return np.array([identity], dtype=np.float64)
+    return np.zeros(0)

@@ -16,22 +16,16 @@ rules were never more than 0.001 apart, so the figures may be compared.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from detection.errors import UserError
+from detection.evaluation.coco_parameters import AREA_RANGES, IOU_THRESHOLDS
 from detection.evaluation.matching import box_areas, overlapping_pairs, stable_matching
 
-AREA_RANGES: dict[str, tuple[float, float]] = {
-    # both ends belong to a range, as in COCOeval: an object of exactly 32² is small and medium
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LIMITS = (100, 300, 1000, 2000)
 
 
@@ -49,6 +43,16 @@ class ProposalRecall:
     recall_50: list[float] | None
     objects: dict[str, int]
     images: int
+
+    def up_to(self, most: int) -> ProposalRecall:
+        """The same figures where no image has more than `most` proposals: the limits below, and `most` itself, which
+        is what any limit above measures."""
+        below = [limit for limit in self.limits if limit < most]
+        if len(below) == len(self.limits):
+            return self
+        averages = {name: values and values[: len(below) + 1] for name, values in self.average_recall.items()}
+        recall_50 = self.recall_50 and self.recall_50[: len(below) + 1]
+        return dataclasses.replace(self, limits=(*below, most), average_recall=averages, recall_50=recall_50)
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name (`AR_1000`, `AR_1000_small`, `recall50_1000` …) and counts, for JSON."""

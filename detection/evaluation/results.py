@@ -10,18 +10,24 @@ file's figures to the last digit.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detection.errors import UserError
-from detection.evaluation.ground_truth import LARGEST_ID, is_box, is_finite_number, read_json, short
+from detection.evaluation.json_values import LARGEST_ID, is_box, is_finite_number, plain_boxes, plain_numbers, short
 from detection.files import atomic_write
 
 COLUMNS = 7
 BOX_DECIMALS = 3
 _ROWS_AT_A_TIME = 10_000
+_WINDOW = 1 << 22  # characters read at a time
+_LONGEST_ENTRY = 1 << 16  # characters; longer ones cost memory, not more
+_GAP = re.compile(r"\}\s*,\s*\{")  # between two entries
 
 
 def checked(detections: np.ndarray, source: str = "the detections") -> np.ndarray:
@@ -101,19 +107,68 @@ def _entry(row: list[float]) -> str:
 def read_results(path: Path | str) -> np.ndarray:
     """Reads a COCO results file of boxes into an array (D, 7), in the file's order.
 
-    Other fields (`segmentation` …) are not looked at.
+    Other fields (`segmentation` …) are not looked at. The file is read in windows of some megabytes; one that is
+    unusual or broken, whole, entry by entry.
 
     Raises:
         UserError: not JSON, not a list, or an entry without the four fields or with values that cannot be meant; the
             message names its position.
     """
-    content = read_json(Path(path))
+    try:
+        rows = [_plain_rows(block) for block in _blocks(Path(path))]
+    except (OSError, ValueError, OverflowError, RecursionError, TypeError, KeyError):
+        rows = [_rows_one_by_one(path)]  # it says what is wrong, and where
+    return checked(np.concatenate(rows), str(path))
+
+
+def _blocks(path: Path) -> Iterator[Any]:
+    """The content of a file that holds one list, in several lists.
+
+    Raises:
+        OSError, ValueError, RecursionError: not so, or the text is such that it cannot be cut between two entries.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        text = ""
+        while more := file.read(_WINDOW):
+            text += more
+            gaps = list(_GAP.finditer(text, max(0, len(text) - _LONGEST_ENTRY)))
+            if gaps:
+                yield json.loads(text[: gaps[-1].start() + 1] + "]")
+                text = "[" + text[gaps[-1].end() - 1 :]
+        yield json.loads(text)
+
+
+def _plain_rows(block: Any) -> np.ndarray:
+    """A list of entries as rows (n, 7).
+
+    Raises:
+        ValueError, OverflowError, TypeError, KeyError: an entry that is not as it should be.
+    """
+    if not isinstance(block, list):
+        raise ValueError
+    image_ids, scores, category_ids = (
+        plain_numbers([entry[key] for entry in block]) for key in ("image_id", "score", "category_id")
+    )
+    return np.column_stack([image_ids, plain_boxes([entry["bbox"] for entry in block]), scores, category_ids])
+
+
+def _rows_one_by_one(path: Path | str) -> np.ndarray:
+    content = _whole_content(Path(path))
     if not isinstance(content, list):
         raise UserError(
             f"{path} is not a COCO results file: it must hold a list of detections, not {type(content).__name__}"
         )
     rows = [_row(entry, position, path) for position, entry in enumerate(content)]
-    return checked(np.array(rows, dtype=np.float64).reshape(-1, COLUMNS), str(path))
+    return np.array(rows, dtype=np.float64).reshape(-1, COLUMNS)
+
+
+def _whole_content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
+        raise UserError(f"{path} is not a whole JSON file ({error}): write or download it again") from error
 
 
 def _row(entry: Any, position: int, path: Path | str) -> tuple[float, ...]:

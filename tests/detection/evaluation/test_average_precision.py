@@ -6,6 +6,8 @@ import contextlib
 import copy
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detection.errors import UserError
-from detection.evaluation.average_precision import FIGURES, AveragePrecision, average_precision
+from detection.evaluation.average_precision import (
+    BACKENDS,
+    FIGURES,
+    AveragePrecision,
+    Backend,
+    average_precision,
+)
 from detection.evaluation.ground_truth import read_ground_truth
 from detection.evaluation.results import rounded, write_results
 
@@ -79,10 +87,11 @@ def numbers(outcome: AveragePrecision) -> list[float]:
     return [-1.0 if value is None else value for value in outcome.figures.values()]
 
 
-def test_equals_the_published_reference(shared_data: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_the_published_reference(shared_data: Path, backend: Backend) -> None:
     folder = shared_data / "coco_eval_reference"
     outcome = average_precision(
-        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
+        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json", backend=backend
     )
     expected = (folder / "expected.txt").read_text().split("type=bbox")[1].split("type=keypoints")[0]
     lines = [line for line in expected.splitlines() if " Average " in line]
@@ -92,10 +101,36 @@ def test_equals_the_published_reference(shared_data: Path) -> None:
     assert outcome.images == 100
 
 
+def test_backends_give_the_same_to_the_last_digit(shared_data: Path) -> None:
+    folder = shared_data / "coco_eval_reference"
+    files = folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
+    own, theirs = (average_precision(*files, backend=backend).to_dict() for backend in BACKENDS)
+    assert own == theirs
+
+
+def test_the_tool_takes_either_backend(repository: Path, tmp_path: Path) -> None:
+    content, detections = random_data(17)
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    write_results(tmp_path / "results.json", detections)
+    command = [sys.executable, "tools/eval_coco.py", "--annotations", tmp_path / "annotations.json"]
+    said = {
+        subprocess.run(
+            [*command, "--results", tmp_path / "results.json", *flag],
+            check=True,
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for flag in ([], ["--backend", "pycocotools"])
+    }
+    assert said == {average_precision(content, rounded(detections)).table() + "\n"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_pycocotools_on_random_data(seed: int) -> None:
+def test_equals_pycocotools_on_random_data(seed: int, backend: Backend) -> None:
     content, detections = random_data(seed)
-    outcome = average_precision(content, detections)
+    outcome = average_precision(content, detections, backend=backend)
     assert list(outcome.figures) == list(FIGURES)
     np.testing.assert_allclose(numbers(outcome), pycocotools_stats(content, detections), rtol=0, atol=1e-12)
 
@@ -126,8 +161,9 @@ def test_per_class_rows() -> None:
     assert outcome.class_table().splitlines()[-1].split() == ["9", "class", "4", "0", "—", "—"]
 
 
-def test_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    average_precision(*random_data(7))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prints_nothing(capfd: pytest.CaptureFixture[str], backend: Backend) -> None:
+    average_precision(*random_data(7), backend=backend)
     assert capfd.readouterr() == ("", "")
 
 
@@ -189,7 +225,7 @@ def test_annotation_id_zero_is_matched() -> None:
     content = small_content()
     content["annotations"][0]["id"] = 0
     assert pycocotools_stats(content, perfect(content))[0] < 0.99  # what would happen without the repair
-    outcome = average_precision(content, perfect(content))
+    outcome = average_precision(content, perfect(content), backend="pycocotools")
     assert outcome.figures["AP"] == pytest.approx(1.0)
     assert any("id 0" in note for note in outcome.notes)
 
@@ -210,7 +246,8 @@ def test_an_absurd_mask_never_reaches_pycocotools() -> None:
     """An RLE of such a size ends the process inside pycocotools' C code."""
     content = small_content()
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [2**31, 2**31], "counts": [2**62, 5]}}
-    assert average_precision(content, perfect(content)).figures["AP"] == pytest.approx(1.0)
+    outcome = average_precision(content, perfect(content), backend="pycocotools")
+    assert outcome.figures["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])

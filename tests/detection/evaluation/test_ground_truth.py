@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detection.data import json_stream
 from detection.errors import UserError
+from detection.evaluation import ground_truth
 from detection.evaluation.ground_truth import read_ground_truth
 
 CONTENT: dict[str, Any] = {
@@ -127,7 +129,7 @@ def test_files_that_are_no_json(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.json cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
         read_ground_truth(tmp_path / "absent.json")
 
 
@@ -146,3 +148,54 @@ def test_real_annotations_need_no_repair_but_bccd(shared_data: Path) -> None:
         for repair, count in read_ground_truth(shared_data / "bccd" / "annotations" / f"{split}.json").repairs.items():
             repairs[repair] = repairs.get(repair, 0) + count
     assert {repair.split(",")[0]: count for repair, count in repairs.items()} == {"boxes without width or height": 2}
+
+
+def odd_content() -> dict[str, Any]:
+    """Forty annotations, some of which need a closer look; they come before the lists that they refer to."""
+    annotations = [{**CONTENT["annotations"][number % 2], "id": number + 1} for number in range(40)]
+    annotations[7] |= {"id": 1}
+    annotations[12] |= {"image_id": 77}
+    annotations[13] |= {"category_id": 78, "image_id": "3"}
+    annotations[21] |= {"area": None, "id": 3}
+    annotations[33] |= {"bbox": [1, 2, 0, 4]}
+    annotations[34] |= {"category_id": 80}
+    return {"annotations": annotations, "images": CONTENT["images"], "categories": CONTENT["categories"]}
+
+
+def test_block_by_block_is_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file comes in blocks, most of which become arrays; what is odd is looked at entry by entry, to the same end."""
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(odd_content()))
+    monkeypatch.setattr(json_stream, "WINDOW", 500)
+    blocks = read_ground_truth(path)
+    monkeypatch.setattr(ground_truth, "_plain_targets", lambda block: block)
+    for entries in (read_ground_truth(path), read_ground_truth(odd_content())):
+        assert entries.repairs == blocks.repairs
+        for name in ("boxes", "areas", "crowds", "object_image_ids", "object_category_ids", "image_ids"):
+            np.testing.assert_array_equal(getattr(blocks, name), getattr(entries, name))
+    assert len(blocks.boxes) == 37
+    assert {repair.split(",")[0]: count for repair, count in blocks.repairs.items()} == {
+        "annotations with an id used before": 2,
+        "annotations of images that are not listed": 1,
+        "annotations of categories that are not listed": 2,
+        "numbers written as text": 1,
+        "annotations without a usable `area`": 1,
+        "boxes without width or height": 1,
+    }
+
+
+def test_position_counts_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = odd_content()
+    content["annotations"][30] |= {"bbox": [1, 2, 3]}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(json_stream, "WINDOW", 500)
+    with pytest.raises(UserError, match=r"annotation id 31 \(number 30 from 0\): bbox must be four"):
+        read_ground_truth(path)
+
+
+def test_outlines_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    content = changed(segmentation=[[float("nan")] * 8, ["?"]])
+    path.write_text(json.dumps(content))
+    np.testing.assert_array_equal(read_ground_truth(path).boxes, read_ground_truth(CONTENT).boxes)

@@ -152,6 +152,17 @@ def test_ranks_merge_to_the_same_figures() -> None:
     assert parts[0].result() == whole
 
 
+@pytest.mark.parametrize("most", [3, 12, 20, 60, 61])
+def test_figures_end_where_the_proposals_do(most: int) -> None:
+    random = np.random.default_rng(16)
+    images = [random_image(random, 9, 80) for _ in range(4)]
+    for image in images:
+        image["proposals"] = image["proposals"][:most]
+    limits = tuple(limit for limit in (1, 5, 20, 60) if limit < most)
+    expected = accumulate(images, (*limits, most) if most <= 60 else limits).result()
+    assert accumulate(images, (1, 5, 20, 60)).result().up_to(most) == expected
+
+
 def test_an_image_cannot_count_twice() -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]])
     one, other = RecallAccumulator(), RecallAccumulator()

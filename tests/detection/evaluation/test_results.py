@@ -114,3 +114,47 @@ def test_other_fields_are_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**ENTRY, "segmentation": {"size": [-1, 2**40], "counts": "x"}, "id": 0}]))
     assert read_results(path).tolist() == [[3, 1, 2, 3, 4, 0.5, 1]]
+
+
+def entries_of_all_sorts() -> list[dict[str, Any]]:
+    """Keys in several orders, other fields before and after, whole numbers and fractions."""
+    masked = {"segmentation": {"size": [480, 640], "counts": "ab{"}, **ENTRY}
+    return [
+        {**ENTRY, "image_id": number, "score": score, **more}
+        for number, (score, more) in enumerate(zip([0.5, 1, 0.25e-3] * 10, [{}, masked, {"of": {}}] * 10, strict=True))
+    ] + [dict(reversed(masked.items()))]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("window", [150, 400, 1 << 22])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_windows_end_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, indent: int | None, encoding: str
+) -> None:
+    """What is cut in the middle waits for the next window, and nothing is read twice."""
+    entries = entries_of_all_sorts()
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(entries, indent=indent) + "\n", encoding=encoding)
+    expected = [[e["image_id"], *e["bbox"], e["score"], e["category_id"]] for e in entries]
+    monkeypatch.setattr(results, "_WINDOW", window)
+    with monkeypatch.context() as patch:
+        patch.delattr(results, "_rows_one_by_one")  # the way of broken files
+        assert read_results(path).tolist() == expected
+    monkeypatch.setattr(results, "_LONGEST_ENTRY", 30)
+    assert read_results(path).tolist() == expected
+
+
+def test_what_cannot_be_cut_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_WINDOW", 64)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**ENTRY, "parts": [{"a": 1}, {"b": "}, {"}, {}, {}]}] * 4))
+    assert read_results(path).tolist() == [[3, 1, 2, 3, 4, 0.5, 1]] * 4
+    path.write_text(json.dumps([ENTRY] * 9)[:-1])
+    with pytest.raises(UserError, match="not a whole JSON file"):
+        read_results(path)
+    path.write_text(json.dumps([*[ENTRY] * 9, {**ENTRY, "score": "high"}, *[ENTRY] * 9]))
+    with pytest.raises(UserError, match=r"entry number 9 .*score must be a finite number, not 'high'"):
+        read_results(path)
+    path.write_text(json.dumps([*[ENTRY] * 9, {**ENTRY, "bbox": [1, 2, 3, 10**400]}]))
+    with pytest.raises(UserError, match=r"entry number 9 .*bbox must be four finite numbers"):
+        read_results(path)

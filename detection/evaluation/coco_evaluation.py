@@ -1,0 +1,229 @@
+"""Detections and ground truth → COCO's precision and recall tables, for all classes and images at once.
+
+What pycocotools' COCOeval computes with loops over classes, images, detections and objects comes out here, the same to
+the bit, of array operations in a loop over thresholds, area ranges and limits alone.
+
+Shapes: D detections, T objects, K categories; I IoU thresholds, R recall levels, A area ranges, L limits; P pairs of a
+detection and an object that overlap; F finds, each a detection that takes an object (at one threshold, for one area
+range). Boxes are COCO's `(x, y, w, h)`, float64. A *cell* is one class in one image: only what shares it can match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, RECALL_LEVELS
+from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.matching import UNMATCHED, stable_matching
+
+_PAIRS_AT_A_TIME = 500_000  # bounds the memory of pairs that turn out not to overlap
+
+
+def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tables whose means are COCO's figures.
+
+    Args:
+        ground_truth: what `read_ground_truth` gives.
+        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, of listed images and categories.
+
+    Returns:
+        precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no object to find.
+    """
+    found, objects = _ranked(ground_truth, detections), _grouped(ground_truth)
+    pairs = _overlapping_pairs(found, objects)
+    classes = len(ground_truth.category_ids)
+    shape = (classes, len(AREA_RANGES), len(DETECTION_LIMITS))
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_LEVELS), *shape), -1.0)
+    recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
+    starts = np.searchsorted(found.classes, np.arange(classes + 1))
+    for area, (low, high) in enumerate(AREA_RANGES.values()):
+        ignored = objects.crowds | (objects.areas < low) | (objects.areas > high)
+        targets = np.bincount(objects.classes[~ignored], minlength=classes)
+        present = np.flatnonzero(targets)
+        if not present.size:
+            continue
+        needed = _finds_needed(targets[present])
+        inside = (found.areas >= low) & (found.areas <= high)
+        counted = [_sums(inside & (found.ranks < limit)) for limit in DETECTION_LIMITS]
+        for threshold, (finders, regular) in enumerate(_finds(pairs, ignored, objects.crowds)):
+            for limit, most in enumerate(DETECTION_LIMITS):
+                best = found.ranks[finders] < most
+                precisions, hits = _hits(finders[best], regular[best], inside, counted[limit], starts)
+                recall[threshold, present, area, limit] = hits[present] / targets[present]
+                precision[threshold, :, present, area, limit] = _at_levels(precisions, hits, needed, present)
+    return precision, recall
+
+
+@dataclass(frozen=True)
+class _Detections:
+    """The best 100 of each cell, by class and descending score; of equal scores, by image and as they were given.
+
+    classes, cells, ranks (place in the cell, from 0): int64 (D,); boxes (D, 4); areas (D,).
+    """
+
+    classes: np.ndarray
+    cells: np.ndarray
+    ranks: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """All objects by cell, those of one in the file's order: classes, cells int64 (T,); boxes (T, 4); areas, crowds."""
+
+    classes: np.ndarray
+    cells: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What overlaps enough for the lowest threshold: rows of `_Detections` and `_Objects`, int64, and IoU, each (P,).
+
+    By detection, those of one by descending IoU and, of equal IoU, the later object first.
+    """
+
+    detections: np.ndarray
+    objects: np.ndarray
+    overlaps: np.ndarray
+
+
+def _ranked(ground_truth: GroundTruth, detections: np.ndarray) -> _Detections:
+    images = np.searchsorted(ground_truth.image_ids, detections[:, 0])
+    classes = np.searchsorted(ground_truth.category_ids, detections[:, 6])
+    order = np.lexsort((images, -detections[:, 5], classes))
+    cells = (classes * len(ground_truth.image_ids) + images)[order]
+    by_cell = np.argsort(cells, kind="stable")
+    first = np.flatnonzero(np.diff(cells[by_cell], prepend=-1))
+    ranks = np.empty(len(cells), dtype=np.int64)
+    ranks[by_cell] = np.arange(len(cells)) - np.repeat(first, np.diff(first, append=len(cells)))
+    kept = ranks < DETECTION_LIMITS[-1]
+    order = order[kept]
+    boxes = detections[order, 1:5]
+    with np.errstate(over="ignore"):
+        areas = boxes[:, 2] * boxes[:, 3]
+    return _Detections(classes[order], cells[kept], ranks[kept], boxes, areas)
+
+
+def _grouped(ground_truth: GroundTruth) -> _Objects:
+    images = np.searchsorted(ground_truth.image_ids, ground_truth.object_image_ids)
+    classes = np.searchsorted(ground_truth.category_ids, ground_truth.object_category_ids)
+    cells = classes * len(ground_truth.image_ids) + images
+    order = np.argsort(cells, kind="stable")
+    return _Objects(
+        classes[order], cells[order], ground_truth.boxes[order], ground_truth.areas[order], ground_truth.crowds[order]
+    )
+
+
+def _overlapping_pairs(found: _Detections, objects: _Objects) -> _Pairs:
+    first = np.searchsorted(objects.cells, found.cells)
+    counts = np.searchsorted(objects.cells, found.cells, side="right") - first
+    paired = np.flatnonzero(counts)
+    first, counts = first[paired], counts[paired]
+    sums = _sums(counts)
+    cuts = np.searchsorted(sums, np.arange(_PAIRS_AT_A_TIME, sums[-1], _PAIRS_AT_A_TIME)).tolist()
+    nothing = np.zeros(0, dtype=np.int64)
+    parts = [(nothing, nothing, np.zeros(0))]
+    for begin, end in zip([0, *cuts], [*cuts, len(paired)], strict=True):
+        rows = slice(begin, end)
+        detection = np.repeat(paired[rows], counts[rows])
+        thing = np.arange(sums[begin], sums[end]) + np.repeat(first[rows] - sums[begin:end], counts[rows])
+        overlap = _overlaps(found.boxes[detection], objects.boxes[thing], objects.crowds[thing])
+        enough = overlap >= IOU_THRESHOLDS[0]
+        parts.append((detection[enough], thing[enough], overlap[enough]))
+    detection, thing, overlap = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((-thing, -overlap, detection))
+    return _Pairs(detection[order], thing[order], overlap[order])
+
+
+def _overlaps(found: np.ndarray, objects: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """IoU of boxes side by side, (n, 4) and (n, 4) → (n,); with a crowd region, the share of the detection inside it.
+
+    In pycocotools' order of operations, so that equal overlaps stay equal. Areas may overflow: overlaps of such boxes
+    are no numbers, and match nothing.
+    """
+    (x, y, width, height), (other_x, other_y, other_width, other_height) = found.T, objects.T
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        across = np.minimum(x + width, other_x + other_width) - np.maximum(x, other_x)
+        down = np.minimum(y + height, other_y + other_height) - np.maximum(y, other_y)
+        own = width * height
+        intersection = across * down
+        union = np.where(crowds, own, own + other_width * other_height - intersection)
+        return np.where((across > 0) & (down > 0), intersection / union, 0.0)
+
+
+def _finds(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each threshold: the rows of the detections that take an object, ascending (F,), and whether it is a target.
+
+    In order of score each detection takes, of the free objects that it overlaps enough, the one it overlaps most: of
+    the targets if there is any, else of the objects `ignored` (bool (T,)). A crowd region is always free.
+    """
+    order = np.argsort(2 * pairs.detections + ignored[pairs.objects], kind="stable")  # targets before ignored objects
+    asker, asked, overlap = pairs.detections[order], pairs.objects[order], pairs.overlaps[order]
+    in_crowd = crowds[asked]
+    places = len(ignored) + int(in_crowd.sum())
+    asked[in_crowd] = np.arange(len(ignored), places)  # each of these pairs gets a crowd region of its own
+    regular = np.zeros(places, dtype=bool)
+    regular[: len(ignored)] = ~ignored
+    for threshold in IOU_THRESHOLDS:
+        enough = overlap >= threshold
+        taker = stable_matching(asker[enough], asked[enough], asker[enough], places)
+        taken = np.flatnonzero(taker != UNMATCHED)
+        taken = taken[np.argsort(taker[taken])]
+        yield taker[taken], regular[taken]
+
+
+def _hits(
+    finders: np.ndarray, regular: np.ndarray, inside: np.ndarray, counted: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at each detection that finds a target, class by class, and how many of these each class has, (K,).
+
+    Args:
+        finders, regular: (F,), see `_finds`.
+        inside: bool (D,), whether a detection's own area is in the area range: if it finds nothing, it counts as false
+            only then. One that finds an ignored object never counts, one that finds a target always does.
+        counted: int64 (D + 1,), running sums of `inside` within the limit.
+        starts: int64 (K + 1,), where each class's detections begin.
+    """
+    first = np.searchsorted(finders, starts)
+    corrections = _sums(regular.astype(np.int64) - inside[finders])
+    before = _sums(regular)[first]
+    hits = np.diff(before)
+    number = np.arange(1, before[-1] + 1) - np.repeat(before[:-1], hits)  # of the target found, in its class, from 1
+    total = (counted[finders + 1] + corrections[1:])[regular]
+    total -= np.repeat(counted[starts[:-1]] + corrections[first[:-1]], hits)
+    return number / (total + np.spacing(1.0)), hits
+
+
+def _finds_needed(targets: np.ndarray) -> np.ndarray:
+    """How many of a class's targets must be found to reach each recall level, at least 1: int64 (K,) → (K, R)."""
+    targets = targets[:, None]
+    needed = np.ceil(RECALL_LEVELS * targets).astype(np.int64)
+    # the product is rounded, and what counts is the quotient
+    needed -= (needed - 1) / targets >= RECALL_LEVELS
+    needed += needed / targets < RECALL_LEVELS
+    return np.maximum(needed, 1)
+
+
+def _at_levels(precisions: np.ndarray, hits: np.ndarray, needed: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The best precision at each recall level or above it, 0 where it is not reached: (K', R) for classes `present`.
+
+    Precision only falls between two hits, so its values at the hits (see `_hits`) are all that matter.
+    """
+    first, count = _sums(hits)[present][:, None], hits[present][:, None]
+    reached = needed <= count
+    at = first + np.where(reached, needed - 1, count)
+    # the best from each level to the next, the last one's reaching to the next class; then the best of all from there
+    best = np.maximum.reduceat(np.append(precisions, 0.0), at.ravel()).reshape(at.shape)
+    return np.maximum.accumulate(np.where(reached, best, 0.0)[:, ::-1], axis=1)[:, ::-1]
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Running sums with a 0 in front, int64 (n,) → (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])

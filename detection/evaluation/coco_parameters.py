@@ -1,0 +1,16 @@
+"""What COCO measures at: IoU thresholds, recall levels, area ranges, limits of detections."""
+
+from __future__ import annotations
+
+import numpy as np
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
+AREA_RANGES: dict[str, tuple[float, float]] = {
+    # both ends belong to a range, as in COCOeval: an object of exactly 32² is small and medium
+    "all": (0.0, 1e10),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+DETECTION_LIMITS = (1, 10, 100)  # detections of one class in one image
