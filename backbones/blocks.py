@@ -25,9 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError
-from .normalization import make_normalization
+from .normalization import FrozenBatchNorm2d, conv_norm, make_normalization
 
 EXPANSION = 4  # output channels of a block, in units of its planes
+
+
+class Projection(nn.Sequential):
+    """Convolution and normalisation of a shortcut, as torchvision names them: 0 and 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x)
 
 
 class ResidualBlock(nn.Module):
@@ -49,7 +56,7 @@ class ResidualBlock(nn.Module):
         """Called by a subclass after its own layers, so that they come in the order of torchvision's state dicts."""
         self.downsample: nn.Module | None = None
         if self.residual and (self.stride != 1 or self.in_channels != self.out_channels):
-            self.downsample = nn.Sequential(
+            self.downsample = Projection(
                 nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False),
                 make_normalization(self.norm, self.out_channels),
             )
@@ -116,9 +123,17 @@ class Bottleneck(AggregatedBottleneck):
         self.bn3 = make_normalization(self.norm, self.out_channels)
 
     def transform(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        return self.bn3(self.conv3(out))
+        return self._after_first(conv_norm(self.conv1, self.bn1, x))
+
+    def _after_first(self, opening: Tensor) -> Tensor:
+        out = F.relu(opening, inplace=True)
+        out = F.relu(conv_norm(self.conv2, self.bn2, out), inplace=True)
+        return conv_norm(self.conv3, self.bn3, out)
+
+    def finish(self, opening: Tensor, shortcut: Tensor) -> Tensor:
+        """What `forward` returns, for a caller who has computed what comes before the first ReLU: `opening` is
+        bn1(conv1(x)), which is overwritten, and `shortcut` what `downsample` makes of x."""
+        return F.relu(self._after_first(opening).add_(shortcut), inplace=True)
 
 
 class _Path(nn.Module):
@@ -134,8 +149,8 @@ class _Path(nn.Module):
         self.conv3 = nn.Conv2d(width, block.out_channels, 1, bias=False) if whole else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
+        out = F.relu(conv_norm(self.conv2, self.bn2, out), inplace=True)
         return self.conv3(out)
 
 
@@ -161,7 +176,7 @@ class ConcatenatedBottleneck(AggregatedBottleneck):
         self.bn3 = make_normalization(self.norm, self.out_channels)
 
     def transform(self, x: Tensor) -> Tensor:
-        return self.bn3(self.conv3(torch.cat([path(x) for path in self.paths], dim=1)))
+        return conv_norm(self.conv3, self.bn3, torch.cat([path(x) for path in self.paths], dim=1))
 
 
 FORMS: dict[str, type[AggregatedBottleneck]] = {"a": SplitBottleneck, "b": ConcatenatedBottleneck, "c": Bottleneck}
@@ -215,8 +230,8 @@ class WideTwoLayer(ResidualBlock):
         self.add_shortcut()
 
     def transform(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.bn2(self.conv2(out))
+        out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
+        return conv_norm(self.conv2, self.bn2, out)
 
 
 def split_paths(state: Mapping[str, Tensor], cardinality: int, *, last: str | None) -> dict[str, Tensor]:
@@ -275,14 +290,17 @@ def convert_state(state: Mapping[str, Tensor], source: str, target: str, cardina
 
 def convert(block: AggregatedBottleneck, form: str) -> AggregatedBottleneck:
     """A new block of form "a", "b" or "c" that computes what `block` computes: same function, gradients and running
-    statistics.
+    statistics. What is frozen stays so.
 
     Raises:
-        UserError: an unknown form, or GroupNorm, whose groups reach across paths.
+        UserError: an unknown form, no block of the three forms, one whose BN is folded away, or GroupNorm, whose groups
+            reach across paths.
     """
     if form not in FORMS:
         raise UserError(f"unknown form {form!r} of the aggregated block; choose one of {', '.join(FORMS)} (Fig. 3)")
-    source = next(letter for letter, kind in FORMS.items() if type(block) is kind)
+    source = next((letter for letter, kind in FORMS.items() if type(block) is kind), None)
+    if source is None or isinstance(block.bn3, nn.Identity):
+        raise UserError(f"{type(block).__name__}: only blocks of the forms a, b and c, with their BN, can be converted")
     converted = FORMS[form](
         block.in_channels,
         block.planes,
@@ -290,10 +308,13 @@ def convert(block: AggregatedBottleneck, form: str) -> AggregatedBottleneck:
         block.cardinality,
         stride=block.stride,
         dilation=block.dilation,
-        norm=block.norm,
+        norm="frozen" if isinstance(block.bn3, FrozenBatchNorm2d) else block.norm,
         residual=block.residual,
     ).to(next(iter(block.state_dict().values())))
     converted.load_state_dict(convert_state(block.state_dict(), source, form, block.cardinality))
+    learns = {name: torch.full_like(p, p.requires_grad, dtype=torch.bool) for name, p in block.named_parameters()}
+    for name, flags in convert_state(learns, source, form, block.cardinality).items():
+        converted.get_parameter(name).requires_grad_(bool(flags.all()))
     return converted.train(block.training)
 
 

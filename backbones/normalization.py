@@ -3,6 +3,7 @@
     make_normalization(kind, channels) → layer    "batch" | "frozen" | "group", under the same attribute names
     freeze_batch_norm(module)          → in place: every BatchNorm2d becomes a FrozenBatchNorm2d that computes the same
     fold_batch_norm(module)            → a copy for inference whose convolutions have taken BN over
+    conv_norm(conv, norm, x)           → norm(conv(x)), as one convolution where the norm is frozen
 
 Maps are (N, C, H, W).
 """
@@ -119,10 +120,10 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """A copy of `module` for inference whose convolutions have absorbed the batch normalisation that follows them.
 
-    w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), computed in float64. Pairs are found by the
-    names of the networks here, of torchvision's and of timm's: `bn1` follows `conv1`, and in a Sequential the
-    normalisation stands directly behind its convolution (not for networks that normalise first). It is replaced by
-    Identity. GroupNorm depends on its input and stays; so does BN that follows a sum of convolutions (form a).
+    Computed in float64. Pairs are found by the names of the networks here, of torchvision's and of timm's: `bn1`
+    follows `conv1`, and in a Sequential the normalisation stands directly behind its convolution (not for networks that
+    normalise first). It is replaced by Identity. GroupNorm depends on its input and stays; so does BN that follows a
+    sum of convolutions (form a).
 
     The copy is in evaluation mode and does not train; `module` stays as it was.
     """
@@ -144,23 +145,63 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     return folded
 
 
-def _absorb(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Tensor:
+    """normalization(convolution(x)): (N, C_in, H, W) → (N, C, H', W').
+
+    Frozen BN is folded into the weight on the fly, y = conv(x, w · s) + b, which saves a pass over the map forwards and
+    another one backwards (the gradient of w is s times that of w · s) for one over the weight each: so it is done where
+    the map is the larger of the two. Under autocast the weight is folded in float32 and the convolution alone is in low
+    precision. Layers of other classes, and layers with hooks, are called as they are.
+    """
+    if (
+        type(convolution) is nn.Conv2d
+        and type(normalization) is FrozenBatchNorm2d
+        and not (_has_hooks(convolution) or _has_hooks(normalization))
+        and x.shape[0] * x.shape[2:].numel() > convolution.weight[0].numel() * math.prod(convolution.stride)
+    ):
+        dtype = convolution.weight.dtype
+        weight, bias = folded(convolution, normalization, torch.promote_types(dtype, torch.float32))
+        return convolution._conv_forward(x, weight.to(dtype), bias.to(dtype))
+    return normalization(convolution(x))
+
+
+def folded(
+    convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias (C,) of the one convolution that computes normalization(convolution(x)), statistics fixed:
+    w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), in `dtype`.
+
+    Raises:
+        UserError: a BatchNorm2d that keeps no statistics.
+    """
     mean, variance = normalization.running_mean, normalization.running_var
     if mean is None or variance is None:
         raise UserError(
             "a BatchNorm2d without running statistics cannot be folded; build it with track_running_stats=True"
         )
-    weight = convolution.weight
-    scale = torch.rsqrt(variance.double() + normalization.eps)
+    scale = torch.rsqrt(variance.to(dtype) + normalization.eps)
     if normalization.weight is not None:
-        scale = scale * normalization.weight.double()
-    shift = (0.0 if convolution.bias is None else convolution.bias.double()) - mean.double()
-    bias = shift * scale
+        scale = scale * normalization.weight.to(dtype)
+    bias = -mean.to(dtype) if convolution.bias is None else convolution.bias.to(dtype) - mean.to(dtype)
+    bias = bias * scale
     if normalization.bias is not None:
-        bias = bias + normalization.bias.double()
-    memory_format = (
-        torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        bias = bias + normalization.bias.to(dtype)
+    return convolution.weight.to(dtype) * scale[:, None, None, None], bias
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
-    scaled = (weight.double() * scale[:, None, None, None]).to(weight.dtype, memory_format=memory_format)
-    convolution.weight = nn.Parameter(scaled, requires_grad=False)
-    convolution.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+
+
+def _absorb(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    weight, bias = folded(convolution, normalization, torch.float64)
+    dtype = convolution.weight.dtype
+    memory_format = (
+        torch.channels_last
+        if convolution.weight.is_contiguous(memory_format=torch.channels_last)
+        else torch.contiguous_format
+    )
+    convolution.weight = nn.Parameter(weight.to(dtype, memory_format=memory_format), requires_grad=False)
+    convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

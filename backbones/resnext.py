@@ -23,7 +23,7 @@ from .blocks import Bottleneck
 from .cifar import CIFAR, cifar_stem
 from .errors import UserError
 from .input_format import IMAGENET, InputFormat
-from .normalization import freeze_batch_norm, make_normalization
+from .normalization import conv_norm, freeze_batch_norm, make_normalization
 from .variants import VARIANTS, Variant, find_variant
 
 __all__ = ["VARIANTS", "Backbone", "ResNeXt", "Stage", "Trunk", "Variant", "find_variant"]
@@ -99,7 +99,7 @@ class Trunk(nn.Module):
 
     def feature_maps(self, images: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
         """Normalised images (N, in_channels, H, W) → the maps of `levels`, finest first. No other map is kept."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        x = F.relu(conv_norm(self.conv1, self.bn1, images), inplace=True)
         if self.variant.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
         maps = {}

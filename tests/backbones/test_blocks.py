@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backbones import create_backbone
 from backbones.blocks import (
     FORMS,
     AggregatedTwoLayer,
@@ -19,6 +20,7 @@ from backbones.blocks import (
     split_paths,
 )
 from backbones.errors import UserError
+from backbones.normalization import fold_batch_norm
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 PAIRS = list(itertools.permutations("abc", 2))
@@ -100,11 +102,36 @@ def test_conversion_there_and_back_is_the_same_bits(source: str, target: str) ->
 def test_conversion_works_with_frozen_norm_and_refuses_what_it_cannot_do() -> None:
     block = _randomized(Bottleneck(16, 4, 8, 4, norm="frozen").double())
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(convert(block, "a")(x), block(x), **EXACT)
+    out, input_gradient, gradients = _run(block, x)
+    for form in "ab":
+        other_out, other_input_gradient, other_gradients = _run(convert(block, form), x)
+        torch.testing.assert_close(other_out, out, **EXACT)
+        torch.testing.assert_close(other_input_gradient, input_gradient, **EXACT)
+        expected = convert_state(gradients, "c", form, 4)
+        assert expected.keys() == other_gradients.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(other_gradients[name], gradient, **EXACT)
+    with pytest.raises(UserError, match="with their BN"):
+        convert(fold_batch_norm(block), "a")
+    with pytest.raises(UserError, match="Conv2d: only blocks of the forms"):
+        convert(nn.Conv2d(3, 3, 3), "a")
     with pytest.raises(UserError, match="GroupNorm"):
         convert(Bottleneck(16, 4, 8, 4, norm="group"), "b")
     with pytest.raises(UserError, match="unknown form 'd'"):
         convert(Bottleneck(16, 4, 8, 4), "d")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_frozen_stage_converts_into_frozen_blocks(form: str) -> None:
+    backbone = create_backbone("resnext14_8x16d_small", freeze="c2").train()
+    frozen, free = _randomized(backbone.layer1[0]), _randomized(backbone.layer2[0])
+    x = torch.randn(2, 32, 9, 7)
+    for block, trains in ((frozen, False), (free, True)):
+        converted = convert(block, form)
+        torch.testing.assert_close(converted(x), block(x), rtol=1e-4, atol=1e-4)
+        assert {parameter.requires_grad for parameter in converted.parameters()} == {trains}
+        assert any(isinstance(module, nn.BatchNorm2d) for module in converted.modules()) == trains
+        x = block(x)
 
 
 def test_forms_are_really_different_modules() -> None:

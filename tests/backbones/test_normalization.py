@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from backbones import create_backbone, create_classifier, fold_batch_norm
 from backbones.blocks import Bottleneck, convert
 from backbones.errors import UserError
-from backbones.normalization import FrozenBatchNorm2d, freeze_batch_norm, make_normalization
+from backbones.normalization import FrozenBatchNorm2d, conv_norm, freeze_batch_norm, make_normalization
 
 
 def randomize_norms(network: nn.Module) -> nn.Module:
@@ -78,18 +80,113 @@ def test_frozen_saves_no_map_for_backward() -> None:
 
 
 def test_freeze_replaces_every_batch_norm_and_computes_the_same() -> None:
-    network = randomize_norms(create_backbone("resnext14_8x16d_small")).eval()
-    x = torch.randn(1, 3, 33, 35)
+    network = randomize_norms(create_backbone("resnext14_8x16d_small")).double().eval()
+    x = torch.randn(1, 3, 33, 35, dtype=torch.float64)
     before = network(x)
     freeze_batch_norm(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     after = network.train()(x)
     for level, expected in before.items():
-        assert torch.equal(after[level], expected)
+        torch.testing.assert_close(after[level], expected, rtol=1e-10, atol=1e-10)
     plain = freeze_batch_norm(nn.BatchNorm2d(3, affine=False))
     assert isinstance(plain, FrozenBatchNorm2d)
     with pytest.raises(UserError, match="running statistics"):
         freeze_batch_norm(nn.BatchNorm2d(3, track_running_stats=False))
+
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "1x1": {"kernel_size": 1},
+    "grouped": {"kernel_size": 3, "padding": 1, "groups": 4},
+    "strided": {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 2},
+    "dilated": {"kernel_size": 3, "padding": 2, "dilation": 2},
+    "with a bias": {"kernel_size": 1, "bias": True},
+}
+
+
+def _pair(**options: Any) -> tuple[nn.Conv2d, FrozenBatchNorm2d]:
+    torch.manual_seed(2)
+    frozen = randomize_norms(FrozenBatchNorm2d(12))
+    assert isinstance(frozen, FrozenBatchNorm2d)
+    return nn.Conv2d(8, 12, **{"bias": False, **options}), frozen
+
+
+def _is_folded(y: Tensor) -> bool:
+    """One convolution, instead of a normalisation behind one."""
+    assert y.grad_fn is not None
+    return y.grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+def test_folding_on_the_fly_is_exact_forwards_and_backwards(options: dict[str, Any], channels_last: bool) -> None:
+    conv, norm = _pair(**options)
+    conv, norm = conv.double(), norm.double()
+    x = torch.randn(2, 8, 17, 19, dtype=torch.float64)
+    if channels_last:
+        conv = conv.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+    leaves = (x.requires_grad_(), *conv.parameters())
+    got = conv_norm(conv, norm, x)
+    assert _is_folded(got)
+    expected = functional.batch_norm(conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=1e-5)
+    weighting = torch.randn_like(got)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    gradients = torch.autograd.grad(got, leaves, weighting)
+    for own, plain in zip(gradients, torch.autograd.grad(expected, leaves, weighting), strict=True):
+        assert plain.abs().max() > 0.1
+        torch.testing.assert_close(own, plain, rtol=0, atol=1e-10)
+
+
+def test_folding_on_the_fly_keeps_the_input_and_no_other_map_for_backward() -> None:
+    conv, norm = _pair(kernel_size=1)
+    x = torch.randn(1, 8, 16, 16, requires_grad=True)
+    saved: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
+        conv_norm(conv, norm, x)
+    assert [shape for shape in saved if len(shape) == 4 and shape[0] == 1] == [(1, 8, 16, 16)]
+    assert sum(len(shape) == 4 and shape[2] > 1 for shape in saved) == 1
+
+
+def test_a_map_smaller_than_the_weight_is_not_folded() -> None:
+    conv, norm = _pair(kernel_size=3, padding=1)  # 72 weights a channel
+    for size, is_folded in ((8, False), (9, True)):
+        y = conv_norm(conv, norm, torch.randn(1, 8, size, size))
+        assert _is_folded(y) is is_folded
+    conv, norm = _pair(kernel_size=3, padding=1, stride=2)
+    for size, is_folded in ((16, False), (18, True)):
+        y = conv_norm(conv, norm, torch.randn(1, 8, size, size))
+        assert _is_folded(y) is is_folded
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["convolution", "normalisation"])
+def test_layers_with_hooks_are_called(place: int) -> None:
+    pair = _pair(kernel_size=1)
+    conv, norm = pair
+    x = torch.randn(1, 8, 16, 16)
+    folded = conv_norm(conv, norm, x)
+    seen: list[Tensor] = []
+    handle = pair[place].register_forward_hook(lambda _module, _input, output: seen.append(output))
+    called = conv_norm(conv, norm, x)
+    handle.remove()
+    torch.testing.assert_close(called, folded)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], (conv(x), called)[place])
+    assert _is_folded(conv_norm(conv, norm, x)), "with its hooks removed"
+
+
+def test_under_autocast_the_weight_is_folded_in_float32() -> None:
+    conv, norm = _pair(kernel_size=1)
+    x = torch.randn(1, 8, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv_norm(conv, norm, x)
+    assert y.dtype == torch.bfloat16
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    weight = (conv.weight * scale[:, None, None, None]).bfloat16()
+    bias = (norm.bias - norm.running_mean * scale).bfloat16()
+    assert torch.equal(y, functional.conv2d(x.bfloat16(), weight, bias))
+    y.float().sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])

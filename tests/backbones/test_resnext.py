@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 
@@ -90,6 +91,28 @@ def test_same_gradients_and_statistics_as_torchvision(training: bool) -> None:
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-9, atol=1e-12, msg=name)
     for name, tensor in ours.state_dict().items():
         torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-10, atol=1e-12)
+
+
+def test_same_gradients_as_torchvision_with_frozen_norm_and_fixed_parts() -> None:
+    """A detector's trunk. Most maps are larger than their weights, so that BN is folded on the fly."""
+    models, frozen = torchvision_models.resnet, importlib.import_module("torchvision").ops.FrozenBatchNorm2d
+    settled = settle(models.ResNet(models.Bottleneck, [1, 2, 1, 1], 5, groups=4, width_per_group=8))
+    theirs = models.ResNet(models.Bottleneck, [1, 2, 1, 1], 5, groups=4, width_per_group=8, norm_layer=frozen).double()
+    theirs.load_state_dict(settled.state_dict())
+    structure = {"depths": (1, 2, 1, 1), "cardinality": 4, "base_width": 8}
+    ours = create_classifier("resnext50", 5, norm="frozen", **structure).double()
+    ours.load_state_dict(theirs.state_dict())
+    ours.freeze("c2")
+    maps = ours.feature_maps(torch.randn(1, 3, 64, 64, dtype=torch.float64), ours.levels)
+    assert [feature_map.requires_grad for feature_map in maps.values()] == [False, True, True, True]
+    x = torch.randn(4, 3, 96, 128, dtype=torch.float64)
+    for network in (ours, theirs):
+        network(x).square().sum().backward()
+    for (name, parameter), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if name.startswith(("conv1", "layer1")):
+            assert parameter.grad is None
+        else:
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-9, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +231,11 @@ def test_channels_last_and_compile_give_the_same() -> None:
         assert last[level].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_compiles_without_a_graph_break() -> None:
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_compiles_without_a_graph_break(norm: str) -> None:
     """The eager backend traces the whole graph, forward and backward, and runs it; `fullgraph` makes a break an
     error."""
-    network = settle(create_backbone("resnext14_8x16d_small", freeze="c3"))
+    network = settle(create_backbone("resnext14_8x16d_small", norm=norm, freeze="c3"))
     x = torch.randn(2, 3, 48, 56)
     network.eval()
     expected = network(x)
