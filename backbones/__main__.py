@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .complexity import PAPER_FIGURES, Complexity, PaperFigures, bottleneck_parameters, measure_variant, solve_width
 from .errors import UserError
-from .variants import VARIANTS, Variant, canonical_name, find_variant
+from .variants import DEPTHS, VARIANTS, Variant, canonical_name, find_variant
 
 EPILOG = """\
 The columns beside ours, under "paper", are what Xie et al. (CVPR 2017) print. Multiply-adds are for one image; the
@@ -56,7 +56,7 @@ def _list(arguments: Sequence[str]) -> None:
         type=_size,
         help="size of the image: 224, or HEIGHTxWIDTH as in 608x800 (default: 224; CIFAR networks 32)",
     )
-    parser.add_argument("--classes", type=int, help="classes of the classifier (default: 1000, CIFAR networks 10)")
+    parser.add_argument("--classes", type=_count, help="classes of the classifier (default: 1000, CIFAR networks 10)")
     parser.add_argument("--stages", action="store_true", help="stage by stage, with the size of each map")
     options = parser.parse_args(arguments)
 
@@ -118,7 +118,13 @@ def _compare(arguments: Sequence[str]) -> None:
         metavar="CxDd",
         help="cardinality and width, 32x4d; or cardinality alone, 32x, for the width that keeps the first block's cost",
     )
-    parser.add_argument("--depth", type=int, default=50, help="depth of the networks made of the blocks (default: 50)")
+    parser.add_argument(
+        "--depth",
+        type=int,
+        default=50,
+        choices=(29, *DEPTHS),
+        help="depth of the networks made of the blocks (default: 50)",
+    )
     parser.add_argument("--size", type=_size, help="size of the image: 224, or HEIGHTxWIDTH (default: 224)")
     options = parser.parse_args(arguments)
 
@@ -169,6 +175,12 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 224, or HEIGHTxWIDTH as in 608x800")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of classes; write a whole number above 0")
+    return int(text)
 
 
 def _errors(paper: PaperFigures | None) -> str:

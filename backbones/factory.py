@@ -11,18 +11,20 @@ file.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from .errors import UserError
 from .loading import load_backbone_state, rgb_stem
 from .resnext import Backbone, ResNeXt, Stage, Trunk
+from .sources import find_source
 from .variants import Variant, canonical_name, find_variant
 
 
 def create_backbone(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     outputs: Sequence[str] = ("c2", "c3", "c4", "c5"),
     *,
     norm: str = "batch",
@@ -53,7 +55,12 @@ def create_backbone(
 
 
 def create_classifier(
-    name: str, num_classes: int = 1000, weights: str | None = None, *, norm: str = "batch", **structure: Any
+    name: str,
+    num_classes: int = 1000,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    norm: str = "batch",
+    **structure: Any,
 ) -> ResNeXt:
     """A network that gives logits (N, num_classes). Arguments as in `create_backbone`.
 
@@ -65,7 +72,12 @@ def create_classifier(
 
 
 def create_c4(
-    name: str, weights: str | None = None, *, norm: str = "batch", freeze: str | None = None, **structure: Any
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    norm: str = "batch",
+    freeze: str | None = None,
+    **structure: Any,
 ) -> tuple[Backbone, Stage]:
     """The two parts of a C4 detector: a trunk that ends at c4, and conv5, which runs on each region.
 
@@ -73,12 +85,14 @@ def create_c4(
         The backbone, giving {"c4": (N, C4, H/16, W/16)}, and the stage (R, C4, h, w) → (R, C5, ceil(h/2), ceil(w/2))
         with `out_channels` and `stride`. Arguments as in `create_backbone`; `freeze="c5"` freezes both whole.
     """
+    if "c5" not in (levels := find_variant(name, structure).levels):
+        raise UserError(f"{name} has the stages {', '.join(levels)}; a C4 detector needs c2 to c5")
     whole = create_backbone(name, weights, ("c5",), norm=norm, freeze=freeze, **structure)
     conv5 = whole.split_off_last_stage()
     return whole, conv5
 
 
-def _finish(network: Trunk, name: str, weights: str | None) -> None:
+def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -> None:
     """Writes the network's provenance, and loads its weights if there are any."""
     variant: Variant = network.variant
     network.provenance = {
@@ -89,17 +103,27 @@ def _finish(network: Trunk, name: str, weights: str | None) -> None:
     }
     if weights is None:
         return
+    weights = os.fspath(weights)
+    row = find_source(weights, network.provenance["name"])
+    if row is not None:  # before it is fetched
+        _check_norm(weights, network.norm, row.fused_norm)
+        if network.norm == "group":
+            raise UserError(f"{weights}: it was trained with BN; use norm='batch' or norm='frozen'")
     from .pretrained import resolve_weights  # here, so that networks without weights need none of its readers
 
     pretrained = resolve_weights(weights, network.provenance["name"])
-    if pretrained.frozen_norm_only and network.norm != "frozen":
-        raise UserError(
-            f"{weights}: its BN was fused into scale and bias, so there are no statistics to train with; "
-            "use norm='frozen'"
-        )
+    _check_norm(weights, network.norm, pretrained.frozen_norm_only)
     state = pretrained.state_dict
     if network.variant.in_channels != len(pretrained.input_format.mean):
         state = rgb_stem(state, pretrained.input_format)
     load_backbone_state(network, state, source=weights)
     network.input_format = pretrained.input_format.for_channels(variant.in_channels)
     network.provenance["weights"] = pretrained.provenance
+
+
+def _check_norm(weights: str, norm: str, fused: bool) -> None:
+    if fused and norm != "frozen":
+        raise UserError(
+            f"{weights}: its BN was fused into scale and bias, so there are no statistics to train with; "
+            "use norm='frozen'"
+        )

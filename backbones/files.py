@@ -10,6 +10,11 @@ from pathlib import Path
 
 from .errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left there stays
+    fcntl = None  # type: ignore[assignment]
+
 
 class CannotWrite(UserError, OSError):
     """A file cannot be written: no space, no permission, a read-only disk. Whoever expects an OSError gets one."""
@@ -21,7 +26,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut
     leaves the old file or the new one, never a part. If the block raises, the temporary file is removed and `path`
-    stays as it was.
+    stays as it was. If the process is killed the temporary file stays, until `path` is written again.
 
     Raises:
         CannotWrite: the folder cannot be written, or the disk is full.
@@ -29,14 +34,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
+        descriptor, temporary = _temporary_file(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes the file private; give it the permissions that an ordinary open() would have given.
+        # The file was made private; give it the permissions that an ordinary open() would have given.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -46,9 +49,39 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         # A full disk shows in a write, which names no file; an error that names another file is not about this one.
-        if isinstance(error, OSError) and error.filename in (None, name, str(path.parent)):
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), str(path.parent)):
             raise _cannot_write(path, error) from error
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """An empty file beside `path` for this writer alone: (its descriptor, to be closed at the end; its path).
+
+    Its name is always the same, so that the next writer of `path` takes over what a killed one left. A lock on it says
+    that its writer lives; another writer at the same time gets a file of a name of its own.
+    """
+    if fcntl is not None:
+        usual = path.with_name(f".{path.name}.tmp")
+        with contextlib.suppress(OSError):  # locked, somebody else's, a link, or a file system without locks
+            descriptor = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            if _is_ours(descriptor, usual):
+                os.truncate(descriptor, 0)
+                return descriptor, usual
+            os.close(descriptor)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    return descriptor, Path(name)
+
+
+def _is_ours(descriptor: int, path: Path) -> bool:
+    """Whether the file, which now is locked, was free, and is still the one at `path`: a writer that has just ended
+    may have renamed or removed it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _cannot_write(path: Path, error: OSError) -> CannotWrite:

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -37,10 +38,12 @@ def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: 
         The keys of a dropped classifier; empty where it was used, or was not asked for.
 
     Raises:
-        UserError: keys that are missing, unknown or misshapen, listed.
+        UserError: keys that are missing, unknown or misshapen, or tensors that no network can have, listed.
     """
     own = network.state_dict()
     wanted = {name: tensor for name, tensor in state.items() if not _is_unbuilt(name, network)}
+    if odd := [name for name, tensor in wanted.items() if name in own and not _is_ordinary(tensor)]:
+        raise UserError(f"{source}: {_listing('sparse, quantized, complex or without numbers', odd)}")
     if "conv1.weight" in wanted:
         wanted["conv1.weight"] = adapt_stem(wanted["conv1.weight"], network.variant.in_channels)
     dropped = _drop_other_classifier(network, own, wanted, source)
@@ -63,6 +66,9 @@ def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: 
                 "choose the network the weights belong to, with the same depths, cardinality, base width and norm"
             )
         raise UserError("\n  ".join(line for line in lines if line))
+    if unsound := [name for name in own if name in wanted and not _is_sound(name, wanted[name])]:
+        listing = _listing("NaN, infinite, or variances below 0", unsound)
+        raise UserError(f"the weights of {source} are damaged, or of a training that diverged: {listing}")
     # strict=False only for the classifier and the counters that were accounted for above
     network.load_state_dict(wanted, strict=False)
     return dropped
@@ -95,6 +101,15 @@ def _is_unbuilt(name: str, network: Trunk) -> bool:
         return not isinstance(network, ResNeXt)
     stage = re.match(r"layer([1-4])\.", name)
     return stage is not None and len(network.levels) < int(stage[1]) <= len(network.variant.levels)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+
+
+def _is_sound(name: str, tensor: Tensor) -> bool:
+    values = tensor.float()  # as the network will hold them
+    return bool(torch.isfinite(values).all()) and not (name.endswith("running_var") and bool((values < 0).any()))
 
 
 def _drop_other_classifier(

@@ -51,17 +51,19 @@ class PretrainedWeights:
     frozen_norm_only: bool
 
 
-def resolve_weights(source: str, variant_name: str) -> PretrainedWeights:
+def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> PretrainedWeights:
     """Finds, fetches if need be, checks and reads weights for a network.
 
     Args:
         source: a name of the table, "default" for the network's first row there, the path of a file, or a URL (http,
-            https, file). A URL may end in #sha256=…; else digits in its name are checked as torch.hub does.
+            https, file). A URL of the table is its row. Another one may end in #sha256=…; else digits in its name are
+            checked as torch.hub does.
         variant_name: the network's name in the table of variants; decides which row a name stands for.
 
     Raises:
         UserError: no such source for this network, no connection, a wrong checksum, an unreadable file.
     """
+    source = os.fspath(source)
     row = find_source(source, variant_name)
     if row is not None:
         path = _fetch_row(row)

@@ -4,8 +4,8 @@ A row per file. Stride in the 3×3 convolution in every one. Accuracies are the 
 published results at the picture size given, and 100 less the paper's top-1 error.
 
 Checksums are those that somebody published: torchvision puts the first digits into the file's name, the Hugging Face
-hub states a whole SHA-256 for each file. The others publish none: the digits in OpenMMLab's names are nowhere said to
-be one.
+hub states a whole SHA-256 for each file (rows of its without one: it was not to be had when the table was made). The
+others publish none: the digits in OpenMMLab's names are nowhere said to be one.
 """
 
 from __future__ import annotations
@@ -175,10 +175,10 @@ def sources_for(variant: str) -> list[Source]:
 
 
 def find_source(name: str, variant: str) -> Source | None:
-    """The row of that name for that network; None if no row has the name at all.
+    """The row of that name for that network, or of that URL; None if no row has it at all.
 
     Args:
-        name: a name of the table, or "default" for the network's first row.
+        name: a name of the table, a URL of it, or "default" for the network's first row.
 
     Raises:
         UserError: the name exists, but not for this network; the message lists those that do.
@@ -188,6 +188,9 @@ def find_source(name: str, variant: str) -> Source | None:
         return fitting[0]
     for source in fitting:
         if source.name == name:
+            return source
+    for source in SOURCES:
+        if source.url == name:
             return source
     others = [source.variant for source in SOURCES if source.name == name]
     if others or name == "default":

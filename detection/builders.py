@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from backbones import create_backbone, create_c4
+from backbones.variants import find_variant
 from detection import config as settings
+from detection.errors import UserError
 from detection.fast_rcnn import FastRCNN
 from detection.faster_rcnn import FasterRCNN
 from detection.geometry.anchors import Anchors
@@ -98,4 +100,10 @@ def _backbone_arguments(backbone: settings.Backbone) -> dict[str, Any]:
         for name in ("depths", "cardinality", "base_width", "planes", "stem_width")
         if getattr(backbone, name) is not None
     }
+    if (levels := find_variant(backbone.name, structure).levels) != ("c2", "c3", "c4", "c5"):
+        raise UserError(
+            f"backbone.name={backbone.name} has the stages {', '.join(levels)}; both networks need c2 to c5: the RPN "
+            "works on c4, the Fast R-CNN runs c5 on each region. A network that has them and learns CIFAR: "
+            "configs/cifar/detector_backbone.yaml"
+        )
     return {"norm": backbone.norm, "freeze": backbone.freeze, **structure}

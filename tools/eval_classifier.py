@@ -1,4 +1,4 @@
-"""Measures a trained classifier: top-1 and top-5 error, over one crop, ten, or whole pictures at several sizes."""
+"""Measures a classifier: top-1 and top-5 error, over one crop, ten, or whole pictures at several sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a ch
 from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
-  python tools/eval_classifier.py --weights runs/small/classifier.pt
+  python tools/eval_classifier.py --weights runs/cifar10_small/classifier.pt
       the single crop that the classifier's configuration tests on
   python tools/eval_classifier.py --weights … --data /path/to/imagenet --size 320
       a single crop of 320, of pictures enlarged in the same proportion as for the configured crop
@@ -22,15 +22,26 @@ EPILOG = """examples:
       a network of 5,000 classes on pictures of 1,000 of them, 5K-way
   python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet --classes 1k.txt
       the same, 1K-way: it chooses among the classes that the file names, one a line
+  python tools/eval_classifier.py --network resnext50_32x4d --weights torchvision/IMAGENET1K_V1 --data /path/to/imagenet
+      public weights, or anybody's file of them, on the pictures of val/<class>/; where their source measures so,
+      --size 288 --scales 304 data.interpolation=bicubic, say
   torchrun --nproc-per-node 8 tools/eval_classifier.py --weights …
       on eight GPUs; the figures are the same
 
-The folders of data.test are matched with the network's classes by their names."""
+The folders of data.test are matched with the network's classes by their names; weights without names (--network) take
+them in the order of their names."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
-    options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a classifier.pt")
+    options_parser.add_argument(
+        "--weights", required=True, help="a classifier.pt; with --network any weights by name, URL or file"
+    )
+    options_parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="the network of weights that are no classifier.pt: `python -m backbones` lists them",
+    )
     options_parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (data.test_size)")
     options_parser.add_argument(
         "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of a picture is looked at"
@@ -46,20 +57,32 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(
         options_parser,
         config=False,
-        output="folder of what is written; by default `evaluation` beside the weights",
+        output="folder of what is written; default: `evaluation` beside the weights, or in runs/<network>",
         example="runtime.test_batch=16",
     )
     options = options_parser.parse_intermixed_args(arguments)
 
+    from detection.classifier.config import ClassifierConfig
     from detection.classifier.evaluate import measure, read_class_list
     from detection.classifier.model_file import load_classifier
+    from detection.classifier.public_weights import with_public_weights
     from detection.classifier.splits import views_for_test
     from detection.config_file import change_config
+    from detection.errors import UserError
     from detection.training.distributed import is_main, process_group
 
-    trained = load_classifier(options.weights)
-    config = change_config(trained.config, overrides(options))
-    folder = Path(options.output) if options.output else options.weights.parent / "evaluation"
+    if options.network is not None:
+        config = change_config(ClassifierConfig(), overrides(options))
+        trained = with_public_weights(config, options.network, options.weights)
+        home = Path("runs") / options.network
+    else:
+        try:
+            trained = load_classifier(options.weights)
+        except UserError as error:
+            raise UserError(f"{error}\nWeights that tools/train_classifier.py did not write need --network") from error
+        config = change_config(trained.config, overrides(options))
+        home = Path(options.weights).parent
+    folder = Path(options.output) if options.output else home / "evaluation"
     among = None if options.classes is None else read_class_list(options.classes, trained.classes)
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         views = views_for_test(config.data, size=options.size, crops=options.crops, scales=options.scales)

@@ -1,4 +1,4 @@
-"""Trains a ResNeXt to classify pictures; leaves <output>/classifier.pt, which a detector's backbone.weights takes."""
+"""Trains a ResNeXt to classify pictures; leaves <output>/classifier.pt, for backbone.weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ EPILOG = """examples:
   python tools/train_classifier.py --config … --resume
       goes on from the newest checkpoint after a break, to the same bits
 
-next: python tools/eval_classifier.py --weights <output>/classifier.pt, or a detector that starts from it:
-      python tools/train_rpn.py --config … backbone.name=<the same network> backbone.weights=<output>/classifier.pt"""
+next: python tools/eval_classifier.py --weights <output>/classifier.pt
+or a detector that starts from it, which needs a network of four stages (ResNeXt-29 has three): any of
+configs/imagenet/, or the one that the demo and configs/bccd.yaml have,
+      python tools/train_classifier.py --config configs/cifar/detector_backbone.yaml --data /path/to/cifar10
+      python tools/train_rpn.py backbone.weights=runs/cifar10_detector_backbone/classifier.pt
+and the same backbone.weights for tools/train_fastrcnn.py"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from detection.classifier import plan, stage
-    from detection.training.distributed import process_group, was_restarted
+    from detection.training.distributed import is_main, process_group, was_restarted
 
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         if options.dry_run:
-            print(plan.of_classifier(config, device))
+            text = plan.of_classifier(config, device)
+            if is_main():
+                print(text)
             return 0
         return stage.train_classifier(config, device, resume=options.resume or was_restarted()).exit_status
 

@@ -27,6 +27,7 @@ builder reads them and brings the pixels into the convention of the weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ class ResNeXtBackbone(Backbone):
     def __init__(
         self,
         name: str,
-        weights: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         *,
         freeze_at: int = 0,

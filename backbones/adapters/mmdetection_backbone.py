@@ -29,6 +29,7 @@ The data preprocessor may stay as MMDetection's configurations have it (mean 123
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class ResNeXtBackbone(BaseModule):
     def __init__(
         self,
         name: str,
-        weights: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm: str = "batch",

@@ -26,6 +26,7 @@ the weights; `host_format` names another convention.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 try:
@@ -58,7 +59,7 @@ class SegmentationBackbone(IntermediateLayerGetter):
 
 def segmentation_backbone(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     *,
     output_stride: int = 8,
     auxiliary: bool = True,

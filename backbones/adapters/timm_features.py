@@ -20,6 +20,7 @@ class, for anything that takes such a module. Index 0 is the stem's map before i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class TimmFeatures(FeatureListNet):
 
 def features_only(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
     *,
     host_format: InputFormat | None = None,

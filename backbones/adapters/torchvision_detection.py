@@ -60,6 +60,7 @@ RetinaNet on one map, here c5 at stride 16.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,7 @@ class Conv5Head(nn.Module):
 
 def fpn_backbone(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     outputs: Sequence[str] = ("c2", "c3", "c4", "c5"),
     *,
     out_channels: int = 256,
@@ -149,7 +150,7 @@ def fpn_backbone(
 
 def map_backbone(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     output: str = "c4",
     *,
     host_format: InputFormat | None = None,
@@ -163,7 +164,7 @@ def map_backbone(
 
 
 def c4_backbone(
-    name: str, weights: str | None = None, *, host_format: InputFormat | None = None, **options: Any
+    name: str, weights: str | os.PathLike[str] | None = None, *, host_format: InputFormat | None = None, **options: Any
 ) -> tuple[MapBackbone, Conv5Head]:
     """The parts of a C4 detector (He et al., CVPR 2016, appendix A): conv1–conv4 over the image, conv5 on each region.
 

@@ -34,6 +34,7 @@ whatever the weights. RT-DETR's only scales them to 0–1; its backbone is told 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ class ResNeXtBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
     def __init__(
         self,
         network: str = "resnext50_32x4d",
-        weights: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
         norm: str = "batch",
         freeze: str | None = None,
         structure: Mapping[str, Any] | None = None,
@@ -105,7 +106,7 @@ class ResNeXtBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
         **others: Any,
     ) -> None:
         self.network = network
-        self.weights = weights
+        self.weights = weights = None if weights is None else os.fspath(weights)  # plain, for JSON
         self.norm = norm
         self.freeze = freeze
         self.structure = dict(structure or {})

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from .views import INTERPOLATIONS
 
 # How colours vary over ImageNet: eigenvalues and eigenvectors (a column each, in the order R, G, B) of the pixels'
 # covariance, for values of 0-1 (Krizhevsky et al., "ImageNet classification with deep convolutional networks", 2012,
@@ -41,6 +42,7 @@ class RandomView:
         colour_jitter: brightness, contrast and saturation change by a factor of up to 1 ± this, in random order.
         lighting: standard deviation, in units of ImageNet's own, of a shift along its colours' principal components.
         horizontal_flip: probability.
+        interpolation: of the resize: "bilinear" or "bicubic".
     """
 
     size: int
@@ -51,12 +53,13 @@ class RandomView:
     colour_jitter: float = 0.0
     lighting: float = 0.0
     horizontal_flip: float = 0.5
+    interpolation: str = "bilinear"
 
     def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
         """The view (size, size, 3) that `seed` stands for.
 
         Raises:
-            UserError: a picture too small for a padded crop.
+            UserError: a picture too small for a padded crop, or far too large.
         """
         draws = random.Random(seed)
         # Always drawn, so that switching one change off leaves the others as they were.
@@ -95,7 +98,7 @@ class RandomView:
         if part.shape[:2] == (self.size, self.size):
             return part
         # Pillow's resize averages over all pixels that fall on one; OpenCV's would skip some.
-        return np.asarray(Image.fromarray(part).resize((self.size, self.size), Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(part).resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
 
     def _padded(self, picture: np.ndarray, draws: random.Random) -> np.ndarray:
         spare_height, spare_width = (side + 2 * self.padding - self.size for side in picture.shape[:2])
@@ -103,6 +106,12 @@ class RandomView:
             raise UserError(
                 f"a picture of {picture.shape[1]}×{picture.shape[0]} pixels padded by {self.padding} is smaller than "
                 f"the crop of {self.size}: use random_sized crops, or a smaller size"
+            )
+        if max(picture.shape[:2]) > 2 * self.size:
+            raise UserError(
+                f"a picture of {picture.shape[1]}×{picture.shape[0]} pixels is more than twice a padded crop of "
+                f"{self.size}, which would show a corner of it: use random_sized crops, and resize for the test; "
+                "or, if it is a sheet of many pictures, cut it up first"
             )
         y, x = draws.randint(0, spare_height), draws.randint(0, spare_width)
         pad = self.padding

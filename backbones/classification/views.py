@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import UserError
 
 CROPS = ("centre", "ten", "whole")
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,24 @@ class Views:
         crops: "centre"; "ten": corners and centre of the picture and of its mirror image (Krizhevsky et al., "ImageNet
             classification with deep convolutional networks", section 4.1); "whole": the whole picture and its mirror
             image (He et al., "Deep residual learning", section 4.1).
+        interpolation: of the resize: "bilinear" or "bicubic".
 
     Raises:
-        UserError: an unknown kind of crop, no scale, or a scale smaller than the crop.
+        UserError: an unknown kind of crop, no scale, a size or scale below 1, or a scale smaller than the crop.
     """
 
     size: int
     scales: tuple[int | None, ...]
     crops: str = "centre"
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.crops not in CROPS:
             raise UserError(f"crops are {self.crops!r}; they must be one of {', '.join(CROPS)}")
         if not self.scales:
             raise UserError("name at least one scale to test at")
+        if min(self.size, *(scale for scale in self.scales if scale is not None), 1) < 1:
+            raise UserError(f"crops of {self.size} pixels at scales {self.scales}: they must be whole numbers above 0")
         for scale in self.scales:
             if scale is not None and self.crops != "whole" and scale < self.size:
                 raise UserError(
@@ -57,7 +62,7 @@ class Views:
         """
         views = []
         for scale in self.scales:
-            at_scale = resized(picture, scale)
+            at_scale = resized(picture, scale, self.interpolation)
             views += self._crops(at_scale)
             if self.crops != "centre":
                 views += self._crops(at_scale[:, ::-1])
@@ -78,13 +83,13 @@ class Views:
         return [picture[y : y + self.size, x : x + self.size] for y, x in corners]
 
 
-def resized(picture: np.ndarray, shorter_side: int | None) -> np.ndarray:
+def resized(picture: np.ndarray, shorter_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
     """The picture (H, W, 3) with its shorter side at this length, the longer in proportion, rounded down."""
     height, width = picture.shape[:2]
     if shorter_side is None or min(height, width) == shorter_side:
         return picture
     size = (shorter_side * width // min(height, width), shorter_side * height // min(height, width))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(picture).resize(size, INTERPOLATIONS[interpolation]))
 
 
 def stack_views(pictures: Sequence[Sequence[np.ndarray]]) -> list[tuple[Tensor, Tensor]]:

@@ -39,6 +39,7 @@ def under_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, 
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     if "fc.weight" not in inside:
-        for name in [name for name in outside if name.startswith(_CLASSIFIER)]:
-            inside["fc." + name.removeprefix(_CLASSIFIER)] = outside.pop(name)
+        classifier = prefix.removesuffix("backbone.") + _CLASSIFIER
+        for name in [name for name in outside if name.startswith(classifier)]:
+            inside["fc." + name.removeprefix(classifier)] = outside.pop(name)
     return inside, tuple(sorted({name.split(".")[0] for name in outside}))

@@ -6,6 +6,7 @@ Legend: M pictures of the split, N of a batch, V views of all of a batch's pictu
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,16 @@ from backbones.classification.views import Views, stack_views
 from detection import config as settings
 from detection.data.batch_plan import BatchPlan
 from detection.data.loader import TrainingSteps
+from detection.data.pictures import PictureError
 from detection.data.seeds import hash63
 from detection.data.workers import joined_batches
 from detection.errors import UserError
 from detection.recipe import accumulation_steps
 from detection.training.distributed import rank, world_size
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 10  # pictures in a row that may be unreadable
 
 
 @dataclass
@@ -65,19 +71,36 @@ class ViewBatch:
 
 @dataclass(frozen=True)
 class TrainingSamples:
-    """(epoch, i) → (image (size, size, 3), label, i)."""
+    """(epoch, i) → (image (size, size, 3), label, i).
+
+    With `skip_unreadable` another picture, drawn by (seed, epoch, i), stands in for one that cannot be read, and a
+    warning names that one.
+    """
 
     pictures: LabelledPictures
     view: RandomView
     seed: int
+    skip_unreadable: bool = False
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:
         """Raises UserError, naming the picture, where it cannot be used."""
-        epoch, i = key
-        picture = self.pictures.read(i)
+        epoch, wanted = key
+        i, picture = self._read(epoch, wanted)
         with _naming(self.pictures, i):
-            view = self.view(picture, hash63(self.seed, epoch, i))
+            view = self.view(picture, hash63(self.seed, epoch, wanted))
         return view, int(self.pictures.labels[i]), i
+
+    def _read(self, epoch: int, wanted: int) -> tuple[int, np.ndarray]:
+        i = wanted
+        for attempt in range(_ATTEMPTS):
+            try:
+                return i, self.pictures.read(i)
+            except PictureError as error:
+                if not self.skip_unreadable or attempt == _ATTEMPTS - 1:
+                    raise
+                logger.warning("%s; another picture stands in for it", error)
+                i = hash63(self.seed, epoch, wanted, attempt) % len(self.pictures)
+        raise AssertionError("the last attempt raises")
 
 
 @dataclass(frozen=True)
@@ -116,10 +139,14 @@ def training_batches_for(
 def evaluation_batches_for(
     pictures: LabelledPictures, indices: np.ndarray, views: Views, runtime: settings.Runtime
 ) -> Iterator[ViewBatch]:
-    """This rank's share of the pictures `indices`, each once: the first, then every `world_size()`th."""
-    share = [(0, int(i)) for i in indices[rank() :: world_size()]]
-    parts = [share[start : start + runtime.test_batch] for start in range(0, len(share), runtime.test_batch)]
-    return joined_batches(TestSamples(pictures, views), parts, _view_batch, workers=runtime.workers)
+    """The pictures `indices` in batches; this rank has the first, then every `world_size()`th of them.
+
+    Which pictures share a batch does not depend on the number of ranks, and with that the scores do not.
+    """
+    keys = [(0, int(i)) for i in indices]
+    parts = [keys[start : start + runtime.test_batch] for start in range(0, len(keys), runtime.test_batch)]
+    share = parts[rank() :: world_size()]
+    return joined_batches(TestSamples(pictures, views), share, _view_batch, workers=runtime.workers)
 
 
 def _labelled_batch(samples: Sequence[tuple[np.ndarray, int, int]]) -> LabelledBatch:

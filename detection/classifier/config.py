@@ -23,6 +23,7 @@ class Data:
     # Folders of the root in the ImageFolder layout; in CIFAR's official archives, which are read too, train and test
     train: str = "train"
     test: str = "val"
+    skip_unreadable: bool = False  # training: another picture stands in for a damaged one; false: it stops the run
     # Training. random_sized: a random part, resized; padded: a random square of the picture padded on all sides
     crop: Literal["random_sized", "padded"] = "random_sized"
     size: int = within(224, 1)
@@ -31,6 +32,7 @@ class Data:
     colour_jitter: float = within(0.4, 0, 1)
     lighting: float = within(0.1, 0)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # wherever a picture is resized
     # Testing: the shorter side is resized to this (null: left as it is), and the centre taken
     test_resize: int | None = within(256, 1)
     test_size: int = within(224, 1)
@@ -143,6 +145,11 @@ class ClassifierConfig:
             found.append("network.mean and network.std belong together: set both or neither")
         if list(training.milestones) != sorted(set(training.milestones)):
             found.append(f"training.milestones {training.milestones} must ascend")
+        if training.schedule == "step" and training.milestones and min(training.milestones) >= training.epochs:
+            found.append(
+                f"training.milestones {list(training.milestones)}: none is below training.epochs ({training.epochs}): "
+                "the learning rate would never fall; name earlier ones, or set training.schedule=cosine"
+            )
         if training.nesterov and training.momentum == 0:
             found.append("training.nesterov needs a momentum above 0")
         if training.schedule == "cosine" and training.warmup_epochs >= training.epochs:

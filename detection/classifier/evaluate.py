@@ -118,8 +118,8 @@ def top_errors(
     columns, autocast = torch.from_numpy(ways).to(device), autocast_dtype(runtime, device)
     batches = evaluation_batches_for(pictures, indices, views, runtime)
     if label is not None:
-        own = len(indices[:: world_size()])
-        batches = with_progress(batches, -(-own // runtime.test_batch), label)
+        own = range(0, len(indices), world_size() * runtime.test_batch)  # rank 0's, which alone speaks
+        batches = with_progress(batches, len(own), label)
     missed = torch.zeros(len(TOP), dtype=torch.int64, device=device)
     for batch in batches:
         stacks = [(images.to(device), owners.to(device)) for images, owners in batch.views]

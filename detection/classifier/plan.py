@@ -19,7 +19,8 @@ def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
     pictures = open_split(config.data, "train")
     training = config.training.in_steps(len(pictures))
     network = placed(build_classifier(config.network, len(pictures.classes)), config.runtime, device)
-    samples = TrainingSamples(pictures, training_view(config.data, network.input_format), config.seed)
+    view = training_view(config.data, network.input_format)
+    samples = TrainingSamples(pictures, view, config.seed, config.data.skip_unreadable)
     seconds = plan.seconds_per_step(
         ClassifierTraining(network),
         lambda short: training_batches_for(samples, short, config.runtime, device),
@@ -27,10 +28,6 @@ def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
         config.runtime,
         device,
     )
-    written = [
-        folder / "config.yaml",
-        folder / "classifier.pt",
-        folder / "classifier" / "checkpoint_*.pt",
-        folder / "classifier" / "log.jsonl",
-    ]
+    files = plan.files_of_training(folder / "classifier", config.runtime)
+    written = [folder / "config.yaml", folder / "classifier.pt", *files]
     return plan.describe("classifier", network, training, len(pictures), seconds, device, written, folder)

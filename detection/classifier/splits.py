@@ -31,6 +31,7 @@ def training_view(data: Data, expected: InputFormat) -> RandomView:
         colour_jitter=data.colour_jitter,
         lighting=data.lighting,
         horizontal_flip=data.horizontal_flip,
+        interpolation=data.interpolation,
     )
 
 
@@ -44,9 +45,10 @@ def views_for_test(
         scales: shorter sides to resize to, in place of that.
 
     Raises:
-        UserError: a scale that is smaller than the crop.
+        UserError: a size or scale below 1, or a scale that is smaller than the crop.
     """
     resize = data.test_resize
     if size is not None and resize is not None:
         resize = round(size * resize / data.test_size)
-    return Views(size or data.test_size, (resize,) if scales is None else tuple(scales), crops)
+    side = data.test_size if size is None else size
+    return Views(side, (resize,) if scales is None else tuple(scales), crops, data.interpolation)

@@ -9,12 +9,10 @@ With several ranks, each calls `train_classifier`, inside `detection.training.di
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from detection.classifier.batches import TrainingSamples, training_batches_for
 from detection.classifier.config import ClassifierConfig
@@ -22,24 +20,14 @@ from detection.classifier.evaluate import top_errors
 from detection.classifier.model_file import TrainedClassifier, save_classifier
 from detection.classifier.network import ClassifierTraining, build_classifier
 from detection.classifier.splits import open_split, training_view, views_for_test
-from detection.config_file import config_to_dict, config_to_yaml
-from detection.files import atomic_write
-from detection.recipe import (
-    accumulation_steps,
-    autocast_dtype,
-    determinism,
-    effective_learning_rate,
-    optimizer_for,
-    placed,
-    schedule_for,
-)
-from detection.training.checkpoints import Checkpointer
-from detection.training.distributed import broadcast_object, on_main, world_size
-from detection.training.logging import TrainingLog
-from detection.training.loop import Outcome, train
+from detection.config_file import config_to_dict
+from detection.determinism import determinism
+from detection.recipe import placed
+from detection.run_folder import write_config
+from detection.training.distributed import on_main
+from detection.training.loop import Outcome
 from detection.training.run_lock import run_lock
-
-logger = logging.getLogger(__name__)
+from detection.training_run import run_training
 
 
 def run_folder(config: ClassifierConfig) -> Path:
@@ -74,46 +62,27 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
             "train": pictures.fingerprint,
             "backbone": network.provenance,
         }
-        log = TrainingLog(folder / "classifier", name="classifier", tensorboard=config.runtime.tensorboard)
-        rate = effective_learning_rate(training)
-        log.message(
-            f"{len(pictures)} pictures of {len(pictures.classes)} classes; {training.global_batch} a step = "
-            f"{world_size()} process(es) × {accumulation_steps(training, world_size())} micro-batch(es); "
-            f"{training.steps} steps, {config.training.epochs} epochs; learning rate {rate:g}"
-            + ("" if rate == training.learning_rate else f", scaled from {training.learning_rate:g} to the batch")
-        )
 
         def evaluate(step: int) -> dict[str, float]:
             assert tested is not None
-            _share_buffers(network)
             errors = top_errors(network, tested, views_for_test(config.data), config.runtime, device)
             return {"top1_error": errors.top1, "top5_error": errors.top5}
 
-        on_main(lambda: _write_config(config, folder))
-        samples = TrainingSamples(pictures, training_view(config.data, network.input_format), config.seed)
-        outcome = train(
+        view = training_view(config.data, network.input_format)
+        samples = TrainingSamples(pictures, view, config.seed, config.data.skip_unreadable)
+        outcome = run_training(
             ClassifierTraining(network),
             training_batches_for(samples, training, config.runtime, device),
-            optimizer_for(network, training),
-            steps=training.steps,
-            schedule=schedule_for(training),
-            global_batch=training.global_batch,
-            accumulation=accumulation_steps(training, world_size()),
-            device=device,
-            autocast=autocast_dtype(config.runtime, device),
-            clip_norm=training.clip_norm,
-            checkpointer=Checkpointer(
-                folder / "classifier",
-                {**provenance, "config": _what_matters(config)},
-                keep=training.keep_checkpoints,
-                warn=logger.warning,
-            ),
-            checkpoint_every=training.checkpoint_every,
+            training,
+            config.runtime,
+            device,
+            folder / "classifier",
+            what="classifier",
+            pictures=len(pictures),
+            identity={**provenance, "config": _what_matters(config)},
+            evaluate=evaluate,
+            save_config=lambda: write_config(config, folder / "config.yaml"),
             resume=resume,
-            log=log,
-            log_every=training.log_every,
-            evaluate=None if tested is None else evaluate,
-            evaluate_every=training.evaluate_every or 0,
         )
         if outcome.finished:
             trained = TrainedClassifier(
@@ -123,24 +92,11 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
         return outcome
 
 
-def _share_buffers(network: nn.Module) -> None:
-    """Gives every rank rank 0's running statistics, as its next step would: the network that is measured is then the
-    one that is saved."""
-    shared = broadcast_object({name: buffer.cpu() for name, buffer in network.named_buffers()})
-    for name, buffer in network.named_buffers():
-        buffer.copy_(shared[name])
-
-
 def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
     """The part of the configuration that a resumed training must share with the one that it continues."""
     values = config_to_dict(config)
-    for key in ("root", "train", "test", "test_resize", "test_size"):
+    for key in ("root", "train", "test", "skip_unreadable", "test_resize", "test_size"):
         values["data"].pop(key)
     for key in ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"):
         values["training"].pop(key)
     return {key: values[key] for key in ("seed", "data", "network", "training")}
-
-
-def _write_config(config: ClassifierConfig, folder: Path) -> None:
-    with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(config_to_yaml(config), encoding="utf-8")

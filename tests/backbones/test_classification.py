@@ -216,6 +216,15 @@ def test_random_sized_crops_have_the_stated_areas_and_ratios() -> None:
     assert np.log(ratios).mean() == pytest.approx(0, abs=0.015)
 
 
+def test_a_part_is_resized_as_asked() -> None:
+    """The whole of a square picture, which is the only part of that area that fits: what torchvision makes of it."""
+    picture = noise(40, 40)
+    for interpolation in ("bilinear", "bicubic"):
+        view = RandomView(16, min_area=1.0, horizontal_flip=0.0, interpolation=interpolation)(picture, 0)
+        expected = v2.Resize(16, v2.InterpolationMode(interpolation))(Image.fromarray(picture))
+        np.testing.assert_array_equal(view, np.asarray(expected))
+
+
 def test_a_part_that_never_fits_becomes_the_middle() -> None:
     strip = np.zeros((10, 1000, 3), np.uint8)
     strip[:, 495:505] = 200
@@ -240,6 +249,8 @@ def test_padded_crops_are_windows_of_the_padded_picture_and_half_are_mirrored() 
     assert mirrored / 1500 == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UserError, match="smaller than the crop"):
         view(noise(20, 32), 0)
+    with pytest.raises(UserError, match=r"320×32 pixels is more than twice .* sheet of many pictures"):
+        view(noise(32, 320), 0)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
@@ -273,14 +284,15 @@ def test_lighting_shifts_all_pixels_alike_along_the_principal_components() -> No
 # Test views
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(60, 81), (97, 53), (48, 48), (40, 75), (75, 40)])
-def test_crops_are_torchvisions_to_the_bit(size: tuple[int, int]) -> None:
+def test_crops_are_torchvisions_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
     picture = noise(*size)
-    small = v2.Resize(40)(Image.fromarray(picture))
-    np.testing.assert_array_equal(resized(picture, 40), np.asarray(small))
-    (centre,) = Views(32, (40,))(picture)
+    small = v2.Resize(40, v2.InterpolationMode(interpolation))(Image.fromarray(picture))
+    np.testing.assert_array_equal(resized(picture, 40, interpolation), np.asarray(small))
+    (centre,) = Views(32, (40,), interpolation=interpolation)(picture)
     np.testing.assert_array_equal(centre, np.asarray(v2.CenterCrop(32)(small)))
-    ten = {view.tobytes() for view in Views(32, (40,), "ten")(picture)}
+    ten = {view.tobytes() for view in Views(32, (40,), "ten", interpolation)(picture)}
     assert ten == {np.asarray(crop).tobytes() for crop in v2.TenCrop(32)(small)}
 
 
@@ -289,6 +301,9 @@ def test_views_that_cannot_be_are_refused() -> None:
         ((32, (20,), "centre"), "no crop of 32"),
         ((32, (), "ten"), "at least one scale"),
         ((32, (40,), "eleven"), "centre, ten, whole"),
+        ((0, (40,), "centre"), "whole numbers above 0"),
+        ((-4, (None,), "centre"), "whole numbers above 0"),
+        ((32, (40, 0), "whole"), "whole numbers above 0"),
     ):
         with pytest.raises(UserError, match=part):
             Views(*arguments)

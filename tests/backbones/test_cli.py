@@ -72,7 +72,6 @@ def test_compare_two_blocks(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "32x", "1x64d"], "first block needs a width"),
         (["compare", "1x64"], "is no block"),
         (["compare", "1x64d", "900x"], "too high"),
-        (["compare", "1x64d", "--depth", "51"], "unknown network"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +80,21 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "0"], "whole number above 0"),
+        (["compare", "1x64d", "--depth", "18"], "choose from 29, 50, 101, 152, 200"),
+    ],
+)
+def test_wrong_options_say_what_is_right(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err.replace("'", "")
 
 
 def test_runs_as_a_module(repository: Path) -> None:

@@ -85,6 +85,9 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(trunk.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
     assert torch.equal(conv5.state_dict()["0.conv3.weight"], state["layer4.0.conv3.weight"])
     assert len(trunk.provenance["weights"]["sha256"]) == 64
+    by_path = create_backbone(SMALL, tmp_path / "weights.pth")
+    assert torch.equal(by_path.conv1.weight, state["conv1.weight"])
+    assert json.loads(json.dumps(by_path.provenance))["weights"]["source"] == str(tmp_path / "weights.pth")
     with pytest.raises(UserError, match="do not fit the network resnext50_32x4d"):
         create_backbone("resnext50_32x4d", str(tmp_path / "weights.pth"), outputs=("c2",))
 
@@ -97,6 +100,11 @@ def test_classifier_takes_all_of_it_and_c4_its_two_parts(serve: Any) -> None:
     trunk, conv5 = create_c4(SMALL, "fake", norm="frozen")
     assert torch.equal(trunk.state_dict()["layer3.0.conv2.weight"], state["layer3.0.conv2.weight"])
     assert torch.equal(conv5.state_dict()["0.bn3.running_var"], state["layer4.0.bn3.running_var"])
+
+
+def test_c4_needs_four_stages() -> None:
+    with pytest.raises(UserError, match="resnext29 has the stages c2, c3, c4; a C4 detector needs c2 to c5"):
+        create_c4("resnext29")
 
 
 def test_families_ask_for_weights_by_the_tables_name(serve: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,49 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
         pass
     with pytest.raises(CannotWrite, match="cannot be written"), atomic_write(Path("/proc/nothing/x.txt")):
         pass
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from backbones.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_and_what_a_living_one_writes_stays(
+    tmp_path: Path, repository: Path
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        [half] = tmp_path.glob(".*.tmp")
+        with atomic_write(path) as temporary:
+            temporary.write_text("while another writes")
+        assert half.read_text() == "half"
+        process.kill()
+    assert path.read_text() == "while another writes"
+    assert half.read_text() == "half"
+    with atomic_write(path) as temporary:
+        assert temporary.stat().st_size == 0
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".x.txt.tmp").symlink_to("precious")
+    with atomic_write(tmp_path / "x.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "x.txt").read_text() == "new"
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:

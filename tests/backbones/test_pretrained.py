@@ -169,6 +169,27 @@ def test_url(cache: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         resolve_weights(f"{url}#md5=00", NAME)
 
 
+def test_a_url_of_the_table_is_its_row(
+    cache: Path, row: Source, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = resolve_weights(row.url, NAME)
+    assert "NON-COMMERCIAL USE ONLY" in capsys.readouterr().err, "the terms, before the download"
+    assert found.provenance["source"] == "someone/best"
+    assert cached_path(row).is_file()
+    assert not (cache / "url").exists()
+    monkeypatch.setenv("RESNEXT_OFFLINE", "1")
+    assert resolve_weights("someone/best", NAME).provenance == found.provenance
+
+
+def test_weights_that_the_norm_refuses_are_not_even_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "download", lambda *_, **__: pytest.fail("a download began"))
+    for norm, reason in (("batch", "norm='frozen'"), ("group", "norm='frozen'")):
+        with pytest.raises(UserError, match=reason):
+            create_backbone("resnext101_64x4d", "detectron/X-101-64x4d", ("c2",), norm=norm)
+    with pytest.raises(UserError, match="trained with BN"):
+        create_backbone("resnext50_32x4d", "default", ("c2",), norm="group")
+
+
 def test_url_with_a_checksum_in_its_name(cache: Path, weights: Path) -> None:
     right = weights.with_name(f"net-{digest(weights)[:8]}.pth")
     right.write_bytes(weights.read_bytes())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 # Built from a copy: setuptools leaves its folders beside what it builds
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "backbones", "detection")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "backbones", "detection")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,46 @@ print(list(backbone(torch.rand(1, 3, 64, 64))))
     assert Path(package).is_relative_to(installed)
     assert Path(adapter).is_relative_to(installed)
     assert maps == "['0', '1', '2', '3', 'pool']"
+
+
+def test_backbones_need_no_more_than_they_ask_for(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    code = """
+import sys
+for name in ("torchvision", "cv2", "PIL", "albumentations", "pycocotools", "yaml", "tensorboard", "pytest"):
+    sys.modules[name] = None
+import backbones, backbones.pretrained
+backbones.create_c4("resnext14_8x16d_small")
+try:
+    backbones.create_backbone("resnext14_8x16d_small", "weights.safetensors")
+except backbones.UserError as error:
+    print(error)
+"""
+    assert "no tensors in it" in _run(installed, tmp_path, code)
+
+
+def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, repository: Path) -> None:
+    (package,) = importlib.metadata.distributions(name="resnext-detection", path=[str(installed)])
+    asked: dict[str, set[str]] = {"": set(), "detection": set(), "dev": set()}
+    for line in package.requires or []:
+        requirement, _, marker = line.partition(";")
+        asked[marker.replace("extra ==", "").strip(" \"'")].add(_plain(requirement))
+    assert {re.split("[<>=]", requirement)[0] for requirement in asked[""]} == {"torch", "numpy", "safetensors"}
+    running = _lines(repository / "requirements.txt")
+    tests = {line for line in running if line.startswith(("pytest", "hypothesis"))}
+    assert asked[""] | asked["detection"] == running - tests
+    assert asked["dev"] == _lines(repository / "requirements-dev.txt") | tests
+
+
+def _lines(requirements: Path) -> set[str]:
+    lines = [line.partition("#")[0].strip() for line in requirements.read_text(encoding="utf-8").splitlines()]
+    return {_plain(line) for line in lines if line and not line.startswith("-")}
+
+
+def _plain(requirement: str) -> str:
+    """One spelling: bounds in order, no spaces."""
+    name, bounds = re.fullmatch(r"([\w.-]+)(.*)", requirement.replace(" ", "")).groups()
+    return name.lower() + ",".join(sorted(bounds.split(",")))
 
 
 def test_type_checkers_find_the_types(installed: Path) -> None:

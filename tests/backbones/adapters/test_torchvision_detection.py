@@ -182,7 +182,8 @@ def test_names_and_numbers_are_those_of_torchvisions_detector(pictures: Tensor) 
         maps, expected = ours.eval().backbone(images), theirs.eval().backbone(images)
     assert maps.keys() == expected.keys()
     for name in maps:
-        torch.testing.assert_close(maps[name], expected[name], rtol=1e-4, atol=1e-4)
+        largest = expected[name].abs().max().item()
+        torch.testing.assert_close(maps[name], expected[name], rtol=0, atol=1e-5 * largest)  # BN is folded in ours
 
 
 def test_layers_are_shared_not_copied(structure: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, tuple[Any, list[str]]]:
         "DistributedDataParallel": (under("module.", state), []),
         "training program": ({"epoch": 3, "state_dict": under("module.", state), "optimizer": {"lr": 0.1}}, []),
         "model.": ({"model": under("model.", state)}, []),
+        "OpenMMLab, distributed": (
+            {"state_dict": {**under("module.backbone.", body), **under("module.head.", head)}},
+            [],
+        ),
         "OpenMMLab": ({"meta": {"epoch": 1}, "state_dict": {**under("backbone.", body), **under("head.", head)}}, []),
         "torchvision detector": ({**under("backbone.body.", state), **other}, ["roi_heads", "rpn"]),
         "compiled": (under("_orig_mod.module.", state), []),
@@ -81,7 +86,7 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, tuple[Any, list[str]]]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "DistributedDataParallel", "training program", "model.", "OpenMMLab",
-                                  "torchvision detector", "compiled"])  # fmt: skip
+                                  "OpenMMLab, distributed", "torchvision detector", "compiled"])  # fmt: skip
 def test_prefixes_and_wrappers(
     tmp_path: Path, network: nn.Module, assert_same_features: Callable[..., nn.Module], kind: str
 ) -> None:
@@ -190,3 +195,52 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.pth", tmp_path):
         with pytest.raises(UserError, match="cannot read the weights"):
             read_checkpoint(path)
+
+
+def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
+    """torch's own reader takes it without a word."""
+    path = tmp_path / "weights.pth"
+    torch.save({"conv1.weight": torch.arange(1000.0), "layer1.0.conv1.weight": torch.ones(3)}, path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(torch.arange(1000.0).numpy().tobytes()) + 403] ^= 0x40
+    path.write_bytes(whole)
+    assert not torch.equal(torch.load(path, weights_only=True)["conv1.weight"], torch.arange(1000.0))
+    with pytest.raises(UserError, match=r"weights\.pth: .* does not match its checksum"):
+        read_checkpoint(path)
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    """They could unpack to any size."""
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"conv1.weight": torch.zeros(100_000), "layer1.0.conv1.weight": torch.zeros(1)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry), compresslevel=9)
+    assert packed.stat().st_size < plain.stat().st_size / 100
+    with pytest.raises(UserError, match="compressed entries"):
+        read_checkpoint(packed)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.to_sparse(), "sparse, quantized, complex"),
+        (lambda t: t.to("meta"), "without numbers"),
+        (lambda t: t.to(torch.complex64), "complex"),
+        (lambda t: t.index_fill(0, torch.tensor(0), float("nan")), "NaN"),
+        (lambda t: t.index_fill(0, torch.tensor(0), float("inf")), "infinite"),
+        (lambda t: t.double().index_fill(0, torch.tensor(0), 1e200), "infinite"),
+        (lambda t: -t, "variances below 0"),
+    ],
+)
+def test_tensors_that_no_network_can_have_are_refused(
+    tmp_path: Path, network: nn.Module, structure: dict[str, Any], change: Callable[[Tensor], Tensor], reason: str
+) -> None:
+    state = network.state_dict()
+    name = "layer2.1.bn1.running_var"
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=reason) as caught:
+        create_backbone("resnext50_32x4d", tmp_path / "weights.pth", **structure)
+    assert name in str(caught.value)
+    create_backbone("resnext50_32x4d", tmp_path / "weights.pth", ("c2",), **structure)  # which does not need it
