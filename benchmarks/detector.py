@@ -8,7 +8,8 @@ torchvision's side is its own: body with its FrozenBatchNorm2d, RPN, RoI heads, 
 training script makes it. It is given our anchors and pixel conventions, so that both must find the same boxes; that
 they do is checked first. Then the two take turns, in one process.
 
-- RPN training step: forward, losses, backward, update. torchvision computes proposals while training; ours do not.
+- RPN training step: forward, losses, backward, update. torchvision computes proposals while training, and its head
+  answers for all anchors; ours computes no proposals, and its head answers for the sampled anchors alone.
 - Fast R-CNN training step: the same with given proposals.
 - Inference of one picture: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
   pair that shares one.
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from benchmarks.common import (
     COMPARISON_COLUMNS,
@@ -50,9 +52,11 @@ from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
 from detection.errors import UserError
+from detection.fast_rcnn import FastRCNN
 from detection.geometry.suppression import suppress
 from detection.network_input import prepare
 from detection.recipe import optimizer_for
+from detection.region_features import region_features
 from detection.training.distributed import process_group
 
 Functions = Mapping[str, Callable[[], object]]
@@ -174,14 +178,15 @@ def steps(scene: Scene) -> dict[str, Functions]:
 
 
 def parts(scene: Scene) -> dict[str, Functions]:
-    """What the steps are made of, on the same inputs in each side's own memory order."""
-    ours, theirs, batch, config = scene.fast_rcnn, scene.peer, scene.batch, scene.config
+    """What the steps are made of, on the same inputs in each side's own memory order. Ours are with BN folded where
+    nothing is learnt, as at inference."""
+    ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
     picture = prepare(batch.images, batch.sizes, ours.trunk.input_format)
     plain_picture = picture.contiguous()
     with torch.no_grad():
         features = ours.trunk(picture)[LEVEL]
     features, plain_features = _leaf(features), _leaf(features.contiguous())
-    conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head[0]
+    conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head
     picture_sizes = [tuple(size) for size in batch.sizes.tolist()]
 
     def pool(regions: Tensor) -> Tensor:
@@ -191,29 +196,38 @@ def parts(scene: Scene) -> dict[str, Functions]:
         pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), picture_sizes)
         return pooled
 
+    def head(network: FastRCNN, regions: Tensor) -> Tensor:
+        return region_features(network.pooler, network.conv5, [features], regions)
+
     assert batch.proposals is not None
     few = batch.proposals[:, : config.fast_rcnn.samples]
     many = batch.proposals[:, : config.rpn.test_proposals.after_nms]
-    with torch.no_grad():
-        pooled_few, pooled_many = pool(few), pool(many)
-    pooled_few, plain_pooled_few = _leaf(pooled_few), _leaf(pooled_few.contiguous())
-    plain_pooled_many = pooled_many.contiguous()
     found = {
-        "trunk forward": _forward(lambda: ours.trunk(picture)[LEVEL], lambda: theirs.backbone(plain_picture)[LEVEL]),
+        "trunk forward": _forward(
+            lambda: folded.fast_rcnn.trunk(picture)[LEVEL], lambda: theirs.backbone(plain_picture)[LEVEL]
+        ),
         "trunk forward + backward": {
             OURS: _backward(lambda: ours.trunk(picture)[LEVEL], ours.trunk),
             PEER: _backward(lambda: theirs.backbone(plain_picture)[LEVEL], theirs.backbone),
         },
-        "RPN head": _forward(lambda: scene.rpn.head([features]), lambda: theirs.rpn.head([plain_features])),
+        "RPN head": _forward(
+            lambda: folded.rpn.head([features]),
+            lambda: concat_box_prediction_layers(*theirs.rpn.head([plain_features])),
+        ),
+        f"RPN head for {config.rpn.samples} anchors, forward + backward": _asking_some_anchors(
+            scene, features, plain_features
+        ),
         f"RoI pooling, {many.shape[1]} regions": _forward(lambda: pool(many), lambda: plain_pool(many)),
         f"RoI pooling, {few.shape[1]} regions, forward + backward": {
             OURS: _backward(lambda: pool(few), features),
             PEER: _backward(lambda: plain_pool(few), plain_features),
         },
-        f"conv5, {many.shape[1]} regions": _forward(lambda: conv5(pooled_many), lambda: plain_conv5(plain_pooled_many)),
-        f"conv5, {few.shape[1]} regions, forward + backward": {
-            OURS: _backward(lambda: conv5(pooled_few), pooled_few, conv5),
-            PEER: _backward(lambda: plain_conv5(plain_pooled_few), plain_pooled_few, plain_conv5),
+        f"RoI pooling and conv5, {many.shape[1]} regions": _forward(
+            lambda: head(folded.fast_rcnn, many), lambda: plain_conv5(plain_pool(many))
+        ),
+        f"RoI pooling and conv5, {few.shape[1]} regions, forward + backward": {
+            OURS: _backward(lambda: head(ours, few), features, conv5),
+            PEER: _backward(lambda: plain_conv5(plain_pool(few)), plain_features, plain_conv5),
         },
     }
     for before, after in ((12_000, 2_000), (6_000, 300)):
@@ -245,6 +259,25 @@ def _proposing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any]
         ),
         lambda: theirs.filter_proposals(boxes, prediction.logits, sizes, [prediction.logits.shape[1]]),
     )
+
+
+def _asking_some_anchors(scene: Scene, features: Tensor, plain_features: Tensor) -> Functions:
+    """Forward and backward of what a training step asks of the RPN's head: logits and targets of a few anchors. Ours
+    computes those alone, torchvision's computes all and picks them."""
+    ours, theirs = scene.rpn.head, scene.peer.rpn.head
+    anchors = features.shape[2] * features.shape[3] * scene.rpn.anchors.per_position
+    index = torch.randperm(anchors, generator=torch.Generator().manual_seed(0))[: scene.config.rpn.samples]
+    index = index.to(features.device)[None]
+
+    def asked() -> Tensor:
+        logits, targets = ours.at([features], index)
+        return torch.cat([logits[..., None], targets], dim=2)
+
+    def picked() -> Tensor:
+        logits, targets = concat_box_prediction_layers(*theirs([plain_features]))
+        return torch.cat([logits, targets], dim=1)[index]
+
+    return {OURS: _backward(asked, features, ours), PEER: _backward(picked, plain_features, theirs)}
 
 
 def _suppressing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -25,6 +25,7 @@ from detection.geometry.sampling import sample
 from detection.geometry.suppression import suppress_by_class
 from detection.geometry.tensors import take
 from detection.network_input import prepare
+from detection.region_features import region_features
 
 
 class FastRCNNBatch(Protocol):
@@ -117,11 +118,7 @@ class FastRCNN(nn.Module):
     def predict(self, images: Tensor, sizes: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (N·R, K + 1) and box targets (N·R, K, 4) of regions (N, R, 4) of uint8 pictures (N, 3, H, W)."""
         maps = list(self.trunk(prepare(images, sizes, self.trunk.input_format)).values())
-        return self.classify(self.pooler(maps, regions))
-
-    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1) and box targets (R, K, 4) of pooled regions (R, C, P, P)."""
-        features = self.conv5(pooled).mean(dim=(2, 3))
+        features = region_features(self.pooler, self.conv5, maps, regions)
         return self.class_logits(features).float(), self.box_targets(features).float().unflatten(1, (self.classes, 4))
 
     def forward(self, batch: FastRCNNBatch) -> dict[str, Tensor]:
@@ -146,29 +143,29 @@ class FastRCNN(nn.Module):
         """Draws the regions to learn from among the proposals and the ground truth, which joins them."""
         if batch.proposals is None or batch.proposal_counts is None:
             raise ValueError("the Fast R-CNN learns from proposals, and the batch holds none")
+        proposals, boxes = batch.proposals, batch.boxes
         is_target = (batch.labels > 0) & ~batch.crowds
-        candidates = torch.cat([batch.proposals, batch.boxes], dim=1)
-        proposal, ground_truth = (
-            torch.arange(rows.shape[1], device=rows.device) for rows in (batch.proposals, batch.boxes)
-        )
-        is_proposal = proposal < batch.proposal_counts[:, None]
-        takes_part = torch.cat([is_proposal, is_target], dim=1)
-        overlaps = box_ops.iou(batch.boxes, candidates).masked_fill_(~is_target[:, :, None], -1)
+        proposal, ground_truth = (torch.arange(rows.shape[1], device=rows.device) for rows in (proposals, boxes))
+        overlaps = box_ops.iou(boxes, proposals).masked_fill_(~is_target[:, :, None], -1)
         matches = match(
             overlaps, positive=self.positive_iou, negative=self.positive_iou, negative_low=self.background_low
         )
-        kind = matches.kind.masked_fill(~takes_part, IGNORED)
+        kind = matches.kind.masked_fill(proposal >= batch.proposal_counts[:, None], IGNORED)
         if self.crowd_overlap is not None:
-            in_crowd = (box_ops.covered_share(candidates, batch.boxes) >= self.crowd_overlap) & batch.crowds[:, :, None]
-            in_crowd[:, :, batch.proposals.shape[1] :] = False  # the ground truth itself stays
+            in_crowd = (box_ops.covered_share(proposals, boxes) >= self.crowd_overlap) & batch.crowds[:, :, None]
             kind = kind.masked_fill(in_crowd.any(dim=1), IGNORED)
+        # A ground truth answers for itself: its overlaps with all the others would grow with their square.
+        own_kind = torch.where(is_target, POSITIVE, IGNORED).to(kind.dtype)
+        kind = torch.cat([kind, own_kind], dim=1)
+        answers_for = torch.cat([matches.ground_truth, ground_truth.expand_as(batch.labels)], dim=1)
+        candidates = torch.cat([proposals, boxes], dim=1)
         # Names by which a box is drawn or not, whatever the padding: proposals count up from 0, ground truth down.
         names = torch.cat([proposal, -1 - ground_truth])
         index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, names)
-        matched = matches.ground_truth.gather(1, index)
+        matched = answers_for.gather(1, index)
         is_object = (kind.gather(1, index) == POSITIVE) & valid
         labels = batch.labels.gather(1, matched).masked_fill(~is_object, 0)
-        return Targets(take(candidates, index), labels, take(batch.boxes, matched), valid)
+        return Targets(take(candidates, index), labels, take(boxes, matched), valid)
 
     @torch.no_grad()
     def detect(

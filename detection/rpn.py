@@ -8,7 +8,6 @@ Source: Faster R-CNN section 3.1; py-faster-rcnn `anchor_target_layer.py` and `p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,6 +23,7 @@ from detection.geometry.sampling import sample
 from detection.geometry.suppression import suppress
 from detection.geometry.tensors import take
 from detection.network_input import prepare
+from detection.rpn_head import RPNHead
 
 
 class RPNBatch(Protocol):
@@ -54,29 +54,6 @@ class RPNPrediction(NamedTuple):
     targets: Tensor
     anchors: Tensor
     maps: list[Tensor]
-
-
-class RPNHead(nn.Module):
-    """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position; the same weights
-    at each level."""
-
-    def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.objectness = nn.Conv2d(channels, anchors_per_position, 1)
-        self.box = nn.Conv2d(channels, 4 * anchors_per_position, 1)
-        for layer in (self.conv, self.objectness, self.box):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Objectness logits (N, A) and box targets (N, A, 4), in the anchors' order."""
-        logits, targets = [], []
-        for features in maps:
-            hidden = functional.relu(self.conv(features))
-            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            targets.append(self.box(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-        return torch.cat(logits, dim=1), torch.cat(targets, dim=1)
 
 
 class RPN(nn.Module):
@@ -132,29 +109,33 @@ class RPN(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.crowd_overlap = crowd_overlap
 
-    def predict(self, images: Tensor, sizes: Tensor) -> RPNPrediction:
-        """What the head says of each anchor of uint8 pictures (N, 3, H, W) whose sizes (N, 2) are (height, width)
+    def feature_maps(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
+        """The backbone's maps, finest first, of uint8 pictures (N, 3, H, W) whose sizes (N, 2) are (height, width)
         within the padding."""
-        maps = list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
+        return list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
+
+    def predict(self, images: Tensor, sizes: Tensor) -> RPNPrediction:
+        """What the head says of each anchor. Arguments as for `feature_maps`."""
+        maps = self.feature_maps(images, sizes)
         logits, targets = self.head(maps)
         return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), maps)
 
     def forward(self, batch: RPNBatch) -> dict[str, Tensor]:
         """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that
         image."""
-        logits, targets, anchors, maps = self.predict(batch.images, batch.sizes)
+        maps = self.feature_maps(batch.images, batch.sizes)
+        anchors = self.anchors(maps)
         with torch.no_grad():
             kind, matched = self.assign(anchors, batch.boxes, batch.labels, batch.crowds, batch.sizes)
             index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, self.anchors.names(maps))
             is_object = (kind.gather(1, index) == POSITIVE) & valid
             goal = self.coder.encode(take(batch.boxes, matched.gather(1, index)), anchors[index])
+        logits, targets = (output.float() for output in self.head.at(maps, index))
         number = valid.sum(dim=1).clamp(min=1)
-        objectness = functional.binary_cross_entropy_with_logits(
-            logits.gather(1, index), is_object.to(logits.dtype), reduction="none"
-        )
+        objectness = functional.binary_cross_entropy_with_logits(logits, is_object.to(logits.dtype), reduction="none")
         # A background anchor's goal means nothing; where() keeps it, whatever it is, out of the loss and of the
         # gradient.
-        distance = functional.smooth_l1_loss(take(targets, index), goal, beta=self.smooth_l1_beta, reduction="none")
+        distance = functional.smooth_l1_loss(targets, goal, beta=self.smooth_l1_beta, reduction="none")
         return {
             "objectness": (objectness * valid).sum(dim=1) / number,
             "box": torch.where(is_object, distance.sum(dim=2), 0).sum(dim=1) / number,

@@ -20,20 +20,26 @@ import torch
 from torch import Tensor
 
 
-def roi_align(features: Tensor, image: Tensor, boxes: Tensor, bins: int, scale: float, samples: int) -> Tensor:
+def roi_align(
+    features: Tensor, image: Tensor, boxes: Tensor, bins: int, scale: float, samples: int, step: int = 1
+) -> Tensor:
     """Pools regions from maps (N, C, H, W): (R, C, P, P) in channels-last memory.
 
     Args:
         image: (R,) int64, the map that each region lies on.
         boxes: (R, 4) in pixels of the picture, half-open; `scale` takes them to cells of the map.
         bins: P. samples: S, at least 1.
+        step: only every so many bins in each direction, from the first on; P is then ceil(bins / step).
     """
     height, width = features.shape[2:]
-    x0, y0, x1, y1 = (boxes.to(features.dtype) * scale).unbind(-1)
-    rows = axis_weights(y0, y1, height, bins, samples)
-    columns = axis_weights(x0, x1, width, bins, samples)
-    pooled: Tensor = _SeparablePooling.apply(features.permute(0, 2, 3, 1).contiguous(), rows, columns, image.tolist())
-    return pooled.permute(0, 3, 1, 2)
+    precise = torch.promote_types(features.dtype, torch.float32)  # bf16 would misplace a corner by pixels
+    x0, y0, x1, y1 = (boxes.to(precise) * scale).unbind(-1)
+    rows, columns = (
+        axis_weights(start, end, cells, bins, samples)[:, ::step].to(features.dtype)
+        for start, end, cells in ((y0, y1, height), (x0, x1, width))
+    )
+    pooled: Tensor = _SeparablePooling.apply(features, rows, columns, image.tolist())
+    return pooled
 
 
 def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, samples: int) -> Tensor:
@@ -55,7 +61,8 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, samples: int
 
 
 class _SeparablePooling(torch.autograd.Function):
-    """features (N, H, W, C), rows (R, P, H), columns (R, P, W), image [R] → (R, P, P, C); a gradient for the features.
+    """features (N, C, H, W), rows (R, P, H), columns (R, P, W), image [R] → (R, C, P, P); a gradient for the features.
+    Result and gradient are in channels-last memory.
 
     Region by region, within the window of cells that the region's weights touch: the window is a matrix in the map's
     own memory, and both products fit the processor's cache. One product for all regions over the whole map was up to
@@ -64,30 +71,41 @@ class _SeparablePooling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, rows: Tensor, columns: Tensor, image: list[int]) -> Tensor:
-        images, height, width, channels = features.shape
+        images, channels, height, width = features.shape
         ctx.save_for_backward(rows, columns)
         ctx.shape = features.shape
         ctx.windows = list(zip(image, *_span(rows), *_span(columns), strict=True))
         count, bins = rows.shape[:2]
-        pooled = features.new_empty((count, bins, bins, channels))
-        maps = features.view(images, height, width * channels)
+        result, pooled = _channels_last((count, channels, bins, bins), features)
+        maps = features.permute(0, 2, 3, 1).reshape(images, height, width * channels)
         for region, (number, top, bottom, left, right) in enumerate(ctx.windows):
             window = maps[number, top:bottom, left * channels : right * channels]
             summed = (rows[region, :, top:bottom] @ window).view(bins, right - left, channels)
             torch.matmul(columns[region, :, left:right], summed, out=pooled[region])
-        return pooled
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         rows, columns = ctx.saved_tensors
-        images, height, width, channels = ctx.shape
+        images, channels, height, width = ctx.shape
         bins = rows.shape[1]
-        result = gradient.new_zeros((images, height, width * channels))
+        result, maps = _channels_last(ctx.shape, gradient)
+        maps = maps.zero_().view(images, height, width * channels)
+        gradient = gradient.permute(0, 2, 3, 1)
         for region, (number, top, bottom, left, right) in enumerate(ctx.windows):
             spread = columns[region, :, left:right].mT @ gradient[region]  # (P, w, C)
-            window = result[number, top:bottom, left * channels : right * channels]
+            window = maps[number, top:bottom, left * channels : right * channels]
             window.addmm_(rows[region, :, top:bottom].mT, spread.view(bins, (right - left) * channels))
-        return result.view(images, height, width, channels), None, None, None
+        return result, None, None, None
+
+
+def _channels_last(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """An empty tensor of a shape (N, C, H, W), and the same memory seen as (N, H, W, C), contiguous.
+
+    The first is no view of the second: autograd would copy a view's base where something is added in place.
+    """
+    tensor = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return tensor, tensor.permute(0, 2, 3, 1)
 
 
 def _span(weights: Tensor) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detection.geometry.roi_align import roi_align
+from detection.geometry.roi_max_pool import roi_max_pool
 
 Method = Literal["align", "max"]
 
@@ -38,27 +39,36 @@ class RegionPooler(nn.Module):
         self.strides = list(strides)
         self.sampling_ratio = sampling_ratio
 
-    def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+    def is_linear(self, features: Tensor) -> bool:
+        """Whether pooling from this map is linear in it, and bins left out cost nothing: RoIAlign as matrix
+        products."""
+        return self.method == "align" and self.sampling_ratio > 0 and features.device.type == "cpu"
+
+    def forward(self, maps: Sequence[Tensor], regions: Tensor, step: int = 1) -> Tensor:
         """Pools regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level.
 
+        Args:
+            step: only every so many bins in each direction are wanted, from the first on.
+
         Returns:
-            (N·R, C, P, P).
+            (N·R, C, P, P), or (N·R, C, ceil(P / step), ceil(P / step)).
         """
         images, count, _ = regions.shape
         image = torch.arange(images, device=regions.device).repeat_interleave(count)
         boxes = regions.reshape(-1, 4)
         if len(maps) == 1:
-            return self._pool(maps[0], image, boxes, self.strides[0])
+            return self._pool(maps[0], image, boxes, self.strides[0], step)
         level = self._levels(boxes)
-        pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], self.output_size, self.output_size))
+        side = -(-self.output_size // step)
+        pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], side, side))
         for number, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = (level == number).nonzero().squeeze(1)
-            pooled = pooled.index_copy(0, here, self._pool(features, image[here], boxes[here], stride))
+            pooled = pooled.index_copy(0, here, self._pool(features, image[here], boxes[here], stride, step))
         return pooled
 
-    def _pool(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int) -> Tensor:
-        if self.method == "align" and self.sampling_ratio > 0 and features.device.type == "cpu":
-            return roi_align(features, image, boxes, self.output_size, 1 / stride, self.sampling_ratio)
+    def _pool(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int, step: int) -> Tensor:
+        if self.is_linear(features):
+            return roi_align(features, image, boxes, self.output_size, 1 / stride, self.sampling_ratio, step)
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
         # In single precision at least: a corner at pixel 1000 would be off by 4 pixels in bf16.
         precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
@@ -71,8 +81,11 @@ class RegionPooler(nn.Module):
             # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open,
             # so that is one pixel earlier.
             inclusive = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
-            pooled = torchvision.ops.roi_pool(precise, inclusive, self.output_size, 1 / stride)
-        return pooled.to(features.dtype)
+            if precise.device.type == "cpu" and not (precise.requires_grad and torch.is_grad_enabled()):
+                pooled = roi_max_pool(precise, image, inclusive[:, 1:], self.output_size, 1 / stride)
+            else:
+                pooled = torchvision.ops.roi_pool(precise, inclusive, self.output_size, 1 / stride)
+        return pooled[:, :, ::step, ::step].to(features.dtype)
 
     def _levels(self, boxes: Tensor) -> Tensor:
         """The level for each box (R, 4): 224-pixel boxes go to stride 16, each halving of the side one level down (FPN

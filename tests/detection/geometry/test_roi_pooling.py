@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from detection.geometry.roi_align import roi_align
+from detection.geometry.roi_max_pool import roi_max_pool
 from detection.geometry.roi_pooling import RegionPooler
 from tests.detection.geometry.test_boxes import random_boxes
 
@@ -34,11 +35,26 @@ def max_pool_slowly(features: torch.Tensor, box: list[float], bins: int, stride:
 def test_max_pooling_follows_the_paper() -> None:
     features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double()
     regions = random_boxes(2, 20, seed=3, extent=140.0).double()
-    pooled = RegionPooler("max", 4, [16])([features], regions).view(2, 20, 3, 4, 4)
-    for image in range(2):
-        for region in range(20):
-            expected = max_pool_slowly(features[image], regions[image, region].tolist(), 4, 16)
-            torch.testing.assert_close(pooled[image, region], expected)
+    for learns in (False, True):
+        pooled = RegionPooler("max", 4, [16])([features.requires_grad_(learns)], regions).view(2, 20, 3, 4, 4)
+        for image in range(2):
+            for region in range(20):
+                expected = max_pool_slowly(features[image], regions[image, region].tolist(), 4, 16)
+                torch.testing.assert_close(pooled[image, region], expected)
+
+
+@pytest.mark.parametrize("bins", [3, 7, 14])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_max_pooling_without_a_gradient_is_torchvisions_to_the_bit(dtype: torch.dtype, bins: int) -> None:
+    """Boxes on halves of cells, too, where rounding decides, and beyond the map, where there is nothing to pool."""
+    features = torch.randn(2, 3, 19, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    halves = (random_boxes(2, 200, seed=5, extent=300.0) / 8).round() * 8 - 40
+    boxes = torch.cat([halves, random_boxes(2, 200, seed=6, extent=400.0), odd_boxes()], dim=1).to(dtype).flatten(0, 1)
+    image = torch.arange(2).repeat_interleave(len(boxes) // 2)
+    found = roi_max_pool(features, image, boxes, bins, 1 / 16)
+    expected = torchvision.ops.roi_pool(features, torch.cat([image[:, None].to(dtype), boxes], dim=1), bins, 1 / 16)
+    assert torch.equal(found, expected)
+    assert (expected == 0).any()
 
 
 def odd_boxes() -> torch.Tensor:
@@ -86,6 +102,32 @@ def test_several_levels_pool_each_region_from_its_own(method: str) -> None:
     regions = torch.tensor([[[0.0, 0, 30, 30], [0.0, 0, 112, 112], [0.0, 0, 250, 250], [0.0, 0, 60, 60]]])
     pooled = RegionPooler(method, 2, [4, 8, 16])(maps, regions)  # type: ignore[arg-type]
     assert pooled[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize(("method", "samples"), [("align", 2), ("align", 0), ("max", 2)])
+def test_every_second_bin_alone_is_what_it_is_among_all(method: str, samples: int, step: int) -> None:
+    maps = [torch.randn(2, 3, 18, 24, generator=torch.Generator().manual_seed(0)).double().requires_grad_()]
+    maps.append(torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(1)).double().requires_grad_())
+    for levels in (maps[1:], maps):
+        pooler = RegionPooler(method, 7, [8, 16][-len(levels) :], samples)  # type: ignore[arg-type]
+        found, expected = pooler(levels, odd_boxes(), step), pooler(levels, odd_boxes())[:, :, ::step, ::step]
+        torch.testing.assert_close(found, expected)
+        weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).double()
+        for own, other in zip(
+            torch.autograd.grad((found * weights).sum(), levels),
+            torch.autograd.grad((expected * weights).sum(), levels),
+            strict=True,
+        ):
+            torch.testing.assert_close(own, other)
+
+
+def test_corners_keep_their_place_in_half_precision() -> None:
+    """A corner near pixel 1000 rounded to bf16 would move by up to 4 pixels."""
+    ramp = (torch.arange(64.0) / 64).expand(1, 1, 4, 64)
+    box = torch.tensor([[[901.0, 0, 1019.0, 64]]])
+    pooler = RegionPooler("align", 2, [16])
+    torch.testing.assert_close(pooler([ramp.bfloat16()], box).float(), pooler([ramp], box), atol=0.004, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["align", "max"])

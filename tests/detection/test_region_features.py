@@ -1,0 +1,115 @@
+"""Vectors of regions against the plain order of torchvision's RoIAlign and conv5, in whichever order they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from backbones import create_c4, fold_batch_norm
+from detection import region_features as module
+from detection.geometry.roi_pooling import RegionPooler
+from detection.region_features import region_features
+from tests.detection.geometry.test_roi_pooling import odd_boxes
+from tests.detection.networks import TINY
+
+
+def conv5_of(norm: str = "frozen", **structure: Any) -> nn.Module:
+    """A small conv5 in float64 whose normalisation does something."""
+    torch.manual_seed(0)
+    _, conv5 = create_c4("resnext50_32x4d", norm=norm, **TINY | {"depths": (1, 1, 1, 2)} | structure)
+    for name, values in conv5.state_dict().items():
+        if ("bn" in name or "downsample.1" in name) and values.is_floating_point():
+            values.uniform_(0.5, 1.5)
+    return conv5.double()
+
+
+def maps_of(channels: int, height: int = 9, width: int = 12, images: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(images, channels, height, width, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def plainly(conv5: nn.Module, features: torch.Tensor, regions: torch.Tensor, bins: int) -> torch.Tensor:
+    pooled = torchvision.ops.roi_align(features, list(regions), bins, 1 / 16, 2, aligned=True)
+    return conv5(pooled).mean(dim=(2, 3))
+
+
+@pytest.fixture
+def reordered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One entry for each time that the convolutions went first."""
+    calls = []
+    original = module._convolutions_first
+    monkeypatch.setattr(module, "_convolutions_first", lambda *args: calls.append(True) or original(*args))
+    return calls
+
+
+@pytest.mark.parametrize("bins", [7, 14])
+@pytest.mark.parametrize("structure", [{}, {"output_stride": 16}], ids=["stride 2", "dilated"])
+def test_convolving_first_gives_the_same_vectors_and_gradients(
+    structure: dict[str, Any], bins: int, reordered: list[bool]
+) -> None:
+    """Also for bins beyond the map's border, where pooling gives zero, and for regions without area."""
+    conv5, regions = conv5_of(**structure), odd_boxes()
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    leaves = [features, *conv5.parameters()]
+    found = region_features(RegionPooler("align", bins, [16], 2), conv5, [features], regions)
+    expected = plainly(conv5, features, regions, bins)
+    assert reordered
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).double()
+    gradients, expected_gradients = (torch.autograd.grad((one * weights).sum(), leaves) for one in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for own, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-10 * other.abs().max().item())
+
+
+@torch.no_grad()
+def test_a_folded_conv5_in_batches_gives_the_same(monkeypatch: pytest.MonkeyPatch, reordered: list[bool]) -> None:
+    conv5, regions = conv5_of().eval(), odd_boxes()
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "_BATCH", 10)
+    found = region_features(RegionPooler("align", 7, [16], 2), fold_batch_norm(conv5), [features], regions)
+    assert reordered
+    torch.testing.assert_close(found, plainly(conv5, features, regions, 7), rtol=1e-10, atol=1e-10)
+
+
+def test_weights_in_half_precision(reordered: list[bool]) -> None:
+    conv5, regions = conv5_of(), odd_boxes()
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    expected = plainly(conv5, features, regions, 7)
+    found = region_features(RegionPooler("align", 7, [16], 2), conv5.bfloat16(), [features.bfloat16()], regions)
+    assert reordered
+    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("pooler", "norm", "structure", "regions"),
+    [
+        (RegionPooler("max", 7, [16]), "frozen", {}, 20),
+        (RegionPooler("align", 7, [16], 0), "frozen", {}, 20),
+        (RegionPooler("align", 7, [16], 2), "batch", {}, 20),
+        (RegionPooler("align", 7, [16], 2), "group", {}, 20),
+        (RegionPooler("align", 7, [16], 2), "frozen", {"residual": False}, 20),
+        (RegionPooler("align", 7, [16], 2), "frozen", {}, 1),
+    ],
+    ids=["max-pooling", "sampling ratio 0", "batch statistics", "group norm", "no shortcut", "few regions"],
+)
+def test_the_plain_order_where_the_other_is_not_the_same_or_does_not_pay(
+    pooler: RegionPooler, norm: str, structure: dict[str, Any], regions: int, reordered: list[bool]
+) -> None:
+    conv5 = conv5_of(norm, **structure)
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    own = odd_boxes()[:, :regions]
+    found = region_features(pooler, conv5, [features], own)
+    assert not reordered
+    torch.testing.assert_close(found, conv5(pooler([features], own)).mean(dim=(2, 3)))
+
+
+def test_no_regions() -> None:
+    conv5 = conv5_of().eval()
+    features, pooler = maps_of(conv5.in_channels), RegionPooler("align", 7, [16], 2)  # type: ignore[arg-type]
+    assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
+    with torch.no_grad():
+        assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
