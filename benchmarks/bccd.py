@@ -48,10 +48,11 @@ from detection.errors import UserError
 from detection.faster_rcnn import FasterRCNN
 from detection.inference import average_precision_of
 from detection.model_files import load_trained
+from detection.proposing import propose
 from detection.recipe import effective_learning_rate, optimizer_for, placed
 from detection.run_folder import RunFolder
 from detection.splits import open_split, training_augmentation, training_pictures
-from detection.stages import propose, train_fast_rcnn, train_rpn
+from detection.stages import train_fast_rcnn, train_rpn
 from detection.training.distributed import process_group
 from detection.training.loop import Outcome
 from detection.training.optimizer import set_learning_rate

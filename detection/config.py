@@ -99,7 +99,7 @@ class Training:
     log_every: int = within(20, 1)
     checkpoint_every: int = within(2_000, 1)
     keep_checkpoints: int = within(2, 1)
-    # AP (the RPN: AR) on data.test each so many steps; null: only at the end.
+    # AP (the RPN: AR) on data.test each so many steps, and after the last; null: never.
     evaluate_every: int | None = within(None, 1)
 
 
@@ -207,6 +207,12 @@ class Config:
         for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
             if list(training.milestones) != sorted(set(training.milestones)):
                 found.append(f"{name}.training.milestones {training.milestones} must ascend")
+            if training.schedule == "step" and training.milestones and min(training.milestones) >= training.steps:
+                found.append(
+                    f"{name}.training.milestones {list(training.milestones)}: none lies below {name}.training.steps "
+                    f"({training.steps}), so the learning rate would never fall; name earlier ones, or set "
+                    f"{name}.training.schedule=cosine"
+                )
             if training.nesterov and training.momentum == 0:
                 found.append(f"{name}.training.nesterov needs a momentum above 0")
         if self.backbone.weights is None and self.backbone.freeze is not None:

@@ -6,7 +6,7 @@ Shapes: R proposals, D detections.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from detection import config as settings
 from detection.data.batches import Batch
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
-from detection.data.loader import evaluation_batches
+from detection.data.loader import evaluation_batches, evaluation_parts
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.faster_rcnn import FasterRCNN, to_original
@@ -90,13 +90,19 @@ def propose(
     index: DatasetIndex,
     device: torch.device,
     limits: settings.ProposalLimits,
+    *,
+    pending: Collection[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(image id, boxes (R, 4) in the original picture, scores (R,) descending) of this rank's share of a split.
 
     A picture that cannot be read has none, and a warning says so.
+
+    pending: image ids that are wanted (None: all). With runtime.test_batch above 1 others come along, in the batches
+    that they would share anyway.
     """
     network.eval()
-    for batch in _batches(config, index, device, f"proposing on {index.name}"):
+    only = None if pending is None else set(np.flatnonzero(np.isin(index.image_ids, list(pending))).tolist())
+    for batch in _batches(config, index, device, f"proposing on {index.name}", only):
         unreadable = {image_id for image_id, _ in batch.problems}
         with torch.inference_mode(), _autocast(config, device), memory_explained(batch, _LESS_MEMORY):
             found = network.propose(
@@ -117,19 +123,31 @@ def propose(
             yield image_id, own[:count], scores[:count]
 
 
-def _batches(config: settings.Config, index: DatasetIndex, device: torch.device, label: str) -> Iterator[Batch]:
+def _batches(
+    config: settings.Config,
+    index: DatasetIndex,
+    device: torch.device,
+    label: str,
+    only: Collection[int] | None = None,
+) -> Iterator[Batch]:
     """This rank's pictures of a split on the device, resized and batched, with a progress line."""
-    batches = evaluation_batches(
-        DetectionDataset(index, test_augmentation(config.data), unreadable="blank"),
+    dataset = DetectionDataset(index, test_augmentation(config.data), unreadable="blank")
+    parts = evaluation_parts(
+        dataset,
         rank=rank(),
         world=world_size(),
         batch_size=config.runtime.test_batch,
+        size_divisor=config.data.size_divisor,
+        only=only,
+    )
+    batches = evaluation_batches(
+        dataset,
+        parts,
         workers=config.runtime.workers,
         size_divisor=config.data.size_divisor,
         pin_memory=device.type == "cuda",
     )
-    own = len(range(rank(), len(index), world_size()))
-    for batch in with_progress(batches, own, label, size=len):
+    for batch in with_progress(batches, sum(map(len, parts)), label, size=len):
         yield batch.to(device, non_blocking=True)
 
 

@@ -1,9 +1,13 @@
-"""A dry run: everything is built, a few steps are measured, nothing is written; what the real run will take is told."""
+"""A dry run: everything is built, a few steps are measured, and what the real run will take is told.
+
+Nothing is written into the run's folder. (What building needs is made as ever: the demo's pictures, fetched weights.)
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import shutil
 import tempfile
 import time
@@ -22,9 +26,11 @@ from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.inference import propose
 from detection.model_files import load_trained
+from detection.proposing import is_current
 from detection.recipe import (
     accumulation_steps,
     autocast_dtype,
+    batch_in_words,
     batches_for,
     effective_learning_rate,
     optimizer_for,
@@ -34,7 +40,8 @@ from detection.recipe import (
 from detection.rpn import RPN
 from detection.run_folder import RunFolder
 from detection.splits import on_unreadable, open_split, training_augmentation, training_pictures
-from detection.training.distributed import gather_objects, world_size
+from detection.training.artifacts import sha256_of
+from detection.training.distributed import gather_objects, on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
 from detection.training.loop import train
 from detection.training.memory import memory_in_use
@@ -56,50 +63,78 @@ def of_rpn(config: settings.Config, device: torch.device) -> str:
         unreadable=on_unreadable(config.data),
     )
     seconds = _seconds_per_step(network, config, config.rpn.training, dataset, device)
-    written = [folder.config, folder.rpn, folder.rpn_training / "checkpoint_*.pt", folder.rpn_training / "log.jsonl"]
+    written = [folder.config, folder.rpn, *files_of_training(folder.rpn_training, config.runtime)]
     return describe("rpn", network, config.rpn.training, len(index), seconds, device, written, folder.root)
 
 
-def of_fast_rcnn(config: settings.Config, device: torch.device, *, rpn_file: Path | None = None) -> str:
+def of_fast_rcnn(
+    config: settings.Config,
+    device: torch.device,
+    *,
+    rpn_file: Path | None = None,
+    proposals_file: Path | None = None,
+) -> str:
     """The plan of `stages.train_fast_rcnn`, as text. Without a trained RPN an untrained one stands in: the time is the
-    same."""
+    same.
+
+    Raises:
+        UserError: what `stages.train_fast_rcnn` would raise, but for a missing RPN.
+    """
     folder = RunFolder.of(config)
     index = training_pictures(config.data, open_split(config.data, "train"))
     some = _some(index, config.fast_rcnn.training)
     rpn_file = rpn_file or folder.rpn
     trained = load_trained(rpn_file, "rpn", "detector").rpn if rpn_file.is_file() else None
-    rpn = placed(trained or build_rpn(config), config.runtime, device)
+    limits, own = config.rpn.training_proposals, folder.proposals(index.name)
+    if proposals_file is None and trained is not None:
+        proposals_file = own if on_main(lambda: is_current(own, config, rpn_file, index, limits)) else None
+    proposing = 0.0
     with tempfile.TemporaryDirectory() as temporary:
-        began = time.monotonic()
-        store = _proposals_of(config, rpn, some, device, Path(temporary) / "proposals.st")
-        proposing = (time.monotonic() - began) / len(some) * len(index) / world_size()
+        if proposals_file is not None:
+            store = ProposalStore.open(proposals_file)
+            store.check_against(index, sha256_of(rpn_file) if trained is not None else None)
+        else:
+            rpn = placed(trained or build_rpn(config), config.runtime, device)
+            began = time.monotonic()
+            store = _proposals_of(config, rpn, some, device, Path(temporary) / "proposals.st")
+            # The processes shared these pictures, as they will share all.
+            proposing = (time.monotonic() - began) / len(some) * len(index)
         network = placed(build_fast_rcnn(config, len(index.category_ids)), config.runtime, device)
         dataset = DetectionDataset(
             some,
             training_augmentation(config.data),
             seed=config.seed,
             proposals=store,
+            proposal_limit=limits.after_nms,
             unreadable=on_unreadable(config.data),
         )
         seconds = _seconds_per_step(network, config, config.fast_rcnn.training, dataset, device)
-    made = folder.proposals(config.data.train.name)
     written = [
-        *([] if made.exists() else [made]),
         folder.config,
         folder.fast_rcnn,
         folder.detector,
-        folder.fast_rcnn_training / "checkpoint_*.pt",
-        folder.fast_rcnn_training / "log.jsonl",
+        *files_of_training(folder.fast_rcnn_training, config.runtime),
     ]
-    store_bytes = 0 if made.exists() else len(index) * config.rpn.training_proposals.after_nms * _PROPOSAL_BYTES
+    store_bytes = 0
+    if proposals_file is None:
+        written = [own, own.with_name(f"{own.name}.lock"), *written]
+        store_bytes = len(index) * limits.after_nms * _PROPOSAL_BYTES
     text = describe(
         "Fast R-CNN", network, config.fast_rcnn.training, len(index), seconds, device, written, folder.root, store_bytes
     )
-    if not made.exists():
+    if proposals_file is None:
         text += f"\nproposals first   {len(index)} pictures, about {format_duration(proposing)}"
     if trained is None:
-        text += f"\nnote              {rpn_file} is not there yet: an untrained RPN proposed"
+        text += f"\nnote              {rpn_file} is not there yet" + (
+            ": an untrained RPN proposed" if proposals_file is None else ""
+        )
     return text
+
+
+def files_of_training(folder: Path, runtime: settings.Runtime) -> list[Path]:
+    """What `training_run.run_training` writes into its folder."""
+    names = ["checkpoint_*.pt", "log.jsonl", "run.lock", *(["tensorboard"] if runtime.tensorboard else [])]
+    return [folder / name for name in names]
 
 
 def _some(index: DatasetIndex, training: settings.Training) -> DatasetIndex:
@@ -180,30 +215,45 @@ def describe(
     folder: Path,
     store_bytes: int = 0,
 ) -> str:
-    """The plan of a training as text. `folder`: where the run writes; `store_bytes`: what it stores besides weights."""
+    """The plan of a training as text. `folder`: where the run writes; `store_bytes`: size of the proposal store that it
+    makes before."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     checkpoint = weights + 4 * learning  # momentum
-    disk = checkpoint * (training.keep_checkpoints + 1) + 3 * weights + store_bytes
+    # A checkpoint is deleted only when the next one stands. While the store is joined it needs its size once more.
+    disk = store_bytes + max(checkpoint * (training.keep_checkpoints + 1) + 3 * weights, store_bytes)
     world = world_size()
     free = shutil.disk_usage(_existing(folder)).free
     rows = {
         "network": f"{name}: {parameters / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them learn",
         "device": f"{world} × {device}",
         "pictures": str(pictures),
-        "batch": f"{training.global_batch} a step = {world} process(es) × {accumulation_steps(training, world)} "
-        f"micro-batch(es) of up to {training.images_per_device}",
+        "batch": batch_in_words(training, world),
         "learning rate": f"{effective_learning_rate(training):g} (stated: {training.learning_rate:g} for "
         f"{training.learning_rate_batch or 'any number of'} pictures a step)",
         "steps": f"{training.steps}, {training.steps * training.global_batch / pictures:.2f} epochs",
         "a step": f"{seconds:.3f} s, measured over {STEPS}; {training.global_batch / seconds:.2f} pictures/s",
         "time": format_duration(seconds * training.steps),
-        "peak memory": f"{memory_in_use(device):.0f} MiB",
-        "disk": f"{disk / 2**30:.2f} GiB needed, {free / 2**30:.1f} GiB free",
+        "peak memory": f"{_peak_memory(device):.0f} MiB",
+        "disk": f"{_size(disk)} needed, {_size(free)} free" + (": TOO LITTLE" if disk > free else ""),
         "written": "\n".join(f"{'':18}{path}" for path in written).lstrip(),
     }
     return "\n".join(f"{key:<18}{value}" for key, value in rows.items())
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Mebibytes: on a GPU the most that tensors have taken, on a CPU the most that this process has held."""
+    try:
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        peak = None
+    return memory_in_use(device) if device.type == "cuda" or peak is None else int(peak[1]) / 1024
+
+
+def _size(count: float) -> str:
+    """3e6 bytes → "2.9 MiB"."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _existing(folder: Path) -> Path:

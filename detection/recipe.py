@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -17,6 +15,7 @@ from detection.data.batches import Batch
 from detection.data.dataset import DetectionDataset
 from detection.data.loader import training_batches
 from detection.errors import UserError
+from detection.rpn_head import RPNHead
 from detection.training.distributed import rank, world_size
 from detection.training.optimizer import build_optimizer
 from detection.training.schedule import Schedule
@@ -35,7 +34,11 @@ def effective_learning_rate(training: settings.Training) -> float:
 
 
 def accumulation_steps(training: settings.Training, world: int) -> int:
-    """Micro-batches that a device works through a step, so that none holds more than `images_per_device` pictures.
+    """Micro-batches that a device works through a step: as many as it takes for none to hold more than
+    `images_per_device` pictures, as long as none is left without a picture.
+
+    Where the processes do not divide the global batch, some micro-batches may therefore hold more: 8 pictures on 3
+    devices, one at once, are 2 micro-batches each, of 2, 2, 1, 1, 1 and 1 pictures.
 
     Raises:
         UserError: there are more processes than pictures in a step.
@@ -45,7 +48,17 @@ def accumulation_steps(training: settings.Training, world: int) -> int:
             f"global_batch is {training.global_batch}, fewer pictures than there are processes ({world}): "
             "start fewer processes or raise it"
         )
-    return -(-training.global_batch // (world * training.images_per_device))
+    return min(-(-training.global_batch // (world * training.images_per_device)), training.global_batch // world)
+
+
+def batch_in_words(training: settings.Training, world: int) -> str:
+    """How `world` devices share a global batch: "16 a step = 8 process(es) × 1 micro-batch(es) of up to 2"."""
+    accumulation = accumulation_steps(training, world)
+    largest = -(-training.global_batch // (world * accumulation))
+    text = f"{training.global_batch} a step = {world} process(es) × {accumulation} micro-batch(es) of up to {largest}"
+    if largest > training.images_per_device:
+        text += f", more than images_per_device ({training.images_per_device}): {world} do not divide the batch"
+    return text
 
 
 def schedule_for(training: settings.Training) -> Schedule:
@@ -107,33 +120,20 @@ def autocast_dtype(runtime: settings.Runtime, device: torch.device) -> torch.dty
 
 
 def placed(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
-    """The network on its device, in the configured memory order."""
+    """The network on its device, in the configured memory order.
+
+    On a CPU an RPN's head keeps torch's own: its one wide, dense 3×3 convolution takes 0.85 of the time there.
+    """
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        for module in network.modules():
+            if isinstance(module, RPNHead):
+                module.to(memory_format=torch.contiguous_format)
+    return network
 
 
 def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
     """A copy of the network on the device that only looks: in evaluation mode, batch normalisation folded into the
     convolutions before it (the same numbers to rounding)."""
     return placed(fold_batch_norm(network), runtime, device)  # type: ignore[return-value]
-
-
-@contextlib.contextmanager
-def determinism(runtime: settings.Runtime) -> Iterator[None]:
-    """Within it, the same bits from run to run, if the configuration asks for that; torch warns where it cannot."""
-    if not runtime.deterministic:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    was_on, was_only_warning = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    benchmarked = torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was_on, warn_only=was_only_warning)
-        torch.backends.cudnn.benchmark = benchmarked

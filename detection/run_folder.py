@@ -1,4 +1,4 @@
-"""Where a run keeps what."""
+"""Where a run keeps what, and its configuration among it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection import config as settings
+from detection.config_file import Configuration, config_to_yaml
+from detection.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,9 @@ class RunFolder:
 
     def proposals(self, split: str) -> Path:
         return self.root / "proposals" / f"{split}.st"
+
+
+def write_config(config: Configuration, path: Path) -> None:
+    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The stages of an experiment, each from a configuration: train the RPN, propose, train the Fast R-CNN, evaluate.
+"""The two trainings of an experiment, each from a configuration: the RPN, then the Fast R-CNN on its proposals.
 
 This is the place that joins the rooms: data, networks, training and evaluation know nothing of each other. Every stage
 runs inside `detection.training.distributed.process_group`, alone or as one of several ranks, and leaves files that say
@@ -8,51 +8,35 @@ what they were made of.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import nn
 
 from detection import config as settings
 from detection.box_statistics import measure
 from detection.builders import build_fast_rcnn, build_rpn, pair
-from detection.config_file import config_to_dict, config_to_yaml
+from detection.config_file import config_to_dict
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
-from detection.data.proposal_writer import ProposalWriter
+from detection.determinism import determinism
 from detection.errors import UserError
 from detection.fast_rcnn import FastRCNN
-from detection.files import atomic_write
 from detection.inference import average_precision_of, proposal_recall_of
-from detection.inference import propose as proposals_of
-from detection.model_files import Categories, Trained, load_trained, save_trained, versions
-from detection.recipe import (
-    accumulation_steps,
-    autocast_dtype,
-    batches_for,
-    determinism,
-    effective_learning_rate,
-    for_inference,
-    optimizer_for,
-    placed,
-    schedule_for,
-)
+from detection.model_files import Categories, Trained, load_trained, save_trained
+from detection.proposing import write_proposals
+from detection.recipe import accumulation_steps, batches_for, for_inference, placed
 from detection.rpn import RPN
-from detection.run_folder import RunFolder
+from detection.run_folder import RunFolder, write_config
 from detection.splits import on_unreadable, open_split, training_augmentation, training_pictures
 from detection.training.artifacts import sha256_of
-from detection.training.checkpoints import Checkpointer
-from detection.training.distributed import barrier, is_main, on_main, world_size
-from detection.training.logging import TrainingLog
-from detection.training.loop import Outcome, train
+from detection.training.distributed import on_main, world_size
+from detection.training.loop import Outcome
 from detection.training.run_lock import run_lock
-
-T = TypeVar("T")
+from detection.training_run import run_training
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +56,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
     folder = RunFolder.of(config)
     with run_lock(folder.rpn_training), determinism(config.runtime):
         index = training_pictures(config.data, open_split(config.data, "train"))
+        training = config.rpn.training
+        tested = open_split(config.data, "test") if training.evaluate_every else None
         torch.manual_seed(config.seed)
         network = placed(build_rpn(config), config.runtime, device)
         dataset = DetectionDataset(
@@ -80,80 +66,29 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         provenance = {"stage": "rpn", "train": index.fingerprint, "backbone": network.backbone.provenance}
 
         def evaluate(step: int) -> dict[str, float]:
-            frozen = for_inference(network, config.runtime, device)
-            recall = proposal_recall_of(config, frozen, open_split(config.data, "test"), device)
+            assert tested is not None
+            recall = proposal_recall_of(config, for_inference(network, config.runtime, device), tested, device)
             return _numbers(recall.to_dict()["figures"])
 
-        _write_config(config, folder)
-        training = config.rpn.training
-        outcome = _train(
-            network, config, training, dataset, device, folder.rpn_training, provenance, evaluate, resume=resume
+        outcome = run_training(
+            network,
+            batches_for(config, training, dataset, device),
+            training,
+            config.runtime,
+            device,
+            folder.rpn_training,
+            what="rpn",
+            pictures=len(dataset),
+            identity={**provenance, "pictures": _picture_set(index), "config": _what_matters(config, "rpn")},
+            evaluate=evaluate,
+            save_config=lambda: write_config(config, folder.config),
+            resume=resume,
         )
-        if outcome.finished:
+        was_complete = outcome.first_step == outcome.step and folder.rpn.is_file()
+        if outcome.finished and not was_complete:  # proposals and checkpoints refer to the file by its hash
             trained = Trained(config, _categories(index), {**provenance, "steps": outcome.step}, rpn=network)
             on_main(lambda: save_trained(folder.rpn, trained))
         return outcome
-
-
-def propose(
-    config: settings.Config,
-    rpn_file: Path,
-    which: Literal["train", "test"],
-    device: torch.device,
-    *,
-    output: Path | None = None,
-) -> Path:
-    """Writes the proposals of a trained RPN on the train or test split; takes up a half-written store where it stopped.
-
-    Args:
-        rpn_file: an `rpn.pt` or `detector.pt`.
-        output: the store; by default `proposals/<split>.st` in the run's folder.
-
-    Returns:
-        The store's path. A store there that was made by the same RPN on the same data under the same limits is kept.
-
-    Raises:
-        UserError: data, weights or output cannot be used.
-    """
-    index = open_split(config.data, which)
-    output = output or RunFolder.of(config).proposals(index.name)
-    if which == "train":
-        return _propose(
-            config, rpn_file, training_pictures(config.data, index), device, output, config.rpn.training_proposals
-        )
-    return _propose(config, rpn_file, index, device, output, config.rpn.test_proposals)
-
-
-def _propose(
-    config: settings.Config,
-    rpn_file: Path,
-    index: DatasetIndex,
-    device: torch.device,
-    output: Path,
-    limits: settings.ProposalLimits,
-) -> Path:
-    trained = load_trained(rpn_file, "rpn", "detector")
-    assert trained.rpn is not None
-    metadata = {
-        "dataset_fingerprint": index.fingerprint,
-        "rpn_sha256": sha256_of(rpn_file),
-        "limits": config_to_dict(limits),
-        "sides": [config.data.test_shorter_side, config.data.test_longer_side],
-        "config": config_to_dict(config),
-        "versions": versions(),
-    }
-    if on_main(lambda: _is_current(output, metadata, index)):
-        return output
-    network = for_inference(trained.rpn, config.runtime, device)
-    writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids))
-    pending = index.subset(np.flatnonzero(np.isin(index.image_ids, writer.pending)))
-    barrier()  # no rank adds pictures before all have read which ones are pending
-    for image_id, boxes, scores in proposals_of(config, network, pending, device, limits):
-        writer.add(image_id, boxes, scores)
-    writer.flush()
-    barrier()
-    on_main(writer.finish)
-    return output
 
 
 def train_fast_rcnn(
@@ -183,10 +118,13 @@ def train_fast_rcnn(
     if not rpn_file.is_file():
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
+        training = config.fast_rcnn.training
+        accumulation_steps(training, world_size())  # refuses too many processes now, before hours of proposing
         index = training_pictures(config.data, open_split(config.data, "train"))
+        tested = open_split(config.data, "test") if training.evaluate_every else None
         if proposals_file is None:
             own, limits = folder.proposals(index.name), config.rpn.training_proposals
-            proposals_file = _propose(config, rpn_file, index, device, own, limits)
+            proposals_file = write_proposals(config, rpn_file, index, device, own, limits)
         store = ProposalStore.open(proposals_file)
         rpn_sha256 = sha256_of(rpn_file)
         store.check_against(index, rpn_sha256)
@@ -213,14 +151,29 @@ def train_fast_rcnn(
         }
 
         def evaluate(step: int) -> dict[str, float]:
+            assert tested is not None
             detector = for_inference(pair(config, _load_rpn(rpn_file).to(device), network), config.runtime, device)
-            figures, _ = average_precision_of(config, detector, open_split(config.data, "test"), device)
+            figures, _ = average_precision_of(config, detector, tested, device)
             return _numbers(figures.figures)
 
-        _write_config(config, folder)
-        training = config.fast_rcnn.training
-        outcome = _train(
-            network, config, training, dataset, device, folder.fast_rcnn_training, provenance, evaluate, resume=resume
+        outcome = run_training(
+            network,
+            batches_for(config, training, dataset, device),
+            training,
+            config.runtime,
+            device,
+            folder.fast_rcnn_training,
+            what="fastrcnn",
+            pictures=len(dataset),
+            identity={
+                **provenance,
+                "pictures": _picture_set(index),
+                "proposal_limit": limit,
+                "config": _what_matters(config, "fast_rcnn"),
+            },
+            evaluate=evaluate,
+            save_config=lambda: write_config(config, folder.config),
+            resume=resume,
         )
         if outcome.finished:
             provenance["steps"] = outcome.step
@@ -238,96 +191,29 @@ def with_box_statistics(config: settings.Config, index: DatasetIndex, store: Pro
     return dataclasses.replace(config, fast_rcnn=fast_rcnn)
 
 
-def _train(
-    network: nn.Module,
-    config: settings.Config,
-    training: settings.Training,
-    dataset: DetectionDataset,
-    device: torch.device,
-    folder: Path,
-    provenance: dict[str, Any],
-    evaluate: Callable[[int], dict[str, float]],
-    *,
-    resume: bool,
-) -> Outcome:
-    """One network's training: what the two stages have in common."""
-    stage = str(provenance["stage"])
-    log = TrainingLog(folder, name=stage, tensorboard=config.runtime.tensorboard)
-    _announce(training, dataset, log)
-    return train(
-        network,
-        batches_for(config, training, dataset, device),
-        optimizer_for(network, training),
-        steps=training.steps,
-        schedule=schedule_for(training),
-        global_batch=training.global_batch,
-        accumulation=accumulation_steps(training, world_size()),
-        device=device,
-        autocast=autocast_dtype(config.runtime, device),
-        clip_norm=training.clip_norm,
-        checkpointer=Checkpointer(
-            folder,
-            {**provenance, "config": _what_matters(config, stage)},
-            keep=training.keep_checkpoints,
-            warn=logger.warning,
-        ),
-        checkpoint_every=training.checkpoint_every,
-        resume=resume,
-        log=log,
-        log_every=training.log_every,
-        evaluate=evaluate if training.evaluate_every else None,
-        evaluate_every=training.evaluate_every or 0,
-    )
+def _picture_set(index: DatasetIndex) -> str:
+    """Which of its data set's pictures an index has, in which order, as a text that tells it from others."""
+    return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
 
 
-def _announce(training: settings.Training, dataset: DetectionDataset, log: TrainingLog) -> None:
-    rate = effective_learning_rate(training)
-    log.message(
-        f"{len(dataset)} pictures; {training.global_batch} a step = {world_size()} process(es) × "
-        f"{accumulation_steps(training, world_size())} micro-batch(es) of up to {training.images_per_device}; "
-        f"{training.steps} steps, {training.steps * training.global_batch / len(dataset):.1f} epochs; "
-        f"learning rate {rate:g}"
-    )
-    if rate != training.learning_rate:
-        log.message(
-            f"the learning rate {training.learning_rate:g} is stated for {training.learning_rate_batch} pictures a "
-            f"step and was scaled to {training.global_batch}; learning_rate_batch=null takes it as it stands"
-        )
+def _what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
+    """The part of the configuration that a resumed training must share with the one that it continues.
 
-
-def _what_matters(config: settings.Config, stage: str) -> dict[str, Any]:
-    """The part of the configuration that a resumed training must share with the one that it continues."""
+    Left out are what `_picture_set` and the proposals' metadata say, how the network is tested, and how the work is
+    done.
+    """
     values = config_to_dict(config)
-    where_and_how = ("root", "layout", "train", "test", "skip_unreadable")
-    data = {key: value for key, value in values["data"].items() if key not in where_and_how}
-    network = values["rpn" if stage == "rpn" else "fast_rcnn"]
-    for key in ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"):
-        network["training"].pop(key)
-    return {"seed": values["seed"], "data": data, "backbone": values["backbone"], stage: network}
-
-
-def _is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
-    """Whether the store at `path` is what would be made now; a damaged one is not, and is made anew."""
-    if not path.exists():
-        return False
-    try:
-        store = ProposalStore.open(path)
-    except UserError as error:
-        logger.warning("%s; it is made anew", error)
-        return False
-    keys = ("dataset_fingerprint", "rpn_sha256", "limits", "sides")
-    same = all(store.metadata.get(key) == metadata[key] for key in keys)
-    return same and np.array_equal(store.image_ids, index.image_ids)
-
-
-def _first_on_main(action: Callable[[], T]) -> T:
-    """Runs `action` on rank 0, then on the others: what the first prepares, the others find."""
-    if is_main():
-        result = action()
-        barrier()
-        return result
-    barrier()
-    return action()
+    pictures = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
+    work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every")
+    for section, keys in (
+        (values["data"], (*pictures, "test_shorter_side", "test_longer_side")),
+        (values["rpn"], ("training_proposals", "test_proposals")),
+        (values["fast_rcnn"], ("min_score", "nms_iou", "detections")),
+        (values[network]["training"], work),
+    ):
+        for key in keys:
+            section.pop(key)
+    return {key: values[key] for key in ("seed", "data", "backbone", network)}
 
 
 def _load_rpn(path: Path) -> RPN:
@@ -357,11 +243,3 @@ def _categories(index: DatasetIndex) -> Categories:
 
 def _numbers(figures: dict[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
-
-
-def _write_config(config: settings.Config, folder: RunFolder) -> None:
-    def write() -> None:
-        with atomic_write(folder.config) as temporary:
-            temporary.write_text(config_to_yaml(config), encoding="utf-8")
-
-    on_main(write)

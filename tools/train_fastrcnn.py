@@ -42,11 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import process_group, was_restarted
+    from detection.training.distributed import is_main, process_group, was_restarted
 
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         if options.dry_run:
-            print(plan.of_fast_rcnn(config, device, rpn_file=options.rpn))
+            text = plan.of_fast_rcnn(config, device, rpn_file=options.rpn, proposals_file=options.proposals)
+            if is_main():
+                print(text)
             return 0
         outcome = stages.train_fast_rcnn(
             config,

@@ -37,11 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import process_group, was_restarted
+    from detection.training.distributed import is_main, process_group, was_restarted
 
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         if options.dry_run:
-            print(plan.of_rpn(config, device))
+            text = plan.of_rpn(config, device)
+            if is_main():
+                print(text)
             return 0
         return stages.train_rpn(config, device, resume=options.resume or was_restarted()).exit_status
 

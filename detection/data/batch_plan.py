@@ -96,7 +96,8 @@ class BatchPlan:
 
 
 def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list[np.ndarray]:
-    """This rank's micro-batches of a global batch, `accumulation` contiguous parts, as even as possible.
+    """This rank's micro-batches of a global batch, `accumulation` contiguous parts. Ranks, and the parts of a rank, are
+    as even as possible.
 
     Over all ranks each index comes once, whatever the split.
 
@@ -104,11 +105,11 @@ def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list
         ValueError: fewer pictures than parts.
 
     >>> [part.tolist() for part in share(np.arange(6), rank=1, world=2, accumulation=2)]
-    [[4], [5]]
+    [[3, 4], [5]]
     """
     parts = world * accumulation
     if len(indices) < parts:
         raise ValueError(
             f"a global batch of {len(indices)} cannot be split over {world} ranks × {accumulation} accumulation steps"
         )
-    return np.array_split(indices, parts)[rank * accumulation : (rank + 1) * accumulation]
+    return np.array_split(np.array_split(indices, world)[rank], accumulation)

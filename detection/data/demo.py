@@ -22,6 +22,7 @@ import numpy as np
 from detection.data.demo_drawing import CLASSES, DrawnObject, draw_picture
 from detection.errors import UserError
 from detection.files import atomic_write
+from detection.progress import with_progress
 
 VERSION = 1  # raised whenever the same seed gives other pictures
 JPEG_QUALITY = 95
@@ -59,7 +60,10 @@ def make_demo_dataset(
         if marker.read_text() == _marker_text(making, _digest(folder)):
             return paths
     elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds files that are no demo data set; name another folder, or empty it")
+        raise UserError(
+            f"{folder}: holds files that are no demo data set, and a configuration of the demo is in use. For pictures "
+            "of your own, name yours with --config; for the demo, another folder (--data)"
+        )
     _write(marker, _marker_text(making, "unfinished"))
     for split, (listing, images, count) in enumerate(((*paths[:2], train), (*paths[2:], test))):
         _draw_split(listing, images, count, (seed, split))
@@ -76,7 +80,7 @@ def _draw_split(listing: Path, images: Path, count: int, seed: tuple[int, int]) 
         "annotations": [],
         "categories": [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)],
     }
-    for i in range(1, count + 1):
+    for i in with_progress(range(1, count + 1), count, f"drawing {images}"):
         drawing = draw_picture(np.random.default_rng((*seed, i)))
         height, width = drawing.picture.shape[:2]
         name = f"{i:06d}.jpg"

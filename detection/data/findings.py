@@ -47,6 +47,9 @@ KINDS: dict[str, Kind] = {
     "ignore_flag": Kind("annotations with a true `ignore`", "the flag has no effect, as in pycocotools; use `iscrowd`"),
     "picture_twice": Kind("pictures listed again with the same file and size", "taken once"),
     "size_missing": Kind("pictures without `width` and `height`", "read from the files' headers"),
+    "picture_doubtful": Kind(
+        "pictures in which the decoder finds corrupt data and reads on", "used as they are; look at them"
+    ),
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
     "annotations_missing": Kind("files without a list of annotations", "taken as pictures without objects"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,31 +49,49 @@ def training_batches(
     return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch)
 
 
-def evaluation_batches(
+def evaluation_parts(
     dataset: DetectionDataset,
     *,
     rank: int = 0,
     world: int = 1,
     batch_size: int = 1,
+    size_divisor: int = 1,
+    only: Collection[int] | None = None,
+) -> list[list[tuple[int, int]]]:
+    """What each of this rank's batches holds, as (epoch 0, position in the index): every picture once over all ranks.
+
+    Only pictures of one padded size share a batch, so that what a picture is padded with, and with that what a network
+    finds in it, does not depend on its company. Many batches are therefore smaller than asked for. Which pictures share
+    one does not depend on the number of ranks either, nor on what is left to do: a kernel may round otherwise in a
+    batch of another size. A rank may have none.
+
+    only: the positions still wanted; batches without any of them are left out.
+    """
+    alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i in range(len(dataset)):
+        alike.setdefault(padded_size(dataset.size((0, i)), size_divisor), []).append((0, i))
+    parts = [
+        group[start : start + batch_size] for group in alike.values() for start in range(0, len(group), batch_size)
+    ]
+    if only is not None:
+        parts = [part for part in parts if any(i in only for _, i in part)]
+    return parts[rank::world]
+
+
+def evaluation_batches(
+    dataset: DetectionDataset,
+    parts: Sequence[list[tuple[int, int]]],
+    *,
     workers: int = 0,
     size_divisor: int = 1,
     pin_memory: bool = False,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """This rank's pictures, each once, as of epoch 0: rank, rank + world, … of the index.
-
-    Only pictures of one padded size share a batch, so that what a picture is padded with, and with that what a network
-    finds in it, does not depend on its company. Many batches are therefore smaller than asked for; a rank may have none.
+    """The batches of `evaluation_parts`, in order.
 
     Raises:
         UserError: a picture or its proposals cannot be read, naming the file.
     """
-    alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i in range(rank, len(dataset), world):
-        alike.setdefault(padded_size(dataset.size((0, i)), size_divisor), []).append((0, i))
-    parts = [
-        group[start : start + batch_size] for group in alike.values() for start in range(0, len(group), batch_size)
-    ]
     return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch)
 
 

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,17 @@ from detection.data.tensor_file import make_header, map_array, read_header
 from detection.errors import UserError
 from detection.files import atomic_write
 
+_CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
 CHUNK_BYTES = 1 << 24  # added proposals that are gathered before they go to disk
 
 
 class ProposalWriter:
     """A store being made.
 
-    metadata: JSON-able, says what makes it: "dataset_fingerprint", "rpn_sha256", config, versions. If `<path>.partial/`
-    was left by a run with the same metadata and pictures, its proposals count; otherwise it is emptied.
+    metadata: JSON-able, says what makes it: "dataset_fingerprint", "rpn_sha256", config, versions.
     image_ids: all the pictures that the store will have, each once, in its order.
+    essential: the keys of `metadata` that decide what the proposals are; None: all. If `<path>.partial/` was left by a
+    run with the same essential metadata and pictures, its proposals count; otherwise it is emptied.
 
     Raises:
         ValueError: an image id twice.
@@ -41,7 +43,12 @@ class ProposalWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], metadata: Mapping[str, Any], image_ids: Sequence[int] | np.ndarray
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Any],
+        image_ids: Sequence[int] | np.ndarray,
+        *,
+        essential: Collection[str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.metadata = {**metadata, "kind": KIND}
@@ -53,7 +60,7 @@ class ProposalWriter:
         self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._gathered_bytes = 0
         self._done = np.zeros(len(self.image_ids), dtype=bool)
-        self._open_folder()
+        self._open_folder({key: metadata[key] for key in (metadata if essential is None else essential)})
 
     @property
     def pending(self) -> np.ndarray:
@@ -146,10 +153,10 @@ class ProposalWriter:
                         file.write(rows.tobytes())
         shutil.rmtree(self.folder)
 
-    def _open_folder(self) -> None:
+    def _open_folder(self, made_of: Mapping[str, Any]) -> None:
         """Takes up a partial folder of the same making, or begins an empty one."""
         manifest = self.folder / "manifest.json"
-        content = {"metadata": self.metadata, "image_ids": self.image_ids.tolist()}
+        content = {"metadata": made_of, "image_ids": self.image_ids.tolist()}
         ours = json.dumps(content, sort_keys=True).encode()
         if manifest.is_file() and manifest.read_bytes() == ours:
             for positions, _, _, _ in self._chunks():
@@ -165,7 +172,20 @@ class ProposalWriter:
         for path in sorted(self.folder.glob("*.chunk")):
             try:
                 _, places = read_header(path)
-            except UserError:
+                chunk = tuple(map_array(path, places[name]) for name in _CHUNK)
+            except (UserError, KeyError):
+                chunk = ()
+            if chunk and self._fits(*chunk):
+                yield chunk
+            else:
                 path.unlink()
-                continue
-            yield tuple(map_array(path, places[name]) for name in ("positions", "counts", "boxes", "scores"))
+
+    def _fits(self, positions: np.ndarray, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> bool:
+        """Whether a chunk's arrays are what `flush` writes for pictures of this store."""
+        arrays = (positions, counts, boxes, scores)
+        if tuple(array.dtype for array in arrays) != tuple(_CHUNK.values()) or scores.ndim != 1:
+            return False
+        if positions.ndim != 1 or counts.shape != positions.shape or boxes.shape != (len(scores), 4):
+            return False
+        known = (positions >= 0) & (positions < len(self.image_ids))
+        return bool(known.all() and (counts >= 0).all() and counts.sum() == len(scores))

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.annotation_file import MISSING, Tables
+from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
 from detection.data.pictures import PictureError, picture_size, read_picture
 
+_TOGETHER = 64  # pictures that are decoded between two looks at what their decoder says
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
 
 
@@ -62,7 +64,7 @@ def check_files(
     decode: bool,
 ) -> None:
     """Adds pictures without a file, from one listing of each folder; with `decode`, also those that cannot be read or
-    are not of the size given.
+    are not of the size given, and those whose decoder complains.
     """
     present: dict[str, set[str]] = {}
     found = []
@@ -88,8 +90,19 @@ def check_files(
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for message in filter(None, pool.map(problem, found)):
-            findings.add("picture_unreadable", 1, [message])
+        for start in range(0, len(found), _TOGETHER):
+            group = found[start : start + _TOGETHER]
+            with decoder_complaints() as complaints:
+                problems = list(pool.map(problem, group))
+            for i, message in zip(group, problems, strict=True):
+                if message is not None:
+                    findings.add("picture_unreadable", 1, [message])
+                elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
+                    with decoder_complaints() as own:
+                        problem(i)
+                    findings.add(
+                        "picture_doubtful", min(1, len(own)), [f"{image_root / names[i]}: {text}" for text in own[:1]]
+                    )
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:

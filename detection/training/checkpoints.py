@@ -151,7 +151,7 @@ class Checkpointer:
         )
 
     def _newest_whole(self) -> Path | None:
-        for leftover in self.folder.glob(".*.pt.*.tmp"):  # of a run that was killed while it wrote
+        for leftover in self.folder.glob(".*.pt.*tmp"):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
         candidates = self._all()
         for path in reversed(candidates):

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from detection.errors import UserError
+from detection.training.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -74,6 +75,8 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
     global _store
     world, this_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if world == 1:
         yield chosen
         return
@@ -163,6 +166,19 @@ def broadcast_object(value: T) -> T:
     with explained("sending from rank 0"):
         dist.broadcast_object_list(holder, src=0)
     return cast(T, holder[0])
+
+
+def share_buffers(network: torch.nn.Module) -> None:
+    """Gives every rank rank 0's buffers, such as the running statistics of batch normalisation, as the next step would.
+
+    Each rank keeps its own between two steps, while a checkpoint holds rank 0's: what is measured in between is then
+    the network that is saved.
+    """
+    if world_size() == 1:
+        return
+    shared = broadcast_object({name: buffer.cpu() for name, buffer in network.named_buffers()})
+    for name, buffer in network.named_buffers():
+        buffer.copy_(shared[name])
 
 
 def on_main(action: Callable[[], T]) -> T:

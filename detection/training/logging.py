@@ -1,7 +1,8 @@
 """Figures of a run → a progress line on the terminal, a JSONL file, and TensorBoard curves.
 
-    <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}
-    <folder>/tensorboard/   the same figures, if TensorBoard is installed
+    <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}, or
+                            {"kind": "remark", "step": …, "text": …}
+    <folder>/tensorboard/   the same, if TensorBoard is installed
 
 Only rank 0 writes and speaks. Durations come from a monotonic clock, numbers are formatted the same in every locale.
 """
@@ -64,7 +65,7 @@ class TrainingLog:
         path = self._folder / "log.jsonl"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _rewind(path, {"train": step, "evaluation": evaluated})
+            _rewind(path, {"train": step, "evaluation": evaluated, "remark": step})
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -96,8 +97,15 @@ class TrainingLog:
             f"{self._name} step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         )
 
+    def remark(self, step: int, text: str) -> None:
+        """Writes and shows one line about the run as it goes on from `step`."""
+        if not is_main():
+            return
+        self._write("remark", step, {"text": text})
+        self.message(text)
+
     def message(self, text: str) -> None:
-        """Shows one line that stays."""
+        """Shows one line that stays on the terminal."""
         if not is_main():
             return
         self._end_line()
@@ -115,18 +123,21 @@ class TrainingLog:
                 self._writer.close()
             self._writer = None
 
-    def _write(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
+    def _write(self, kind: str, step: int, entries: Mapping[str, float | str]) -> None:
         if self._folder is None:
             return
         # JSON has no NaN (an AP where no class was to be found): null stands for it.
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        finite = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in entries.items()
+        }
         try:
             if self._file is not None:
                 self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
                 self._file.flush()
             if self._writer is not None:
-                for name, value in figures.items():
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+                for name, value in entries.items():
+                    add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
+                    add(f"{kind}/{name}", value, step)
         except OSError as error:
             raise UserError(
                 f"the log in {self._folder} cannot be written: {error.strerror or error}. "

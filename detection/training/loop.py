@@ -32,6 +32,7 @@ from detection.training.distributed import (
     on_main,
     report_progress,
     require_same,
+    share_buffers,
     world_size,
 )
 from detection.training.logging import Stopwatch, TrainingLog
@@ -52,11 +53,13 @@ class Outcome:
         step: updates done in the whole run.
         signal: the signal that ended it early; 0 if all steps are done.
         metrics: the figures of the last periodic evaluation in this session.
+        first_step: updates that had been done before this session.
     """
 
     step: int
     signal: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    first_step: int = 0
 
     @property
     def finished(self) -> bool:
@@ -89,6 +92,7 @@ def train(
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
     keep_best: str | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Trains `network`, which lies on `device`, in place until `steps` updates are done or a signal asks for the end.
 
@@ -107,9 +111,11 @@ def train(
         resume: go on from the newest checkpoint, to the same bits as if there had been no break. Without it a folder
             that holds checkpoints is refused.
         log, log_every: figures every so many steps, and ahead of every evaluation.
-        evaluate, evaluate_every: step → figures, every so many steps, on every rank; it may use the network as it
-            likes, but not train it.
+        evaluate, evaluate_every: step → figures, every so many steps and after the last, on every rank, each with rank
+            0's running statistics; it may use the network as it likes, but not train it. 0: never.
         keep_best: the figure (more is better) by which the best checkpoint is kept as best.pt.
+        on_start: called once it is plain that the run may go on in the folder, with the steps that are done; the log is
+            open then.
 
     Finite numbers: a step whose losses or gradient are not finite never changes the weights. On a CPU each step is
     checked before its update. A GPU is not waited for at every step: the check stays on it as a flag by which the fused
@@ -135,8 +141,11 @@ def train(
     with lock, StopSignals() as signals, explained("exchanging gradients"), contextlib.closing(log):
         _begin(state, checkpointer, resume, log)
         require_same("the run", _plan(network, state.step, steps, global_batch, accumulation))
+        if on_start is not None:
+            on_start(state.step)
         parallel = _wrapped(network, device).train()
-        stream = _stream(batches, state.step)
+        first_step = state.step
+        stream = _stream(batches, first_step)
         watch = LossWatch(device, global_batch, last_good=partial(_last_good, checkpointer), scaled=scaler is not None)
         looks_late = _skips_on_device(optimizer, device)
         stopwatch, began, logged, signal = Stopwatch(), time.monotonic() - state.elapsed, state.step, 0
@@ -148,6 +157,9 @@ def train(
         def is_due(every: int) -> bool:
             return every > 0 and state.step % every == 0
 
+        def evaluation_is_due() -> bool:
+            return evaluate is not None and evaluate_every > 0 and (is_due(evaluate_every) or state.step == steps)
+
         def save() -> None:
             state.elapsed = time.monotonic() - began
             if checkpointer is not None:
@@ -155,16 +167,16 @@ def train(
                     checkpointer.save(state)
 
         while True:
-            if evaluate is not None and is_due(evaluate_every) and state.evaluated < state.step:
+            if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
                 try:
                     with signals.raising(), stopwatch.aside():
                         metrics = _evaluated(evaluate, state, checkpointer, keep_best)
                 except StopRequested as stop:  # the checkpoint from before the evaluation stands, and will be evaluated
-                    return Outcome(state.step, stop.signal, metrics)
+                    return Outcome(state.step, stop.signal, metrics, first_step)
                 log.evaluation(state.step, metrics)
                 save()
             if signal or state.step == steps:
-                return Outcome(state.step, signal, metrics)
+                return Outcome(state.step, signal, metrics, first_step)
 
             rate = schedule(state.step)
             set_learning_rate(optimizer, rate)
@@ -181,7 +193,7 @@ def train(
                 maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
 
             state.step += 1
-            is_stop = (evaluate is not None and is_due(evaluate_every)) or state.step == steps
+            is_stop = evaluation_is_due() or state.step == steps
             save_due = is_due(checkpoint_every) or is_stop
             log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
             if not looks_late or save_due or log_due or (world == 1 and signals.received):
@@ -293,6 +305,7 @@ def _evaluated(
     checkpointer: Checkpointer | None,
     keep_best: str | None,
 ) -> dict[str, float]:
+    share_buffers(state.network)
     with preserved_random_state():
         metrics = evaluate(state.step)
     state.network.train()

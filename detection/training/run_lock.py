@@ -1,4 +1,4 @@
-"""An output folder → at most one run writing into it."""
+"""An output folder, or a file being made → at most one run writing it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ try:
 except ImportError:  # Windows has no record locks; two runs are then not kept apart
     fcntl = None  # type: ignore[assignment]
 
-_NAME = "run.lock"
 _held: Counter[Path] = Counter()  # how often this process holds each; closing the file once would let go of all
 
 
 @contextlib.contextmanager
-def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+def run_lock(folder: str | os.PathLike[str], name: str = "run.lock") -> Iterator[None]:
     """Holds `folder` (made if missing) for the length of the block; of several ranks, rank 0 holds it for all.
 
     A block within a block may hold the same folder again: `train` holds its own, and a caller may hold it for longer.
+    Where several may write into one folder, each file of its own, `name` is the lock's file of one of them.
 
     The system frees the lock when the process ends in whatever way, so a killed run leaves nothing to clean up. It is a
     record lock (`lockf`), which forked loader workers do not inherit: one that outlives its killed parent by seconds
@@ -35,7 +35,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         UserError: another run holds the folder (its process and machine are named), or the folder cannot be written.
     """
-    path = (Path(folder) / _NAME).resolve()
+    path = (Path(folder) / name).resolve()
     files: list[IO[bytes]] = []
 
     def take() -> None:
@@ -66,7 +66,7 @@ def _take(path: Path) -> IO[bytes]:
             holder = file.read().decode("utf-8", "replace").strip()
             file.close()
             raise UserError(
-                f"another run is writing into {path.parent} ({holder or 'unknown'}): "
+                f"another run is writing into {path.parent} ({holder or 'unknown'} holds {path.name}): "
                 "wait for it, stop it, or choose another output folder"
             ) from error
         except OSError:

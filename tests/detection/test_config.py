@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,25 @@ def test_the_modern_preset_is_detectrons() -> None:
     assert (rpn.warmup_steps, rpn.warmup_factor) == (500, pytest.approx(1 / 3))
     assert config.rpn.anchor_sizes == (32, 64, 128, 256, 512)
     assert (config.fast_rcnn.samples, config.fast_rcnn.nms_iou, config.fast_rcnn.pooling) == (512, 0.5, "align")
+    for training in (rpn, fast):  # SOLVER.BIAS_DOUBLE_LR and SOLVER.BIAS_WEIGHT_DECAY, by their defaults
+        assert (training.bias_lr_factor, training.bias_weight_decay) == (2.0, False)
+    limits = config.rpn.test_proposals  # TEST.RPN_PRE_NMS_TOP_N by its default, and TEST.PROPOSAL_LIMIT
+    assert (limits.before_nms, limits.after_nms, limits.nms_iou, limits.min_side) == (12_000, 1000, 0.7, 0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "modern"])
+def test_the_presets_are_measured_along_the_way(preset: str) -> None:
+    config = load_config(Path(CONFIGS[0]).parents[1] / "configs" / preset / "resnet50.yaml")
+    assert (config.rpn.training.evaluate_every, config.fast_rcnn.training.evaluate_every) == (10_000, 10_000)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_value_has_its_source_beside_it(path: Path) -> None:
+    """Names and weights of networks, and what stands on a line of its own, the first lines of a file explain."""
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    values = [line for line in lines if re.match(r" +(?!name:|weights:)\w+: *[^ #]", line)]
+    assert [line for line in values if not re.search(r" # \S", line)] == []
 
 
 def test_command_line_values_are_typed_and_applied_in_order() -> None:
@@ -112,6 +133,8 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["backbone.weights=null", "backbone.freeze=null"], "no statistics to keep"),
         (["data.layout=files"], "needs `annotations` and `images`"),
         (["rpn.training.milestones=[5, 3]"], "must ascend"),
+        (["rpn.training.steps=9000"], r"milestones \[120000\]: none lies below rpn.training.steps \(9000\)"),
+        (["fast_rcnn.training.steps=120000"], "fast_rcnn.training.schedule=cosine"),
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
         (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
         (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),
@@ -122,11 +145,48 @@ def test_contradictions_are_refused(changes: list[str], part: str) -> None:
         load_config(None, [*VALID, *changes])
 
 
+@pytest.mark.parametrize("last", ["milestones=[]", "milestones=[8000, 120000]", "schedule=cosine"])
+def test_a_rate_that_falls_or_is_meant_not_to_is_no_contradiction(last: str) -> None:
+    assert load_config(None, [*VALID, "rpn.training.steps=9000", f"rpn.training.{last}"]).rpn.training.steps == 9000
+
+
+def test_a_file_without_its_option_is_told_of_the_option() -> None:
+    with pytest.raises(UserError, match=r"'configs/bccd\.yaml': write key\.sub=value, or --config before"):
+        load_config(None, ["configs/bccd.yaml"])
+
+
 def test_contradictions_are_named_together() -> None:
     with pytest.raises(UserError) as raised:
         load_config(None, [*VALID, "rpn.negative_iou=0.8", "rpn.anchor_sizes=[]", "fast_rcnn.pooled_size=1"])
     for part in ("an anchor cannot be both", "rpn.anchor_sizes: at least one value", "conv5 halves it"):
         assert part in str(raised.value)
+
+
+def test_contradictions_are_named_beside_wrong_values_of_other_sections() -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(
+            None,
+            [*VALID, "rpn.negative_iou=0.8", "rpn.training.steps=0", "rpn.training.milestones=[5, 3]", "data.roo=x"],
+        )
+    message = str(raised.value)
+    assert "rpn.training.steps: 0 is out of range" in message
+    assert "data.roo: unknown key" in message
+    assert "an anchor cannot be both" in message
+    assert "must ascend" not in message  # the default stands in for the steps
+
+
+def test_what_a_wrong_value_was_meant_to_be_is_not_called_a_contradiction() -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(None, ["data.layout=coco", "backbone.weigths=x", "rpn.negative_iou=0.8"])
+    assert "backbone.weigths: unknown key; did you mean 'weights'?" in str(raised.value)
+    assert "an anchor cannot be both" in str(raised.value)
+    assert "without backbone.weights" not in str(raised.value)
+
+
+def test_bytes_that_are_no_utf8_are_refused_in_words() -> None:
+    name = os.fsdecode(b"/data/caf\xe9")
+    with pytest.raises(UserError, match=r"^data\.root='/data/caf.*': has bytes that are no UTF-8; rename it"):
+        load_config(None, [*VALID, f"data.root='{name}'"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -81,6 +83,10 @@ def test_a_detector_file_needs_nothing_else(run: Path, data: Path, tmp_path: Pat
     assert found.boxes.shape == (len(found), 4)
     assert (np.diff(found.scores) <= 0).all()
     assert all(name in content["categories"]["names"] for name in found.names)
+    few = Detector.load(alone, "cpu", changes=["fast_rcnn.detections=2", "data.test_shorter_side=64"])
+    assert len(few(picture)) <= 2
+    with pytest.raises(UserError, match="did you mean 'detections'"):
+        Detector.load(alone, "cpu", changes=["fast_rcnn.detection=2"])
 
 
 def test_a_path_an_array_a_batch_and_a_tensor_give_the_same(run: Path, data: Path) -> None:
@@ -147,6 +153,24 @@ def test_predict_writes_pictures_and_json_and_names_what_it_cannot_read(run: Pat
     }
 
 
+def test_names_that_are_no_utf8_are_read_and_written(run: Path, data: Path, tmp_path: Path) -> None:
+    """Run as a process of its own, whose stdout has an encoding."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(next((data / "test").iterdir()).read_bytes())
+    process = start(
+        "predict", "--weights", run / "detector.pt", folder, "--output", folder / "out", stdout=subprocess.PIPE
+    )
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "written: " in said
+    [entry] = json.loads((folder / "out" / "detections.json").read_text(encoding="utf-8"))
+    assert Path(entry["file"]) == folder / "a.jpg"
+    refused = tool("train_rpn", "--data", folder, check=False)
+    assert refused.returncode == 1
+    assert "has bytes that are no UTF-8" in refused.stderr
+
+
 def test_a_dry_run_tells_the_plan_and_writes_nothing(config: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     plan = tool("train_rpn", *arguments_for(config, data, output), "--dry-run").stdout
@@ -163,9 +187,11 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(config: Path, data: Path, t
 def test_a_changed_batch_scales_the_learning_rate_and_says_so(config: Path, data: Path, tmp_path: Path) -> None:
     changes = ["rpn.training.global_batch=2", "rpn.training.steps=1", "rpn.training.milestones=[]"]
     said = tool("train_rpn", *arguments_for(config, data, tmp_path / "run", changes)).stderr
-    assert "the learning rate 0.01 is stated for 4 pictures a step and was scaled to 2" in said
-    rate = json.loads((tmp_path / "run/rpn/log.jsonl").read_text().splitlines()[0])["lr"]
-    assert rate == pytest.approx(0.005)
+    scaled = "the learning rate 0.01 is stated for 4 pictures a step and was scaled to 2"
+    assert scaled in said
+    lines = [json.loads(line) for line in (tmp_path / "run/rpn/log.jsonl").read_text().splitlines()]
+    assert [line["text"].split(";")[0] for line in lines if line["kind"] == "remark"][1:] == [scaled]
+    assert [line["lr"] for line in lines if line["kind"] == "train"] == [pytest.approx(0.005)]
 
 
 def test_two_processes_end_in_the_weights_of_one_with_accumulation(
@@ -177,8 +203,8 @@ def test_two_processes_end_in_the_weights_of_one_with_accumulation(
             changes = ["rpn.training.images_per_device=2", "fast_rcnn.training.images_per_device=2"]
             extra = ["--rpn", run / "rpn.pt"] if training == "train_fastrcnn" else []
             tool(training, *arguments_for(config, data, tmp_path / name, changes), *extra, processes=processes)
-        assert_same_weights(run / "rpn.pt", tmp_path / name / "rpn.pt", atol=1e-5, rtol=1e-4)
-        assert_same_weights(run / "fastrcnn.pt", tmp_path / name / "fastrcnn.pt", atol=1e-5, rtol=1e-4)
+        assert_same_weights(run / "rpn.pt", tmp_path / name / "rpn.pt", atol=3e-5, rtol=1e-4)
+        assert_same_weights(run / "fastrcnn.pt", tmp_path / name / "fastrcnn.pt", atol=3e-5, rtol=1e-4)
 
 
 def test_evaluation_over_two_processes_gives_the_same_figures(run: Path) -> None:
@@ -205,6 +231,13 @@ def test_killed_and_resumed_ends_in_the_same_bits(
     tool(stage, *arguments, "--resume")
     name = "rpn.pt" if stage == "train_rpn" else "fastrcnn.pt"
     assert_same_weights(run / name, output / name, atol=0, rtol=0)
+
+
+def test_resuming_a_finished_run_leaves_its_file_alone(run: Path, config: Path, data: Path) -> None:
+    """Proposals and the other network's checkpoints refer to rpn.pt by its hash."""
+    before = (run / "rpn.pt").read_bytes()
+    tool("train_rpn", *arguments_for(config, data, run, ["runtime.test_batch=2"]), "--resume")
+    assert (run / "rpn.pt").read_bytes() == before
 
 
 def test_sigterm_leaves_a_checkpoint_and_a_clean_exit(run: Path, config: Path, data: Path, tmp_path: Path) -> None:

@@ -132,9 +132,19 @@ def test_stopped_half_way_and_asked_for_anew(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="holds files that are no demo data set"):
+    with pytest.raises(UserError, match=r"holds files that are no demo data set.* name yours with --config") as caught:
         make_demo_dataset(tmp_path, train=1, test=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "empty" not in str(caught.value)  # no advice to delete one's data
+
+
+def test_drawing_tells_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_demo_dataset(tmp_path, train=2, test=1)
+    told = capsys.readouterr().err
+    assert f"drawing {tmp_path / 'train'} 2/2" in told
+    assert f"drawing {tmp_path / 'test'} 1/1" in told
+    make_demo_dataset(tmp_path, train=2, test=1)
+    assert capsys.readouterr().err == ""
 
 
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), bits=st.integers(0, 2**36 - 1))

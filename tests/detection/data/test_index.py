@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex, load_index
 from detection.errors import UserError
@@ -296,6 +298,30 @@ def test_missing_size_is_read_from_the_file(load: Load, sound: dict[str, Any], t
     index = load(sound)
     assert (index.heights[1], index.widths[1]) == (50, 30)
     assert index.findings.count("size_missing") == 1
+
+
+def test_what_the_jpeg_decoder_reads_over_is_told_when_pictures_are_checked(
+    load: Load, sound: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A block of zeros: no marker is wrong, and OpenCV's decoder only writes a line to stderr, which names no file."""
+    (tmp_path / "pictures").mkdir()
+    random = np.random.default_rng(0)
+    for entry, (height, width) in zip(sound["images"], ((300, 400), (200, 300)), strict=True):
+        entry |= {"height": height, "width": width, "file_name": f"{entry['id']}.jpg"}
+        noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pictures" / entry["file_name"])
+    damaged = tmp_path / "pictures" / sound["images"][1]["file_name"]
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:5000] + bytes(512) + data[5512:])
+    load(sound)
+    index = load_index(tmp_path / "instances.json", tmp_path / "pictures", name="test", pictures="sound")
+    assert index.findings.count("picture_doubtful") == 1
+    assert f"{damaged}: Corrupt JPEG data: " in index.findings.summary()
+    assert capfd.readouterr().err == ""
+    with decoder_complaints() as complaints:
+        os.write(2, b"somebody else\nCorrupt JPEG data: all of it\n")
+    assert complaints == ["Corrupt JPEG data: all of it"]
+    assert capfd.readouterr().err == "somebody else\n"
 
 
 def test_ten_thousand_boxes_in_one_picture(load: Load, sound: dict[str, Any]) -> None:

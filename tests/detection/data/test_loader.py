@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch, Sample, collate
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
-from detection.data.loader import evaluation_batches, training_batches
+from detection.data.loader import evaluation_batches, evaluation_parts, training_batches
 from detection.data.pictures import PictureError
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
@@ -32,6 +32,13 @@ SIZES = [(20, 30), (24, 40), (40, 24), (30, 30), (50, 20), (20, 50), (33, 47)]
 
 def dataset_of(index: DatasetIndex, **options: object) -> DetectionDataset:
     return DetectionDataset(index, Augmentation([24, 32], 60, horizontal_flip=0.5), seed=11, **options)  # type: ignore[arg-type]
+
+
+def evaluated(
+    dataset: DetectionDataset, *, workers: int = 0, size_divisor: int = 1, **options: object
+) -> Iterator[Batch]:
+    parts = evaluation_parts(dataset, size_divisor=size_divisor, **options)  # type: ignore[arg-type]
+    return evaluation_batches(dataset, parts, workers=workers, size_divisor=size_divisor)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -165,7 +172,7 @@ def test_the_global_generator_is_left_alone(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     before = torch.get_rng_state()
     for workers in (0, 1):
-        list(evaluation_batches(dataset_of(index), workers=workers))
+        list(evaluated(dataset_of(index), workers=workers))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -182,27 +189,44 @@ def test_evaluation_sees_each_picture_once(make_index: MakeIndex, workers: int) 
     dataset = DetectionDataset(index, Augmentation([24], 60))
     seen = []
     for rank in range(3):
-        for batch in evaluation_batches(dataset, rank=rank, world=3, batch_size=2, workers=workers, size_divisor=8):
+        for batch in evaluated(dataset, rank=rank, world=3, batch_size=2, workers=workers, size_divisor=8):
             assert len(batch) <= 2
             seen += batch.image_ids.tolist()
     assert sorted(seen) == index.image_ids.tolist()
-    assert list(evaluation_batches(dataset, rank=9, world=10)) == []
+    assert list(evaluated(dataset, rank=9, world=10)) == []
 
 
 def test_at_evaluation_a_picture_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
     """Whatever the batch size and the number of ranks."""
     index = make_index([*SIZES, *SIZES])
     dataset = DetectionDataset(index, Augmentation([24], 60))
-    alone = {int(b.image_ids): b for b in evaluation_batches(dataset, batch_size=1, size_divisor=8)}
+    alone = {int(b.image_ids): b for b in evaluated(dataset, batch_size=1, size_divisor=8)}
     sizes = []
     for world in (1, 2):
         for rank in range(world):
-            for batch in evaluation_batches(dataset, rank=rank, world=world, batch_size=4, size_divisor=8):
+            for batch in evaluated(dataset, rank=rank, world=world, batch_size=4, size_divisor=8):
                 sizes.append(len(batch))
                 for image_id, image in zip(batch.image_ids.tolist(), batch.images, strict=True):
                     assert torch.equal(image, alone[image_id].images[0])
     assert sum(sizes) == 2 * len(index)
     assert max(sizes) > 1
+
+
+def test_which_pictures_share_a_batch_depends_neither_on_ranks_nor_on_what_is_left(make_index: MakeIndex) -> None:
+    index = make_index([*SIZES, *SIZES, *SIZES])
+    dataset = DetectionDataset(index, Augmentation([24], 60))
+    alone = evaluation_parts(dataset, batch_size=2, size_divisor=8)
+    assert max(map(len, alone)) == 2
+    for world in (2, 3, 50):
+        shares = [
+            evaluation_parts(dataset, batch_size=2, size_divisor=8, rank=rank, world=world) for rank in range(world)
+        ]
+        assert sorted(part for share in shares for part in share) == sorted(alone)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    left = {3, 8, 20}
+    some = evaluation_parts(dataset, batch_size=2, size_divisor=8, only=left)
+    assert some == [part for part in alone if left & {i for _, i in part}]
+    assert 2 <= len(some) <= 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -265,7 +289,7 @@ def test_a_bad_picture_is_blank_at_evaluation(make_index: MakeIndex, caplog: pyt
     index.path(2).write_bytes(b"")
     dataset = dataset_of(index, unreadable="blank")
     with caplog.at_level(logging.WARNING):
-        batches = list(evaluation_batches(dataset, batch_size=3))
+        batches = list(evaluated(dataset, batch_size=3))
     assert "1 picture(s) could not be read, asked for 1 time(s): nothing is found in them" in caplog.text
     problems = [problem for batch in batches for problem in batch.problems]
     assert [image_id for image_id, _ in problems] == [102]

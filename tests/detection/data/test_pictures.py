@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -272,6 +273,38 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(PictureError, match=message):
             read_picture(tmp_path / name)
+
+
+def test_without_permission_to_read(scene: np.ndarray) -> None:
+    """In a process that is nobody, where the tests run as root, to whom everything is permitted."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        os.chmod(folder, 0o755)
+        closed = Path(folder) / "closed.png"
+        (Path(folder) / "behind").mkdir()
+        behind = Path(folder) / "behind" / "door.png"
+        for path in (closed, behind):
+            Image.fromarray(scene).save(path)
+        closed.chmod(0o000)
+        behind.parent.chmod(0o000)
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            for path in (closed, behind):
+                for reader in (read_picture, picture_size):
+                    try:
+                        reader(path)
+                    except PictureError as error:
+                        os.write(write, f"{error}\n".encode())
+            os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            messages = said.read().splitlines()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        behind.parent.chmod(0o755)
+    assert messages == [f"{path}: cannot be read (Permission denied)" for path in (closed, closed, behind, behind)]
 
 
 def test_odd_names(tmp_path: Path, scene: np.ndarray) -> None:

@@ -94,6 +94,23 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list(writer.folder.glob("*.chunk"))) == 20
 
 
+def test_only_what_is_essential_must_be_the_same_to_be_taken_up(tmp_path: Path) -> None:
+    ids, essential = [4, 5, 6], ("dataset_fingerprint", "rpn_sha256")
+    first = ProposalWriter(tmp_path / "p", METADATA, ids, essential=essential)
+    first.add(5, *proposals_of(5))
+    first.flush()
+    later = {**METADATA, "config": {"runtime": "another"}}
+    second = ProposalWriter(tmp_path / "p", later, ids, essential=essential)
+    assert second.pending.tolist() == [4, 6]
+    for image_id in (4, 6):
+        second.add(image_id, *proposals_of(image_id))
+    second.finish()
+    assert ProposalStore.open(tmp_path / "p").metadata["config"] == {"runtime": "another"}
+    ProposalWriter(tmp_path / "q", METADATA, ids, essential=essential).flush()
+    other = ProposalWriter(tmp_path / "q", {**METADATA, "rpn_sha256": "another"}, ids, essential=essential)
+    assert other.pending.tolist() == ids
+
+
 def test_taken_up_where_it_stopped(tmp_path: Path) -> None:
     ids = [4, 5, 6, 7]
     first = ProposalWriter(tmp_path / "p", METADATA, ids)
@@ -129,6 +146,23 @@ def test_a_damaged_chunk_is_made_anew(tmp_path: Path) -> None:
     chunk = sorted(first.folder.glob("*.chunk"))[0]
     chunk.write_bytes(chunk.read_bytes()[:-1])
     assert ProposalWriter(tmp_path / "p", METADATA, [1, 2]).pending.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value"), [("positions", 0, 2), ("positions", 0, -1), ("counts", 0, 1000), ("counts", 0, -3)]
+)
+def test_a_chunk_that_does_not_fit_is_made_anew(tmp_path: Path, name: str, row: int, value: int) -> None:
+    """Whole by its length, but with other numbers than were written."""
+    first = ProposalWriter(tmp_path / "p", METADATA, [4, 5])
+    first.add(5, *proposals_of(5))
+    first.flush()
+    [chunk] = first.folder.glob("*.chunk")
+    _, places = read_header(chunk)
+    data = bytearray(chunk.read_bytes())
+    np.frombuffer(data, dtype=np.int64, count=1, offset=places[name].start + 8 * row)[0] = value
+    chunk.write_bytes(data)
+    assert ProposalWriter(tmp_path / "p", METADATA, [4, 5]).pending.tolist() == [4, 5]
+    assert not chunk.exists()
 
 
 def write_many(path: Path) -> None:

@@ -189,7 +189,8 @@ def test_old_ones_are_pruned_and_the_best_stays(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_removed(saved: Path) -> None:
-    (saved / ".checkpoint_00000030.pt.abc123.tmp").write_bytes(b"half")
+    for half in (".checkpoint_00000030.pt.tmp", ".checkpoint_00000030.pt.abc123.tmp"):
+        (saved / half).write_bytes(b"half")
     (saved / ".other.tmp").write_bytes(b"somebody's")
     resume(saved)
     assert names(saved) == [".other.tmp", "checkpoint_00000010.pt", "checkpoint_00000020.pt"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from toy_processes import (
     logged_steps,
     wait_until,
 )
-from toy_run import Settings, run
+from toy_run import Settings, ToyNetwork, figures_of, run
 
 from detection.errors import UserError
 from detection.training import distributed
@@ -92,6 +94,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(start_ranks: StartRanks, tmp
     assert_close(load_artifact(newest, "checkpoint")["network"], one_process)
 
 
+def test_every_rank_measures_the_network_that_is_saved(start_ranks: StartRanks, tmp_path: Path) -> None:
+    """Between two steps each rank has running statistics of its own."""
+    settings = Settings(str(tmp_path / "run"), steps=8, evaluate_every=8)
+    assert statuses(start_ranks(settings)) == [0, 0]
+    measured = [load_artifact(tmp_path / "run" / f"final_{rank}.pt", "rpn")["metrics"] for rank in range(2)]
+    network = ToyNetwork()
+    network.load_state_dict(final_weights(tmp_path / "run"))
+    assert measured == [figures_of(network.eval())] * 2
+    assert_same_bits(final_weights(tmp_path / "run", 0), final_weights(tmp_path / "run", 1))
+
+
 # Lost and contradictory ranks
 
 
@@ -148,13 +161,16 @@ def test_rank_0_s_refusal_reaches_every_rank(start_ranks: StartRanks, tmp_path: 
 
 
 @pytest.fixture
-def torchrun() -> Iterator[Callable[[list[str], list[str]], subprocess.Popen]]:
-    """torchrun(its arguments, the toy's arguments) → its process, which does not outlive the test."""
+def torchrun() -> Iterator[Callable[..., subprocess.Popen]]:
+    """torchrun(its arguments, the toy's arguments, where it runs) → its process, which does not outlive the test."""
     agents: list[subprocess.Popen] = []
 
-    def start_agent(arguments: list[str], program: list[str]) -> subprocess.Popen:
+    def start_agent(
+        arguments: list[str], program: list[str], place: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen:
         command = [sys.executable, "-m", "torch.distributed.run", *arguments, str(HERE / "toy_run.py"), *program]
-        agents.append(subprocess.Popen(command, env=child_environment(), stderr=subprocess.PIPE, text=True))
+        environment = {**child_environment(), **environment}
+        agents.append(subprocess.Popen([*place, *command], env=environment, stderr=subprocess.PIPE, text=True))
         return agents[-1]
 
     yield start_agent
@@ -192,21 +208,58 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint(torchrun, tmp_path: Path) -> No
     assert len(list((tmp_path / "run").glob("checkpoint_*.pt"))) == 1
 
 
+@dataclass
+class Place:
+    """Where an agent runs: the command that takes it there, its address and its network interface."""
+
+    command: list[str]
+    address: str
+    interface: str
+
+
+@pytest.fixture(params=["namespaces", "loopback"])
+def places(request: pytest.FixtureRequest) -> Iterator[list[Place]]:
+    """Two: each in a network namespace of its own, joined by a cable, as two machines are; or both on this one."""
+    if request.param == "loopback":
+        yield [Place([], "127.0.0.1", "lo")] * 2
+        return
+    names = [f"toy{os.getpid()}{end}" for end in "ab"]
+    places = [Place(["ip", "netns", "exec", name], f"10.213.77.{i}", name) for i, name in enumerate(names, start=1)]
+    made: list[str] = []
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            made.append(name)
+        _ip("link", "add", names[0], "netns", names[0], "type", "veth", "peer", "name", names[1], "netns", names[1])
+        for place in places:
+            _ip("-n", place.interface, "address", "add", f"{place.address}/24", "dev", place.interface)
+            for interface in ("lo", place.interface):
+                _ip("-n", place.interface, "link", "set", interface, "up")
+        yield places
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"NO NAMESPACES: they could not be made here ({error}), so no two machines were tried")
+    finally:
+        for name in made:
+            _ip("netns", "delete", name)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
 @pytest.mark.slow
-def test_two_machines(start_ranks: StartRanks, torchrun, tmp_path: Path) -> None:
-    """Two torchrun agents that meet at one address, one process each."""
+def test_two_machines(start_ranks: StartRanks, torchrun, places: list[Place], tmp_path: Path) -> None:
+    """Two torchrun agents that meet at the first one's address, one process each."""
     assert statuses(start_ranks(Settings(str(tmp_path / "whole"), steps=20))) == [0, 0]
-    arguments = [
-        "--nnodes",
-        "2",
-        "--nproc-per-node",
-        "1",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        f"127.0.0.1:{free_port()}",
-    ]
-    agents = [torchrun([*arguments, "--rdzv-id", "toy"], [str(tmp_path / "run"), "steps=20"]) for _ in range(2)]
+    port = free_port()
+    agents = []
+    for number, place in enumerate(places):
+        arguments = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(number)]
+        arguments += ["--rdzv-backend", "c10d", "--rdzv-id", "toy", "--rdzv-endpoint", f"{places[0].address}:{port}"]
+        # By itself an agent compares the endpoint with what its host's name resolves to.
+        arguments += ["--local-addr", place.address, "--rdzv-conf", f"is_host={int(number == 0)}"]
+        program = [str(tmp_path / "run"), "steps=20"]
+        agents.append(torchrun(arguments, program, place.command, GLOO_SOCKET_IFNAME=place.interface))
     assert [agent.wait(120) for agent in agents] == [0, 0]
     assert_same_bits(final_weights(tmp_path / "run"), final_weights(tmp_path / "whole"))
 

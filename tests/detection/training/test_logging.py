@@ -84,6 +84,19 @@ def test_a_resumed_run_removes_what_lies_beyond_its_checkpoint(tmp_path: Path) -
     assert found == [("train", 10), ("evaluation", 10), ("train", 20), ("evaluation", 20), ("train", 30)]
 
 
+def test_a_remark_is_shown_and_stays_in_the_file(tmp_path: Path) -> None:
+    for step in (0, 20, 10):  # the last session goes on from an earlier checkpoint than the one before
+        stream = io.StringIO()
+        log = TrainingLog(tmp_path, stream=stream, tensorboard=False)
+        log.start(step, 0)
+        log.remark(step, "the learning rate was scaled")
+        log.close()
+        assert stream.getvalue() == "the learning rate was scaled\n"
+    assert entries(tmp_path) == [
+        {"kind": "remark", "step": step, "text": "the learning rate was scaled"} for step in (0, 10)
+    ]
+
+
 def test_nan_is_null_in_the_file(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, stream=io.StringIO(), tensorboard=False)
     log.start(0, 0)

@@ -199,6 +199,31 @@ def test_a_folder_with_checkpoints_is_not_started_anew(tmp_path: Path) -> None:
         run(Settings(str(tmp_path), steps=2), CPU)
 
 
+def test_the_start_is_told_of_only_where_the_run_is_taken(tmp_path: Path) -> None:
+    started: list[int] = []
+
+    def session(provenance: dict[str, int], steps: int, resume: bool = False) -> None:
+        checkpointer = Checkpointer(tmp_path, provenance)
+        log = TrainingLog(tmp_path, stream=io.StringIO(), tensorboard=False)
+
+        def on_start(step: int) -> None:
+            log.remark(step, f"from {step}")
+            started.append(step)
+
+        network = new_network()
+        quick_train(network, steps=steps, checkpointer=checkpointer, resume=resume, log=log, on_start=on_start)
+
+    session({"samples": 8}, 2)
+    with pytest.raises(UserError, match="holds checkpoints"):
+        session({"samples": 8}, 4)
+    with pytest.raises(UserError, match="samples"):
+        session({"samples": 7}, 4, resume=True)
+    assert started == [0]
+    session({"samples": 8}, 4, resume=True)
+    assert started == [0, 2]
+    assert [(entry["step"], entry["text"]) for entry in entries(tmp_path, "remark")] == [(0, "from 0"), (2, "from 2")]
+
+
 def test_a_finished_run_that_is_resumed_does_nothing(tmp_path: Path) -> None:
     first, _ = run(Settings(str(tmp_path), steps=4), CPU)
     second, outcome = run(Settings(str(tmp_path), steps=4, resume=True), CPU)
@@ -356,7 +381,7 @@ def test_logged_losses_are_means_over_the_images_of_the_interval(tmp_path: Path)
 
 
 def test_evaluation_comes_when_due_leaves_no_trace_and_the_best_is_kept(tmp_path: Path) -> None:
-    figures = {2: 0.5, 4: 0.75, 6: float("nan"), 8: 0.25}
+    figures = {2: 0.5, 4: 0.75, 6: float("nan"), 8: 0.25, 9: 0.125}  # and once more after the last step
     modes: list[bool] = []
 
     def evaluate(step: int) -> dict[str, float]:
@@ -380,12 +405,13 @@ def test_evaluation_comes_when_due_leaves_no_trace_and_the_best_is_kept(tmp_path
     quick_train(plain, steps=9)
     assert torch.equal(weights(network), weights(plain))
     assert all(modes)
-    assert outcome.metrics == {"AP": 0.25, "AR": 1.0}
+    assert outcome.metrics == {"AP": 0.125, "AR": 1.0}
     assert [(entry["step"], entry["AP"]) for entry in entries(tmp_path, "evaluation")] == [
         (2, 0.5),
         (4, 0.75),
         (6, None),
         (8, 0.25),
+        (9, 0.125),
     ]
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     assert best["step"] == 4

@@ -131,6 +131,13 @@ class Settings:
     workers: int = 0  # loader workers, forked
 
 
+def figures_of(network: nn.Module) -> dict[str, float]:
+    """What a network comes to on four images that it is not trained on."""
+    with torch.no_grad():
+        losses = network(ToyBatch(torch.stack([image(10**6 + i) for i in range(4)]), torch.arange(4)))
+    return {"figure": -float(losses["classification"].sum())}
+
+
 def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
     """One session of the toy's training."""
     torch.manual_seed(1)
@@ -166,11 +173,8 @@ def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
 
     def evaluate(step: int) -> dict[str, float]:
         time.sleep(settings.evaluation_seconds)
-        network.eval()
-        with torch.no_grad():
-            losses = network(ToyBatch(torch.stack([image(10**6 + i) for i in range(4)]), torch.arange(4)))
         torch.rand(7)  # drawing numbers here must not change the training
-        return {"figure": -float(losses["classification"].sum())}
+        return figures_of(network.eval())
 
     outcome = train(
         network,
@@ -200,7 +204,12 @@ def session(settings: Settings) -> int:
         with process_group("cpu", time_limit=settings.time_limit) as device:
             network, outcome = run(settings, device)
             if outcome.finished:
-                save_artifact(Path(settings.folder) / f"final_{rank()}.pt", "rpn", network=network.state_dict())
+                save_artifact(
+                    Path(settings.folder) / f"final_{rank()}.pt",
+                    "rpn",
+                    network=network.state_dict(),
+                    metrics=outcome.metrics,
+                )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
