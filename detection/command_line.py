@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
     stderr and status 1, Ctrl-C is status 130."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
     try:
         return main()
     except (UserError, OSError) as error:
@@ -66,7 +69,10 @@ def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     """--resume, --dry-run and --print-config, which every training tool offers."""
     arguments.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     arguments.add_argument(
-        "--dry-run", action="store_true", help="build everything, measure a few steps, print the plan, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="build everything (the demo's pictures and named weights are got where missing), measure a few steps, "
+        "print the plan; nothing is written into the run's folder",
     )
     arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
 

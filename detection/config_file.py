@@ -33,7 +33,7 @@ class Configuration(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def contradictions(self) -> list[str]:
-        """What cannot be meant though each value by itself can, in words."""
+        """What cannot be meant though each value by itself can, in words that name the keys in full."""
         ...
 
 
@@ -104,6 +104,12 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: it is not YAML, or uses what is refused here; the message gives line and column.
     """
     try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line, such as a folder's name of another time
+        raise UserError(
+            f"{where}: has bytes that are no UTF-8; rename it, or reach it by a link of another name"
+        ) from None
+    try:
         return yaml.load(text, _Loader)  # a SafeLoader: plain values only
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
@@ -146,7 +152,8 @@ def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], wh
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            mistakes.append(f"{text!r}: write key.sub=value")
+            hint = ", or --config before the name of a configuration file" if text.endswith((".yaml", ".yml")) else ""
+            mistakes.append(f"{text!r}: write key.sub=value{hint}")
             continue
         _set(values, key.strip().split("."), parse_yaml(value, f"{key.strip()}={value}"))
     return _checked(kind, values, where, mistakes)
@@ -154,11 +161,18 @@ def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], wh
 
 def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
     config = _build(kind, values, "", mistakes)
-    if not mistakes:
-        mistakes.extend(config.contradictions())
+    # A default stands in for a wrong value: what it seems to contradict, in its section, says nothing.
+    doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes}
+    mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
     if mistakes:
         raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(mistakes))
     return config
+
+
+def _is_about(contradiction: str, section: str) -> bool:
+    """Whether it names a key of the section ("rpn.training"; "" is the whole)."""
+    keys = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", contradiction)
+    return not section or any(key.startswith(f"{section}.") for key in keys)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -12,17 +12,20 @@ Shapes: D detections, H × W picture.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 
 from detection.builders import pair
-from detection.config import Config
+from detection.config_file import change_config
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample, collate, padded_size
 from detection.data.pictures import read_picture
@@ -31,8 +34,19 @@ from detection.faster_rcnn import FasterRCNN
 from detection.model_files import Categories, load_trained
 from detection.recipe import for_inference
 from detection.splits import test_augmentation
+from detection.training.memory import memory_explained
 
-Picture: TypeAlias = "str | os.PathLike[str] | np.ndarray"
+Picture: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
+
+_ACCEPTED = (
+    "a path, an array uint8 (H, W, 3) in RGB order with values 0–255, a tensor uint8 (3, H, W) of the like, or a "
+    "Pillow image with 8 bits a channel"
+)
+
+_LESS_MEMORY = (
+    "Lower batch_size; or the size that pictures are brought to (Detector.load with changes=["
+    '"data.test_shorter_side=…", "data.test_longer_side=…"]); or load the detector on another device.'
+)
 
 
 @dataclass(frozen=True)
@@ -83,19 +97,24 @@ class Detector:
         self._size_divisor = size_divisor
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "auto") -> Detector:
-        """The detector of a `detector.pt`; "auto" takes a GPU where there is one.
+    def load(
+        cls, path: str | os.PathLike[str], device: str | torch.device = "auto", *, changes: Sequence[str] = ()
+    ) -> Detector:
+        """The detector of a `detector.pt`.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1", or "auto", which takes a GPU where there is one.
+            changes: values of its configuration to be changed, such as "fast_rcnn.min_score=0.3".
 
         Raises:
-            UserError: no such file, damaged, or not a detector.
+            UserError: no such file, damaged, or not a detector; a change that cannot be made; no such device.
         """
+        chosen = _choose_device(str(device))
         trained = load_trained(path, "detector")
         assert trained.rpn is not None
         assert trained.fast_rcnn is not None
-        config: Config = trained.config
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, torch.device(device))
+        config = change_config(trained.config, changes)
+        network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, chosen)
         return cls(network, trained.categories, test_augmentation(config.data), size_divisor=config.data.size_divisor)
 
     @property
@@ -107,8 +126,10 @@ class Detector:
         """Detections in one picture, or in each of several.
 
         Args:
-            pictures: a path or an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); or
-                several of them, as a sequence, an array (N, H, W, 3), or a tensor (N, 3, H, W).
+            pictures: a path; an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); a
+                tensor uint8 (3, H, W); a Pillow image, as it stands (whoever opened a photograph applies its EXIF
+                orientation by `ImageOps.exif_transpose`). Or several of them: a sequence, an array (N, H, W, 3), or a
+                tensor (N, 3, H, W).
             batch_size: how many of several pictures the networks look at at once, if they come to one padded size;
                 others would pad each other, and change what is found near their edges.
 
@@ -116,15 +137,16 @@ class Detector:
             A `PictureDetections` for one picture, a list of them for several.
 
         Raises:
-            UserError: a picture cannot be read, or an array is none of these.
+            UserError: a picture cannot be read, or is none of these; the memory does not suffice.
         """
-        if isinstance(pictures, torch.Tensor):
-            pictures = _as_arrays(pictures)
-        if isinstance(pictures, (str, os.PathLike)) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
-            return self._detect([self._sample(pictures)])[0]
+        arrays = isinstance(pictures, (np.ndarray, torch.Tensor))
+        if isinstance(pictures, (str, os.PathLike, Image.Image)) or (arrays and pictures.ndim not in (1, 4)):
+            return self._detect([self._sample(pictures, 0)])[0]
+        if not isinstance(pictures, Iterable):
+            raise _not_accepted(pictures)
         found: list[PictureDetections] = []
         waiting: list[Sample] = []
-        for sample in map(self._sample, pictures):
+        for sample in map(self._sample, pictures, itertools.count()):
             if waiting and (len(waiting) >= batch_size or self._padded(sample) != self._padded(waiting[0])):
                 found += self._detect(waiting)
                 waiting = []
@@ -133,24 +155,27 @@ class Detector:
 
     @torch.inference_mode()
     def _detect(self, samples: Sequence[Sample]) -> list[PictureDetections]:
-        batch = collate(samples, self._size_divisor).to(self.device)
+        batch = collate(samples, self._size_divisor)
+        with memory_explained(batch, _LESS_MEMORY, "numbers in the call, from 0:"):
+            batch = batch.to(self.device)
+            found = self.network(batch.images, batch.sizes, batch.original_sizes)
         return [
             self._named(one.boxes.float().cpu().numpy(), one.scores.float().cpu().numpy(), one.labels.cpu().numpy())
-            for one in self.network(batch.images, batch.sizes, batch.original_sizes)
+            for one in found
         ]
 
     def _padded(self, sample: Sample) -> tuple[int, int]:
         height, width = sample.image.shape[1:]
         return padded_size((height, width), self._size_divisor)
 
-    def _sample(self, picture: Picture) -> Sample:
-        array = _checked(picture) if isinstance(picture, np.ndarray) else read_picture(Path(picture))
+    def _sample(self, picture: Picture, number: int) -> Sample:
+        array = _as_array(picture)
         nothing = np.zeros((0, 4), dtype=np.float32)
         resized = self._resize(array, nothing, None, seed=0).picture
         return Sample(
             image=torch.from_numpy(resized).permute(2, 0, 1),
-            image_id=0,
-            index=0,
+            image_id=number,
+            index=number,
             original_size=array.shape[:2],
             boxes=torch.from_numpy(nothing),
             labels=torch.zeros(0, dtype=torch.int64),
@@ -166,16 +191,52 @@ class Detector:
         )
 
 
-def _checked(array: np.ndarray) -> np.ndarray:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+def _choose_device(name: str) -> torch.device:
+    """As `process_group` chooses, but for the current GPU, which stays as it is."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
+        raise UserError(f'device "{name}" is none of auto, cpu, cuda, and cuda:1 (the second GPU)')
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            f"a picture is an array uint8 (H, W, 3) in RGB order with values 0–255, not {array.dtype} {array.shape}"
+            f'device "{name}" was asked for, but PyTorch sees no GPU here: use "cpu", or install PyTorch with CUDA'
         )
-    return np.require(array, requirements=["C", "W"])  # torch warns of arrays that are read-only
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(f'device "{name}" was asked for, but PyTorch sees {torch.cuda.device_count()} GPU(s)')
+    return device
 
 
-def _as_arrays(pictures: torch.Tensor) -> np.ndarray:
-    """A tensor (3, H, W) or (N, 3, H, W) as an array (H, W, 3) or (N, H, W, 3)."""
-    if pictures.ndim not in (3, 4) or pictures.shape[-3] != 3:
-        raise UserError(f"a tensor of pictures is uint8 (N, 3, H, W) or (3, H, W), not {tuple(pictures.shape)}")
-    return pictures.cpu().movedim(-3, -1).numpy()
+def _as_array(picture: Picture) -> np.ndarray:
+    """One picture, whatever holds it, as uint8 (H, W, 3) RGB."""
+    if isinstance(picture, (str, os.PathLike)):
+        return read_picture(Path(picture))
+    if isinstance(picture, Image.Image):
+        return _pixels(picture)
+    if isinstance(picture, torch.Tensor) and picture.dtype == torch.uint8 and picture.shape[:-2] == (3,):
+        picture = picture.cpu().permute(1, 2, 0).numpy()
+    if not isinstance(picture, np.ndarray):
+        raise _not_accepted(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise _not_accepted(picture)
+    return np.require(picture, requirements=["C", "W"])  # torch warns of arrays that are read-only
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """A Pillow image's, with what shines through it laid over white, as `read_picture` does."""
+    if image.mode[0] in "IF" or 0 in image.size:
+        raise _not_accepted(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _not_accepted(picture: Any) -> UserError:
+    if isinstance(picture, (np.ndarray, torch.Tensor)):
+        found = f"{picture.dtype} {tuple(picture.shape)}"
+    elif isinstance(picture, Image.Image):
+        found = f"a Pillow image of mode {picture.mode} and size {picture.size}"
+    else:
+        found = f"{type(picture).__name__}"
+    return UserError(f"a picture is {_ACCEPTED}; not {found}")

@@ -6,13 +6,14 @@ The last stages of an experiment; each writes into one folder:
     figures.json    the figures by name
     report.html     the figures, an analysis of the errors, the training curves, pictures beside their ground truth
     report.txt      the same as text
-    pictures/       the pictures that the report shows
+    pictures/       the pictures that the report shows, evaluated_<image id>.jpg
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from detection.data.pictures import PictureError, read_picture
 from detection.data.proposal_store import ProposalStore
 from detection.drawing import draw_detections, draw_ground_truth, save_picture, side_by_side
 from detection.errors import UserError
-from detection.evaluation.average_precision import AveragePrecision, average_precision
+from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.errors import analyse_errors
 from detection.evaluation.ground_truth import read_ground_truth
 from detection.evaluation.recall import ProposalRecall
@@ -40,15 +41,24 @@ from detection.recipe import for_inference
 from detection.splits import open_split
 from detection.training.distributed import is_main, on_main, rank, world_size
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_detector(
-    config: settings.Config, trained: Trained, device: torch.device, folder: Path, *, pictures: int = 12
+    config: settings.Config,
+    trained: Trained,
+    device: torch.device,
+    folder: Path,
+    *,
+    pictures: int = 12,
+    backend: Backend = "arrays",
 ) -> AveragePrecision:
     """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
 
     Args:
         config: where the data is and how it runs; the detector's own configuration, perhaps changed.
         pictures: how many pictures the report shows.
+        backend: what computes the figures, see `average_precision`.
 
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
@@ -62,8 +72,13 @@ def evaluate_detector(
 
     def finish() -> AveragePrecision:
         truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
-        figures = average_precision(truth, detections)
+        figures = average_precision(truth, detections, backend=backend)
         write_results(folder / "results.json", detections)
+        if not any(row.objects for row in figures.classes):
+            figures.notes.append(
+                "the annotations list no objects to measure by, as those of a test set; results.json holds the "
+                "detections as COCO's evaluation server takes them"
+            )
         _write_json(folder / "figures.json", figures.to_dict())
         errors = analyse_errors(truth, detections)
         shown = _draw(index, detections, folder / "pictures", pictures, errors.score_threshold)
@@ -91,17 +106,17 @@ def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device
 
 
 def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
-    """The recall of stored proposals on the split that they were made for."""
+    """The recall of stored proposals on the split that they were made for, up to as many a picture as were asked for
+    when they were made."""
     store.check_against(index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
+    most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
+    if most < recall.limits[-1]:
+        on_main(lambda: logger.info("%s: holds at most %d proposals a picture", store.path, most))
+        recall = recall.up_to(most)
     _write_recall(config, index, recall, folder)
     return recall
-
-
-def evaluate_results(results: Path, annotations: Path) -> AveragePrecision:
-    """The COCO figures of a results file that exists already."""
-    return average_precision(annotations, results)
 
 
 def _write_recall(config: settings.Config, index: DatasetIndex, recall: ProposalRecall, folder: Path) -> None:
@@ -109,7 +124,7 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
-            facts=_facts(config, index),
+            facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
 
 
@@ -131,8 +146,9 @@ def _draw(
     index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
 ) -> list[tuple[Path, str]]:
     """Pictures spread evenly over the split, ground truth beside detections; (path, caption) of each."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    for path in folder.glob("evaluated_*.jpg"):
+        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # an earlier evaluation's; all else is not ours
+            path.unlink()
     label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
     shown = []
     for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)).tolist():
@@ -149,7 +165,7 @@ def _draw(
             draw_ground_truth(picture, boxes, labels, names, crowds),
             draw_detections(picture, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
         )
-        path = folder / f"{image_id:012d}.jpg"
+        path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(path, both)
         caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"

@@ -18,6 +18,7 @@ from detection.progress import with_progress
 
 logger = logging.getLogger(__name__)
 
+LISTING = "detections.json"
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
 
 
@@ -33,53 +34,65 @@ class Summary:
 def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float = 0.5) -> Summary:
     """Looks at every picture; leaves `detections.json` and a copy of each with its detections drawn in `output`.
 
-    A picture that cannot be read is named in a warning and in the JSON; the others are not held up by it.
+    A picture that cannot be read is named in a warning and in the JSON; the others are not held up by it. Whatever ends
+    the work early (Ctrl-C, a full disk), the JSON tells what was found until then, and names the pictures that were not
+    looked at.
 
     Raises:
-        UserError: a path does not exist, or there is no picture; the output cannot be written.
+        UserError: a path does not exist, or there is no picture; the output cannot be written, or a picture that is not
+            this function's would be overwritten there.
     """
-    files = find_pictures(paths)
+    files = find_pictures(paths, leave_out=output)
     names = _distinct_names(files)
+    _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
-    for file, name in with_progress(zip(files, names, strict=True), len(files), "pictures"):
-        try:
-            picture = read_picture(file)
-        except PictureError as error:
-            logger.warning("%s", error)
-            entries.append({"file": str(file), "error": str(error)})
-            unreadable += 1
-            continue
-        found = detector(picture)
-        entries.append(
-            {
-                "file": str(file),
-                "width": picture.shape[1],
-                "height": picture.shape[0],
-                "detections": _as_dicts(found),
-            }
-        )
-        shown = found.above(min_score)
-        drawn += len(shown)
-        save_picture(
-            output / name,
-            draw_detections(picture, shown.boxes, shown.labels, detector.categories.names, shown.scores),
-        )
-    with atomic_write(output / "detections.json") as temporary:
-        temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        for file, name in with_progress(zip(files, names, strict=True), len(files), "pictures"):
+            try:
+                picture = read_picture(file)
+            except PictureError as error:
+                logger.warning("%s", error)
+                entries.append({"file": str(file), "error": str(error)})
+                unreadable += 1
+                continue
+            found = detector(picture)
+            entries.append(
+                {
+                    "file": str(file),
+                    "width": picture.shape[1],
+                    "height": picture.shape[0],
+                    "detections": _as_dicts(found),
+                }
+            )
+            shown = found.above(min_score)
+            drawn += len(shown)
+            save_picture(
+                output / name,
+                draw_detections(picture, shown.boxes, shown.labels, detector.categories.names, shown.scores),
+            )
+    finally:
+        if entries:  # else an earlier listing is worth more
+            _write_listing(output / LISTING, entries, files[len(entries) :])
     return Summary(len(files), unreadable, drawn)
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
+def find_pictures(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
     """The files named, and all pictures below the folders named, in order, each once.
+
+    leave_out: a folder whose pictures do not count, if it lies within a folder named.
 
     Raises:
         UserError: a path does not exist, or no picture is found.
     """
     found: dict[Path, None] = {}
+    left_out = leave_out and leave_out.resolve()
     for path in paths:
         if path.is_dir():
-            found |= dict.fromkeys(sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()))
+            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            if left_out and path.resolve() in left_out.parents:
+                below = [p for p in below if left_out not in p.resolve().parents]
+            found |= dict.fromkeys(below)
         elif path.exists():
             found[path] = None
         else:
@@ -101,6 +114,37 @@ def _distinct_names(files: Sequence[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
+    """Drawings take the place of an earlier call's alone, whose listing lies beside them, and of no input."""
+    inputs = {_identity(file) for file in files}
+    for target in (*targets, listing):
+        if not target.exists():
+            continue
+        if _identity(target) in inputs:
+            raise UserError(f"{target}: is a picture to look at, and would be overwritten; name another output")
+        if not listing.exists():
+            raise UserError(
+                f"{target}: exists already, and no {listing.name} beside it says that it is a drawing; "
+                "name another output, or move it away"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file: by links, and on disks that take capitals for small letters."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
+    if rest:
+        logger.warning("stopped: %s tells of %d pictures; %d were not looked at", path, len(entries), len(rest))
+    not_reached = [{"file": str(file), "error": "not looked at: the tool was stopped before"} for file in rest]
+    with atomic_write(path) as temporary:
+        text = json.dumps(entries + not_reached, indent=1, ensure_ascii=False) + "\n"
+        # A name's bytes that are no UTF-8 become JSON's own escapes (\udcff), which os.fsencode turns back.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _as_dicts(found: PictureDetections) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from detection.data.augmentation import Augmentation
 from detection.data.demo import make_demo_dataset
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
+from detection.errors import UserError
 from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
         UserError: files are missing, or annotations cannot be used.
     """
     split = getattr(data, which)
-    annotations, images = _locate(data, split)
+    annotations, images = _locate(data, which)
     index = load_index(annotations, images, name=split.name, pictures="present")
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
@@ -43,7 +44,8 @@ def check_split(data: settings.Data, which: Literal["train", "test"]) -> Dataset
         UserError: annotations or pictures cannot be used; all defects are listed.
     """
     split = getattr(data, which)
-    annotations, images = _locate(data, split)
+    annotations, images = _locate(data, which)
+    logger.info("data.%s: looking at every picture of %s", which, images)
     return load_index(annotations, images, name=split.name, pictures="sound")
 
 
@@ -87,11 +89,18 @@ def test_augmentation(data: settings.Data) -> Augmentation:
     return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
 
 
-def _locate(data: settings.Data, split: settings.Split) -> tuple[Path, Path]:
-    root = Path(data.root)
-    if data.layout == "coco" and split.annotations is None:
-        return resolve_split(root, split.name)
+def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path, Path]:
+    """The annotation file and the picture folder: those that the configuration names, else those of the layout."""
+    root, split = Path(data.root), getattr(data, which)
+    if split.annotations is not None and split.images is not None:
+        return root / split.annotations, root / split.images
+    if split.annotations is not None or split.images is not None:
+        given, missing = ("annotations", "images") if split.images is None else ("images", "annotations")
+        raise UserError(
+            f"data.{which}.{given} without data.{which}.{missing}: give both, or neither for the files of "
+            f"data.layout={data.layout}"
+        )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
         return root / "annotations" / f"instances_{split.name}.json", root / split.name
-    return root / str(split.annotations), root / str(split.images)
+    return resolve_split(root, split.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -33,45 +34,84 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
     options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
     options_parser.add_argument(
-        "--pictures", type=int, default=12, metavar="N", help="pictures that the report shows (default: 12)"
+        "--pictures", type=_count, metavar="N", help="pictures that the report of AP shows (default: 12)"
     )
+    options_parser.add_argument(
+        "--backend", choices=("arrays", "pycocotools"),
+        help="what computes AP: our own code, or pycocotools, the number of record; the figures are the same "
+        "(default: arrays)",
+    )  # fmt: skip
     add_config_arguments(options_parser, config=False, output="folder of what is written; by default `evaluation` "
                          "beside the weights or store")  # fmt: skip
     options = options_parser.parse_intermixed_args(arguments)
 
-    from detection import evaluate
-
     if options.results is not None:
+        from detection.evaluation.average_precision import average_precision
+
         if options.annotations is None:
             raise UserError("--results needs --annotations FILE, the ground truth")
-        print(evaluate.evaluate_results(options.results, options.annotations).table())
+        _refuse_idle(options, "the AP of a results file", ("pictures", "data", "output"), ("",))
+        print(average_precision(options.annotations, options.results, backend=options.backend or "arrays").table())
         return 0
+    _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
 
+    from detection import evaluate
     from detection.config_file import change_config, config_from_dict
     from detection.data.proposal_store import ProposalStore
     from detection.model_files import load_trained
     from detection.splits import split_of_pictures
     from detection.training.distributed import is_main, process_group
+    from detection.training.run_lock import run_lock
 
     file = options.weights or options.proposals
     folder = Path(options.output) if options.output else file.parent / "evaluation"
     if options.proposals is not None:
         store = ProposalStore.open(file)
+        _refuse_idle(
+            options, "the recall of stored proposals", ("pictures", "backend"), ("backbone.", "rpn.", "fast_rcnn.")
+        )
         config = change_config(config_from_dict(store.metadata["config"], str(file)), overrides(options))
     else:
         trained = load_trained(file, "detector", "rpn")
         config = change_config(trained.config, overrides(options))
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
+        if trained.fast_rcnn is None:
+            _refuse_idle(
+                options, "the recall of an RPN, which is measured at up to 2,000 proposals a picture",
+                ("pictures", "backend"),
+                ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
+            )  # fmt: skip
+    time_limit = 60 * config.runtime.timeout_minutes
+    with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:
             table = evaluate.evaluate_store(config, store, split_of_pictures(config.data, store), folder).table()
         elif trained.fast_rcnn is None:
             table = evaluate.evaluate_rpn(config, trained, device, folder).table()
         else:
-            table = evaluate.evaluate_detector(config, trained, device, folder, pictures=options.pictures).table()
+            pictures = 12 if options.pictures is None else options.pictures
+            table = evaluate.evaluate_detector(
+                config, trained, device, folder, pictures=pictures, backend=options.backend or "arrays"
+            ).table()
         if is_main():
             print(table)
             print(f"\nwritten: {folder}")
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number from 0 on, not {text!r}")
+    return int(text)
+
+
+def _refuse_idle(options: argparse.Namespace, figures: str, names: tuple[str, ...], keys: tuple[str, ...] = ()) -> None:
+    """What is given and would change nothing is an error: the figures would be taken for something else.
+
+    names: options. keys: beginnings of key=value.
+    """
+    idle = [f"--{name}" for name in names if getattr(options, name) is not None]
+    idle += [text for text in options.overrides if text.startswith(keys)]
+    if idle:
+        raise UserError(f"{', '.join(idle)} would change nothing about {figures}; leave it out")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ EPILOG = """examples:
 detections.json holds a list, one entry a picture: {"file": …, "width": …, "height": …, "detections":
 [{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …]}, boxes in pixels. It lists every detection;
 the pictures show those of --min-score and above. A picture that cannot be read is named, and has "error" in place of
-"detections"."""
+"detections"; so have those that were not reached when the tool was stopped.
+
+The pictures looked at are never overwritten, nor is any other in a folder that has no detections.json yet."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from detection.command_line import add_config_arguments, overrides, parser, run
 EPILOG = """examples:
   python tools/propose.py --weights runs/demo/rpn.pt
       on the training split, as tools/train_fastrcnn.py needs them (it makes them by itself where they are missing)
-  python tools/propose.py --weights runs/demo/rpn.pt --split test --output test.st
+  python tools/propose.py --weights runs/demo/rpn.pt --split test --store test.st
       then: python tools/eval_coco.py --proposals test.st
   torchrun --nproc-per-node 8 tools/propose.py --weights …
       on eight GPUs
@@ -36,14 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(options_parser, config=False)
     options = options_parser.parse_intermixed_args(arguments)
 
-    from detection import stages
+    from detection import proposing
     from detection.config_file import change_config
     from detection.model_files import load_trained
     from detection.training.distributed import is_main, process_group
 
     config = change_config(load_trained(options.weights, "rpn", "detector").config, overrides(options))
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
-        path = stages.propose(config, options.weights, options.split, device, output=options.store)
+        path = proposing.propose(config, options.weights, options.split, device, output=options.store)
         if is_main():
             print(path)
     return 0

@@ -50,9 +50,6 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
         UserError: an input is missing or damaged, the inputs do not belong together, or a split is not of the expected
             size; nothing is written then.
     """
-    for name in (TRAINVAL35K, MINIVAL):
-        for abandoned in root.glob(f"{PurePosixPath(name).parent}/.{PurePosixPath(name).name}.*.tmp"):
-            abandoned.unlink()  # half a GB that an earlier run left, which was killed here
     minival_ids = _image_ids(root / VAL2017)
     with contextlib.ExitStack() as files:
         splits = {name: _SplitFile(files.enter_context(atomic_write(root / name))) for name in (TRAINVAL35K, MINIVAL)}

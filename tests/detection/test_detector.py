@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+import resource
 import threading
 import warnings
 from collections.abc import Callable
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detection.data.augmentation import Augmentation
 from detection.detector import Detector, PictureDetections
+from detection.errors import UserError
 from detection.faster_rcnn import FasterRCNN
 from detection.model_files import Categories
 from tests.detection.networks import tiny_fast_rcnn, tiny_rpn
@@ -131,6 +137,34 @@ def test_several_threads_get_the_answers_that_one_gets(detector: Detector, pictu
     assert not wrong
 
 
+def ask_with_little_memory(detector: Detector, small: Detector, said: SimpleQueue[str]) -> None:
+    """A process's work: too many large pictures at once, for the memory it may take, and then one small picture."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (300 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    large = np.zeros((1000, 1500, 3), dtype=np.uint8)
+    try:
+        detector([large] * 12, batch_size=12)
+    except UserError as error:
+        said.put(str(error))
+    said.put(f"then {len(small(large))}")
+
+
+def test_out_of_memory_is_told_with_sizes_and_what_to_lower(detector: Detector) -> None:
+    """For real: a process that may not have more."""
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    large = Detector(detector.network, detector.categories, Augmentation((1000,), 1500))
+    process = context.Process(target=ask_with_little_memory, args=(large, detector, said))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    message = said.get()
+    assert "12 image(s) of 1024 × 1504 pixels (numbers in the call, from 0: [0, 1, 2" in message
+    assert "Lower batch_size; or the size that pictures are brought to (Detector.load with changes=" in message
+    assert said.get().startswith("then ")
+
+
 @pytest.mark.parametrize(
     "view",
     [
@@ -145,3 +179,68 @@ def test_any_layout_of_the_array_will_do(
 ) -> None:
     seen = view(pictures[0])
     assert same(detector(seen), detector(np.array(seen, order="C")))
+
+
+def test_a_pillow_image_is_taken_as_its_file(detector: Detector, pictures: list[np.ndarray], tmp_path: Path) -> None:
+    alpha = np.where(np.arange(128) < 64, 255, 90).astype(np.uint8).repeat(96).reshape(128, 96).T
+    images = {
+        "RGB": Image.fromarray(pictures[0]),
+        "L": Image.fromarray(pictures[0][:, :, 0]),
+        "P": Image.fromarray(pictures[0]).quantize(16),
+        "RGBA": Image.fromarray(np.dstack([pictures[0], alpha])),
+    }
+    for mode, image in images.items():
+        assert image.mode == mode
+        image.save(tmp_path / f"{mode}.png")
+        expected = detector(tmp_path / f"{mode}.png")
+        assert len(expected) > 0
+        assert same(detector(image), expected)
+    together = detector(list(images.values()))
+    assert all(same(one, detector(image)) for one, image in zip(together, images.values(), strict=True))
+
+
+def test_tensors_in_a_list_are_pictures(detector: Detector, pictures: list[np.ndarray]) -> None:
+    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+    assert all(same(one, detector(picture)) for one, picture in zip(detector(tensors), pictures, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (None, "NoneType"),
+        (7, "int"),
+        ([[]], "list"),
+        ([None], "NoneType"),
+        (b"a.jpg", "int"),
+        (np.zeros((5, 4), np.uint8), r"uint8 \(5, 4\)"),
+        (np.zeros((5, 4, 4), np.uint8), r"uint8 \(5, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \(0, 4, 3\)"),
+        (np.zeros((), np.uint8), r"uint8 \(\)"),
+        (np.zeros((2, 5, 4, 1), np.uint8), r"uint8 \(5, 4, 1\)"),
+        (np.zeros((5, 4, 3), np.float32), r"float32 \(5, 4, 3\)"),
+        (torch.zeros(5, 4, 3, dtype=torch.uint8), r"torch.uint8 \(5, 4, 3\)"),
+        (torch.zeros(3, 5, 4, dtype=torch.bfloat16, requires_grad=True), r"torch.bfloat16 \(3, 5, 4\)"),
+        (Image.new("I;16", (4, 5)), r"a Pillow image of mode I;16 and size \(4, 5\)"),
+        (Image.new("F", (4, 5)), r"a Pillow image of mode F"),
+        (Image.new("RGB", (0, 5)), r"a Pillow image of mode RGB and size \(0, 5\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_words(detector: Detector, given: object, named: str) -> None:
+    with pytest.raises(UserError, match=rf"^a picture is a path, an array uint8 \(H, W, 3\).*; not {named}"):
+        detector(given)
+
+
+def test_a_device_that_is_not_there_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, words in (
+        ("gpu", 'device "gpu" is none of auto, cpu, cuda'),
+        ("cuda:x", 'device "cuda:x" is none of'),
+        ("cuda", 'device "cuda" was asked for, but PyTorch sees no GPU here: use "cpu"'),
+        (torch.device("cuda", 1), 'device "cuda:1" was asked for, but PyTorch sees no GPU here'),
+    ):
+        with pytest.raises(UserError, match=words):
+            Detector.load(tmp_path / "detector.pt", device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r'device "cuda:2" was asked for, but PyTorch sees 2 GPU\(s\)'):
+        Detector.load(tmp_path / "detector.pt", "cuda:2")

@@ -81,13 +81,25 @@ def german(folder: Path) -> dict[str, str]:
     return {"LOCPATH": str(folder), "LC_ALL": "de_DE.UTF-8"}
 
 
-@pytest.mark.parametrize("case", ["no home, another hash seed", "decimal commas", "spawned workers"])
+def without_network() -> list[str]:
+    """What a command is run by to have no network at all, not even an address of its own; nothing where that is
+    forbidden."""
+    command = ["unshare", "--net"]
+    try:
+        return command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize("case", ["no home, no network, another hash seed", "decimal commas", "spawned workers"])
 def test_a_training_ends_in_the_same_bits(
     case: str, expected: dict[str, torch.Tensor], config: Path, data: Path, tmp_path: Path
 ) -> None:
     odd: dict[str, str] = {}
     changes: list[str] = ["runtime.tensorboard=true"]
-    if case == "no home, another hash seed":
+    place: list[str] = []
+    if case == "no home, no network, another hash seed":
+        place = without_network()
         odd = {name: "/proc/nothing" for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
         odd["PYTHONHASHSEED"] = "4321"
     elif case == "decimal commas":
@@ -96,7 +108,7 @@ def test_a_training_ends_in_the_same_bits(
         odd = {"START_METHOD": "spawn"}
         changes = ["runtime.workers=2"]
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "program.py"), "train_rpn"]
+    command = [*place, sys.executable, str(tmp_path / "program.py"), "train_rpn"]
     done = subprocess.run(
         [*command, *map(str, arguments_for(config, data, tmp_path / "run", changes))],
         cwd=REPOSITORY,

@@ -68,8 +68,10 @@ def test_the_checker_names_them_all_beforehand(damaged: Path, config: Path) -> N
 
 def test_the_checker_tells_what_a_sound_data_set_holds(config: Path, tmp_path: Path) -> None:
     make_demo_dataset(tmp_path / "sound", train=3, test=2)
-    told = tool("check_dataset", "--config", config, "--data", tmp_path / "sound").stdout.splitlines()
+    result = tool("check_dataset", "--config", config, "--data", tmp_path / "sound")
+    told = result.stdout.splitlines()
     assert len(told) == 2
+    assert result.stderr.count(": looking at every picture of ") == 2  # before minutes of silence
     for line, split, pictures in zip(told, ("train", "test"), (3, 2), strict=True):
         assert line.startswith(f"data.{split}: ")
         assert f": {pictures} pictures, " in line

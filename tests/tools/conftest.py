@@ -1,0 +1,39 @@
+"""What the tools' tests work on: a few drawn pictures, and networks that were never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detection.builders import build_fast_rcnn, build_rpn
+from detection.config_file import load_config
+from detection.data.demo import make_demo_dataset
+from detection.data.demo_drawing import CLASSES
+from detection.model_files import Categories, Trained, save_trained
+from tests.detection.networks import spread
+from tests.detection.pipeline import MINIATURE
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_demo_dataset(folder, train=3, test=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def networks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rpn.pt, detector.pt and the miniature.yaml that they are of."""
+    folder = tmp_path_factory.mktemp("networks")
+    (folder / "miniature.yaml").write_text(MINIATURE)
+    config = load_config(folder / "miniature.yaml", [f"data.root={data}", f"output={folder}"])
+    torch.manual_seed(0)
+    rpn, fast_rcnn = build_rpn(config), build_fast_rcnn(config, len(CLASSES))
+    spread(rpn)
+    spread(fast_rcnn)
+    categories = Categories(tuple(range(1, len(CLASSES) + 1)), CLASSES)
+    save_trained(folder / "rpn.pt", Trained(config, categories, rpn=rpn))
+    save_trained(folder / "detector.pt", Trained(config, categories, rpn=rpn, fast_rcnn=fast_rcnn))
+    return folder

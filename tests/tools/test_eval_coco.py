@@ -1,0 +1,97 @@
+"""eval_coco.py: the published reference, and no figures of anything else than was asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.detection.pipeline import tool
+
+
+@pytest.mark.parametrize("backend", [[], ["--backend", "arrays"], ["--backend", "pycocotools"]], ids=" ".join)
+def test_it_prints_the_published_reference(shared_data: Path, backend: list[str]) -> None:
+    folder = shared_data / "coco_eval_reference"
+    results = folder / "instances_val2014_fakebbox100_results.json"
+    said = tool(
+        "eval_coco", "--results", results, "--annotations", folder / "instances_val2014_100.json", *backend
+    ).stdout
+    expected = (folder / "expected.txt").read_text().split("type=bbox")[1].split("type=keypoints")[0]
+    lines = [line for line in expected.splitlines() if " Average " in line]
+    assert len(lines) == 12
+    assert said.splitlines()[:12] == lines
+
+
+@pytest.mark.parametrize(
+    ("command", "idle"),
+    [
+        ("--weights {networks}/detector.pt --annotations mine.json", "--annotations"),
+        ("--weights {networks}/rpn.pt --annotations mine.json", "--annotations"),
+        ("--proposals x.st --annotations mine.json", "--annotations"),
+        ("--results r.json --annotations a.json --output there", "--output"),
+        ("--results r.json --annotations a.json --data there", "--data"),
+        ("--results r.json --annotations a.json --pictures 0", "--pictures"),
+        ("--results r.json --annotations a.json data.test.limit=3", "data.test.limit=3"),
+        ("--weights {networks}/rpn.pt --pictures 3 --backend arrays", "--pictures, --backend"),
+        ("--weights {networks}/rpn.pt rpn.test_proposals.after_nms=9", "rpn.test_proposals.after_nms=9"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(networks: Path, command: str, idle: str) -> None:
+    result = tool("eval_coco", *command.format(networks=networks).split(), check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {idle} would change nothing about ")
+
+
+def test_a_number_of_pictures_below_none_is_refused(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tools.eval_coco
+
+    with pytest.raises(SystemExit, match="2"):
+        tools.eval_coco.main(["--weights", str(networks / "detector.pt"), "--pictures", "-1"])
+    assert "--pictures: a number from 0 on, not '-1'" in capsys.readouterr().err
+
+
+def test_of_a_folder_only_its_own_pictures_are_removed(networks: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "mine" / "pictures"
+    pictures.mkdir(parents=True)
+    others = [pictures / name for name in ("holiday.txt", "000000000001.jpg", "evaluated_party.jpg")]
+    for file in others:
+        file.write_text("precious")
+    (pictures / "evaluated_000000000077.jpg").touch()  # left by an evaluation of another split
+    tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "mine", "--pictures", 2)
+    assert [file.read_text() for file in others] == ["precious"] * 3
+    drawn = sorted(path.name for path in pictures.iterdir() if path not in others)
+    assert drawn == ["evaluated_000000000001.jpg", "evaluated_000000000004.jpg"]
+    report = (tmp_path / "mine" / "report.html").read_text()
+    assert all(f"pictures/{name}" in report for name in drawn)
+
+
+def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Path) -> None:
+    store = tmp_path / "test.st"
+    for most, limits in ((20, [20]), (150, [100, 150])):
+        tool(
+            "propose", "--weights", networks / "rpn.pt", "--split", "test", "--store", store,
+            f"rpn.test_proposals.after_nms={most}",
+        )  # fmt: skip
+        result = tool("eval_coco", "--proposals", store, "--output", tmp_path / "out")
+        assert result.stdout.splitlines()[0].split() == ["proposals", "an", "image", "objects", *map(str, limits)]
+        assert f"holds at most {most} proposals a picture" in result.stderr
+        figures = json.loads((tmp_path / "out" / "proposal_recall.json").read_text())["figures"]
+        assert [name for name in figures if name.startswith("recall50")] == [f"recall50_{limit}" for limit in limits]
+    result = tool("eval_coco", "--proposals", store, "rpn.test_proposals.after_nms=9", check=False)
+    assert "rpn.test_proposals.after_nms=9 would change nothing about the recall of stored proposals" in result.stderr
+
+
+def test_without_objects_it_says_what_the_detections_are_good_for(networks: Path, data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    content["annotations"] = []
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    said = tool(
+        "eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "out",
+        f"data.test.annotations={tmp_path}/test.json", f"data.test.images={data}/test",
+    ).stdout  # fmt: skip
+    assert "note: the annotations list no objects to measure by" in said
+    assert "results.json holds the detections as COCO's evaluation server takes them" in said
+    said = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "two").stdout
+    assert "no objects" not in said

@@ -1,0 +1,48 @@
+"""The examples that `--help` gives, run as they stand."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.detection.pipeline import tool
+
+
+@pytest.fixture
+def place(networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with all that the examples name."""
+    run = tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)
+    for name in ("rpn.pt", "detector.pt"):
+        shutil.copy(networks / name, run)
+    shutil.copy(run / "detector.pt", tmp_path)
+    (tmp_path / "mine.yaml").write_text((networks / "miniature.yaml").read_text() + f"\noutput: {run}\n")
+    pictures = sorted((data / "test").iterdir())
+    shutil.copy(pictures[0], tmp_path / "street.jpg")
+    shutil.copytree(data / "train", tmp_path / "pictures")
+    (tmp_path / "more").mkdir()
+    shutil.copy(pictures[1], tmp_path / "more" / "other.png")
+    shutil.copy(data / "annotations" / "instances_test.json", tmp_path / "instances_val2017.json")
+    monkeypatch.chdir(tmp_path)
+    tool("propose", "--weights", "runs/demo/rpn.pt", "--output", "runs/demo")
+    tool("eval_coco", "--weights", "detector.pt")
+    shutil.copy("evaluation/results.json", "results.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["predict", "propose", "eval_coco", "check_dataset"])
+def test_the_examples_work(name: str, place: Path, data: Path) -> None:
+    epilog = importlib.import_module(f"tools.{name}").EPILOG
+    commands = re.findall(r"python tools/(\w+)\.py (.+)", epilog)
+    assert len(commands) >= 2
+    for command, arguments in commands:
+        arguments = re.sub(r"/path/to/coco|/other/disk", str(data), arguments)
+        if command == "check_dataset" and str(data) not in arguments:
+            arguments += f" --data {data}"  # for the sample's relative data.root
+        tool(command, *[found for word in shlex.split(arguments) for found in glob.glob(word) or [word]])
