@@ -113,12 +113,13 @@ def matched_share(first: Sequence[Tensor], second: Sequence[Tensor], tolerances:
     return min(shares)
 
 
-def environment(benchmark: str, device: torch.device | None = None) -> dict[str, Any]:
+def environment(benchmark: str, device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
     """Hardware, versions, threads, commit and command line of this process.
 
     Args:
         benchmark: the module's name within `benchmarks`.
         device: what it computes on.
+        packages: distributions whose versions matter besides torch's, torchvision's and numpy's.
     """
     on_gpu = device is not None and device.type == "cuda"
     return {
@@ -133,7 +134,7 @@ def environment(benchmark: str, device: torch.device | None = None) -> dict[str,
         "variables": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_", "MKL_"))},
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+            **{name: version(name) for name in ("torch", "torchvision", "numpy", *packages)},
         },
         "commit": _commit(),
         "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),

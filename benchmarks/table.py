@@ -42,15 +42,20 @@ def main() -> int:
 
 
 def rendered(paths: Iterable[Path]) -> str:
-    """A section for each result file: its title, where it was measured, its tables."""
+    """A section for each result file: its title, where it was measured, its tables and their plots."""
     sections = []
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))
         title = result["title"]
-        tables = "\n\n".join(markdown(one).removeprefix(f"{title}\n\n") for one in result["tables"])
+        tables = "\n\n".join(markdown(one).removeprefix(f"{title}\n\n") + _plot(one) for one in result["tables"])
         measured_on = f"{_measured_on(result['environment'])} [{path.name}](results/{path.name})"
         sections.append(f"### {title}\n\n{measured_on}\n\n{tables}\n\n")
     return "".join(sections)
+
+
+def _plot(content: Mapping[str, Any]) -> str:
+    """The plot that a table may name, a file of benchmarks/plots, to be shown below it."""
+    return f"\n\n![{content['title']}](plots/{content['plot']})" if "plot" in content else ""
 
 
 def _measured_on(about: Mapping[str, Any]) -> str:

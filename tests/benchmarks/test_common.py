@@ -84,7 +84,7 @@ def test_results_become_the_readmes_tables(tmp_path: Path, monkeypatch: pytest.M
     content = table("Speed", ["what", OURS, PEER, "ratio"], rows)
     about = environment("detector")
     write_result(tmp_path / "a.json", {"title": "Detector", "environment": about, "tables": [content]})
-    other = table("Other", ["n"], [["1.5"]])
+    other = {**table("Other", ["n"], [["1.5"]]), "plot": "other.svg"}
     write_result(tmp_path / "b.json", {"title": "Other", "environment": about, "tables": [other]})
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -96,5 +96,6 @@ def test_results_become_the_readmes_tables(tmp_path: Path, monkeypatch: pytest.M
     assert markdown(content) in text
     assert about["command"] in text
     assert "| 1.5 |" in text
-    assert text.count("Other") == 1, "a table's title that repeats the section's"
+    assert text.count("| 1.5 |\n\n![Other](plots/other.svg)\n") == 1
+    assert text.count("Other\n") == 1, "a table's title that repeats the section's"
     assert "old" not in text
