@@ -1,6 +1,6 @@
 # make demo   draw a data set, train both networks on it, evaluate, leave pictures (under ten minutes on two CPU cores)
 # make test   the tests
-# Both first set up .venv from requirements.txt, whatever state it is in.
+# Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), whatever state it is in.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml safetensors tensorboard pytest hypothesis
 WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
 
-.PHONY: demo test test-slow check clean setup setup-dev
+.PHONY: demo test test-slow test-lowest bench check clean setup setup-dev
 
 demo: setup
 	rm -rf runs/demo
@@ -22,11 +22,22 @@ demo: setup
 	@echo "Look at runs/demo/evaluation/report.html. To find objects in pictures of your own:"
 	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt PICTURE…"
 
-test: setup
+test: setup-dev
 	$(RUN) -m pytest
 
-test-slow: setup
+test-slow: setup-dev
 	$(RUN) -m pytest -m slow
+
+# The tests with the lowest versions that requirements.txt allows, in an environment of their own.
+LOWEST := .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	sed -n 's/^\(requires = \["\)*\([a-z-]*\)>=\([0-9.]*\).*/\2==\3/p' requirements.txt pyproject.toml > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt setuptools -c $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pytest
+
+bench: setup-dev
+	$(RUN) -m benchmarks
 
 check: setup-dev
 	$(VENV)/bin/ruff check
