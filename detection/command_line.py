@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,13 +25,26 @@ def run(main: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
     try:
-        return main()
+        status = main()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        status = 130
+    return leave(status)
+
+
+def leave(status: int) -> int:
+    """The exit status, unless this is one process of several: that ends here and now.
+
+    With PyTorch 2.10 one such process in some twenty aborts, or waits for ever, while the interpreter shuts down.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from detection.files import atomic_write
 
 Curve = Sequence[tuple[float, float]]  # (step, value)
 
-_NO_CURVE = {"kind", "step", "time", "images_per_second", "data_wait", "memory_mib", "time_left"}
+_NO_CURVE = {"kind", "step", "time", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed"}
 _POINTS = 400  # of a curve, at most: more than a chart has pixels to show
 _STYLE = """
 :root { --ink: #1d2129; --soft: #687080; --line: #e3e6eb; --fill: #2f6fed; --paper: #fff; --back: #f6f7f9 }
@@ -208,7 +208,7 @@ def _curves_section(curves: Mapping[str, Curve]) -> str:
 def _chart(points: Curve, width: int = 320, height: int = 150) -> str:
     """One curve as an SVG, with its extremes written at the axes."""
     points = points[:: max(1, len(points) // _POINTS)]
-    left, bottom, top = 52, 20, 8
+    left, bottom, top = 56, 20, 8
     steps, values = zip(*points, strict=True)
     low, high = min(values), max(values)
     across, up = (steps[-1] - steps[0]) or 1.0, (high - low) or 1.0
@@ -220,8 +220,8 @@ def _chart(points: Curve, width: int = 320, height: int = 150) -> str:
     floor = height - bottom
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img"><path d="M{left} {top}V{floor}H{width}"/>'
-        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{high:.4g}</text>'
-        f'<text x="{left - 4}" y="{floor}" text-anchor="end">{low:.4g}</text>'
+        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{high:.2g}</text>'
+        f'<text x="{left - 4}" y="{floor}" text-anchor="end">{low:.2g}</text>'
         f'<text x="{left}" y="{height - 5}">{steps[0]:g}</text>'
         f'<text x="{width - 4}" y="{height - 5}" text-anchor="end">step {steps[-1]:g}</text>'
         f'<polyline points="{line}"/></svg>'

@@ -134,7 +134,7 @@ def test_three_processes_share_four_pictures_a_step(run: Path, config: Path, dat
     """Whatever does not divide: 2, 1 and 1, and the log says that it is more than was asked for."""
     arguments = arguments_for(config, data, tmp_path, ["fast_rcnn.training.images_per_device=1"])
     tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", processes=3)
-    assert_same_weights(run / "fastrcnn.pt", tmp_path / "fastrcnn.pt", atol=3e-5, rtol=1e-4)
+    assert_same_weights(run / "fastrcnn.pt", tmp_path / "fastrcnn.pt", atol=1e-4, rtol=1e-4)
     remark = json.loads((tmp_path / "fastrcnn/log.jsonl").read_text().splitlines()[0])
     assert remark["kind"] == "remark"
     assert "3 process(es) × 1 micro-batch(es) of up to 2, more than images_per_device (1)" in remark["text"]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from detection.command_line import leave
 from detection.errors import UserError
 from detection.training.artifacts import save_artifact
 from detection.training.checkpoints import Checkpointer
@@ -222,7 +223,7 @@ def process(settings: Settings, environment: dict[str, str], stderr: str) -> Non
     os.environ.update(environment)
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    sys.exit(session(settings))
+    sys.exit(leave(session(settings)))
 
 
 def main(arguments: list[str]) -> int:
@@ -237,4 +238,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(leave(main(sys.argv[1:])))
