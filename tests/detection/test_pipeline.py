@@ -19,7 +19,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.errors import UserError
 from detection.evaluation.average_precision import average_precision
 from detection.model_files import load_trained
-from tests.detection.pipeline import MINIATURE, arguments_for, start, tool
+from tests.detection.pipeline import arguments_for, start, tool
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +27,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_demo_dataset(folder, train=12, test=6)
     return folder
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both networks trained once, by the tools."""
-    output = tmp_path_factory.mktemp("run") / "it"
-    tool("train_rpn", *arguments_for(config, data, output))
-    tool("train_fastrcnn", *arguments_for(config, data, output))
-    return output
 
 
 def states(path: Path) -> dict[str, dict[str, torch.Tensor]]:

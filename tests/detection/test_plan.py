@@ -19,7 +19,7 @@ from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.training import distributed
 from detection.training.memory import memory_in_use
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
+from tests.detection.pipeline import arguments_for, tool
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +27,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_demo_dataset(folder, train=12, test=2)
     return folder
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("run") / "it"
-    tool("train_rpn", *arguments_for(config, data, output))
-    tool("train_fastrcnn", *arguments_for(config, data, output))
-    return output
 
 
 def rows(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detection.data.demo import make_demo_dataset
-from tests.detection.pipeline import MINIATURE, REPOSITORY, arguments_for, environment, tool
+from tests.detection.pipeline import REPOSITORY, arguments_for, environment, tool
 
 # Runs a tool as `tools/NAME.py ARGUMENTS` would; whoever asks for a name or an address of the network ends the process.
 PROGRAM = """
@@ -45,13 +45,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_demo_dataset(folder, train=6, test=2)
     return folder
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
 
 
 @pytest.fixture(scope="module")

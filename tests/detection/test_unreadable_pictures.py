@@ -9,7 +9,7 @@ import pytest
 from detection.data.demo import make_demo_dataset
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
+from tests.detection.pipeline import arguments_for, tool
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,6 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = load_index(file, images, name="").non_empty().path(0)
         picture.write_bytes(picture.read_bytes()[: picture.stat().st_size * 2 // 3])
     return folder
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
 
 
 def test_a_run_stops_at_a_damaged_picture_or_goes_on_if_told_so(damaged: Path, config: Path, tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""The experiment in miniature (`pipeline.py`) as fixtures; each module draws the pictures that it needs, as `data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.detection.pipeline import MINIATURE, arguments_for, tool
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration's file."""
+    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
+    path.write_text(MINIATURE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both networks trained once, by the tools."""
+    output = tmp_path_factory.mktemp("run") / "it"
+    tool("train_rpn", *arguments_for(config, data, output))
+    tool("train_fastrcnn", *arguments_for(config, data, output))
+    return output
