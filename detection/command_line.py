@@ -9,10 +9,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detection.config import Config
-from detection.config_file import load_config
+from detection.config import Config, Runtime
+from detection.config_file import Configuration, config_to_yaml, load_config
 from detection.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, which --help need not
+    import torch
+
+    from detection.training.loop import Outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
@@ -89,6 +95,39 @@ def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
         "print the plan; nothing is written into the run's folder",
     )
     arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+
+
+def printed_config(options: argparse.Namespace, config: Configuration) -> bool:
+    """Whether --print-config asked for the configuration alone; it is then printed."""
+    if options.print_config:
+        print(config_to_yaml(config), end="")
+    return bool(options.print_config)
+
+
+def plan_or_train(
+    options: argparse.Namespace,
+    runtime: Runtime,
+    plan: Callable[[torch.device], str],
+    train: Callable[[torch.device, bool], Outcome],
+) -> int:
+    """Does what a training tool was asked for, as one of the processes that torchrun starts or alone.
+
+    Args:
+        plan: device → the text of the dry run.
+        train: device, and whether to resume → how it ended.
+
+    Returns:
+        The exit status.
+    """
+    from detection.training.distributed import is_main, process_group, was_restarted
+
+    with process_group(runtime.device, time_limit=60 * runtime.timeout_minutes) as device:
+        if options.dry_run:
+            text = plan(device)
+            if is_main():
+                print(text)
+            return 0
+        return train(device, options.resume or was_restarted()).exit_status
 
 
 def read_config(options: argparse.Namespace) -> Config:

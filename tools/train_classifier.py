@@ -7,7 +7,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import REPOSITORY, add_config_arguments, add_training_arguments, overrides, parser, run
+from detection.command_line import (
+    REPOSITORY,
+    add_config_arguments,
+    add_training_arguments,
+    overrides,
+    parser,
+    plan_or_train,
+    printed_config,
+    run,
+)
 
 DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
 EPILOG = """examples:
@@ -40,23 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_intermixed_args(arguments)
 
     from detection.classifier.config import ClassifierConfig
-    from detection.config_file import config_to_yaml, load_config_of
+    from detection.config_file import load_config_of
 
     config = load_config_of(ClassifierConfig, options.config or DEFAULT_CONFIG, overrides(options))
-    if options.print_config:
-        print(config_to_yaml(config), end="")
+    if printed_config(options, config):
         return 0
 
     from detection.classifier import plan, stage
-    from detection.training.distributed import is_main, process_group, was_restarted
 
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
-        if options.dry_run:
-            text = plan.of_classifier(config, device)
-            if is_main():
-                print(text)
-            return 0
-        return stage.train_classifier(config, device, resume=options.resume or was_restarted()).exit_status
+    return plan_or_train(
+        options,
+        config.runtime,
+        lambda device: plan.of_classifier(config, device),
+        lambda device, resume: stage.train_classifier(config, device, resume=resume),
+    )
 
 
 if __name__ == "__main__":

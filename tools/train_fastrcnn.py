@@ -7,7 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import add_config_arguments, add_training_arguments, parser, read_config, run
+from detection.command_line import (
+    add_config_arguments,
+    add_training_arguments,
+    parser,
+    plan_or_train,
+    printed_config,
+    read_config,
+    run,
+)
 
 EPILOG = """examples:
   python tools/train_fastrcnn.py
@@ -35,29 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
     add_training_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)
     config = read_config(options)
-    if options.print_config:
-        from detection.config_file import config_to_yaml
-
-        print(config_to_yaml(config), end="")
+    if printed_config(options, config):
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import is_main, process_group, was_restarted
 
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
-        if options.dry_run:
-            text = plan.of_fast_rcnn(config, device, rpn_file=options.rpn, proposals_file=options.proposals)
-            if is_main():
-                print(text)
-            return 0
-        outcome = stages.train_fast_rcnn(
-            config,
-            device,
-            rpn_file=options.rpn,
-            proposals_file=options.proposals,
-            resume=options.resume or was_restarted(),
-        )
-        return outcome.exit_status
+    files = {"rpn_file": options.rpn, "proposals_file": options.proposals}
+    return plan_or_train(
+        options,
+        config.runtime,
+        lambda device: plan.of_fast_rcnn(config, device, **files),
+        lambda device, resume: stages.train_fast_rcnn(config, device, **files, resume=resume),
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import add_config_arguments, add_training_arguments, parser, read_config, run
+from detection.command_line import (
+    add_config_arguments,
+    add_training_arguments,
+    parser,
+    plan_or_train,
+    printed_config,
+    read_config,
+    run,
+)
 
 EPILOG = """examples:
   python tools/train_rpn.py
@@ -30,22 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     add_training_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)
     config = read_config(options)
-    if options.print_config:
-        from detection.config_file import config_to_yaml
-
-        print(config_to_yaml(config), end="")
+    if printed_config(options, config):
         return 0
 
     from detection import plan, stages
-    from detection.training.distributed import is_main, process_group, was_restarted
 
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
-        if options.dry_run:
-            text = plan.of_rpn(config, device)
-            if is_main():
-                print(text)
-            return 0
-        return stages.train_rpn(config, device, resume=options.resume or was_restarted()).exit_status
+    return plan_or_train(
+        options,
+        config.runtime,
+        lambda device: plan.of_rpn(config, device),
+        lambda device, resume: stages.train_rpn(config, device, resume=resume),
+    )
 
 
 if __name__ == "__main__":
