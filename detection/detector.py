@@ -34,6 +34,7 @@ from detection.faster_rcnn import FasterRCNN
 from detection.model_files import Categories, load_trained
 from detection.recipe import for_inference
 from detection.splits import test_augmentation
+from detection.training.distributed import named_device
 from detection.training.memory import memory_explained
 
 Picture: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
@@ -193,15 +194,9 @@ class Detector:
 
 def _choose_device(name: str) -> torch.device:
     """As `process_group` chooses, but for the current GPU, which stays as it is."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
         raise UserError(f'device "{name}" is none of auto, cpu, cuda, and cuda:1 (the second GPU)')
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f'device "{name}" was asked for, but PyTorch sees no GPU here: use "cpu", or install PyTorch with CUDA'
-        )
+    device = named_device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f'device "{name}" was asked for, but PyTorch sees {torch.cuda.device_count()} GPU(s)')
     return device

@@ -104,16 +104,26 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
         dist.destroy_process_group()
 
 
-def _choose_device(name: str) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: it is a GPU, and PyTorch sees none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type != "cuda":
-        return device
-    if not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f'device "{name}" was asked for, but PyTorch sees no GPU here: use "cpu", or install PyTorch with CUDA'
         )
+    return device
+
+
+def _choose_device(name: str) -> torch.device:
+    device = named_device(name)
+    if device.type != "cuda":
+        return device
     number = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise UserError(
