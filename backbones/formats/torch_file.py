@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -12,9 +11,8 @@ from typing import Any
 
 import torch
 
+from .. import checksum
 from ..errors import UserError
-
-_OWN_CHECKSUM = b"sha256 of all before: "  # the comment that the project's own files end in (training/artifacts.py)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -53,13 +51,5 @@ def _check_zip(path: Path) -> None:
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum; fetch or write the file anew")
         comment = archive.comment
-    if comment.startswith(_OWN_CHECKSUM):
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            rest = path.stat().st_size - len(comment) - 2  # the two are the comment's length, 0 when it was hashed
-            while chunk := file.read(min(rest, 1 << 20)):
-                digest.update(chunk)
-                rest -= len(chunk)
-        digest.update(b"\0\0")
-        if comment[len(_OWN_CHECKSUM) :] != digest.hexdigest().encode():
-            raise zipfile.BadZipFile("it does not match the checksum at its end; take a sound copy")
+    if comment.startswith(checksum.PREFIX) and not checksum.is_intact(path):
+        raise zipfile.BadZipFile("it does not match the checksum at its end; take a sound copy")

@@ -21,12 +21,12 @@ from typing import IO, Any, cast
 
 import torch
 
+from backbones import checksum
 from detection.errors import UserError
 from detection.files import atomic_write
 
 FORMAT = "resnext-detection"
 VERSION = 1
-_COMMENT = b"sha256 of all before: "
 
 # What each kind of file is, in words for the one who gave the wrong one.
 KINDS: dict[str, str] = {
@@ -141,34 +141,19 @@ def _write(content: dict[str, Any], path: Path) -> None:
             if sink.error is not None:
                 raise sink.error from None
             raise
-        # A zip ends with the length of its comment in two bytes, 0 so far, and the comment.
-        comment = _COMMENT + sink.digest.hexdigest().encode()
-        file.seek(-2, os.SEEK_END)
-        file.write(len(comment).to_bytes(2, "little") + comment)
+        file.seek(-2, os.SEEK_END)  # a zip ends with the length of its comment in two bytes, 0 so far
+        file.write(checksum.ending(sink.digest.hexdigest()))
 
 
 def _check_digest(path: Path, name: str, needed: str = "") -> None:
     """Compares the whole file with the SHA-256 at its end. `name` is what messages call the file."""
-    foreign = f"{name} is cut short, or not a file of this project. {needed}"
-    size = len(_COMMENT) + 64
     try:
-        with open(path, "rb") as file:
-            rest = file.seek(0, os.SEEK_END) - size - 2
-            if rest < 0:
-                raise DamagedFile(foreign)
-            file.seek(0)
-            digest = hashlib.sha256()
-            while rest:
-                chunk = file.read(min(rest, 1 << 20))
-                digest.update(chunk)
-                rest -= len(chunk)
-            length, comment = file.read(2), file.read(size)
+        intact = checksum.is_intact(path)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
-    if length != size.to_bytes(2, "little") or not comment.startswith(_COMMENT):
-        raise DamagedFile(foreign)
-    digest.update(b"\0\0")
-    if comment[len(_COMMENT) :].decode("ascii", "replace") != digest.hexdigest():
+    if intact is None:
+        raise DamagedFile(f"{name} is cut short, or not a file of this project. {needed}")
+    if not intact:
         raise DamagedFile(f"{name} is damaged: it does not match the checksum at its end")
 
 

@@ -1,0 +1,42 @@
+"""The SHA-256 that the project's own `.pt` files end in.
+
+It is the zip's comment, the very end of the file, and covers all that comes before, with the comment's length in the
+two bytes ahead of it as 0, as they are when the rest is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+PREFIX = b"sha256 of all before: "
+SIZE = len(PREFIX) + 64
+
+
+def ending(digest: str) -> bytes:
+    """The comment of a file whose content has this SHA-256, in hex, with its length ahead of it."""
+    return SIZE.to_bytes(2, "little") + PREFIX + digest.encode()
+
+
+def is_intact(path: Path) -> bool | None:
+    """Whether a file is what its checksum says; None if it does not end in one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        rest = file.seek(0, os.SEEK_END) - SIZE - 2
+        if rest < 0:
+            return None
+        file.seek(rest)
+        found = file.read()
+        if not found.startswith(ending("")):
+            return None
+        file.seek(0)
+        digest = hashlib.sha256()
+        while rest and (chunk := file.read(min(rest, 1 << 20))):
+            digest.update(chunk)
+            rest -= len(chunk)
+    digest.update(b"\0\0")
+    return found == ending(digest.hexdigest())
