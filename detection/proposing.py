@@ -76,9 +76,9 @@ def write_proposals(
     """Writes the proposals of a trained RPN on `index` to `output`, unless they are there; see `propose`."""
     trained = load_trained(rpn_file, "rpn", "detector")
     assert trained.rpn is not None
-    if on_main(lambda: is_current(output, config, rpn_file, index, limits)):
-        return output
     metadata = _metadata(config, rpn_file, index, limits)
+    if on_main(lambda: _is_made_of(output, metadata, index)):
+        return output
     network = for_inference(trained.rpn, config.runtime, device)
     with run_lock(output.parent, f"{output.name}.lock"):
         writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids, essential=_ESSENTIAL))
@@ -96,6 +96,10 @@ def is_current(
     path: Path, config: settings.Config, rpn_file: Path, index: DatasetIndex, limits: settings.ProposalLimits
 ) -> bool:
     """Whether the store at `path` is what `write_proposals` would make now; a damaged one is not, and is made anew."""
+    return _is_made_of(path, _metadata(config, rpn_file, index, limits), index)
+
+
+def _is_made_of(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
     if not path.exists():
         return False
     try:
@@ -103,7 +107,6 @@ def is_current(
     except UserError as error:
         logger.warning("%s; it is made anew", error)
         return False
-    metadata = _metadata(config, rpn_file, index, limits)
     same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
     return same and np.array_equal(store.image_ids, index.image_ids)
 

@@ -27,7 +27,7 @@ class RunFolder:
     @classmethod
     def of(cls, config: settings.Config) -> RunFolder:
         """The folder that the configuration names, or `runs/<name>`."""
-        return cls(Path(config.output) if config.output is not None else Path("runs") / config.name)
+        return cls(root_of(config.output, config.name))
 
     @property
     def config(self) -> Path:
@@ -59,6 +59,11 @@ class RunFolder:
 
     def proposals(self, split: str) -> Path:
         return self.root / "proposals" / f"{split}.st"
+
+
+def root_of(output: str | None, name: str) -> Path:
+    """The folder that a configuration names as its `output`, or `runs/<name>`."""
+    return Path(output) if output is not None else Path("runs") / name
 
 
 def write_config(config: Configuration, path: Path) -> None:

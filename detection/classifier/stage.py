@@ -23,7 +23,7 @@ from detection.classifier.splits import open_split, training_view, views_for_tes
 from detection.config_file import config_to_dict
 from detection.determinism import determinism
 from detection.recipe import placed
-from detection.run_folder import write_config
+from detection.run_folder import root_of, write_config
 from detection.training.distributed import on_main
 from detection.training.loop import Outcome
 from detection.training.run_lock import run_lock
@@ -32,7 +32,7 @@ from detection.training_run import run_training
 
 def run_folder(config: ClassifierConfig) -> Path:
     """Where the run keeps its files: what the configuration names, or `runs/<name>`."""
-    return Path(config.output) if config.output is not None else Path("runs") / config.name
+    return root_of(config.output, config.name)
 
 
 def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: bool = False) -> Outcome:
