@@ -3,6 +3,7 @@
     python -m backbones                              every variant: parameters, multiply-adds, and the paper's figures
     python -m backbones resnext50_32x4d --stages     one of them, stage by stage
     python -m backbones compare 1x64d 2x 8x 32x4d    blocks of equal cost (Table 2); a width left out is solved for
+    python -m backbones weights resnext101_32x4d     the public weights of a network, or of all, with their licences
 
 Sizes are (H, W) in pixels; multiply-adds are for one image.
 """
@@ -13,15 +14,19 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .complexity import PAPER_FIGURES, Complexity, PaperFigures, bottleneck_parameters, measure_variant, solve_width
 from .errors import UserError
+from .paper_figures import PAPER_FIGURES, PaperFigures
 from .variants import DEPTHS, VARIANTS, Variant, canonical_name, find_variant
+
+if TYPE_CHECKING:
+    from .complexity import Complexity
 
 EPILOG = """\
 The columns beside ours, under "paper", are what Xie et al. (CVPR 2017) print. Multiply-adds are for one image; the
 paper calls them FLOPs. "weights" are the parameters without those of normalisation, as the paper counts them.
-The second command, `python -m backbones compare`, has a help of its own."""
+The other commands, `python -m backbones compare` and `python -m backbones weights`, have a help of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["compare"]:
             _compare(arguments[1:])
+        elif arguments[:1] == ["weights"]:
+            _weights(arguments[1:])
         else:
             _list(arguments)
     except UserError as error:
@@ -127,6 +134,7 @@ def _compare(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=_size, help="size of the image: 224, or HEIGHTxWIDTH (default: 224)")
     options = parser.parse_args(arguments)
+    from .complexity import bottleneck_parameters, solve_width  # torch: after the help
 
     reference: int | None = None
     rows = []
@@ -165,7 +173,42 @@ def _compare(arguments: Sequence[str]) -> None:
     print(_table(header, rows))
 
 
+def _weights(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m backbones weights",
+        description="Lists public weights: what to write in create_backbone(name, weights=…) or backbone.weights.",
+        epilog="A network's first row is its default. Nothing is downloaded. top-1 is in per cent on ImageNet-1K, as "
+        "the source states it for a single crop of that many pixels. BN fused into scale and bias stays frozen.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a network, as resnext101_32x4d; all if none is named")
+    options = parser.parse_args(arguments)
+    from .sources import SOURCES, sources_for  # torch: after the help
+
+    rows = []
+    for name in options.names or dict.fromkeys(source.variant for source in SOURCES):
+        found = sources_for(canonical_name(name, find_variant(name, {})))
+        if not found:
+            known = ", ".join(dict.fromkeys(source.variant for source in SOURCES))
+            raise UserError(f"no public weights are known for {name}; there are some for {known}")
+        rows += [
+            [
+                source.variant,
+                source.name,
+                _optional(source.top1),
+                str(source.image_size),
+                "fused" if source.fused_norm else "",
+                source.licence + (", NON-COMMERCIAL" if source.non_commercial else ""),
+                {0: "none published", 64: "whole"}.get(len(source.sha256 or ""), "first digits"),
+                source.url,
+            ]
+            for source in found
+        ]
+    print(_table(["network", "weights", "top-1 %", "px", "BN", "licence", "SHA-256", "from"], rows))
+
+
 def _measure(variant: Variant, size: tuple[int, int] | None, classes: int | None) -> Complexity:
+    from .complexity import measure_variant  # torch: after the help
+
     cifar = variant.stem == "cifar"
     return measure_variant(variant, size or ((32, 32) if cifar else (224, 224)), classes or (10 if cifar else 1000))
 

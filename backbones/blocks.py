@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .normalization import FrozenBatchNorm2d, conv_norm, make_normalization
-
-EXPANSION = 4  # output channels of a block, in units of its planes
+from .variants import EXPANSION
 
 
 class Projection(nn.Sequential):

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .blocks import EXPANSION
 from .errors import UserError
 
+EXPANSION = 4  # output channels of a block, in units of its planes
 STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
 
 

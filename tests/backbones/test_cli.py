@@ -10,6 +10,7 @@ import pytest
 
 from backbones import VARIANTS
 from backbones.__main__ import main
+from backbones.sources import SOURCES, sources_for
 
 
 def _row(output: str, name: str) -> list[str]:
@@ -72,6 +73,7 @@ def test_compare_two_blocks(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "32x", "1x64d"], "first block needs a width"),
         (["compare", "1x64"], "is no block"),
         (["compare", "1x64d", "900x"], "too high"),
+        (["weights", "resnext29_8x64d"], "no public weights are known for resnext29_8x64d"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,3 +103,28 @@ def test_runs_as_a_module(repository: Path) -> None:
     command = [sys.executable, "-m", "backbones", "compare", "--help"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     assert "32x4d" in done.stdout
+
+
+def test_help_does_not_wait_for_torch(repository: Path) -> None:
+    """Each command's help, with a torch that cannot be imported."""
+    for command in ([], ["compare"], ["weights"]):
+        code = f"import sys; sys.modules['torch'] = None; from backbones.__main__ import main; main({[*command, '-h']})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "python -m backbones" in done.stdout
+
+
+def test_lists_the_weights_of_a_network_with_their_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "resnext101_64x4d"]) == 0
+    output = capsys.readouterr().out
+    assert [line.split()[1] for line in output.splitlines()[2:]] == [s.name for s in sources_for("resnext101_64x4d")]
+    assert _row(output, "detectron/X-101-64x4d")[2:5] == ["224", "fused", "not"]  # no accuracy; licence not stated
+    assert "NON-COMMERCIAL" in " ".join(_row(output, "facebookresearch/resnext_101_64x4d"))
+    assert "https://download.pytorch.org/models/resnext101_64x4d-173b62eb.pth" in output
+
+
+def test_lists_all_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(SOURCES)
+    assert main(["weights", "resnext50"]) == 0  # which stands for 32x4d
+    assert "torchvision/IMAGENET1K_V2" in capsys.readouterr().out

@@ -12,10 +12,16 @@ DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0,
 
 
 @pytest.mark.parametrize("input_format", [IMAGENET, DETECTRON], ids=["torchvision", "detectron"])
-def test_pixels_are_normalised_and_padding_is_zero(input_format: InputFormat) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_are_normalised_and_padding_is_zero(input_format: InputFormat, channels_last: bool) -> None:
     images = torch.randint(0, 256, (2, 3, 6, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        images = images.to(memory_format=torch.channels_last)
     sizes = torch.tensor([[6, 5], [4, 8]])
+    given = images.clone()
     prepared = prepare(images, sizes, input_format)
+    assert torch.equal(images, given)
+    assert prepared.is_contiguous(memory_format=torch.channels_last) == channels_last
     order = (2, 1, 0) if input_format.channel_order == "bgr" else (0, 1, 2)
     for image, (height, width) in enumerate(sizes.tolist()):
         for channel in range(3):
