@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import json
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from backbones import create_c4
-from benchmarks.common import OURS, PEER, RESULTS, ROOT, environment, markdown, table, write_result
+from benchmarks.common import OURS, PEER, RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
 from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer
 from detection import config as settings
 from detection.builders import pair
@@ -69,7 +68,7 @@ def main() -> int:
     peer_config = _peer_config(config, options.peer_learning_rate, options.peer_batch, options.peer_regions)
     with process_group(config.runtime.device) as device:
         about = environment("bccd", device)
-        keys = {OURS: _key(config, about), PEER: _key(peer_config, about)}
+        keys = {OURS: settings_key(config, about), PEER: settings_key(peer_config, about)}
         runs = json.loads(options.output.read_text(encoding="utf-8"))["runs"] if options.output.exists() else []
 
         def known(who: str, seed: int) -> dict[str, Any] | None:
@@ -253,7 +252,7 @@ def _finished(outcome: Outcome) -> None:
         raise SystemExit(outcome.exit_status)
 
 
-def _key(config: settings.Config, about: dict[str, Any]) -> str:
+def settings_key(config: settings.Config, about: dict[str, Any]) -> str:
     """What a run must share with another to stand in one table with it; not the seed, nor where the data lie."""
     values = config_to_dict(config)
     del values["seed"], values["output"], values["data"]["root"]
@@ -274,21 +273,17 @@ def _write(path: Path, about: dict[str, Any], runs: Sequence[dict[str, Any]], ke
             [
                 who,
                 ", ".join(str(one["seed"]) for one in own),
-                _mean_and_range([one["AP"] for one in own], ".3f"),
-                _mean_and_range([one["AP50"] for one in own], ".3f"),
-                _mean_and_range([one["seconds"] for one in own], ".0f"),
-                _mean_and_range(rates, ".1f"),
-                _mean_and_range([one["test_pictures_per_second"] for one in own], ".1f"),
+                mean_and_range([one["AP"] for one in own], ".3f"),
+                mean_and_range([one["AP50"] for one in own], ".3f"),
+                mean_and_range([one["seconds"] for one in own], ".0f"),
+                mean_and_range(rates, ".1f"),
+                mean_and_range([one["test_pictures_per_second"] for one in own], ".1f"),
             ]
         )
     comparison = table("BCCD from scratch for the same time; mean (lowest – highest) over the seeds", columns, rows)
     result = {"title": "Blood cells: AP for the same wall-clock time", "environment": about, "tables": [comparison]}
     write_result(path, {**result, "keys": keys, "runs": list(runs)})
     return comparison
-
-
-def _mean_and_range(values: Sequence[float], form: str) -> str:
-    return f"{statistics.mean(values):{form}} ({min(values):{form}} – {max(values):{form}})"
 
 
 def _arguments() -> argparse.ArgumentParser:

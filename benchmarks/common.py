@@ -181,6 +181,11 @@ def seconds(value: float) -> str:
     return f"{value:.3g} s" if value >= 0.9995 else f"{value * 1e3:.3g} ms"
 
 
+def mean_and_range(values: Sequence[float], form: str) -> str:
+    """Numbers of several runs: mean (lowest – highest)."""
+    return f"{statistics.mean(values):{form}} ({min(values):{form}} – {max(values):{form}})"
+
+
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result file whole or not at all."""
     with atomic_write(path) as temporary:
