@@ -85,12 +85,13 @@ def chosen_networks(options: argparse.Namespace) -> Iterator[Network]:
     changes = [f"data.root={options.data}", *options.set]
     config = load_config_of(ClassifierConfig, options.config, changes)
     variant = find_variant(config.network.name, config.network.structure())
-    for cardinality in options.cardinality or [variant.cardinality]:
-        width = equal_width(variant, cardinality)
-        name = f"{config.name}_{cardinality}x{width}d" if options.cardinality else config.name
-        own = [f"name={name}", f"output={options.runs / name}"]
-        own += [f"network.cardinality={cardinality}", f"network.base_width={width}"]
-        one = load_config_of(ClassifierConfig, options.config, [*changes, *own])
+    for cardinality in options.cardinality or [None]:
+        name, own = config.name, []
+        if cardinality is not None:
+            width = equal_width(variant, cardinality)
+            name = f"{config.name}_{cardinality}x{width}d"
+            own = [f"name={name}", f"network.cardinality={cardinality}", f"network.base_width={width}"]
+        one = load_config_of(ClassifierConfig, options.config, [*changes, *own, f"output={options.runs / name}"])
         yield Network(one, find_variant(one.network.name, one.network.structure()))
 
 

@@ -70,6 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse_idle(
             options, "the recall of stored proposals", ("pictures", "backend"), ("backbone.", "rpn.", "fast_rcnn.")
         )
+        if "config" not in store.metadata:
+            raise UserError(
+                f"{file}: names no data set: tools/propose.py did not write it. Make the proposals with that tool"
+            )
         config = change_config(config_from_dict(store.metadata["config"], str(file)), overrides(options))
     else:
         trained = load_trained(file, "detector", "rpn")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from detection.data.proposal_writer import ProposalWriter
 from tests.detection.pipeline import tool
 
 
@@ -95,3 +97,13 @@ def test_without_objects_it_says_what_the_detections_are_good_for(networks: Path
     assert "results.json holds the detections as COCO's evaluation server takes them" in said
     said = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "two").stdout
     assert "no objects" not in said
+
+
+def test_a_store_of_another_program_is_refused_in_a_line(tmp_path: Path) -> None:
+    writer = ProposalWriter(tmp_path / "theirs.st", {"dataset_fingerprint": "f" * 64}, [1])
+    writer.add(1, np.zeros((1, 4), np.float32), np.ones(1, np.float32))
+    writer.finish()
+    said = tool("eval_coco", "--proposals", tmp_path / "theirs.st", check=False).stderr
+    assert said.startswith("error: ")
+    assert "theirs.st: names no data set: tools/propose.py did not write it" in said
+    assert said.count("\n") == 1
