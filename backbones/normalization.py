@@ -156,6 +156,7 @@ def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Te
     if (
         type(convolution) is nn.Conv2d
         and type(normalization) is FrozenBatchNorm2d
+        and not torch.compiler.is_compiling()
         and not (_has_hooks(convolution) or _has_hooks(normalization))
         and x.shape[0] * x.shape[2:].numel() > convolution.weight[0].numel() * math.prod(convolution.stride)
     ):

@@ -19,6 +19,7 @@ Points = Sequence[tuple[float, float]]
 _COLOURS = ("#2f6fed", "#d9541e", "#1f9254", "#8e44ad", "#b8860b", "#555555")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 400, 260, 58, 14, 40  # of a panel, and its margins
 _LEGEND = 18  # height of a line of the legend
+_LETTER = 9  # width of a letter of the title, at most
 _STYLE = """
 .back { fill: #fff } text { font: 12px system-ui, sans-serif; fill: #444b57 } .frame { fill: none; stroke: #c5cad3 }
 .grid { stroke: #e9ebef } .curve { fill: none; stroke-width: 2 } .linear { stroke-dasharray: 3 4; opacity: .55 }
@@ -68,7 +69,7 @@ def write_chart(path: Path, title: str, x_label: str, panels: Sequence[Panel], *
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
     top = 34 + _LEGEND * len(names)
-    width, height = _WIDTH * len(panels), top + _HEIGHT
+    width, height = max(_WIDTH * len(panels), _LEFT + _LETTER * len(title)), top + _HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img"><title>{escape(title)}</title><style>{_STYLE}</style>'
