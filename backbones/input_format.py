@@ -61,7 +61,7 @@ class InputFormat:
         if images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last):
             # As rows of W · C numbers: passes over long rows, not over three channels at a time.
             width = images.shape[-1]
-            rows = images.permute(0, 2, 3, 1).flatten(2).float()
+            rows = images.permute(0, 2, 3, 1).flatten(2).to(torch.float32, copy=True)
             rows.mul_(scale.flatten().repeat(width)).add_(shift.flatten().repeat(width))
             return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
         return torch.addcmul(shift, images, scale)

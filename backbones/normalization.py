@@ -151,7 +151,8 @@ def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Te
     Frozen BN is folded into the weight on the fly, y = conv(x, w · s) + b, which saves a pass over the map forwards and
     another one backwards (the gradient of w is s times that of w · s) for one over the weight each: so it is done where
     the map is the larger of the two. Under autocast the weight is folded in float32 and the convolution alone is in low
-    precision. Layers of other classes, and layers with hooks, are called as they are.
+    precision. Layers of other classes, and layers with hooks, are called as they are; so are all under torch.compile,
+    which fuses the affine itself and would compile anew for sizes on the other side of the condition.
     """
     if (
         type(convolution) is nn.Conv2d

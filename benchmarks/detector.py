@@ -178,8 +178,8 @@ def steps(scene: Scene) -> dict[str, Functions]:
 
 
 def parts(scene: Scene) -> dict[str, Functions]:
-    """What the steps are made of, on the same inputs in each side's own memory order. Ours are with BN folded where
-    nothing is learnt, as at inference."""
+    """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at
+    inference where nothing is learnt: BN folded, the RPN's 3×3 by Winograd's filtering."""
     ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
     picture = prepare(batch.images, batch.sizes, ours.trunk.input_format)
     plain_picture = picture.contiguous()

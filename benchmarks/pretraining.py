@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,20 @@ def main() -> int:
         about = environment("pretraining", device)
         sha256 = sha256_of(options.classifier)
         runs = json.loads(options.output.read_text(encoding="utf-8"))["runs"] if options.output.exists() else []
-        shown = []
-        for share in options.shares:
-            shorter = shortened(config, share)
-            for seed in options.seeds:
-                for start, file in weights.items():
-                    run_key = settings_key(shorter, about) + (sha256[:16] if file else "")
-                    one = next((r for r in runs if (r["key"], r["seed"], r["start"]) == (run_key, seed, start)), None)
-                    if one is None:
-                        backbone = dataclasses.replace(shorter.backbone, weights=file)
-                        result = run_ours(dataclasses.replace(shorter, seed=seed, backbone=backbone), device)
-                        what = {"start": start, "share": share, "seed": seed, "commit": about["commit"]}
-                        one = {"key": run_key, **what, **result}
-                        runs.append(one)
-                        print(f"{share:g} of the steps, seed {seed}, {start}: AP {one['AP']:.3f}", flush=True)
-                    shown.append(one)
-                    _write(options.output, about, runs, shown)
-    print(f"\n{markdown(_comparison(shown))}\n\n{options.output}")
+
+        def key(share: float, start: str) -> str:
+            return settings_key(shortened(config, share), about) + (sha256[:16] if weights[start] else "")
+
+        for share, seed, start in itertools.product(options.shares, options.seeds, weights):
+            what = {"key": key(share, start), "start": start, "share": share, "seed": seed}
+            if any(all(one[name] == value for name, value in what.items()) for one in runs):
+                continue
+            backbone = dataclasses.replace(config.backbone, weights=weights[start])
+            result = run_ours(dataclasses.replace(shortened(config, share), seed=seed, backbone=backbone), device)
+            runs.append({**what, "commit": about["commit"], **result})
+            print(f"{share:g} of the steps, seed {seed}, {start}: AP {result['AP']:.3f}", flush=True)
+            _write(options.output, config.name, about, runs, key)
+        print(f"\n{markdown(_write(options.output, config.name, about, runs, key))}\n\n{options.output}")
     return 0
 
 
@@ -65,18 +63,30 @@ def shortened(config: settings.Config, share: float) -> settings.Config:
     """The configuration with a share of the steps, in both trainings, the warm-up included."""
 
     def less(training: settings.Training) -> settings.Training:
-        steps, warmup = (max(1, round(number * share)) for number in (training.steps, training.warmup_steps))
-        milestones = tuple(round(milestone * share) for milestone in training.milestones)
-        return dataclasses.replace(training, steps=steps, warmup_steps=warmup, milestones=milestones)
+        return dataclasses.replace(
+            training,
+            steps=max(1, round(training.steps * share)),
+            warmup_steps=round(training.warmup_steps * share),
+            milestones=tuple(sorted({max(1, round(milestone * share)) for milestone in training.milestones})),
+        )
 
     rpn = dataclasses.replace(config.rpn, training=less(config.rpn.training))
     fast_rcnn = dataclasses.replace(config.fast_rcnn, training=less(config.fast_rcnn.training))
     return dataclasses.replace(config, rpn=rpn, fast_rcnn=fast_rcnn)
 
 
-def _write(path: Path, about: dict[str, Any], runs: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> None:
-    title = "Blood cells: a detector started from a classifier of CIFAR-10"
-    write_result(path, {"title": title, "environment": about, "tables": [_comparison(shown)], "runs": list(runs)})
+def _write(
+    path: Path,
+    name: str,
+    about: dict[str, Any],
+    runs: Sequence[dict[str, Any]],
+    key: Callable[[float, str], str],
+) -> dict[str, Any]:
+    """Writes all runs, and the table of those that belong together; returns the table."""
+    content = _comparison([one for one in runs if one["key"] == key(one["share"], one["start"])])
+    title = f"{name}: a detector started from a classifier's weights"
+    write_result(path, {"title": title, "environment": about, "tables": [content], "runs": list(runs)})
+    return content
 
 
 def _comparison(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def _comparison(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             ]
         )
     columns = ["steps, RPN + Fast R-CNN", "start", "seeds", "AP", "AP@0.5", "training, s"]
-    return table("BCCD for the same steps; mean (lowest – highest) over the seeds", columns, rows)
+    return table("For the same steps; mean (lowest – highest) over the seeds", columns, rows)
 
 
 def _arguments() -> argparse.ArgumentParser:

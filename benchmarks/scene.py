@@ -34,8 +34,8 @@ class Scene:
     """Everything lies on one device and is in evaluation mode.
 
     batch: one picture with objects and 2,000 proposals, of our RPN; rpn, fast_rcnn: ours, each with its own trunk;
-    detector: the two as a pair, as `Detector` makes it (BN folded); shared: the same with one trunk for both; peer:
-    torchvision's, its trunk of the same weights.
+    detector: the two as a pair, as `Detector` makes it (`for_inference`); shared: the same with one trunk for both;
+    peer: torchvision's, its trunk of the same weights.
     """
 
     config: settings.Config

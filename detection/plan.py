@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +52,13 @@ STEPS = 3  # measured, after one to warm up
 _PROPOSAL_BYTES = 20  # four corners and a score, float32
 
 
+class Pace(NamedTuple):
+    """Seconds: of a step, and from nothing to the end of the first one, workers' start and compilation included."""
+
+    step: float
+    start: float
+
+
 def of_rpn(config: settings.Config, device: torch.device) -> str:
     """The plan of `stages.train_rpn`, as text."""
     folder = RunFolder.of(config)
@@ -62,9 +70,9 @@ def of_rpn(config: settings.Config, device: torch.device) -> str:
         seed=config.seed,
         unreadable=on_unreadable(config.data),
     )
-    seconds = _seconds_per_step(network, config, config.rpn.training, dataset, device)
+    pace = _pace(network, config, config.rpn.training, dataset, device)
     written = [folder.config, folder.rpn, *files_of_training(folder.rpn_training, config.runtime)]
-    return describe("rpn", network, config.rpn.training, len(index), seconds, device, written, folder.root)
+    return describe("rpn", network, config.rpn.training, len(index), pace, device, written, folder.root)
 
 
 def of_fast_rcnn(
@@ -108,7 +116,7 @@ def of_fast_rcnn(
             proposal_limit=limits.after_nms,
             unreadable=on_unreadable(config.data),
         )
-        seconds = _seconds_per_step(network, config, config.fast_rcnn.training, dataset, device)
+        pace = _pace(network, config, config.fast_rcnn.training, dataset, device)
     written = [
         folder.config,
         folder.fast_rcnn,
@@ -120,7 +128,7 @@ def of_fast_rcnn(
         written = [own, own.with_name(f"{own.name}.lock"), *written]
         store_bytes = len(index) * limits.after_nms * _PROPOSAL_BYTES
     text = describe(
-        "Fast R-CNN", network, config.fast_rcnn.training, len(index), seconds, device, written, folder.root, store_bytes
+        "Fast R-CNN", network, config.fast_rcnn.training, len(index), pace, device, written, folder.root, store_bytes
     )
     if proposals_file is None:
         text += f"\nproposals first   {len(index)} pictures, about {format_duration(proposing)}"
@@ -155,25 +163,25 @@ def _proposals_of(
     return ProposalStore.open(path)
 
 
-def _seconds_per_step(
+def _pace(
     network: nn.Module,
     config: settings.Config,
     training: settings.Training,
     dataset: DetectionDataset,
     device: torch.device,
-) -> float:
-    return seconds_per_step(
+) -> Pace:
+    return measured_pace(
         network, lambda short: batches_for(config, short, dataset, device), training, config.runtime, device
     )
 
 
-def seconds_per_step(
+def measured_pace(
     network: nn.Module,
     batches: Callable[[settings.Training], Callable[[int], Iterable[TrainingBatch]]],
     training: settings.Training,
     runtime: settings.Runtime,
     device: torch.device,
-) -> float:
+) -> Pace:
     """How long a step takes here, by a few of them. `batches`: what `train` takes, for a training of fewer steps."""
 
     def run(steps: int) -> float:
@@ -196,7 +204,7 @@ def seconds_per_step(
 
     warm_up = run(1)
     # What starting the workers and warming up cost is in both times, and drops out of the difference.
-    return max((run(1 + STEPS) - min(warm_up, run(1))) / STEPS, 1e-6)
+    return Pace(max((run(1 + STEPS) - min(warm_up, run(1))) / STEPS, 1e-6), warm_up)
 
 
 def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
@@ -209,7 +217,7 @@ def describe(
     network: nn.Module,
     training: settings.Training,
     pictures: int,
-    seconds: float,
+    pace: Pace,
     device: torch.device,
     written: Sequence[Path],
     folder: Path,
@@ -233,8 +241,9 @@ def describe(
         "learning rate": f"{effective_learning_rate(training):g} (stated: {training.learning_rate:g} for "
         f"{training.learning_rate_batch or 'any number of'} pictures a step)",
         "steps": f"{training.steps}, {training.steps * training.global_batch / pictures:.2f} epochs",
-        "a step": f"{seconds:.3f} s, measured over {STEPS}; {training.global_batch / seconds:.2f} pictures/s",
-        "time": format_duration(seconds * training.steps),
+        "a step": f"{pace.step:.3f} s, measured over {STEPS}; {training.global_batch / pace.step:.2f} pictures/s",
+        "the first one": f"after {pace.start:.3f} s: workers are started, and kernels compiled where that is wanted",
+        "time": format_duration(pace.step * training.steps),
         "peak memory": f"{_peak_memory(device):.0f} MiB",
         "disk": f"{_size(disk)} needed, {_size(free)} free" + (": TOO LITTLE" if disk > free else ""),
         "written": "\n".join(f"{'':18}{path}" for path in written).lstrip(),

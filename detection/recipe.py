@@ -135,11 +135,13 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
 
 def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
     """A copy of the network on the device that only looks: in evaluation mode, batch normalisation folded into the
-    convolutions before it, an RPN's 3×3 on a CPU computed as Winograd does (the same numbers to rounding)."""
+    convolutions before it, an RPN's 3×3 on a CPU computed as Winograd does (the same numbers to rounding). Its state
+    dict is not that of the network."""
     network = placed(fold_batch_norm(network), runtime, device)  # type: ignore[assignment]
     if device.type == "cpu":
         for head in _rpn_heads(network):
-            head.conv = WinogradConvolution(head.conv)  # type: ignore[assignment]
+            if isinstance(head.conv, nn.Conv2d):
+                head.conv = WinogradConvolution(head.conv)
     return network
 
 

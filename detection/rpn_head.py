@@ -23,7 +23,8 @@ class RPNHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        # Of a network that only looks, on a CPU, a WinogradConvolution: `recipe.for_inference`.
+        self.conv: nn.Module = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, anchors_per_position, 1)
         self.box = nn.Conv2d(channels, 4 * anchors_per_position, 1)
         for layer in (self.conv, self.objectness, self.box):
@@ -47,7 +48,8 @@ class RPNHead(nn.Module):
         Training looks at 256 anchors of thousands of positions: there, the 3×3 convolution is the product of its
         weight with the windows around these anchors, and the rest of the map need not be convolved.
         """
-        if index.shape[1] * _SPARSE > sum(features.shape[-2] * features.shape[-1] for features in maps):
+        positions = sum(features.shape[-2] * features.shape[-1] for features in maps)
+        if index.shape[1] * _SPARSE > positions or not isinstance(self.conv, nn.Conv2d):
             logits, targets = self(maps)
             return logits.gather(1, index), take(targets, index)
         kinds = self.objectness.out_channels

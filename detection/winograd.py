@@ -2,7 +2,8 @@
 
 Four outputs that lie together, 2 × 2, take 36 products of an input and a weight when computed one by one. Sums and
 differences of the sixteen inputs under them, multiplied by as many sums of weights that are made once, take 16; and all
-tiles of the map together make these sixteen matrix products. The RPN's 3×3 over 1024 channels takes 0.6 of the time.
+tiles of the map together make these sixteen matrix products. The RPN's 3×3 over 1024 channels takes 0.6 of the time
+(benchmarks/detector.py, "RPN head"), and, while it works, ten times the map's memory.
 
 Shapes: N images, I input and O output channels, H × W map, T tiles of 2 × 2 outputs in all images.
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", section 4.1, F(2×2, 3×3).
@@ -21,7 +22,8 @@ _WEIGHT_SUMS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1
 
 
 class WinogradConvolution(nn.Module):
-    """What `convolution` computes, to rounding: (N, I, H, W) → (N, O, H, W) in channels-last memory. It does not train.
+    """What `convolution` computes, to rounding: (N, I, H, W) → (N, O, H, W), channels last in memory (where a side is
+    odd, as a part of a larger map). No gradient goes through it, not to the maps either.
 
     Raises:
         ValueError: `convolution` is not a dense 3×3 of stride 1 and padding 1.
@@ -50,8 +52,11 @@ class WinogradConvolution(nn.Module):
         rows = _input_sums([padded[:, first::2][:, :down] for first in range(4)])
         for result, row in zip(inputs, rows, strict=True):
             _input_sums([row[:, :, first::2][:, :, :across] for first in range(4)], result)
-        products = torch.bmm(inputs.view(16, -1, channels), self.transformed).view(4, 4, images, down, across, -1)
-        shape = (images, products.shape[-1], 2 * down, 2 * across)
+        outputs = self.transformed.shape[2]
+        products = torch.bmm(inputs.view(16, images * down * across, channels), self.transformed)
+        del padded, rows, row, inputs
+        products = products.view(4, 4, images, down, across, outputs)
+        shape = (images, outputs, 2 * down, 2 * across)
         result = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=torch.channels_last)
         for own_rows, summed in zip((slice(0, None, 2), slice(1, None, 2)), _output_sums(products), strict=True):
             for first, output in enumerate(_output_sums(summed)):

@@ -21,7 +21,7 @@ def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
     network = placed(build_classifier(config.network, len(pictures.classes)), config.runtime, device)
     view = training_view(config.data, network.input_format)
     samples = TrainingSamples(pictures, view, config.seed, config.data.skip_unreadable)
-    seconds = plan.seconds_per_step(
+    pace = plan.measured_pace(
         ClassifierTraining(network),
         lambda short: training_batches_for(samples, short, config.runtime, device),
         training,
@@ -30,4 +30,4 @@ def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
     )
     files = plan.files_of_training(folder / "classifier", config.runtime)
     written = [folder / "config.yaml", folder / "classifier.pt", *files]
-    return plan.describe("classifier", network, training, len(pictures), seconds, device, written, folder)
+    return plan.describe("classifier", network, training, len(pictures), pace, device, written, folder)

@@ -10,7 +10,7 @@ from tests.detection.networks import TINY
 
 
 def test_pictures_of_many_sizes_take_few_compilations() -> None:
-    """One more for each of height, width and number of pictures that turns out to vary; no condition on sizes of ours."""
+    """One more for each of height, width and number of pictures that varies; nothing of ours depends on sizes."""
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)

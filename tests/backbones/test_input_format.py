@@ -15,6 +15,16 @@ DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0,
 DETECTRON2 = InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_are_not_written_to(channels_last: bool) -> None:
+    """Those that are float32 already, too."""
+    pixels = torch.full((2, 3, 4, 5), 128.0)
+    if channels_last:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    IMAGENET.normalize(pixels)
+    assert (pixels == 128).all()
+
+
 @pytest.mark.parametrize("input_format", [IMAGENET, DETECTRON, DETECTRON2])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_normalize_is_the_definition(input_format: InputFormat, channels_last: bool) -> None:

@@ -1,4 +1,4 @@
-"""The same steps from scratch and from a classifier, which does change where the detector starts."""
+"""The same steps from scratch and from a classifier, whose weights the detector does start from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from backbones import create_classifier
 from benchmarks import pretraining
 from detection import config as settings
+from detection.builders import build_rpn
 from detection.classifier.config import ClassifierConfig, Network
-from detection.classifier.model_file import TrainedClassifier, save_classifier
+from detection.classifier.model_file import TrainedClassifier, load_classifier, save_classifier
 from detection.config_file import load_config
 
 
@@ -35,6 +37,12 @@ def compare(data: Path, classifier: Path, monkeypatch: pytest.MonkeyPatch, *argu
     return result
 
 
+def conv1(data: Path, classifier: Path) -> torch.Tensor:
+    """What a detector of the configuration begins with."""
+    config = load_config(data.parent / "tiny.yaml", [f"backbone.weights={classifier}"])
+    return build_rpn(config).backbone.conv1.weight
+
+
 def test_both_starts_take_turns_and_are_not_run_again(
     data: Path, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +56,7 @@ def test_both_starts_take_turns_and_are_not_run_again(
     monkeypatch.setattr(pretraining, "run_ours", noted)
     first = compare(data, classifier, monkeypatch, "--seeds", "0", "--shares", "0.5")
     assert starts == [None, str(classifier)]
+    assert torch.equal(conv1(data, classifier), load_classifier(classifier).network.conv1.weight)
     assert [(one["start"], one["share"], one["seed"]) for one in first["runs"]] == [
         ("from scratch", 0.5, 0),
         ("from the classifier", 0.5, 0),
@@ -59,10 +68,16 @@ def test_both_starts_take_turns_and_are_not_run_again(
     whole = compare(data, classifier, monkeypatch, "--seeds", "0", "--shares", "0.5", "1")
     assert starts == [None, str(classifier)] * 2, "what is known is not run again"
     assert whole["runs"][:2] == first["runs"]
+    assert compare(data, classifier, monkeypatch, "--seeds", "0", "--shares", "0.5")["tables"] == whole["tables"]
     assert [row[0] for row in whole["tables"][0]["rows"]] == ["1 + 1", "1 + 1", "2 + 2", "2 + 2"]
 
 
 def test_a_share_of_the_steps_is_one_of_both_trainings(data: Path) -> None:
-    config = load_config(data.parent / "tiny.yaml", ["rpn.training.steps=800", "fast_rcnn.training.steps=900"])
-    config = pretraining.shortened(config, 0.25)
-    assert (config.rpn.training.steps, config.fast_rcnn.training.steps) == (200, 225)
+    changes = ["rpn.training.steps=800", "rpn.training.milestones=[600, 700]", "fast_rcnn.training.steps=900"]
+    config = load_config(data.parent / "tiny.yaml", [*changes, "fast_rcnn.training.warmup_steps=0"])
+    shorter = pretraining.shortened(config, 0.25)
+    assert (shorter.rpn.training.steps, shorter.fast_rcnn.training.steps) == (200, 225)
+    assert shorter.rpn.training.milestones == (150, 175)
+    assert shorter.fast_rcnn.training.warmup_steps == 0
+    assert pretraining.shortened(config, 0.001).rpn.training.milestones == (1,)
+    assert pretraining.shortened(config, 1.0) == config

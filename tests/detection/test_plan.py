@@ -66,6 +66,7 @@ def test_time_epochs_disk_and_files_are_those_of_the_real_run(
     assert found["steps"] == f"100000, {100000 * 4 / pictures:.2f} epochs"
     step = float(found["a step"].split()[0])
     assert step > 0.001
+    assert float(found["the first one"].split()[1]) > 0
     assert seconds(found["time"]) == pytest.approx(100000 * step, abs=52)  # half a millisecond a step
     weights, checkpoint = run / f"{stage}.pt", run / stage / "checkpoint_00000006.pt"
     size = 3 * weights.stat().st_size + 3 * checkpoint.stat().st_size  # two are kept, and one is being written

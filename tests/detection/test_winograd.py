@@ -16,14 +16,17 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("size", [(8, 6), (7, 5), (6, 9), (1, 4), (1, 1)])
-def test_it_is_the_same_convolution(size: tuple[int, int], bias: bool, channels_last: bool) -> None:
+@pytest.mark.parametrize("size", [(2, 8, 6), (2, 7, 5), (1, 6, 9), (3, 1, 4), (1, 1, 1), (0, 4, 4)])
+def test_it_is_the_same_convolution(size: tuple[int, int, int], bias: bool, channels_last: bool) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 5, 3, padding=1, bias=bias).double()
-    maps = torch.randn(2, 6, *size).double()
+    images, height, width = size
+    maps = torch.randn(images, 6, height, width).double()
     if channels_last:
         maps = maps.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(WinogradConvolution(convolution)(maps), convolution(maps), rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        found, expected = WinogradConvolution(convolution)(maps), convolution(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rounding_at_the_width_of_the_paper() -> None:
@@ -60,5 +63,8 @@ def test_an_rpn_that_only_looks_has_it_and_one_that_learns_does_not() -> None:
     assert isinstance(network.head.conv, nn.Conv2d)
     maps = [torch.randn(2, network.head.conv.in_channels, 9, 12)]
     with torch.no_grad():
-        for found, expected in zip(looking.head(maps), network.head(maps), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        answers = [*network.head(maps), *network.head.at(maps, torch.tensor([[5], [70]]))]
+        for again in (looking, for_inference(looking, settings.Runtime(), CPU)):
+            found = [*again.head(maps), *again.head.at(maps, torch.tensor([[5], [70]]))]
+            for own, expected in zip(found, answers, strict=True):
+                torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
