@@ -140,11 +140,11 @@ def test_several_threads_get_the_answers_that_one_gets(detector: Detector, pictu
 def ask_with_little_memory(detector: Detector, small: Detector, said: SimpleQueue[str]) -> None:
     """A process's work: too many large pictures at once, for the memory it may take, and then one small picture."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + (300 << 20)
+    most = pages * resource.getpagesize() + (500 << 20)  # 330 for the pictures and their batch, but 670 more as floats
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     large = np.zeros((1000, 1500, 3), dtype=np.uint8)
     try:
-        detector([large] * 12, batch_size=12)
+        detector([large] * 36, batch_size=36)
     except UserError as error:
         said.put(str(error))
     said.put(f"then {len(small(large))}")
@@ -160,7 +160,7 @@ def test_out_of_memory_is_told_with_sizes_and_what_to_lower(detector: Detector) 
     process.join(120)
     assert process.exitcode == 0
     message = said.get()
-    assert "12 image(s) of 1024 × 1504 pixels (numbers in the call, from 0: [0, 1, 2" in message
+    assert "36 image(s) of 1024 × 1504 pixels (numbers in the call, from 0: [0, 1, 2" in message
     assert "Lower batch_size; or the size that pictures are brought to (Detector.load with changes=" in message
     assert said.get().startswith("then ")
 
