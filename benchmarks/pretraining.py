@@ -48,7 +48,7 @@ def main() -> int:
 
         for share, seed, start in itertools.product(options.shares, options.seeds, weights):
             what = {"key": key(share, start), "start": start, "share": share, "seed": seed}
-            if any(all(one[name] == value for name, value in what.items()) for one in runs):
+            if any(what.items() <= one.items() for one in runs):
                 continue
             backbone = dataclasses.replace(config.backbone, weights=weights[start])
             result = run_ours(dataclasses.replace(shortened(config, share), seed=seed, backbone=backbone), device)
