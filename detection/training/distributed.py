@@ -29,6 +29,9 @@ T = TypeVar("T")
 _EXCHANGE_ERRORS = ("gloo", "Gloo", "NCCL", "ProcessGroup", "TCPStore", "pair closure", "by peer", "Broken pipe")
 _PROGRESS_KEY = "detection/progress/{rank}"
 _store: dist.Store | None = None  # the group's key-value store; holds how far each rank has come, for error messages
+# Keeps gloo's object alive until the process ends: taking it apart joins a thread that may be waiting for the
+# interpreter's lock, which whoever lets go of the last reference (an error's frames, say) holds: PyTorch 2.10 hangs.
+_group: dist.ProcessGroup | None = None
 
 
 class DistributedError(UserError):
@@ -72,7 +75,7 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
         DistributedError: the group does not come together within the time limit.
         UserError: CUDA is asked for and missing, or this machine has fewer GPUs than processes.
     """
-    global _store
+    global _store, _group
     world, this_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _choose_device(device)
     if chosen.type == "cpu":
@@ -90,6 +93,7 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo", store=_store, rank=this_rank, world_size=world, timeout=limit
         )
+        _group = dist.group.WORLD
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"rank {this_rank} of {world} on {socket.gethostname()} could not join the others "
