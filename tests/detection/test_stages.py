@@ -116,10 +116,14 @@ def test_too_many_processes_are_refused_before_the_proposing(
 
 
 def test_three_processes_share_four_pictures_a_step(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
-    """Whatever does not divide: 2, 1 and 1, and the log says that it is more than was asked for."""
-    arguments = arguments_for(config, data, tmp_path, ["fast_rcnn.training.images_per_device=1"])
-    tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", processes=3)
-    assert_same_weights(run / "fastrcnn.pt", tmp_path / "fastrcnn.pt", atol=1e-4, rtol=1e-4)
-    remark = json.loads((tmp_path / "fastrcnn/log.jsonl").read_text().splitlines()[0])
+    """Whatever does not divide: 2, 1 and 1, and the log says that it is more than was asked for. Three steps, as
+    rounding then grows."""
+    for name, images, processes in (("alone", 4, 1), ("shared", 1, 3)):
+        changes = ("steps=3", "milestones=[2]", f"images_per_device={images}")
+        arguments = arguments_for(config, data, tmp_path / name, [f"fast_rcnn.training.{change}" for change in changes])
+        tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", processes=processes)
+    alone, shared = (tmp_path / name / "fastrcnn.pt" for name in ("alone", "shared"))
+    assert_same_weights(alone, shared, atol=3e-6, rtol=1e-4)
+    remark = json.loads((tmp_path / "shared/fastrcnn/log.jsonl").read_text().splitlines()[0])
     assert remark["kind"] == "remark"
     assert "3 process(es) × 1 micro-batch(es) of up to 2, more than images_per_device (1)" in remark["text"]
