@@ -13,6 +13,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .factory import create_backbone, create_c4, create_classifier
+    from .grouped import fastest_grouped_convolutions
     from .input_format import IMAGENET, InputFormat
     from .normalization import fold_batch_norm
     from .resnext import Backbone, ResNeXt
@@ -29,6 +30,7 @@ __all__ = [
     "create_backbone",
     "create_c4",
     "create_classifier",
+    "fastest_grouped_convolutions",
     "fold_batch_norm",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "create_backbone": "factory",
     "create_c4": "factory",
     "create_classifier": "factory",
+    "fastest_grouped_convolutions": "grouped",
     "fold_batch_norm": "normalization",
 }
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import math
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError
+from .grouped import GroupedConvolution
 
 NORMALIZATIONS = ("batch", "frozen", "group")
 
@@ -139,7 +140,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
             else:
                 following = f"bn{numbered[1]}" if numbered else ""
             normalization = children.get(following)
-            if type(convolution) is nn.Conv2d and isinstance(normalization, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+            if _is_convolution(convolution) and isinstance(normalization, (nn.BatchNorm2d, FrozenBatchNorm2d)):
                 _absorb(convolution, normalization)
                 setattr(parent, following, nn.Identity())
     return folded
@@ -155,7 +156,7 @@ def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Te
     which fuses the affine itself and would compile anew for sizes on the other side of the condition.
     """
     if (
-        type(convolution) is nn.Conv2d
+        _is_convolution(convolution)
         and type(normalization) is FrozenBatchNorm2d
         and not torch.compiler.is_compiling()
         and not (_has_hooks(convolution) or _has_hooks(normalization))
@@ -189,6 +190,11 @@ def folded(
     if normalization.bias is not None:
         bias = bias + normalization.bias.to(dtype)
     return convolution.weight.to(dtype) * scale[:, None, None, None], bias
+
+
+def _is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a plain convolution of weight, bias and input; another class may make something else of them."""
+    return type(module) in (nn.Conv2d, GroupedConvolution)
 
 
 def _has_hooks(module: nn.Module) -> bool:

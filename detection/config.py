@@ -165,11 +165,22 @@ class Runtime:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
     channels_last: bool = True
     compile: bool = False  # torch.compile of the backbones
+    # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
+    grouped_convolutions: Literal["library", "fastest"] = "library"
     workers: int = within(2, 0)  # processes that read pictures, for each device
     test_batch: int = within(1, 1)  # pictures at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
     tensorboard: bool = True
     timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another
+
+    def contradictions(self) -> list[str]:
+        """As those of the whole configuration."""
+        if self.deterministic and self.grouped_convolutions == "fastest":
+            return [
+                "runtime.deterministic and runtime.grouped_convolutions=fastest: which one is fastest is measured anew "
+                "in each run, and each rounds in its own way; leave one of the two out"
+            ]
+        return []
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,7 @@ class Config:
 
     def contradictions(self) -> list[str]:
         """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
-        found = []
+        found = self.runtime.contradictions()
         for key, values in (
             ("data.shorter_sides", self.data.shorter_sides),
             ("rpn.anchor_sizes", self.rpn.anchor_sizes),

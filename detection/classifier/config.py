@@ -137,7 +137,7 @@ class ClassifierConfig:
 
     def contradictions(self) -> list[str]:
         """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
-        found = []
+        found = self.runtime.contradictions()
         data, training = self.data, self.training
         if data.test_resize is not None and data.test_resize < data.test_size:
             found.append(f"data.test_resize ({data.test_resize}) is below data.test_size ({data.test_size})")

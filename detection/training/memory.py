@@ -39,8 +39,8 @@ def keep_freed_memory() -> None:
     """Has the C library keep the large blocks that tensors free for the next tensors, instead of returning them.
 
     glibc maps a block above 32 MiB anew each time, and the system clears its pages at the first touch: up to a quarter
-    of a training step on a CPU. In its first steps a process may come to hold a few blocks more than are in use at once.
-    Does nothing with other C libraries.
+    of a training step on a CPU. In its first steps a process may come to hold a few blocks more than it ever uses at
+    once. Does nothing with other C libraries.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no C library to ask, or one without mallopt
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,0 +1,117 @@
+"""The layer: a grouped 3×3 convolution that is computed, and differentiated, by the fastest implementation.
+
+Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y (N, C, H', W').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .choice import fastest
+from .implementations import LIBRARY, Geometry, Implementation, compiled, merged
+
+
+class GroupedConvolution(nn.Conv2d):
+    """What nn.Conv2d of the same numbers and weights computes, to rounding; on a GPU by the fastest implementation,
+    each direction by its own. On a CPU and under torch.compile it is nn.Conv2d.
+
+    Which one is fastest is found by measurement, so another run may take another one, whose rounding differs. Gradients
+    of gradients are not supported on a GPU.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not input.is_cuda or torch.compiler.is_compiling():
+            return super()._conv_forward(input, weight, bias)
+        return grouped_conv2d(input, weight, bias, geometry_of(self))
+
+
+def fastest_grouped_convolutions(module: nn.Module) -> nn.Module:
+    """Has, in place, every grouped 3×3 convolution under `module` computed by the fastest implementation on a GPU;
+    returns `module`. Works on any network: torchvision's and timm's ResNeXts have the same layer.
+
+    Parameters, names and state dict stay the same. Subclasses of nn.Conv2d are left as they are.
+    """
+    for part in module.modules():
+        if type(part) is nn.Conv2d and _fits(part):
+            part.__class__ = GroupedConvolution
+    return module
+
+
+def grouped_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """y, by the implementation that is fastest on the device of x. In autocast's type where that is on."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    result: Tensor = _GroupedConvolution.apply(x, weight, bias, geometry)
+    return result
+
+
+def geometry_of(convolution: nn.Conv2d) -> Geometry:
+    """The numbers of a convolution that are the same along both axes."""
+    stride, padding, dilation = (
+        int(number[0]) for number in (convolution.stride, convolution.padding, convolution.dilation)
+    )
+    return Geometry(stride, padding, dilation, convolution.groups)
+
+
+def _fits(convolution: nn.Conv2d) -> bool:
+    numbers = (convolution.stride, convolution.padding, convolution.dilation)
+    return (
+        convolution.groups > 1
+        and convolution.kernel_size == (3, 3)
+        and convolution.in_channels == convolution.out_channels
+        and convolution.padding_mode == "zeros"
+        and all(isinstance(number, tuple) and number[0] == number[1] for number in numbers)
+    )
+
+
+class _GroupedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x if weight.requires_grad else None, weight)
+        ctx.geometry = geometry
+        ctx.input_size = tuple(x.shape)
+        return _by_the_fastest("forward", x, weight, geometry, lambda by: by.forward(x, weight, bias, geometry))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        geometry, size = ctx.geometry, ctx.input_size
+        of_input, of_weight, of_bias = None, None, None
+        work = partial(_by_the_fastest, maps=gradient, weight=weight, geometry=geometry)
+        if ctx.needs_input_grad[0]:
+            of_input = work("input gradient", compute=lambda by: by.input_gradient(gradient, weight, size, geometry))
+        if ctx.needs_input_grad[1]:
+            of_weight = work("weight gradient", compute=lambda by: by.weight_gradient(gradient, x, weight, geometry))
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(dim=(0, 2, 3))
+        return of_input, of_weight, of_bias, None
+
+
+def _by_the_fastest(
+    direction: str, maps: Tensor, weight: Tensor, geometry: Geometry, compute: Callable[[Implementation], Tensor]
+) -> Tensor:
+    channels = weight.shape[0]
+    if maps.numel() == 0:
+        return compute(LIBRARY)
+
+    def candidates() -> list[Implementation]:
+        return merged(channels, geometry.groups) + compiled(channels, geometry.groups, weight.dtype)
+
+    key = (
+        direction,
+        str(maps.device),
+        maps.dtype,
+        channels,
+        *geometry,
+        (maps.numel() // max(channels, 1)).bit_length(),
+        maps.is_contiguous(memory_format=torch.channels_last),
+    )
+    return compute(fastest(key, candidates, compute))

@@ -1,0 +1,140 @@
+"""Triton's kernels: right in its interpreter, on a CPU; and what they are made into for GPUs compiles without one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+import backbones.grouped
+from backbones.grouped.implementations import Geometry
+
+pytest.importorskip("triton", reason="TRITON MISSING: its kernels were not tried; it comes with PyTorch's CUDA builds")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[ModuleType]:
+    """The module whose kernels Triton interprets: which they are is settled when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, "backbones.grouped.kernels", raising=False)
+        module = importlib.import_module("backbones.grouped.kernels")
+    yield module
+    sys.modules.pop("backbones.grouped.kernels", None)
+    delattr(backbones.grouped, "kernels")
+
+
+def case(channels: int, geometry: Geometry, *, order: torch.memory_format, dtype: torch.dtype) -> list[Tensor]:
+    """x, weight, bias and the gradient of y."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(dtype)
+
+    x = random(2, channels, 9, 12).contiguous(memory_format=order)
+    weight = random(channels, channels // geometry.groups, 3, 3).contiguous(memory_format=order)
+    y = torch.nn.functional.conv2d(x.float(), weight.float(), None, *geometry)
+    gradient = random(*y.shape).contiguous(memory_format=order)
+    return [x, weight, random(channels), gradient]
+
+
+CASES = {
+    "four channels a group": (48, Geometry(1, 1, 1, 12), 16),
+    "four channels a group, stride 2": (64, Geometry(2, 1, 1, 16), 32),
+    "eight, dilated": (32, Geometry(1, 2, 2, 4), 16),
+    "sixteen, stride 2, dilated": (32, Geometry(2, 2, 2, 2), 16),
+    "no power of two": (36, Geometry(1, 1, 1, 3), 16),
+    "groups that do not fill the last tile": (40, Geometry(2, 1, 1, 5), 32),
+    "another padding": (16, Geometry(1, 0, 1, 2), 16),
+}
+
+
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format], ids=["last", "first"])
+@pytest.mark.parametrize(("channels", "geometry", "tile"), CASES.values(), ids=CASES)
+def test_the_three_directions_equal_autograd(
+    kernels: ModuleType, channels: int, geometry: Geometry, tile: int, order: torch.memory_format
+) -> None:
+    x, weight, bias, gradient = case(channels, geometry, order=order, dtype=torch.float32)
+    leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    y = torch.nn.functional.conv2d(*leaves, *geometry)
+    of_x, of_weight, _ = torch.autograd.grad(y, leaves, gradient.double())
+
+    for got, expected in (
+        (kernels.forward(x, weight, bias, geometry, tile), y),
+        (kernels.input_gradient(gradient, weight, tuple(x.shape), geometry, tile), of_x),
+        (kernels.weight_gradient(gradient, x, weight, geometry, tile), of_weight),
+    ):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected.detach(), atol=2e-5, rtol=1e-5)
+
+
+def test_low_precision_is_summed_in_float32(kernels: ModuleType) -> None:
+    """float16: what comes out is the exact sum of rounded inputs, rounded once."""
+    geometry = Geometry(1, 1, 1, 8)
+    x, weight, _, gradient = case(32, geometry, order=torch.channels_last, dtype=torch.float16)
+    y = torch.nn.functional.conv2d(x.double(), weight.double(), None, *geometry)
+    of_weight = torch.nn.grad.conv2d_weight(x.double(), weight.shape, gradient.double(), *geometry)
+    for got, expected in (
+        (kernels.forward(x, weight, None, geometry, 16), y),
+        (kernels.weight_gradient(gradient, x, weight, geometry, 16), of_weight),
+    ):
+        assert got.dtype == torch.float16
+        torch.testing.assert_close(got, expected.half(), atol=1e-6, rtol=1e-3)
+
+
+def test_results_keep_the_memory_order_of_what_they_come_from(kernels: ModuleType) -> None:
+    geometry = Geometry(1, 1, 1, 2)
+    x, weight, _, _ = case(16, geometry, order=torch.channels_last, dtype=torch.float32)
+    assert kernels.forward(x, weight, None, geometry, 16).is_contiguous(memory_format=torch.channels_last)
+    assert kernels.forward(x.contiguous(), weight, None, geometry, 16).is_contiguous()
+
+
+COMPILE = """
+import sys, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from backbones.grouped import kernels
+
+ELEMENT, TILE, PRECISION, CAPABILITY = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+common = dict(USED=TILE, STRIDE=2, PADDING=1, DILATION=1, PRECISION=PRECISION, ROWS=64, TILE=TILE)
+kinds = [
+    (kernels.convolution_kernel, dict(common, GROUP=4, TRANSPOSED=transposed, HAS_BIAS=not transposed))
+    for transposed in (False, True)
+] + [(kernels.weight_gradient_kernel, common)]
+for kernel, constants in kinds:
+    pointers = {"source", "weight", "bias", "result", "gradient"}
+    signature = {
+        name: "constexpr" if name in constants else "*fp32" if name == "partial"
+        else "*" + ELEMENT if name in pointers else "i32"
+        for name in kernel.arg_names
+    }
+    source = ASTSource(kernel, signature, {(kernel.arg_names.index(n),): value for n, value in constants.items()})
+    made = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32))
+    print(len(made.asm["cubin"]), made.metadata.shared, "mma" in made.asm["ptx"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("element", "tile", "precision", "capability"),
+    [("bf16", 16, "ieee", 90), ("bf16", 128, "ieee", 80), ("fp32", 64, "tf32", 90), ("fp32", 32, "ieee", 80)],
+)
+def test_it_compiles_for_a_gpu(element: str, tile: int, precision: str, capability: int, tmp_path: Path) -> None:
+    """To machine code of an A100 (8.0) and an H100 (9.0), by matrix units but where float32 is to be exact."""
+    command = [sys.executable, "-c", COMPILE, element, str(tile), precision, str(capability)]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line in done.stdout.splitlines():
+        size, shared, by_matrix_units = line.split()
+        assert int(size) > 1000
+        assert int(shared) < 160 << 10
+        assert (by_matrix_units == "True") == (precision != "ieee" or element == "bf16")
+    assert len(done.stdout.splitlines()) == 3
