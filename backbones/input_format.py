@@ -6,7 +6,6 @@ standard deviation.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .constants import constant
 from .errors import UserError
 
 
@@ -55,16 +55,21 @@ class InputFormat:
         """
         if images.shape[-3] != len(self.mean):
             raise UserError(f"images have {images.shape[-3]} channels, the network expects {len(self.mean)}")
-        scale, shift = _scale_and_shift(self, images.device)
+        scale, shift = (constant(values, images.device) for values in self._scale_and_shift())
         if self.channel_order == "bgr":
             images = images.flip(-3)  # while a value is still one byte
         if images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last):
             # As rows of W · C numbers: passes over long rows, not over three channels at a time.
             width = images.shape[-1]
             rows = images.permute(0, 2, 3, 1).flatten(2).to(torch.float32, copy=True)
-            rows.mul_(scale.flatten().repeat(width)).add_(shift.flatten().repeat(width))
+            rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
             return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
-        return torch.addcmul(shift, images, scale)
+        return torch.addcmul(shift[:, None, None], images, scale[:, None, None])
+
+    def _scale_and_shift(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """((x / 255) · range - mean) / std as x · scale + shift."""
+        scale = tuple(self.value_range / 255.0 / deviation for deviation in self.std)
+        return scale, tuple(-center / deviation for center, deviation in zip(self.mean, self.std, strict=True))
 
     def for_channels(self, channels: int) -> InputFormat:
         """The convention for a network whose stem was adapted to `channels` inputs (see `loading.adapt_stem`): the RGB
@@ -101,16 +106,3 @@ class InputFormat:
 
 IMAGENET = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision, timm and the paper's own code train ImageNet with."""
-
-
-@functools.lru_cache(maxsize=64)
-def _scale_and_shift(input_format: InputFormat, device: torch.device) -> tuple[Tensor, Tensor]:
-    """((x / 255) · range - mean) / std as x · scale + shift, each (C, 1, 1). Kept per device: copying them anew would
-    make every batch wait for the GPU."""
-    scale = [input_format.value_range / 255.0 / deviation for deviation in input_format.std]
-    shift = [-center / deviation for center, deviation in zip(input_format.mean, input_format.std, strict=True)]
-    with torch.inference_mode(False):
-        scales, shifts = (
-            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (scale, shift)
-        )
-    return scales, shifts

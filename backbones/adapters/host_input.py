@@ -9,12 +9,10 @@ of the channels and one multiply-add a value. It is made here, so that no settin
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from ..constants import constant
 from ..errors import UserError
 from ..input_format import IMAGENET, InputFormat
 
@@ -68,8 +66,9 @@ class HostInput(nn.Module):
         if self.flips:
             images = images.flip(1)
         if self.scale_and_shift is not None:
-            scale, shift = (_per_channel(values, images.device, images.dtype) for values in self.scale_and_shift)
-            images = torch.addcmul(shift, images, scale)
+            # No buffers: a host that builds networks on the meta device would leave them empty.
+            scale, shift = (constant(values, images.device, images.dtype) for values in self.scale_and_shift)
+            images = torch.addcmul(shift[:, None, None], images, scale[:, None, None])
         return images
 
     def extra_repr(self) -> str:
@@ -85,11 +84,3 @@ def default_host_format(network: InputFormat) -> InputFormat:
 def mean_and_std(host: InputFormat) -> tuple[list[float], list[float]]:
     """The convention as hosts that take pixels of 0–1 write it: (image_mean, image_std)."""
     return [value / host.value_range for value in host.mean], [value / host.value_range for value in host.std]
-
-
-@functools.lru_cache(maxsize=64)
-def _per_channel(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(C, 1, 1). Kept per device, since copying it anew would make every batch wait for the GPU; and no buffer, which a
-    host that builds networks on the meta device would leave empty."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

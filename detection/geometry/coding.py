@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backbones.constants import constant
+
 MAX_LOG_SCALE = math.log(1000 / 16)
 """A predicted side grows at most 62.5-fold: exp() of an untrained network must not overflow (Detectron's
 BBOX_XFORM_CLIP)."""
@@ -44,17 +46,22 @@ class BoxCoder:
         size, reference_size = _size(boxes).clamp(min=1e-6), _size(reference).clamp(min=1e-6)
         shift = (_centre(boxes) - _centre(reference)) / reference_size
         targets = torch.cat([shift, torch.log(size / reference_size)], dim=-1)
-        return (targets - targets.new_tensor(self.means)) / targets.new_tensor(self.stds)
+        means, stds = self._statistics(targets)
+        return (targets - means) / stds
 
     def decode(self, targets: Tensor, reference: Tensor) -> Tensor:
         """Boxes (..., 4) that `targets` (..., 4) describe as seen from `reference` (..., 4), in float32 at least."""
         if targets.dtype in (torch.float16, torch.bfloat16):
             targets = targets.float()  # half a pixel in 1000 is beyond bf16
-        targets = targets * targets.new_tensor(self.stds) + targets.new_tensor(self.means)
+        means, stds = self._statistics(targets)
+        targets = targets * stds + means
         reference_size = _size(reference)
         centre = targets[..., :2] * reference_size + _centre(reference)
         half = torch.exp(targets[..., 2:].clamp(max=MAX_LOG_SCALE)) * reference_size / 2
         return torch.cat([centre - half, centre + half], dim=-1)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return constant(self.means, like.device, like.dtype), constant(self.stds, like.device, like.dtype)
 
 
 def _size(boxes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from backbones.constants import constant
 from detection.geometry.roi_align import roi_align
 from detection.geometry.roi_max_pool import roi_max_pool
 from detection.geometry.tensors import contiguous
@@ -81,7 +82,7 @@ class RegionPooler(nn.Module):
         else:
             # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open,
             # so that is one pixel earlier.
-            inclusive = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+            inclusive = rois - constant((0.0, 0.0, 0.0, 1.0, 1.0), rois.device, rois.dtype)
             if precise.device.type == "cpu" and not (precise.requires_grad and torch.is_grad_enabled()):
                 pooled = roi_max_pool(precise, image, inclusive[:, 1:], self.output_size, 1 / stride)
             else:
