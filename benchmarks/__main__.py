@@ -40,6 +40,7 @@ BENCHMARKS = (
     Benchmark("index_loading", "index_loading", ["--repeats", "1"], 150, "an annotation file of COCO's size"),
     Benchmark("evaluation", "evaluation", ["--repeats", "1", "--images", "2000"], 150, "COCO's figures"),
     Benchmark("roi_align", "roi_align", ["--repeats", "1"], 120, "RoIAlign, forward and backward"),
+    Benchmark("grouped", "grouped_convolution", ["--repeats", "1"], 120, "ResNeXt's 3×3, by implementation"),
     Benchmark("backbones", "backbones", ["--repeats", "1"], 300, "ResNeXt beside torchvision's and timm's"),
     Benchmark("modern", "detector", ["--preset", "modern", "--repeats", "1"], 240, "both networks, modern settings"),
     Benchmark("paper", "detector", ["--preset", "paper", "--repeats", "1"], 240, "both networks, the paper's settings"),

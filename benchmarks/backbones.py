@@ -1,7 +1,8 @@
 """The classification networks beside torchvision's and timm's: forward, and forward with backward.
 
     python -m benchmarks.backbones                   fp32 on the CPU
-    python -m benchmarks.backbones --device cuda     fp32, then bf16 with channels_last, as it is and compiled
+    python -m benchmarks.backbones --device cuda     fp32, then bf16 with channels_last: as it is, compiled, and with
+                                                     ours by the fastest grouped convolutions
     python -m benchmarks.backbones --quick           to see that it runs: small pictures, twice
 
 ResNeXt-50 32×4d, ResNeXt-101 32×4d and ResNet-101. All three implementations get the same weights and pictures, and
@@ -34,7 +35,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backbones import ResNeXt, Variant, fold_batch_norm
+from backbones import ResNeXt, Variant, fastest_grouped_convolutions, fold_batch_norm
 from backbones.variants import find_variant
 from benchmarks.common import (
     OURS,
@@ -95,6 +96,7 @@ class Setup:
     channels_last: bool = False
     autocast: torch.dtype | None = None
     compiled: bool = False
+    fastest: bool = False  # ours by `fastest_grouped_convolutions`
 
 
 ON_CPU = (Setup("fp32"),)
@@ -102,6 +104,7 @@ ON_GPU = (
     Setup("fp32"),
     Setup("bf16, channels_last", channels_last=True, autocast=torch.bfloat16),
     Setup("bf16, channels_last, compiled", channels_last=True, autocast=torch.bfloat16, compiled=True),
+    Setup("bf16, channels_last, ours by the fastest", channels_last=True, autocast=torch.bfloat16, fastest=True),
 )
 
 
@@ -238,6 +241,8 @@ def functions(case: Case, setup: Setup, states: States, device: torch.device) ->
     found: dict[str, Callable[[], list[Tensor]]] = {}
     for name, state in states.items():
         for who, network in implementations(NETWORKS[name], state, frozen=case.frozen).items():
+            if setup.fastest and who == OURS:
+                fastest_grouped_convolutions(network)
             network = prepared(network, order)
             if case.backward:
                 weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -247,7 +252,10 @@ def functions(case: Case, setup: Setup, states: States, device: torch.device) ->
         if not case.backward:
             last = torch.channels_last
             ours = implementations(NETWORKS[name], state, frozen=False)[OURS].to(setup.dtype)
-            folded = prepared(fold_batch_norm(ours), last)
+            folded = fold_batch_norm(ours)
+            if setup.fastest:
+                fastest_grouped_convolutions(folded)
+            folded = prepared(folded, last)
             found[key(name, FOLDED)] = partial(infer, folded, pictures.contiguous(memory_format=last))
     return found
 

@@ -212,14 +212,14 @@ def write_comparison(
     output: Path | None,
     title: str,
     about: Mapping[str, Any],
-    comparison: Mapping[str, Any],
+    tables: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Mapping[str, Timing]],
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Prints a table of `comparison_rows`, and writes it with its numbers to a result file if there is to be one."""
-    print("\n" + markdown(comparison))
+    """Prints tables, the first of `comparison_rows`; writes them with its numbers to a result file, if to any."""
+    print("", *map(markdown, tables), sep="\n\n")
     if output is not None:
         numbers = {what: {who: one.to_dict() for who, one in own.items()} for what, own in measured.items()}
-        result = {"title": title, "environment": about, "tables": [comparison], **(more or {}), "seconds": numbers}
+        result = {"title": title, "environment": about, "tables": list(tables), **(more or {}), "seconds": numbers}
         write_result(output, result)
         print(f"\n{output}")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.detector                    the paper's settings, 1 × 3 × 608 × 800
     python -m benchmarks.detector --preset modern
+    python -m benchmarks.detector --device cuda --precision bf16 --backbone resnext101_32x4d
     python -m benchmarks.detector --quick            to see that it runs: small, twice
 
 torchvision's side is its own: body with its FrozenBatchNorm2d, RPN, RoI heads, operators, memory order, and SGD as its
@@ -13,6 +14,8 @@ they do is checked first. Then the two take turns, in one process.
 - Fast R-CNN training step: the same with given proposals.
 - Inference of one picture: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
   pair that shares one.
+- Throughput of these: pictures a second, and the share of what a large matrix product reaches on the device, of the
+  operations that each side needs; on a GPU, memory too.
 - The parts. "Proposals" is `filter_proposals` there, without the decoding of all anchors that comes before it; ours
   includes decoding.
 """
@@ -47,6 +50,7 @@ from benchmarks.common import (
     table,
     write_comparison,
 )
+from benchmarks.roofline import operations, peak, peak_memory
 from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
 from detection.command_line import run
@@ -62,6 +66,7 @@ from detection.training.distributed import process_group
 Functions = Mapping[str, Callable[[], object]]
 
 SHARED = "one trunk"
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STILL = 1e-12  # a learning rate that leaves float32 weights as they are
 _LEAST_MATCHED = 0.98  # rounding may turn a suppression of two boxes that overlap by just the threshold
 
@@ -78,6 +83,7 @@ def main() -> int:
         "rpn.training_proposals.after_nms=2000",
         "rpn.test_proposals.before_nms=6000",
         f"rpn.test_proposals.after_nms={proposals}",
+        *options.set,
     ]
     config = load_config(ROOT / "configs" / options.preset / f"{options.backbone}.yaml", changes)
     with process_group(config.runtime.device) as device:
@@ -86,19 +92,43 @@ def main() -> int:
         print("\n".join(f"{what}: {share:.4f} of them alike" for what, share in agreement.items()), flush=True)
         if min(agreement.values()) < _LEAST_MATCHED:
             raise UserError("the two do not compute the same, so their times mean nothing")
+        dtype = _PRECISIONS[options.precision]
+        whole = in_precision(steps(scene), dtype, device)
         measured: dict[str, dict[str, Timing]] = {}
-        for what, functions in (steps(scene) | parts(scene)).items():
+        for what, functions in (whole | in_precision(parts(scene), dtype, device)).items():
             measured[what] = interleaved(functions, repeats, least_seconds=2.0, device=device)
             print(*next(comparison_rows({what: measured[what]})), sep="  ", flush=True)
+        throughput = throughput_of(whole, measured, dtype, device)
         about = environment("detector", device)
     title = (
         f"{options.backbone}, {options.preset} preset, 1 × 3 × {size[0]} × {size[1]}, {regions} regions in training, "
-        f"{proposals} proposals at test, {device.type}, fp32"
+        f"{proposals} proposals at test, {device.type}, {options.precision}"
     )
     comparison = table(title, COMPARISON_COLUMNS, list(comparison_rows(measured)))
-    output = options.output or (None if options.quick else RESULTS / f"detector_{options.preset}.json")
-    write_comparison(output, "The detector beside torchvision's", about, comparison, measured, {"alike": agreement})
+    output = options.output or (None if options.quick else RESULTS / _file_name(options))
+    more = {"alike": agreement}
+    write_comparison(output, "The detector beside torchvision's", about, [comparison, throughput], measured, more)
     return 0
+
+
+def throughput_of(
+    work: Mapping[str, Functions],
+    measured: Mapping[str, Mapping[str, Timing]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The table of pictures a second, operations, their share of the device's peak and, on a GPU, memory."""
+    most = peak(device, dtype)
+    rows = []
+    for what, functions in work.items():
+        for who, function in functions.items():
+            median = measured[what][who].median
+            needed = operations(function)
+            row = [f"{what}: {who}", f"{1 / median:.2f}", f"{needed / 1e9:.4g} G", f"{needed / median / most:.0%}"]
+            memory = peak_memory(function, device)
+            rows.append(row if memory is None else [*row, f"{memory:.0f} MiB"])
+    columns = ["", "pictures/s", "operations a picture", "share of peak", "memory it takes"][: len(rows[0])]
+    return table(f"Throughput; the peak is that of a matrix product, {most / 1e9:,.0f} G operations/s", columns, rows)
 
 
 def agreements(scene: Scene) -> dict[str, float]:
@@ -236,6 +266,12 @@ def parts(scene: Scene) -> dict[str, Functions]:
     return found
 
 
+def in_precision(work: Mapping[str, Functions], dtype: torch.dtype, device: torch.device) -> dict[str, Functions]:
+    """The same work under autocast, where low precision is asked for."""
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return {what: {who: autocast(function) for who, function in functions.items()} for what, functions in work.items()}
+
+
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([loss.sum() for loss in losses.values()]).sum()
 
@@ -323,10 +359,30 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5); short parts get more")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
+        "--precision",
+        choices=list(_PRECISIONS),
+        default="fp32",
+        help="bf16: both sides under autocast, after they were found to agree in fp32 (default: fp32)",
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="changes to the configuration")
+    parser.add_argument(
         "--quick", action="store_true", help="a small picture and two rounds, to see that it runs; no file"
     )
-    parser.add_argument("--output", type=Path, help="benchmarks/results/detector_<preset>.json by default")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="benchmarks/results/detector_<preset>.json by default; backbone, device and precision are in its name "
+        "where they are not the default",
+    )
     return parser
+
+
+def _file_name(options: argparse.Namespace) -> str:
+    parts = [options.preset]
+    for value, default in ((options.backbone, "resnext50_32x4d"), (options.device, "cpu"), (options.precision, "fp32")):
+        if value != default:
+            parts.append(value)
+    return f"detector_{'_'.join(parts)}.json"
 
 
 if __name__ == "__main__":

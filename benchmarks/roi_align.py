@@ -75,7 +75,7 @@ def main() -> int:
         measured[f"{name}, with gradient"] = interleaved(backward, repeats, least_seconds=1.0)
     comparison = table("RoIAlign, fp32", COMPARISON_COLUMNS, list(comparison_rows(measured)))
     output = options.output or (None if options.quick else RESULTS / "roi_align.json")
-    write_comparison(output, "RoIAlign", environment("roi_align"), comparison, measured)
+    write_comparison(output, "RoIAlign", environment("roi_align"), [comparison], measured)
     return 0
 
 

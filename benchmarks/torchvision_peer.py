@@ -221,8 +221,10 @@ class _OurPooling(MultiScaleRoIAlign):
             return torchvision.ops.roi_align(
                 x[LEVEL], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True
             )
-        inclusive = [own - own.new_tensor([0.0, 0.0, 1.0, 1.0]) for own in boxes]
-        return torchvision.ops.roi_pool(x[LEVEL], inclusive, self.output_size, 1 / STRIDE)
+        precise = torch.promote_types(x[LEVEL].dtype, torch.float32)  # as the operator does by itself on a GPU
+        inclusive = [own.to(precise) - own.new_tensor([0.0, 0.0, 1.0, 1.0]) for own in boxes]
+        pooled = torchvision.ops.roi_pool(x[LEVEL].to(precise), inclusive, self.output_size, 1 / STRIDE)
+        return pooled.to(x[LEVEL].dtype)
 
 
 def _rpn_head(width: int, channels: int, anchors: int) -> RPNHead:
