@@ -26,6 +26,7 @@ import argparse
 import copy
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from backbones.grouped.choice import library_only
 from benchmarks.common import (
     COMPARISON_COLUMNS,
     OURS,
@@ -50,7 +52,7 @@ from benchmarks.common import (
     table,
     write_comparison,
 )
-from benchmarks.roofline import operations, peak, peak_memory
+from benchmarks.roofline import exact_convolutions, operations, peak, peak_memory
 from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
 from detection.command_line import run
@@ -88,7 +90,8 @@ def main() -> int:
     config = load_config(ROOT / "configs" / options.preset / f"{options.backbone}.yaml", changes)
     with process_group(config.runtime.device) as device:
         scene = make_scene(config, (size[0], size[1]), device)
-        agreement = agreements(scene)
+        with exact_convolutions():
+            agreement = agreements(scene)
         print("\n".join(f"{what}: {share:.4f} of them alike" for what, share in agreement.items()), flush=True)
         if min(agreement.values()) < _LEAST_MATCHED:
             raise UserError("the two do not compute the same, so their times mean nothing")
@@ -102,7 +105,7 @@ def main() -> int:
         about = environment("detector", device)
     title = (
         f"{options.backbone}, {options.preset} preset, 1 × 3 × {size[0]} × {size[1]}, {regions} regions in training, "
-        f"{proposals} proposals at test, {device.type}, {options.precision}"
+        f"{proposals} proposals at test, {', '.join([device.type, options.precision, *options.set])}"
     )
     comparison = table(title, COMPARISON_COLUMNS, list(comparison_rows(measured)))
     output = options.output or (None if options.quick else RESULTS / _file_name(options))
@@ -123,12 +126,15 @@ def throughput_of(
     for what, functions in work.items():
         for who, function in functions.items():
             median = measured[what][who].median
-            needed = operations(function)
+            with library_only():  # another implementation may take more, and Triton's are not counted
+                needed = operations(function)
             row = [f"{what}: {who}", f"{1 / median:.2f}", f"{needed / 1e9:.4g} G", f"{needed / median / most:.0%}"]
             memory = peak_memory(function, device)
             rows.append(row if memory is None else [*row, f"{memory:.0f} MiB"])
     columns = ["", "pictures/s", "operations a picture", "share of peak", "memory it takes"][: len(rows[0])]
-    return table(f"Throughput; the peak is that of a matrix product, {most / 1e9:,.0f} G operations/s", columns, rows)
+    precision = str(dtype).removeprefix("torch.")
+    title = f"Throughput; the peak is that of a matrix product in {precision}, {most / 1e9:,.0f} G operations/s"
+    return table(title, columns, rows)
 
 
 def agreements(scene: Scene) -> dict[str, float]:
@@ -371,8 +377,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="benchmarks/results/detector_<preset>.json by default; backbone, device and precision are in its name "
-        "where they are not the default",
+        help="benchmarks/results/detector_<preset>.json by default; what is not the default is in its name",
     )
     return parser
 
@@ -382,6 +387,7 @@ def _file_name(options: argparse.Namespace) -> str:
     for value, default in ((options.backbone, "resnext50_32x4d"), (options.device, "cpu"), (options.precision, "fp32")):
         if value != default:
             parts.append(value)
+    parts += [re.sub(r"\W+", "-", change.rpartition(".")[2]) for change in options.set]
     return f"detector_{'_'.join(parts)}.json"
 
 

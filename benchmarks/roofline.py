@@ -4,9 +4,10 @@ called: two operations a multiply-add. The rest (pooling, NMS, normalisation) co
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +34,30 @@ def _of_gradients(
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(wanted[:2])
 
 
+@contextlib.contextmanager
+def _set(backend: Any, precision: str) -> Iterator[None]:
+    before = backend.fp32_precision
+    backend.fp32_precision = precision
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+def exact_convolutions() -> contextlib.AbstractContextManager[None]:
+    """Within it float32 is multiplied as such, which on a GPU it is not by default: folding batch normalisation before
+    or after rounding to TF32 makes other detections."""
+    return _set(torch.backends.cudnn.conv, "ieee")
+
+
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product, the fastest of a few runs."""
+    """Operations a second of a square matrix product, the fastest of a few runs; of float32 as convolutions multiply
+    it, on a GPU in TF32."""
+    with _set(torch.backends.cuda.matmul, torch.backends.cudnn.conv.fp32_precision):
+        return _peak(device, dtype)
+
+
+def _peak(device: torch.device, dtype: torch.dtype) -> float:
     side = _SIDE[device.type]
     first, second = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     fastest = float("inf")

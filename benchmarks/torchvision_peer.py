@@ -30,6 +30,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from backbones import InputFormat, Variant
+from backbones.constants import constant
 from detection import config as settings
 from detection.data.batches import Batch
 from detection.fast_rcnn import Detections, FastRCNN
@@ -222,7 +223,7 @@ class _OurPooling(MultiScaleRoIAlign):
                 x[LEVEL], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True
             )
         precise = torch.promote_types(x[LEVEL].dtype, torch.float32)  # as the operator does by itself on a GPU
-        inclusive = [own.to(precise) - own.new_tensor([0.0, 0.0, 1.0, 1.0]) for own in boxes]
+        inclusive = [own.to(precise) - constant((0.0, 0.0, 1.0, 1.0), own.device, precise) for own in boxes]
         pooled = torchvision.ops.roi_pool(x[LEVEL].to(precise), inclusive, self.output_size, 1 / STRIDE)
         return pooled.to(x[LEVEL].dtype)
 

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
-    stderr and status 1, Ctrl-C is status 130."""
+    stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
@@ -38,6 +39,11 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        status = 1
     return leave(status)
 
 
@@ -46,11 +52,15 @@ def leave(status: int) -> int:
 
     With PyTorch 2.10 one such process in some twenty aborts, or waits for ever, while the interpreter shuts down.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:

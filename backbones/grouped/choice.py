@@ -7,12 +7,12 @@ sizes are measured a few times, not each anew. A process forgets what it measure
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-import statistics
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ from .implementations import LIBRARY, Implementation
 logger = logging.getLogger(__name__)
 
 _RUNS = 7
+_HEAD_START = 5_000_000  # a GPU's cycles: some milliseconds
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}  # of the largest value; float32 may be multiplied as TF32
 _LOW_PRECISION = 5e-2
 
 _chosen: dict[Hashable, Implementation] = {}
+_library_only = False
 _one_at_a_time = threading.Lock()
 
 
@@ -39,6 +41,8 @@ def fastest(
         candidates: what there is to choose from besides the library.
         compute: the work; its result with the library is what every candidate's must equal.
     """
+    if _library_only:
+        return LIBRARY
     if (known := _chosen.get(key)) is not None:
         return known
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
@@ -47,6 +51,17 @@ def fastest(
         if key not in _chosen and (best := _measured(key, candidates(), compute)) is not None:
             _chosen[key] = best
     return _chosen.get(key, LIBRARY)
+
+
+@contextlib.contextmanager
+def library_only() -> Iterator[None]:
+    """Within it the library computes everything, on all threads."""
+    global _library_only
+    _library_only = True
+    try:
+        yield
+    finally:
+        _library_only = False
 
 
 def forget() -> None:
@@ -80,18 +95,17 @@ def _measured(
 
 
 def _duration(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a few runs."""
-    durations = []
+    """Seconds of one of several runs."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        for _ in range(_RUNS):
+            work()
+        return (time.perf_counter() - began) / _RUNS
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(_HEAD_START)  # the GPU begins when all is queued: its time is wanted, not the host's
+    start.record()
     for _ in range(_RUNS):
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            durations.append(start.elapsed_time(end) / 1e3)
-        else:
-            began = time.perf_counter()
-            work()
-            durations.append(time.perf_counter() - began)
-    return statistics.median(durations)
+        work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / _RUNS

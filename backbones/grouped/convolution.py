@@ -5,28 +5,29 @@ Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y (N, C, H', W').
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .choice import fastest
-from .implementations import LIBRARY, Geometry, Implementation, compiled, merged
+from .implementations import Geometry, Implementation, compiled, merged
 
 
 class GroupedConvolution(nn.Conv2d):
     """What nn.Conv2d of the same numbers and weights computes, to rounding; on a GPU by the fastest implementation,
-    each direction by its own. On a CPU and under torch.compile it is nn.Conv2d.
+    each direction by its own (`grouped_conv2d`).
 
     Which one is fastest is found by measurement, so another run may take another one, whose rounding differs. Gradients
-    of gradients are not supported on a GPU.
+    of gradients are not supported on a GPU. torch.fx traces it; torch.jit.script does not take it.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not input.is_cuda or torch.compiler.is_compiling():
-            return super()._conv_forward(input, weight, bias)
         return grouped_conv2d(input, weight, bias, geometry_of(self))
 
 
@@ -42,14 +43,28 @@ def fastest_grouped_convolutions(module: nn.Module) -> nn.Module:
     return module
 
 
+@torch.fx.wrap
 def grouped_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y, by the implementation that is fastest on the device of x. In autocast's type where that is on."""
+    """y, by the implementation that is fastest on the device of x; in autocast's type where that is on.
+
+    By torch.nn.functional.conv2d on a CPU, under torch.compile, in double precision, and for whatever shapes and types
+    it might refuse.
+    """
+    if torch.compiler.is_compiling() or not _is_for_choice(x, weight):
+        return functional.conv2d(x, weight, bias, *geometry)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     result: Tensor = _GroupedConvolution.apply(x, weight, bias, geometry)
     return result
+
+
+def _is_for_choice(x: Tensor, weight: Tensor) -> bool:
+    if not x.is_cuda or x.ndim != 4 or x.numel() == 0 or x.shape[1] != weight.shape[0]:
+        return False
+    same = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    return same and torch.float64 not in (x.dtype, weight.dtype)
 
 
 def geometry_of(convolution: nn.Conv2d) -> Geometry:
@@ -99,11 +114,13 @@ def _by_the_fastest(
     direction: str, maps: Tensor, weight: Tensor, geometry: Geometry, compute: Callable[[Implementation], Tensor]
 ) -> Tensor:
     channels = weight.shape[0]
-    if maps.numel() == 0:
-        return compute(LIBRARY)
+    is_last = maps.is_contiguous(memory_format=torch.channels_last)
 
     def candidates() -> list[Implementation]:
-        return merged(channels, geometry.groups) + compiled(channels, geometry.groups, weight.dtype)
+        found = merged(channels, geometry.groups)
+        if is_last:  # Triton's kernels read channels side by side
+            found += compiled(channels, geometry.groups, weight.dtype)
+        return found
 
     key = (
         direction,
@@ -111,7 +128,8 @@ def _by_the_fastest(
         maps.dtype,
         channels,
         *geometry,
-        (maps.numel() // max(channels, 1)).bit_length(),
-        maps.is_contiguous(memory_format=torch.channels_last),
+        (maps.numel() // channels).bit_length(),
+        is_last,
     )
-    return compute(fastest(key, candidates, compute))
+    with torch.cuda.device(maps.device) if maps.is_cuda else contextlib.nullcontext():  # where Triton launches
+        return compute(fastest(key, candidates, compute))

@@ -16,10 +16,10 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 _MERGED_WIDTHS = (16, 32, 64)
 _TILES = (16, 32, 64, 128)
+_WIDEST_TILE = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # that fits a processor's shared memory
 
 
 class Geometry(NamedTuple):
@@ -59,10 +59,13 @@ class Library:
     def input_gradient(
         self, gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry
     ) -> Tensor:
-        return conv2d_input(input_size, weight, gradient, *geometry)
+        # Not read, but its memory order is that of the result: torch.nn.grad's stand-in for it has none, and a gradient
+        # with channels last would be reordered twice.
+        x = _empty(input_size, gradient)
+        return _gradients(gradient, x, weight, geometry, [True, False, False])[0]
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        return conv2d_weight(x, weight.shape, gradient, *geometry)
+        return _gradients(gradient, x, weight, geometry, [False, True, False])[1]
 
 
 class BlockDiagonal:
@@ -78,14 +81,13 @@ class BlockDiagonal:
     def input_gradient(
         self, gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry
     ) -> Tensor:
-        merged = self._merged(weight, geometry)
-        return conv2d_input(input_size, self._widened(weight), gradient, *merged)
+        return LIBRARY.input_gradient(gradient, self._widened(weight), input_size, self._merged(weight, geometry))
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         channels, own = weight.shape[:2]
-        shape = (channels, self.width, 3, 3)
-        wide = conv2d_weight(x, shape, gradient, *self._merged(weight, geometry))
-        blocks = wide.view(channels // self.width, self.width // own, own, self.width // own, own, 3, 3)
+        wide = _empty((channels, self.width, 3, 3), weight)
+        wide = LIBRARY.weight_gradient(gradient, x, wide, self._merged(weight, geometry))
+        blocks = wide.reshape(channels // self.width, self.width // own, own, self.width // own, own, 3, 3)
         return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).reshape(weight.shape)
 
     def _merged(self, weight: Tensor, geometry: Geometry) -> Geometry:
@@ -97,7 +99,7 @@ class BlockDiagonal:
         together = self.width // own
         wide = weight.new_zeros(channels // self.width, together, own, together, own, 3, 3)
         wide.diagonal(dim1=1, dim2=3).copy_(weight.view(-1, together, own, own, 3, 3).movedim(1, -1))
-        return _in_order_of(wide.view(channels, self.width, 3, 3), weight)
+        return wide.view(channels, self.width, 3, 3).contiguous(memory_format=_order(weight))
 
 
 class Kernels:
@@ -136,14 +138,26 @@ def merged(channels: int, groups: int) -> list[Implementation]:
 
 def compiled(channels: int, groups: int, dtype: torch.dtype) -> list[Implementation]:
     """Triton's implementations of a convolution; none without Triton, in double precision, or for the widest groups."""
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16) or importlib.util.find_spec("triton") is None:
+    if dtype not in _WIDEST_TILE or importlib.util.find_spec("triton") is None:
         return []
     own = channels // groups
-    return [Kernels(tile) for tile in _TILES if own <= tile < 8 * own]
+    return [Kernels(tile) for tile in _TILES if own <= tile < 8 * own and tile <= _WIDEST_TILE[dtype]]
 
 
-def _in_order_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor in channels-last memory if `like` is."""
-    if like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
-        return tensor.contiguous(memory_format=torch.channels_last)
-    return tensor
+def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> list[Tensor]:
+    """Those of x, weight and bias, as far as they are wanted."""
+    stride, padding, dilation, groups = geometry
+    pairs = ([stride] * 2, [padding] * 2, [dilation] * 2)
+    found: list[Tensor] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, *pairs, False, [0, 0], groups, wanted
+    )
+    return found
+
+
+def _empty(size: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=_order(like))
+
+
+def _order(tensor: Tensor) -> torch.memory_format:
+    is_last = tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format

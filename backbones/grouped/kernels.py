@@ -6,7 +6,7 @@ channels of different groups; it is put together from the grouped weight where i
 memory. All sums are in float32, and each result is summed in the same order whenever it is computed: the weight's
 gradient goes through partial sums, not through atomic additions.
 
-Maps and weights may lie in any memory order; with channels last, reads are contiguous. Everything runs in Triton's
+Maps and weights may lie in any memory order; only with channels last are reads contiguous. Everything runs in Triton's
 interpreter on a CPU as well (TRITON_INTERPRET=1).
 
 Shapes: N images, C channels, H × W map, g channels a group, T channels a tile.
@@ -127,7 +127,11 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if is_rounded else "ieee"
 
 
-@triton.jit
+# Sizes that change from picture to picture: Triton would compile anew for each that is 1 or a multiple of 16.
+_SIZES = ["source_height", "source_width", "height", "width", "positions"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def convolution_kernel(
     source,
     weight,
@@ -206,7 +210,7 @@ def convolution_kernel(
     tl.store(results, total.to(result.dtype.element_ty), mask=(position < positions)[:, None] & is_channel[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_SIZES, "ROUNDS"])
 def weight_gradient_kernel(
     gradient,
     source,

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from detection.builders import build_fast_rcnn, build_rpn
 from detection.config import Config
@@ -29,20 +31,38 @@ TINY = ["backbone.depths=[1,1,1,1]", "backbone.planes=8", "backbone.cardinality=
 TINY += ["backbone.stem_width=8", "backbone.weights=null", "backbone.norm=group", "backbone.freeze=null"]
 
 
-class CopiesFromTheHost(TorchFunctionMode):
-    """Numbers of the program that become tensors, which on a GPU waits for the copy."""
+class CopiesFromTheHost(TorchDispatchMode):
+    """Operators that take tensors of the host and give some on the device: on a GPU, each waits for a copy. A single
+    number of the host may take part in arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor) and one.device.type == "cpu"]
+        is_copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        on_device = any(isinstance(one, Tensor) and one.device == META for one in tree_leaves((args, kwargs, result)))
+        if on_device and any(is_copy or one.ndim > 0 for one in given):
+            self.seen.append(str(func))
+        return result
+
+
+class NumbersOfTheProgram(TorchFunctionMode):
+    """Numbers of the program that become tensors, on a GPU by such a copy; on the meta device there is none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
+        made = func in (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            made = any(isinstance(one, list) for one in (args[1] if isinstance(args[1], tuple) else args[1:2]))
+        if made:
             self.seen.append(f"{func.__name__}{args}")
-        result = func(*args, **(kwargs or {}))
-        if func is Tensor.to and args[0].device.type == "cpu" and result.device.type != "cpu":
-            self.seen.append("to")
-        return result
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(params=["paper", "modern"])
@@ -90,18 +110,35 @@ def step(request: pytest.FixtureRequest, config: Config, batch: Batch) -> Iterat
 
 def test_a_step_needs_no_number_from_its_device_and_copies_none_to_it(step: Callable[[], nn.Module]) -> None:
     step()  # numbers that are kept on the device go there once
-    with CopiesFromTheHost() as copies:
+    with CopiesFromTheHost() as copies, NumbersOfTheProgram() as numbers:
         step()
     assert copies.seen == []
+    assert numbers.seen == []
 
 
 def test_the_watch_would_notice() -> None:
     numbers = torch.empty(3, device=META)
-    with CopiesFromTheHost() as copies:
+    with NumbersOfTheProgram() as made:
         numbers - numbers.new_tensor([1.0, 2.0, 3.0])
         torch.tensor([1.0], device=META)
-        torch.ones(3).to(META)
-    assert len(copies.seen) == 3
+        numbers[[0, 2]]
+        numbers[1:, None]
+    assert len(made.seen) == 3
+    copies: list[Callable[[], object]] = [
+        lambda: torch.ones(3).to(META),
+        lambda: torch.tensor(1.0).to(META),
+        lambda: numbers[torch.arange(2)],
+        lambda: numbers.copy_(torch.ones(3)),
+        lambda: numbers.__setitem__(slice(None), torch.ones(3)),
+    ]
+    for copy in copies:
+        with CopiesFromTheHost() as seen:
+            copy()
+        assert seen.seen
+    with CopiesFromTheHost() as seen:
+        numbers * 2.0 + torch.arange(3, device=META)
+        numbers * torch.tensor(2.0)
+    assert not seen.seen
     for ask in (Tensor.item, Tensor.tolist, Tensor.cpu, bool):
         with pytest.raises((RuntimeError, NotImplementedError)):
             ask(numbers.sum())  # type: ignore[operator]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import backbones.grouped.choice as choice
 from backbones import create_classifier, fold_batch_norm
@@ -28,10 +29,10 @@ def nothing_measured() -> Iterator[None]:
     choice.forget()
 
 
-def tensors(geometry: Geometry, channels: int, **kind: object) -> list[Tensor]:
+def tensors(geometry: Geometry, channels: int, size: tuple[int, int] = (9, 12), **kind: object) -> list[Tensor]:
     """x, weight and bias, random."""
     generator = torch.Generator().manual_seed(0)
-    sizes = ((2, channels, 9, 12), (channels, channels // geometry.groups, 3, 3), (channels,))
+    sizes = ((2, channels, *size), (channels, channels // geometry.groups, 3, 3), (channels,))
     return [torch.randn(size, generator=generator).to(**kind).requires_grad_() for size in sizes]  # type: ignore[call-overload]
 
 
@@ -123,12 +124,26 @@ def test_numbers_that_are_not_finite_settle_nothing() -> None:
     assert chosen(fast, library=library, key="zeros", value=torch.zeros(3)) == "fast"
 
 
+def test_while_the_library_is_asked_for_nothing_else_is_taken() -> None:
+    library, fast = Candidate("-", seconds=0.01), Candidate("fast")
+    with choice.library_only():
+        assert chosen(fast, library=library) == "library"
+    assert chosen(fast, library=library) == "fast"
+
+
 # The layer
 
 
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer's own path, which a CPU does not take otherwise."""
+    monkeypatch.setattr("backbones.grouped.convolution._is_for_choice", lambda x, weight: True)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_function_and_gradients_are_conv2d_s(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the layer's own path, which a CPU takes only here; every direction by a merged convolution."""
+    """Every direction by a merged convolution."""
     geometry = Geometry(2, 1, 1, 8)
     leaves = tensors(geometry, 32, dtype=torch.float32)
     monkeypatch.setattr("backbones.grouped.convolution.fastest", lambda key, candidates, compute: candidates()[0])
@@ -141,6 +156,7 @@ def test_function_and_gradients_are_conv2d_s(autocast: bool, monkeypatch: pytest
         torch.testing.assert_close(one, other, atol=tolerance, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("_as_on_a_gpu")
 def test_gradients_in_double_precision() -> None:
     geometry = Geometry(2, 1, 1, 2)
     generator = torch.Generator().manual_seed(0)
@@ -149,6 +165,7 @@ def test_gradients_in_double_precision() -> None:
     assert torch.autograd.gradcheck(lambda *inputs: grouped_conv2d(*inputs, geometry), leaves)
 
 
+@pytest.mark.usefixtures("_as_on_a_gpu")
 def test_only_what_is_wanted_is_differentiated() -> None:
     geometry = Geometry(1, 1, 1, 8)
     x, weight, bias = (tensor.detach() for tensor in tensors(geometry, 32))
@@ -159,10 +176,34 @@ def test_only_what_is_wanted_is_differentiated() -> None:
     assert not grouped_conv2d(x, weight.detach(), bias, geometry).requires_grad
 
 
-def test_no_picture_at_all() -> None:
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format], ids=["last", "first"])
+def test_gradients_keep_the_memory_order_of_the_maps(order: torch.memory_format) -> None:
+    geometry = Geometry(1, 1, 1, 8)
+    x, weight, bias = (tensor.detach() for tensor in tensors(geometry, 32))
+    x, weight = (tensor.contiguous(memory_format=order).requires_grad_() for tensor in (x, weight))
+    y = grouped_conv2d(x, weight, bias, geometry)
+    of_x, _ = torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+    assert of_x.is_contiguous(memory_format=order)
+
+
+def test_what_is_not_for_choice_is_conv2d_s() -> None:
     geometry = Geometry(2, 1, 1, 8)
     _, weight, bias = tensors(geometry, 32)
-    assert grouped_conv2d(torch.empty(0, 32, 9, 12), weight, bias, geometry).shape == (0, 32, 5, 6)
+    for x in (torch.empty(0, 32, 9, 12), torch.randn(32, 9, 12), torch.randn(1, 32, 9, 12)):
+        expected = torch.nn.functional.conv2d(x, weight, bias, *geometry)
+        assert torch.equal(grouped_conv2d(x, weight, bias, geometry), expected)
+    for wrong in (torch.randn(1, 64, 9, 12), torch.randn(1, 32, 9, 12).double()):
+        with pytest.raises(RuntimeError):
+            grouped_conv2d(wrong, weight, bias, geometry)
+
+
+def test_a_converted_network_can_be_traced() -> None:
+    network = fastest_grouped_convolutions(torchvision.models.resnext50_32x4d()).eval()
+    extractor = create_feature_extractor(network, ["layer3"])
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert extractor(image)["layer3"].shape == (1, 1024, 4, 4)
 
 
 def test_networks_of_any_library_keep_everything_but_their_operator() -> None:
@@ -209,7 +250,7 @@ def test_every_implementation_on_a_gpu(
     channels: int, groups: int, stride: int, dtype: torch.dtype, order: torch.memory_format
 ) -> None:
     geometry = Geometry(stride, 1, 1, groups)
-    x, weight, bias = (tensor.detach().cuda().to(dtype) for tensor in tensors(geometry, channels))
+    x, weight, bias = (tensor.detach().cuda().to(dtype) for tensor in tensors(geometry, channels, (90, 120)))
     x, weight = x.contiguous(memory_format=order), weight.contiguous(memory_format=order)
     exact = [tensor.double().requires_grad_() for tensor in (x, weight)]
     y = torch.nn.functional.conv2d(*exact, bias.double(), *geometry)
@@ -226,3 +267,22 @@ def test_every_implementation_on_a_gpu(
             assert got.dtype == dtype
             difference = (got.double() - expected).abs().max() / expected.abs().max()
             assert difference < (2e-2 if dtype == torch.bfloat16 else 2e-3), by.name
+
+
+@GPU
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_network_on_a_gpu_computes_as_before(autocast: bool) -> None:
+    """Forward and backward, channels last, with each direction's choice."""
+    torch.manual_seed(0)
+    plain = create_classifier("resnext50_32x4d", norm="frozen", num_classes=3).cuda()
+    plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = fastest_grouped_convolutions(copy.deepcopy(plain))
+    image = torch.randn(2, 3, 96, 128, device="cuda").contiguous(memory_format=torch.channels_last)
+    found = []
+    for one in (network, plain):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            y = one(image).float()
+        found.append(results(y, [one.layer1[0].conv2.weight, one.layer4[2].conv2.weight]))
+    for got, expected in zip(*found, strict=True):
+        assert (got - expected).norm() < (0.2 if autocast else 2e-2) * expected.norm()
+    assert {key[0] for key in choice._chosen} == {"forward", "input gradient", "weight gradient"}  # type: ignore[index]

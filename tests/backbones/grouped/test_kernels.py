@@ -60,8 +60,14 @@ CASES = {
 @pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format], ids=["last", "first"])
 @pytest.mark.parametrize(("channels", "geometry", "tile"), CASES.values(), ids=CASES)
 def test_the_three_directions_equal_autograd(
-    kernels: ModuleType, channels: int, geometry: Geometry, tile: int, order: torch.memory_format
+    kernels: ModuleType,
+    channels: int,
+    geometry: Geometry,
+    tile: int,
+    order: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kernels, "_PROGRAMS", 40)  # so few go through several blocks of positions each
     x, weight, bias, gradient = case(channels, geometry, order=order, dtype=torch.float32)
     leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
     y = torch.nn.functional.conv2d(*leaves, *geometry)
@@ -104,11 +110,13 @@ from triton.compiler import ASTSource
 from backbones.grouped import kernels
 
 ELEMENT, TILE, PRECISION, CAPABILITY = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-common = dict(USED=TILE, STRIDE=2, PADDING=1, DILATION=1, PRECISION=PRECISION, ROWS=64, TILE=TILE)
+# As a launch with channels last has them: channels lie side by side, everything else is aligned.
+common = dict(USED=TILE, STRIDE=1, PADDING=1, DILATION=1, PRECISION=PRECISION, ROWS=64, TILE=TILE)
+common |= dict(source_c=1)
 kinds = [
-    (kernels.convolution_kernel, dict(common, GROUP=4, TRANSPOSED=transposed, HAS_BIAS=not transposed))
+    (kernels.convolution_kernel, dict(common, result_c=1, GROUP=4, TRANSPOSED=transposed, HAS_BIAS=not transposed))
     for transposed in (False, True)
-] + [(kernels.weight_gradient_kernel, common)]
+] + [(kernels.weight_gradient_kernel, dict(common, gradient_c=1))]
 for kernel, constants in kinds:
     pointers = {"source", "weight", "bias", "result", "gradient"}
     signature = {
@@ -116,7 +124,10 @@ for kernel, constants in kinds:
         else "*" + ELEMENT if name in pointers else "i32"
         for name in kernel.arg_names
     }
-    source = ASTSource(kernel, signature, {(kernel.arg_names.index(n),): value for n, value in constants.items()})
+    numbers = {name: number for number, name in enumerate(kernel.arg_names)}
+    unaligned = {*constants, *kernels._SIZES, "ROUNDS", "channels", "weight_out", "weight_in", "weight_y", "weight_x"}
+    attributes = {(numbers[name],): [["tt.divisibility", 16]] for name in signature if name not in unaligned}
+    source = ASTSource(kernel, signature, {(numbers[n],): value for n, value in constants.items()}, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32))
     print(len(made.asm["cubin"]), made.metadata.shared, "mma" in made.asm["ptx"])
 """
@@ -124,7 +135,7 @@ for kernel, constants in kinds:
 
 @pytest.mark.parametrize(
     ("element", "tile", "precision", "capability"),
-    [("bf16", 16, "ieee", 90), ("bf16", 128, "ieee", 80), ("fp32", 64, "tf32", 90), ("fp32", 32, "ieee", 80)],
+    [("bf16", 16, "ieee", 90), ("bf16", 128, "ieee", 80), ("fp32", 64, "tf32", 80), ("fp32", 32, "ieee", 90)],
 )
 def test_it_compiles_for_a_gpu(element: str, tile: int, precision: str, capability: int, tmp_path: Path) -> None:
     """To machine code of an A100 (8.0) and an H100 (9.0), by matrix units but where float32 is to be exact."""
@@ -135,6 +146,6 @@ def test_it_compiles_for_a_gpu(element: str, tile: int, precision: str, capabili
     for line in done.stdout.splitlines():
         size, shared, by_matrix_units = line.split()
         assert int(size) > 1000
-        assert int(shared) < 160 << 10
+        assert int(shared) <= 163 << 10  # what a block may have on an A100; 227 KiB on an H100
         assert (by_matrix_units == "True") == (precision != "ieee" or element == "bf16")
     assert len(done.stdout.splitlines()) == 3
