@@ -14,8 +14,8 @@ they do is checked first. Then the two take turns, in one process.
 - Fast R-CNN training step: the same with given proposals.
 - Inference of one picture: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
   pair that shares one.
-- Throughput of these: pictures a second, and the share of what a large matrix product reaches on the device, of the
-  operations that each side needs; on a GPU, memory too.
+- Throughput of these: pictures a second, and the operations that each side needs, and their share of what a dense
+  convolution reaches on the device; on a GPU, memory too.
 - The parts. "Proposals" is `filter_proposals` there, without the decoding of all anchors that comes before it; ours
   includes decoding.
 """
@@ -133,7 +133,7 @@ def throughput_of(
             rows.append(row if memory is None else [*row, f"{memory:.0f} MiB"])
     columns = ["", "pictures/s", "operations a picture", "share of peak", "memory it takes"][: len(rows[0])]
     precision = str(dtype).removeprefix("torch.")
-    title = f"Throughput; the peak is that of a matrix product in {precision}, {most / 1e9:,.0f} G operations/s"
+    title = f"Throughput; the peak is that of a dense 3×3 convolution in {precision}, {most / 1e9:,.0f} G operations/s"
     return table(title, columns, rows)
 
 
