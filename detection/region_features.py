@@ -30,6 +30,10 @@ _BATCH = 64
 """Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory does not grow
 with their number (1,000 regions of 1024 × 14 × 14 take 0.8 GB)."""
 
+_MOST_POOLED = 1 << 30
+"""Numbers that a GPU pools at once at inference: torchvision's kernels count them in 32 bits, and beyond 2³¹ they leave
+zeros without a word."""
+
 
 def region_features(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Vectors (N·R, C5) of regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level."""
@@ -38,9 +42,10 @@ def region_features(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tenso
     block = _affine_start(conv5)
     if block is not None and pooler.is_linear(maps[0]) and _pays(block, pooler, maps, images * count):
         conv5_of = _convolutions_first(pooler, conv5, block, maps)
-    if torch.is_grad_enabled() or conv5.training or regions.device.type != "cpu":
+    if torch.is_grad_enabled() or conv5.training:
         return _mean(conv5_of(regions))
-    parts = regions.split(max(_BATCH // images, 1), dim=1)
+    together = _BATCH if regions.device.type == "cpu" else _MOST_POOLED // (maps[0].shape[1] * pooler.output_size**2)
+    parts = regions.split(max(together // images, 1), dim=1)
     return torch.cat([_mean(conv5_of(part)).unflatten(0, (images, -1)) for part in parts], dim=1).flatten(0, 1)
 
 

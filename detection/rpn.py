@@ -194,7 +194,8 @@ class RPN(nn.Module):
         kept_index, kept = suppress(boxes, valid, nms_iou, after_nms)
         return Proposals(
             take(boxes, kept_index).masked_fill(~kept[..., None], 0),
-            scores.gather(1, kept_index).sigmoid().masked_fill(~kept, 0),
+            # They descend, whatever the rounding of a GPU's sigmoid.
+            scores.gather(1, kept_index).sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
             kept.sum(dim=1),
         )
 

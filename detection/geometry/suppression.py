@@ -73,7 +73,10 @@ def _survivors_in_one_call(boxes: Tensor, valid: Tensor, threshold: float) -> Te
     survives = torch.zeros_like(valid)
     candidates = valid.flatten().nonzero().squeeze(1)
     kept = torchvision.ops.batched_nms(
-        boxes.flatten(0, 1)[candidates], descending.repeat(images)[candidates], candidates // count, threshold
+        boxes.flatten(0, 1)[candidates].double(),
+        descending.repeat(images)[candidates].double(),
+        candidates // count,
+        threshold,
     )
     survives.view(-1)[candidates[kept]] = True
     return survives
@@ -81,5 +84,10 @@ def _survivors_in_one_call(boxes: Tensor, valid: Tensor, threshold: float) -> Te
 
 def suppress_by_class(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """NMS among boxes (R, 4) of the same group (R,) — an image's class, say: positions of the survivors in descending
-    order of score."""
+    order of score.
+
+    In double precision on a GPU, where torchvision moves the groups apart, by up to millions of pixels.
+    """
+    if boxes.is_cuda:
+        boxes, scores = boxes.double(), scores.double()
     return torchvision.ops.batched_nms(boxes, scores, groups, threshold)

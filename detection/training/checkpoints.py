@@ -190,6 +190,7 @@ class Checkpointer:
             self._check_provenance(path, content["provenance"])
             state.network.load_state_dict(content["network"])
             state.optimizer.load_state_dict(content["optimizer"])
+            _lay_out_as_parameters(state.optimizer)
             if state.scaler is not None and content["scaler"] is not None:
                 state.scaler.load_state_dict(content["scaler"])
             state.step, state.evaluated, state.elapsed = content["step"], content["evaluated"], content["elapsed"]
@@ -210,3 +211,12 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
         for part, item in value.items()
         for name, leaf in _flat(item, f"{key}.{part}" if key else str(part)).items()
     }
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what the optimizer keeps of a parameter the parameter's memory order, which may not be that of the run that
+    saved it: a fused optimizer goes through both as if they were flat, and would update the wrong numbers."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

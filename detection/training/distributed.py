@@ -101,11 +101,15 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
             f"{_first_line(error)}. "
             "Start every process by torchrun, with the same --nnodes and --rdzv-endpoint on each machine."
         ) from error
+    ended_well = False
     try:
         yield chosen
+        ended_well = True
     finally:
         _store = None
-        dist.destroy_process_group()
+        # NCCL's end waits for every rank: after an error of one alone, for ever, and its message would never be seen.
+        if ended_well or chosen.type != "cuda":
+            dist.destroy_process_group()
 
 
 def named_device(name: str) -> torch.device:

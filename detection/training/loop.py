@@ -44,6 +44,9 @@ from detection.training.random_state import preserved_random_state
 from detection.training.run_lock import run_lock
 from detection.training.signals import StopRequested, StopSignals
 
+_SIGNAL_EVERY = 5  # steps after which several ranks on GPUs look for a stop signal, which makes the host wait
+_LEAST_SCALE = 2.0**-14  # of float16's loss: by then hundreds of steps in a row were not finite
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -186,6 +189,8 @@ def train(
             report_progress(f"computing step {state.step + 1}")
             watch.step(state.step + 1, backward_or_halve(gradient, parts, optimizer, log.message))
             if scaler is not None:
+                maximum_over_ranks(watch.bad)
+                _spoil(network, watch.bad)
                 scaler.unscale_(optimizer)
             norm = _clipped(network, clip_norm)
             watch.gradients(norm)
@@ -196,8 +201,11 @@ def train(
             is_stop = evaluation_is_due() or state.step == steps
             save_due = is_due(checkpoint_every) or is_stop
             log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
-            if not looks_late or save_due or log_due or (world == 1 and signals.received):
+            # torchrun kills half a minute after its signal: of several ranks, all look for one now and then.
+            asks = signals.received if world == 1 else is_due(_SIGNAL_EVERY)
+            if not looks_late or save_due or log_due or asks:
                 signal = watch.check(signals.received)
+                _require_scale(scaler, state.step)
             _update(optimizer, scaler, watch.bad)
             optimizer.zero_grad(set_to_none=True)
 
@@ -297,6 +305,23 @@ def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | Non
         del optimizer.found_inf  # type: ignore[attr-defined]
     else:
         optimizer.step()
+
+
+def _spoil(network: nn.Module, bad: Tensor) -> None:
+    """Makes the gradient infinite where the step is bad, so that the scaler skips the update; it looks at nothing
+    else. Does not wait for the device."""
+    gradients = (parameter.grad for parameter in network.parameters() if parameter.grad is not None)
+    if (gradient := next(gradients, None)) is not None:
+        gradient.masked_fill_(bad.bool(), torch.inf)
+
+
+def _require_scale(scaler: torch.amp.GradScaler | None, step: int) -> None:
+    """Stops before a loss scale that shrinks at every step has become zero, and the weights not finite."""
+    if scaler is not None and scaler.get_scale() < _LEAST_SCALE:
+        raise UserError(
+            f"step {step}: float16's loss scale has fallen below {_LEAST_SCALE:g}, since the gradients keep being not "
+            "finite. Use runtime.precision=bf16 or fp32, or lower the learning rate; go on from an earlier checkpoint."
+        )
 
 
 def _evaluated(

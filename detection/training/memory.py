@@ -15,6 +15,7 @@ from detection.errors import UserError
 
 _MEBIBYTE = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, malloc.h
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _ACCUMULATE = "Raise the accumulation, so that a micro-batch holds fewer images; or lower the image size."
 
 
@@ -49,10 +50,11 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a GPU PyTorch has a class for it, on a CPU a plain RuntimeError."""
+    """Whether an allocation failed: PyTorch's allocator of a GPU has a class for it; a CPU's, and the libraries on a
+    GPU, raise plain RuntimeErrors."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @contextlib.contextmanager

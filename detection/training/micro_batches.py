@@ -51,8 +51,8 @@ def backward(
     """
     done: list[Losses] = []
     for number, part in enumerate(parts):
-        batch = part.to(device, non_blocking=True)
-        with memory_explained(batch), _exchange(network, number == len(parts) - 1):
+        with memory_explained(part), _exchange(network, number == len(parts) - 1):
+            batch = part.to(device, non_blocking=True)
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 losses: dict[str, Tensor] = network(batch)
             for name, loss in losses.items():

@@ -113,3 +113,15 @@ def test_no_regions() -> None:
     assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
     with torch.no_grad():
         assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
+
+
+def test_a_gpu_pools_no_more_at_once_than_its_kernels_can_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which takes a GPU's way."""
+    features, regions = (torch.empty(size, device="meta") for size in ((2, 8, 9, 12), (2, 30, 4)))
+    conv5 = nn.Sequential(nn.Conv2d(8, 5, 1)).to("meta").eval()
+    pooler, pooled = RegionPooler("align", 4, [16]), []
+    pooler.register_forward_hook(lambda module, given, result: pooled.append(result.numel()))
+    monkeypatch.setattr(module, "_MOST_POOLED", 20 * 8 * 4 * 4)
+    with torch.no_grad():
+        assert region_features(pooler, conv5, [features], regions).shape == (60, 5)
+    assert pooled == [20 * 8 * 4 * 4] * 3

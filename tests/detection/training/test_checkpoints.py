@@ -221,3 +221,27 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_keeping_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 1"):
         Checkpointer(tmp_path, {}, keep=0)
+
+
+def test_what_the_optimizer_keeps_takes_the_parameters_memory_order(tmp_path: Path) -> None:
+    """A run goes on in another order, with a fused optimizer, as it would have in its own."""
+    ends = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = torch.nn.Conv2d(3, 4, 3)
+        optimizer = build_optimizer(network, lr=0.1)
+        first = TrainingState(network, optimizer)
+        gradient = torch.randn(4, 3, 3, 3)
+        network.weight.grad, network.bias.grad = gradient.clone(), torch.ones(4)
+        optimizer.step()
+        Checkpointer(tmp_path / str(order), {}).save(first)
+
+        other = torch.nn.Conv2d(3, 4, 3).to(memory_format=order)  # type: ignore[call-overload]
+        state = TrainingState(other, build_optimizer(other, lr=0.1))
+        assert Checkpointer(tmp_path / str(order), {}).resume(state)
+        kept = state.optimizer.state[other.weight]["momentum_buffer"]
+        assert kept.stride() == other.weight.stride()
+        other.weight.grad, other.bias.grad = gradient.contiguous(memory_format=order), torch.ones(4)
+        state.optimizer.step()
+        ends.append(other.weight.detach().clone())
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-7)

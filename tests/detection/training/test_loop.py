@@ -23,6 +23,7 @@ from detection.training import loop as loop_module
 from detection.training.checkpoints import Checkpointer
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
+from detection.training.memory import is_out_of_memory
 from detection.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -262,6 +263,61 @@ def test_a_loss_that_is_not_finite_names_term_step_image_and_checkpoint(
         assert not torch.equal(before[7], before[8])
     else:
         assert len(before) == 7
+
+
+def test_float16_skips_the_update_of_a_bad_loss_whose_gradient_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image 31 is in step 8, and the host looks in step 10, as on a GPU."""
+
+    class Odd(ToyNetwork):
+        def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+            losses = super().forward(batch)
+            return {
+                **losses,
+                "regression": losses["regression"] + torch.where(batch.image_ids == 31, float("inf"), 0.0),
+            }
+
+    monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=64.0))
+    torch.manual_seed(0)
+    network, seen = Odd(plain=True), list[Tensor]()
+    optimizer = build_optimizer(network, lr=0.05)
+    optimizer.register_step_post_hook(lambda *_: seen.append(weights(network)))
+    with pytest.raises(UserError, match="step 8: the loss is not a finite number: regression of image 31"):
+        quick_train(
+            network,
+            steps=20,
+            optimizer=optimizer,
+            autocast=torch.float16,
+            batches=toy_batches(global_batch=4),
+            log_every=5,
+        )
+    assert len(seen) == 9
+    assert torch.equal(seen[6], seen[7])
+    assert not torch.equal(seen[5], seen[6])
+    assert torch.isfinite(seen[8]).all()
+
+
+def test_a_loss_scale_that_falls_for_ever_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TooSteep(ToyNetwork):
+        def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+            return {name: loss * 1e30 for name, loss in super().forward(batch).items()}
+
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**-12))
+    torch.manual_seed(0)
+    network = TooSteep(plain=True)
+    before = weights(network)
+    with pytest.raises(UserError, match=r"loss scale has fallen below .*runtime\.precision=bf16"):
+        quick_train(network, steps=20, autocast=torch.float16)
+    assert torch.equal(weights(network), before)
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory"]
+)
+def test_what_counts_as_out_of_memory(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(ValueError(said))
 
 
 def test_only_the_term_that_is_not_finite_is_named() -> None:
