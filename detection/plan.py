@@ -34,6 +34,7 @@ from detection.recipe import (
     batch_in_words,
     batches_for,
     effective_learning_rate,
+    for_inference,
     optimizer_for,
     placed,
     schedule_for,
@@ -102,7 +103,7 @@ def of_fast_rcnn(
             store = ProposalStore.open(proposals_file)
             store.check_against(index, sha256_of(rpn_file) if trained is not None else None)
         else:
-            rpn = placed(trained or build_rpn(config), config.runtime, device)
+            rpn = for_inference(trained or build_rpn(config), config.runtime, device)
             began = time.monotonic()
             store = _proposals_of(config, rpn, some, device, Path(temporary) / "proposals.st")
             # The processes shared these pictures, as they will share all.

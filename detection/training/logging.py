@@ -195,7 +195,11 @@ class Stopwatch:
             self._aside += time.monotonic() - began
 
     def lap(self, steps: int, global_batch: int, steps_left: int) -> dict[str, float]:
-        """Ends the interval, in which `steps` steps were done, and begins the next. Seconds, images/s, shares (0–1)."""
+        """Ends the interval, in which `steps` steps were done, and begins the next. Seconds, images/s, shares (0–1).
+
+        "data_wait" is how long the host waited for the loader: on a GPU, which may have been computing meanwhile, at
+        most how long the GPU did.
+        """
         now = time.monotonic()
         self._paces.append((now - self._began, steps))
         seconds = max(now - self._began - self._aside, 1e-9)
