@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import interleaved
 
 _CHANNELS, _SIDE, _MAPS = 512, 64, {"cpu": 1, "cuda": 64}
 _RUNS = 8
@@ -54,16 +56,8 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     weight = torch.randn(_CHANNELS, _CHANNELS, 3, 3, device=device).to(dtype)
     if device.type == "cuda":
         x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
-    fastest = float("inf")
-    with torch.inference_mode():
-        for _ in range(_RUNS):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            functional.conv2d(x, weight, padding=1)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            fastest = min(fastest, time.perf_counter() - start)
+    convolve = torch.inference_mode()(partial(functional.conv2d, x, weight, padding=1))
+    fastest = min(interleaved({"peak": convolve}, _RUNS, device=device)["peak"].rounds)
     return 2 * x.numel() * weight[0].numel() / fastest
 
 

@@ -45,7 +45,7 @@ class Implementation(Protocol):
         """The gradient of x, which has `input_size`, from that of y."""
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        """The gradient of the weight, of which only the shape is looked at, from that of y."""
+        """The gradient of the weight, of whose values none is looked at, from that of y."""
 
 
 class Library:
@@ -61,7 +61,7 @@ class Library:
     ) -> Tensor:
         # Not read, but its memory order is that of the result: torch.nn.grad's stand-in for it has none, and a gradient
         # with channels last would be reordered twice.
-        x = _empty(input_size, gradient)
+        x = empty_in_order_of(input_size, gradient)
         return _gradients(gradient, x, weight, geometry, [True, False, False])[0]
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -85,7 +85,7 @@ class BlockDiagonal:
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         channels, own = weight.shape[:2]
-        wide = _empty((channels, self.width, 3, 3), weight)
+        wide = empty_in_order_of((channels, self.width, 3, 3), weight)
         wide = LIBRARY.weight_gradient(gradient, x, wide, self._merged(weight, geometry))
         blocks = wide.reshape(channels // self.width, self.width // own, own, self.width // own, own, 3, 3)
         return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).reshape(weight.shape)
@@ -154,7 +154,8 @@ def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, 
     return found
 
 
-def _empty(size: tuple[int, ...], like: Tensor) -> Tensor:
+def empty_in_order_of(size: tuple[int, ...], like: Tensor) -> Tensor:
+    """A tensor of this size without values, with the type, device and memory order of `like`."""
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=_order(like))
 
 

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .implementations import Geometry
+from .implementations import Geometry, empty_in_order_of
 
 _ROWS = 64  # positions that a program works on at once
 _PROGRAMS = 1024  # of a weight's gradient, about: several for each processor of a large GPU
@@ -62,13 +62,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geome
         *gradient.stride(),
         *x.stride(),
         ROUNDS=rounds,
-        USED=used,
-        STRIDE=geometry.stride,
-        PADDING=geometry.padding,
-        DILATION=geometry.dilation,
-        PRECISION=_precision(x.dtype),
-        ROWS=_ROWS,
-        TILE=tile,
+        **_constants(geometry, x.dtype, used, tile),
     )
     groups = used // own
     blocks = partial.sum(dim=0)[:, :, :used, :used].reshape(9, tiles, groups, own, groups, own)
@@ -89,9 +83,7 @@ def _convolved(
 ) -> Tensor:
     own = weight.shape[1]
     used = tile // own * own
-    is_last = source.is_contiguous(memory_format=torch.channels_last)
-    order = torch.channels_last if is_last else torch.contiguous_format
-    result = torch.empty(result_size, dtype=source.dtype, device=source.device, memory_format=order)
+    result = empty_in_order_of(result_size, source)
     images, channels, height, width = result_size
     positions = images * height * width
     convolution_kernel[(triton.cdiv(positions, _ROWS), triton.cdiv(channels, used))](
@@ -108,23 +100,25 @@ def _convolved(
         *weight.stride(),
         *result.stride(),
         GROUP=own,
-        USED=used,
-        STRIDE=geometry.stride,
-        PADDING=geometry.padding,
-        DILATION=geometry.dilation,
         TRANSPOSED=transposed,
         HAS_BIAS=bias is not None,
-        PRECISION=_precision(source.dtype),
-        ROWS=_ROWS,
-        TILE=tile,
+        **_constants(geometry, source.dtype, used, tile),
     )
     return result
 
 
-def _precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied: as cuDNN does by PyTorch's settings."""
+def _constants(geometry: Geometry, dtype: torch.dtype, used: int, tile: int) -> dict[str, int | str]:
+    """What both kernels are compiled for. Float32 is multiplied as cuDNN does by PyTorch's settings."""
     is_rounded = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    return "tf32" if is_rounded else "ieee"
+    return {
+        "USED": used,
+        "STRIDE": geometry.stride,
+        "PADDING": geometry.padding,
+        "DILATION": geometry.dilation,
+        "PRECISION": "tf32" if is_rounded else "ieee",
+        "ROWS": _ROWS,
+        "TILE": tile,
+    }
 
 
 # Sizes that change from picture to picture: Triton would compile anew for each that is 1 or a multiple of 16.

@@ -72,11 +72,8 @@ def _survivors_in_one_call(boxes: Tensor, valid: Tensor, threshold: float) -> Te
     descending = torch.arange(count, 0, -1, device=boxes.device, dtype=boxes.dtype)
     survives = torch.zeros_like(valid)
     candidates = valid.flatten().nonzero().squeeze(1)
-    kept = torchvision.ops.batched_nms(
-        boxes.flatten(0, 1)[candidates].double(),
-        descending.repeat(images)[candidates].double(),
-        candidates // count,
-        threshold,
+    kept = suppress_by_class(
+        boxes.flatten(0, 1)[candidates], descending.repeat(images)[candidates], candidates // count, threshold
     )
     survives.view(-1)[candidates[kept]] = True
     return survives
