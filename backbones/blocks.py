@@ -122,16 +122,15 @@ class Bottleneck(AggregatedBottleneck):
         self.bn3 = make_normalization(self.norm, self.out_channels)
 
     def transform(self, x: Tensor) -> Tensor:
-        return self._after_first(conv_norm(self.conv1, self.bn1, x))
+        return self._after_first(F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True))
 
     def _after_first(self, opening: Tensor) -> Tensor:
-        out = F.relu(opening, inplace=True)
-        out = F.relu(conv_norm(self.conv2, self.bn2, out), inplace=True)
+        out = F.relu(conv_norm(self.conv2, self.bn2, opening), inplace=True)
         return conv_norm(self.conv3, self.bn3, out)
 
     def finish(self, opening: Tensor, shortcut: Tensor) -> Tensor:
-        """What `forward` returns, for a caller who has computed what comes before the first ReLU: `opening` is
-        bn1(conv1(x)), which is overwritten, and `shortcut` what `downsample` makes of x."""
+        """What `forward` returns, for a caller who has computed how it begins: `opening` is ReLU(bn1(conv1(x))), and
+        `shortcut` what `downsample` makes of x."""
         return F.relu(self._after_first(opening).add_(shortcut), inplace=True)
 
 

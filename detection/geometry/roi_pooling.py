@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbones.constants import constant
 from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import roi_max_pool
+from detection.geometry.roi_max_pool import distinct_bins, pool_bins, spread
 from detection.geometry.tensors import contiguous
 
 Method = Literal["align", "max"]
@@ -46,6 +46,25 @@ class RegionPooler(nn.Module):
         products."""
         return self.method == "align" and self.sampling_ratio > 0 and features.device.type == "cpu"
 
+    def shares_bins(self, features: Tensor) -> bool:
+        """Whether `distinct` can be asked for bins of this map: RoI max-pooling on a CPU."""
+        return self.method == "max" and features.device.type == "cpu"
+
+    def distinct(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled bins (D, C) of regions (N, R, 4), each bin that several regions have once, and which of them each
+        region has where, (N·R, P, P) int64. `spread` makes of the two what `forward` returns."""
+        image, boxes, level = self._placed(maps, regions)
+        if level is None:
+            return self._distinct(maps[0], image, boxes, self.strides[0])
+        index = torch.empty((len(boxes), self.output_size, self.output_size), dtype=torch.int64)
+        values: list[Tensor] = []
+        for number, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
+            here = (level == number).nonzero().squeeze(1)
+            own, own_index = self._distinct(features, image[here], boxes[here], stride)
+            index[here] = own_index + sum(map(len, values))
+            values.append(own)
+        return torch.cat(values), index
+
     def forward(self, maps: Sequence[Tensor], regions: Tensor, step: int = 1) -> Tensor:
         """Pools regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level.
 
@@ -55,12 +74,9 @@ class RegionPooler(nn.Module):
         Returns:
             (N·R, C, P, P), or (N·R, C, ceil(P / step), ceil(P / step)).
         """
-        images, count, _ = regions.shape
-        image = torch.arange(images, device=regions.device).repeat_interleave(count)
-        boxes = regions.reshape(-1, 4)
-        if len(maps) == 1:
+        image, boxes, level = self._placed(maps, regions)
+        if level is None:
             return self._pool(maps[0], image, boxes, self.strides[0], step)
-        level = self._levels(boxes)
         side = -(-self.output_size // step)
         pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], side, side))
         for number, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
@@ -68,25 +84,36 @@ class RegionPooler(nn.Module):
             pooled = pooled.index_copy(0, here, self._pool(features, image[here], boxes[here], stride, step))
         return pooled
 
+    def _placed(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Image (N·R,), box (N·R, 4) and, where there are several, level (N·R,) of each region (N, R, 4)."""
+        image = torch.arange(len(regions), device=regions.device).repeat_interleave(regions.shape[1])
+        boxes = regions.reshape(-1, 4)
+        return image, boxes, self._levels(boxes) if len(maps) > 1 else None
+
+    def _distinct(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        boxes = _far_pixel_inside(boxes.to(torch.promote_types(features.dtype, torch.float32)))
+        images, _, height, width = features.shape
+        bins = distinct_bins((images, height, width), image, boxes, self.output_size, 1 / stride)
+        return pool_bins(features, bins), bins.index
+
     def _pool(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int, step: int) -> Tensor:
         if self.is_linear(features):
             return roi_align(features, image, boxes, self.output_size, 1 / stride, self.sampling_ratio, step)
-        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+        if self.shares_bins(features):
+            values, index = self._distinct(features, image, boxes, stride)
+            return spread(values, index[:, ::step, ::step])
         # In single precision at least: a corner at pixel 1000 would be off by 4 pixels in bf16.
         precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-        rois = rois.to(precise.dtype)
-        if self.method == "align":
+        boxes = boxes.to(precise.dtype)
+        if self.method == "max":
+            boxes = _far_pixel_inside(boxes)
+        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+        if self.method == "max":
+            pooled = torchvision.ops.roi_pool(contiguous(precise), rois, self.output_size, 1 / stride)
+        else:
             pooled = torchvision.ops.roi_align(
                 precise, rois, self.output_size, 1 / stride, self.sampling_ratio, aligned=True
             )
-        else:
-            # The operator takes the far corner as the last pixel inside (the historical +1); our boxes are half-open,
-            # so that is one pixel earlier.
-            inclusive = rois - constant((0.0, 0.0, 0.0, 1.0, 1.0), rois.device, rois.dtype)
-            if precise.device.type == "cpu" and not (precise.requires_grad and torch.is_grad_enabled()):
-                pooled = roi_max_pool(precise, image, inclusive[:, 1:], self.output_size, 1 / stride)
-            else:
-                pooled = torchvision.ops.roi_pool(contiguous(precise), inclusive, self.output_size, 1 / stride)
         return pooled[:, :, ::step, ::step].to(features.dtype)
 
     def _levels(self, boxes: Tensor) -> Tensor:
@@ -96,3 +123,9 @@ class RegionPooler(nn.Module):
         finest = math.log2(self.strides[0])
         level = torch.floor(4 + torch.log2(side / 224) + 1e-6) - finest
         return level.clamp(0, len(self.strides) - 1).long()
+
+
+def _far_pixel_inside(boxes: Tensor) -> Tensor:
+    """Half-open boxes (R, 4) as RoI max-pooling takes them, the far corner being the last pixel inside: one pixel
+    earlier (the historical +1)."""
+    return boxes - constant((0.0, 0.0, 1.0, 1.0), boxes.device, boxes.dtype)
