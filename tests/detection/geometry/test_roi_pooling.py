@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import roi_max_pool
+from detection.geometry.roi_max_pool import distinct_bins, pool_bins, roi_max_pool, spread
 from detection.geometry.roi_pooling import RegionPooler
 from tests.detection.geometry.test_boxes import random_boxes
 
@@ -45,9 +45,11 @@ def test_max_pooling_follows_the_paper() -> None:
 
 @pytest.mark.parametrize("bins", [3, 7, 14])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_max_pooling_without_a_gradient_is_torchvisions_to_the_bit(dtype: torch.dtype, bins: int) -> None:
-    """Boxes on halves of cells, too, where rounding decides, and beyond the map, where there is nothing to pool."""
-    features = torch.randn(2, 3, 19, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+def test_max_pooling_and_its_gradient_are_torchvisions(dtype: torch.dtype, bins: int) -> None:
+    """The maxima to the bit, in boxes on halves of cells, too, where rounding decides, and beyond the map, where there
+    is nothing to pool. The gradient also where cells tie, as after a ReLU: to the first of them."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 19, 24, generator=generator).relu().mul(4).round().to(dtype).requires_grad_()
     halves = (random_boxes(2, 200, seed=5, extent=300.0) / 8).round() * 8 - 40
     boxes = torch.cat([halves, random_boxes(2, 200, seed=6, extent=400.0), odd_boxes()], dim=1).to(dtype).flatten(0, 1)
     image = torch.arange(2).repeat_interleave(len(boxes) // 2)
@@ -55,6 +57,21 @@ def test_max_pooling_without_a_gradient_is_torchvisions_to_the_bit(dtype: torch.
     expected = torchvision.ops.roi_pool(features, torch.cat([image[:, None].to(dtype), boxes], dim=1), bins, 1 / 16)
     assert torch.equal(found, expected)
     assert (expected == 0).any()
+    weights = torch.randn(expected.shape, generator=generator).to(dtype)
+    gradient, expected_gradient = (torch.autograd.grad((one * weights).sum(), features)[0] for one in (found, expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-6 * expected_gradient.abs().max().item())
+
+
+def test_max_pooling_looks_at_each_distinct_bin_once() -> None:
+    """Regions of 2 × 2 bins of 2 × 2 cells: one, the same a bin further right, and the first on another image."""
+    boxes, image = torch.tensor([[0.0, 0, 3, 3], [2.0, 0, 5, 3], [0.0, 0, 3, 3]]), torch.tensor([0, 0, 1])
+    bins = distinct_bins((2, 4, 6), image, boxes, 2, 1.0)
+    assert bins.sizes == [(2, 2, 10)]
+    assert bins.first.tolist() == [0, 2, 4, 12, 14, 16, 24, 26, 36, 38]
+    assert bins.index.tolist() == [[[0, 1], [3, 4]], [[1, 2], [4, 5]], [[6, 7], [8, 9]]]
+    pooled = pool_bins(torch.arange(48.0).view(2, 1, 4, 6), bins)
+    assert pooled.flatten().tolist() == [7, 9, 11, 19, 21, 23, 31, 33, 43, 45]
+    assert spread(pooled, bins.index)[1, 0].tolist() == [[9, 11], [21, 23]]
 
 
 def odd_boxes() -> torch.Tensor:
@@ -96,6 +113,16 @@ def test_align_of_a_plane_gives_the_planes_value_at_the_bin_centres() -> None:
     torch.testing.assert_close(pooled, 3 * x[None, :] + 5 * y[:, None])
 
 
+def test_distinct_bins_of_several_levels_are_told_apart() -> None:
+    maps = [torch.randn(2, 3, 18, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()]
+    maps.append(torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(1)).requires_grad_())
+    pooler = RegionPooler("max", 7, [8, 16])
+    values, index = pooler.distinct(maps, odd_boxes().float())
+    expected = pooler(maps, odd_boxes().float())
+    assert torch.equal(spread(values, index), expected)
+    assert len(values) < index.numel()
+
+
 @pytest.mark.parametrize("method", ["align", "max"])
 def test_several_levels_pool_each_region_from_its_own(method: str) -> None:
     maps = [torch.full((1, 2, 64, 64), 1.0), torch.full((1, 2, 32, 32), 2.0), torch.full((1, 2, 16, 16), 3.0)]
@@ -122,11 +149,12 @@ def test_every_second_bin_alone_is_what_it_is_among_all(method: str, samples: in
             torch.testing.assert_close(own, other)
 
 
-def test_corners_keep_their_place_in_half_precision() -> None:
+@pytest.mark.parametrize("method", ["align", "max"])
+def test_corners_keep_their_place_in_half_precision(method: str) -> None:
     """A corner near pixel 1000 rounded to bf16 would move by up to 4 pixels."""
     ramp = (torch.arange(64.0) / 64).expand(1, 1, 4, 64)
     box = torch.tensor([[[901.0, 0, 1019.0, 64]]])
-    pooler = RegionPooler("align", 2, [16])
+    pooler = RegionPooler(method, 2, [16])  # type: ignore[arg-type]
     torch.testing.assert_close(pooler([ramp.bfloat16()], box).float(), pooler([ramp], box), atol=0.004, rtol=0)
 
 
