@@ -19,7 +19,7 @@ from torch.nn import functional
 from backbones import Backbone
 from detection.geometry import boxes as box_ops
 from detection.geometry.coding import BoxCoder
-from detection.geometry.matching import IGNORED, POSITIVE, match
+from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
 from detection.geometry.roi_pooling import RegionPooler
 from detection.geometry.sampling import sample
 from detection.geometry.suppression import suppress_by_class
@@ -146,14 +146,19 @@ class FastRCNN(nn.Module):
         proposals, boxes = batch.proposals, batch.boxes
         is_target = (batch.labels > 0) & ~batch.crowds
         proposal, ground_truth = (torch.arange(rows.shape[1], device=rows.device) for rows in (proposals, boxes))
-        overlaps = box_ops.iou(boxes, proposals).masked_fill_(~is_target[:, :, None], -1)
         matches = match(
-            overlaps, positive=self.positive_iou, negative=self.positive_iou, negative_low=self.background_low
+            boxes,
+            is_target,
+            proposals,
+            proposal < batch.proposal_counts[:, None],
+            positive=self.positive_iou,
+            negative=self.positive_iou,
+            negative_low=self.background_low,
         )
-        kind = matches.kind.masked_fill(proposal >= batch.proposal_counts[:, None], IGNORED)
+        kind = matches.kind
         if self.crowd_overlap is not None:
-            in_crowd = (box_ops.covered_share(proposals, boxes) >= self.crowd_overlap) & batch.crowds[:, :, None]
-            kind = kind.masked_fill(in_crowd.any(dim=1), IGNORED)
+            in_crowd = inside_any(proposals, boxes, batch.crowds, self.crowd_overlap)
+            kind = kind.masked_fill(in_crowd, IGNORED)
         # A ground truth answers for itself: its overlaps with all the others would grow with their square.
         own_kind = torch.where(is_target, POSITIVE, IGNORED).to(kind.dtype)
         kind = torch.cat([kind, own_kind], dim=1)

@@ -18,7 +18,7 @@ from backbones import Backbone
 from detection.geometry import boxes as box_ops
 from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
-from detection.geometry.matching import IGNORED, POSITIVE, match
+from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
 from detection.geometry.sampling import sample
 from detection.geometry.suppression import suppress
 from detection.geometry.tensors import take
@@ -146,21 +146,22 @@ class RPN(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers
         for."""
-        overlaps = box_ops.iou(boxes, anchors)
-        is_target = (labels > 0) & ~crowds
-        overlaps = overlaps.masked_fill_(~is_target[:, :, None], -1)
         takes_part = None
         if self.allowed_border is not None:
             takes_part = box_ops.inside(anchors, sizes, self.allowed_border)
-            overlaps = overlaps.masked_fill_(~takes_part[:, None], -1)
-        matches = match(overlaps, positive=self.positive_iou, negative=self.negative_iou, best_is_positive=True)
-        kind = matches.kind
-        if takes_part is not None:
-            kind = kind.masked_fill(~takes_part, IGNORED)
+        ground_truth, kind = match(
+            boxes,
+            (labels > 0) & ~crowds,
+            anchors,
+            takes_part,
+            positive=self.positive_iou,
+            negative=self.negative_iou,
+            best_is_positive=True,
+        )
         if self.crowd_overlap is not None:
-            in_crowd = (box_ops.covered_share(anchors, boxes) >= self.crowd_overlap) & crowds[:, :, None]
-            kind = kind.masked_fill(in_crowd.any(dim=1) & (kind != POSITIVE), IGNORED)
-        return kind, matches.ground_truth
+            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap)
+            kind = kind.masked_fill(in_crowd & (kind != POSITIVE), IGNORED)
+        return kind, ground_truth
 
     @torch.no_grad()
     def propose(

@@ -97,13 +97,15 @@ def test_matching_does_not_depend_on_the_order(
 ) -> None:
     rows = torch.tensor(data.draw(st.permutations(range(len(truth)))))
     columns = torch.tensor(data.draw(st.permutations(range(len(boxes)))))
-    overlaps = box_ops.iou(truth, boxes)[None]
-    mixed = overlaps[:, rows][:, :, columns]
-    one = match(overlaps, positive=0.5, negative=0.3, best_is_positive=best)
-    other = match(mixed, positive=0.5, negative=0.3, best_is_positive=best)
+    everyone = torch.ones(1, len(truth), dtype=torch.bool)
+    how = {"positive": 0.5, "negative": 0.3, "best_is_positive": best}
+    one = match(truth[None], everyone, boxes, **how)
+    other = match(truth[None, rows], everyone, boxes[columns], **how)
     assert torch.equal(other.kind, one.kind[:, columns])
     # Where two objects are overlapped alike either may be answered for; the overlap is the same.
+    overlaps = box_ops.iou(truth, boxes)[None]
     chosen = overlaps.gather(1, one.ground_truth[:, None])[:, 0, columns]
+    mixed = overlaps[:, rows][:, :, columns]
     assert torch.equal(mixed.gather(1, other.ground_truth[:, None])[:, 0], chosen)
 
 

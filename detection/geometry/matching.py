@@ -1,17 +1,27 @@
-"""Overlaps of boxes with ground truth → which ground truth each box answers for, and as what.
+"""Boxes and ground truth → which ground truth each box answers for, and as what.
+
+The pairs are looked at in blocks of ground-truth boxes, so that memory does not grow with their number: 2,000 objects
+under 28,500 anchors are 57 million overlaps, and each takes a handful of numbers.
 
 Shapes: N images, G ground-truth boxes (padded), B boxes (anchors or proposals).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from detection.geometry import boxes as box_ops
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 _TIE = 1e-6  # IoUs this close are equal: float32 rounds the corners of anchors that lie symmetrically about an object
+
+_TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 24}
+"""Overlaps in one block: on a CPU they are to stay in its cache; a GPU is to have much to do at once."""
 
 
 class Matches(NamedTuple):
@@ -23,7 +33,10 @@ class Matches(NamedTuple):
 
 
 def match(
-    overlaps: Tensor,
+    ground_truth: Tensor,
+    is_target: Tensor,
+    boxes: Tensor,
+    takes_part: Tensor | None = None,
     *,
     positive: float,
     negative: float,
@@ -40,18 +53,48 @@ def match(
     Without ground truth all is NEGATIVE.
 
     Args:
-        overlaps: (N, G, B) IoU, G ≥ 1 (a batch without any object has one row of padding); rows of padding, and columns
-            of boxes that take no part, hold -1: such boxes come out as IGNORED only if the
-            caller says so (`kind.masked_fill`), since an image without ground truth has nothing but padding.
+        ground_truth: (N, G, 4); `is_target` (N, G) bool: which of them are to be found (neither padding nor crowds).
+        boxes: (N, B, 4), or (B, 4) for all images.
+        takes_part: (N, B) bool; the other boxes are IGNORED, and no ground truth's best. None: all do.
 
-    Example: overlaps [[0.8, 0.4, 0.1]] (G = 1, B = 3), positive 0.7, negative 0.3 → kind [1, -1, 0].
+    Example: one object under boxes of IoU 0.8, 0.4 and 0.1, positive 0.7, negative 0.3 → kind [1, -1, 0].
     """
-    best, ground_truth = overlaps.max(dim=1)  # (N, B)
-    best = best.clamp(min=0)  # no ground truth at all is no overlap
-    is_positive = best >= positive
+    images, count = ground_truth.shape[:2]
+    size = (images, boxes.shape[-2])
+    best = torch.zeros(size, dtype=boxes.dtype, device=boxes.device)  # no ground truth at all is no overlap
+    answers_for = torch.zeros(size, dtype=torch.int64, device=boxes.device)
+    is_anyones_best = torch.zeros(size, dtype=torch.bool, device=boxes.device)
+    for block in _blocks(count, size[0] * size[1], boxes.device):
+        overlaps = box_ops.iou(ground_truth[:, block], boxes).masked_fill_(~is_target[:, block, None], -1)
+        if best_is_positive:
+            if takes_part is not None:
+                overlaps = overlaps.masked_fill_(~takes_part[:, None], -1)
+            most = overlaps.amax(dim=2, keepdim=True)  # (N, g, 1): how well each ground truth is overlapped at best
+            is_anyones_best |= ((overlaps > most - _TIE) & (most > 0)).any(dim=1)
+        most, own = overlaps.max(dim=1)  # (N, B)
+        is_better = most > best
+        best = torch.where(is_better, most, best)
+        answers_for = torch.where(is_better, own + block.start, answers_for)
+    is_positive = (best >= positive) | is_anyones_best
     is_negative = (best < negative) & (best >= negative_low)
-    if best_is_positive:
-        most = overlaps.amax(dim=2, keepdim=True)  # (N, G, 1): how well each ground truth is overlapped at best
-        is_positive = is_positive | ((overlaps > most - _TIE) & (most > 0)).any(dim=1)
     kind = is_negative.char().sub(1).masked_fill_(is_positive, POSITIVE)  # True - 1 is NEGATIVE, False - 1 is IGNORED
-    return Matches(ground_truth, kind)
+    if takes_part is not None:
+        kind = kind.masked_fill_(~takes_part, IGNORED)
+    return Matches(answers_for, kind)
+
+
+def inside_any(boxes: Tensor, regions: Tensor, counts: Tensor, share: float) -> Tensor:
+    """Whether at least `share` of each box of (N, B, 4), or (B, 4), lies inside one of the regions (N, G, 4) that
+    `counts`, (N, G) bool: (N, B) bool."""
+    found = torch.zeros((len(regions), boxes.shape[-2]), dtype=torch.bool, device=boxes.device)
+    for block in _blocks(regions.shape[1], found.numel(), boxes.device):
+        covered = box_ops.covered_share(boxes, regions[:, block]) >= share
+        found |= (covered & counts[:, block, None]).any(dim=1)
+    return found
+
+
+def _blocks(count: int, pairs: int, device: torch.device) -> Iterator[slice]:
+    """0..count-1 in slices of which each makes not too many pairs, at `pairs` for each one."""
+    together = max(_TOGETHER.get(device.type, 1 << 24) // max(pairs, 1), 1)
+    for start in range(0, count, together):
+        yield slice(start, start + together)
