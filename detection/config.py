@@ -164,7 +164,8 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
     channels_last: bool = True
-    compile: bool = False  # torch.compile of the backbones, in training
+    # torch.compile of the backbones, in training; on a CPU of the trunk alone, since conv5 is taken apart there
+    compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
     workers: int = within(2, 0)  # processes that read pictures, for each device

@@ -34,8 +34,9 @@ from detection.geometry.roi_max_pool import spread
 from detection.geometry.roi_pooling import RegionPooler
 
 _BATCH = 64
-"""Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory does not grow
-with their number (1,000 regions of 1024 × 14 × 14 take 0.8 GB)."""
+"""Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory hardly grows
+with their number (1,000 regions of 1024 × 14 × 14 take 0.8 GB). What grows is what `_distinct_bins_once` keeps, with
+the distinct bins of a picture, of which there are only so many."""
 
 _MOST_POOLED = 1 << 30
 """Numbers that a GPU pools at once at inference: torchvision's kernels count them in 32 bits, and beyond 2³¹ they leave
@@ -45,13 +46,16 @@ zeros without a word."""
 def region_features(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Vectors (N·R, C5) of regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level."""
     images, count, _ = regions.shape
-    conv5_of = _way(pooler, conv5, maps, regions)
     if torch.is_grad_enabled() or conv5.training:
-        return _mean(conv5_of(slice(None)))
+        return _mean(_way(pooler, conv5, maps, regions)(slice(None)))
+    if images > 1 and pooler.shares_bins(maps[0]):  # no picture's bins are another's, so each takes its memory in turn
+        own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(images)]
+        return torch.cat([region_features(pooler, conv5, *one) for one in own])
+    conv5_of = _way(pooler, conv5, maps, regions)
     together = _BATCH if regions.device.type == "cpu" else _MOST_POOLED // (maps[0].shape[1] * pooler.output_size**2)
     together = max(together // images, 1)
-    parts = [conv5_of(slice(start, start + together)) for start in range(0, max(count, 1), together)]
-    return torch.cat([_mean(part).unflatten(0, (images, -1)) for part in parts], dim=1).flatten(0, 1)
+    parts = [_mean(conv5_of(slice(start, start + together))) for start in range(0, max(count, 1), together)]
+    return torch.cat([part.unflatten(0, (images, -1)) for part in parts], dim=1).flatten(0, 1)
 
 
 def _way(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Callable[[slice], Tensor]:

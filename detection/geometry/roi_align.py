@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detection.geometry.tensors import empty_channels_last
+
 
 def roi_align(
     features: Tensor, image: Tensor, boxes: Tensor, bins: int, scale: float, samples: int, step: int = 1
@@ -76,7 +78,7 @@ class _SeparablePooling(torch.autograd.Function):
         ctx.shape = features.shape
         ctx.windows = list(zip(image, *_span(rows), *_span(columns), strict=True))
         count, bins = rows.shape[:2]
-        result, pooled = _channels_last((count, channels, bins, bins), features)
+        result, pooled = empty_channels_last((count, channels, bins, bins), features)
         maps = features.permute(0, 2, 3, 1).reshape(images, height, width * channels)
         for region, (number, top, bottom, left, right) in enumerate(ctx.windows):
             window = maps[number, top:bottom, left * channels : right * channels]
@@ -89,7 +91,7 @@ class _SeparablePooling(torch.autograd.Function):
         rows, columns = ctx.saved_tensors
         images, channels, height, width = ctx.shape
         bins = rows.shape[1]
-        result, maps = _channels_last(ctx.shape, gradient)
+        result, maps = empty_channels_last(ctx.shape, gradient)
         maps = maps.zero_().view(images, height, width * channels)
         gradient = gradient.permute(0, 2, 3, 1)
         for region, (number, top, bottom, left, right) in enumerate(ctx.windows):
@@ -97,15 +99,6 @@ class _SeparablePooling(torch.autograd.Function):
             window = maps[number, top:bottom, left * channels : right * channels]
             window.addmm_(rows[region, :, top:bottom].mT, spread.view(bins, (right - left) * channels))
         return result, None, None, None
-
-
-def _channels_last(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-    """An empty tensor of a shape (N, C, H, W), and the same memory seen as (N, H, W, C), contiguous.
-
-    The first is no view of the second: autograd would copy a view's base where something is added in place.
-    """
-    tensor = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-    return tensor, tensor.permute(0, 2, 3, 1)
 
 
 def _span(weights: Tensor) -> tuple[list[int], list[int]]:

@@ -6,7 +6,8 @@ channels of a cell at once, and what follows bin by bin (conv5's first convoluti
 see no more than them either.
 
 Shapes: N images, C channels, H × W map, R regions of all images, P bins along a side, D distinct bins.
-Source: Fast R-CNN section 2.1; the numbers are those of torchvision.ops.roi_pool, to the bit.
+Source: Fast R-CNN section 2.1; the numbers are those of torchvision.ops.roi_pool, of finite maps to the
+bit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from detection.geometry.tensors import empty_channels_last
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,18 @@ class _Maximum(torch.autograd.Function):
         features, pooled = ctx.saved_tensors
         channels, _, width = features.shape[1:]
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        result = torch.zeros_like(cells, memory_format=torch.contiguous_format)
+        result, on_maps = empty_channels_last(tuple(features.shape), gradient)
+        on_cells = on_maps.zero_().view(-1, channels)
         for rows, columns, own in _of_each_size(ctx.bins):
             first, rest = ctx.bins.first[own], gradient[own]
             if rows * columns == 1:
-                result.index_add_(0, first, rest)
+                on_cells.index_add_(0, first, rest)
                 continue
             for offset in _offsets(rows, columns, width):
                 part = rest * (cells.index_select(0, first + offset) == pooled[own])
-                result.index_add_(0, first + offset, part)
+                on_cells.index_add_(0, first + offset, part)
                 rest = rest - part  # nothing, for the cells that come later
-        return result.view(-1, *features.shape[2:], channels).permute(0, 3, 1, 2), None
+        return result, None
 
 
 class _Spread(torch.autograd.Function):
@@ -119,7 +123,10 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.count = len(values)
-        return values.index_select(0, index.flatten()).unflatten(0, index.shape).permute(0, 3, 1, 2)
+        channels = values.shape[1]
+        result, everywhere = empty_channels_last((len(index), channels, *index.shape[1:]), values)
+        torch.index_select(values, 0, index.flatten(), out=everywhere.view(-1, channels))
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

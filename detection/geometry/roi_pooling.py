@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbones.constants import constant
 from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import distinct_bins, pool_bins, spread
+from detection.geometry.roi_max_pool import distinct_bins, pool_bins, roi_max_pool
 from detection.geometry.tensors import contiguous
 
 Method = Literal["align", "max"]
@@ -91,7 +91,7 @@ class RegionPooler(nn.Module):
         return image, boxes, self._levels(boxes) if len(maps) > 1 else None
 
     def _distinct(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        boxes = _far_pixel_inside(boxes.to(torch.promote_types(features.dtype, torch.float32)))
+        boxes = _inclusive(boxes, features)
         images, _, height, width = features.shape
         bins = distinct_bins((images, height, width), image, boxes, self.output_size, 1 / stride)
         return pool_bins(features, bins), bins.index
@@ -100,13 +100,11 @@ class RegionPooler(nn.Module):
         if self.is_linear(features):
             return roi_align(features, image, boxes, self.output_size, 1 / stride, self.sampling_ratio, step)
         if self.shares_bins(features):
-            values, index = self._distinct(features, image, boxes, stride)
-            return spread(values, index[:, ::step, ::step])
+            pooled = roi_max_pool(features, image, _inclusive(boxes, features), self.output_size, 1 / stride)
+            return pooled[:, :, ::step, ::step]
         # In single precision at least: a corner at pixel 1000 would be off by 4 pixels in bf16.
         precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-        boxes = boxes.to(precise.dtype)
-        if self.method == "max":
-            boxes = _far_pixel_inside(boxes)
+        boxes = _inclusive(boxes, precise) if self.method == "max" else boxes.to(precise.dtype)
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
         if self.method == "max":
             pooled = torchvision.ops.roi_pool(contiguous(precise), rois, self.output_size, 1 / stride)
@@ -122,10 +120,11 @@ class RegionPooler(nn.Module):
         side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6).sqrt()
         finest = math.log2(self.strides[0])
         level = torch.floor(4 + torch.log2(side / 224) + 1e-6) - finest
-        return level.clamp(0, len(self.strides) - 1).long()
+        return level.nan_to_num().clamp(0, len(self.strides) - 1).long()
 
 
-def _far_pixel_inside(boxes: Tensor) -> Tensor:
+def _inclusive(boxes: Tensor, features: Tensor) -> Tensor:
     """Half-open boxes (R, 4) as RoI max-pooling takes them, the far corner being the last pixel inside: one pixel
-    earlier (the historical +1)."""
+    earlier (the historical +1). In the map's precision, but in single precision at least."""
+    boxes = boxes.to(torch.promote_types(features.dtype, torch.float32))
     return boxes - constant((0.0, 0.0, 1.0, 1.0), boxes.device, boxes.dtype)

@@ -1,4 +1,4 @@
-"""Batched picking of rows, and a map's memory order."""
+"""Batched picking of rows, and maps' memory order."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def contiguous(maps: Tensor) -> Tensor:
     matrices = [one.permute(1, 2, 0).flatten(0, 1).T.contiguous() for one in maps]  # (C, H·W) each
     together = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
     return together.unflatten(2, maps.shape[2:])
+
+
+def empty_channels_last(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """An empty tensor of a shape (N, C, H, W), and the same memory seen as (N, H, W, C), contiguous.
+
+    For an autograd function to fill through the second and return the first, which is no view of it: autograd would
+    copy a view's base where something is added in place, or refuse to.
+    """
+    tensor = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return tensor, tensor.permute(0, 2, 3, 1)

@@ -37,6 +37,16 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(matching._TOGETHER, "cpu", request.param)
 
 
+def test_a_block_has_so_many_overlaps_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(matching._TOGETHER, "cpu", 250)
+    seen = []
+    original = box_ops.iou
+    monkeypatch.setattr(box_ops, "iou", lambda *boxes: seen.append(original(*boxes)) or seen[-1])
+    truth, boxes = random_boxes(2, 7, seed=5), random_boxes(2, 40, seed=6)
+    match(truth, all_of(truth), boxes, positive=0.5, negative=0.3)
+    assert [one.numel() for one in seen] == [240, 240, 80]
+
+
 def all_of(boxes: torch.Tensor) -> torch.Tensor:
     return torch.ones(boxes.shape[:-1], dtype=torch.bool)
 
