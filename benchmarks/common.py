@@ -34,9 +34,10 @@ _MOST_ROUNDS = 100
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one function took, a number each round."""
+    """Seconds that one function took, a number each round, and in the run before them, which may compile or cache."""
 
     rounds: tuple[float, ...]
+    first: float | None = None
 
     @property
     def median(self) -> float:
@@ -51,8 +52,9 @@ class Timing:
         return statistics.median(own / theirs for own, theirs in zip(self.rounds, other.rounds, strict=True))
 
     def to_dict(self) -> dict[str, float]:
-        """Median, fastest and slowest round."""
-        return {"median": self.median, "min": min(self.rounds), "max": max(self.rounds)}
+        """Median, fastest and slowest round, and the run before them where it was timed."""
+        found = {"median": self.median, "min": min(self.rounds), "max": max(self.rounds)}
+        return found if self.first is None else {**found, "first": self.first}
 
 
 def interleaved(
@@ -62,29 +64,33 @@ def interleaved(
     least_seconds: float = 0.0,
     device: torch.device | None = None,
 ) -> dict[str, Timing]:
-    """Times functions in turns: each runs once untimed, then once in every round, in alternating order.
+    """Times functions in turns: each runs once, which does not count, then once in every round, in alternating order.
 
     Args:
         repeats: rounds.
         least_seconds: short functions get more rounds, until the measurement has taken this long.
         device: where they compute; a GPU is waited for before either reading of the clock.
     """
-    rounds: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
-    for name in order:
-        functions[name]()
+    first = {name: _seconds(functions[name], device) for name in order}
+    rounds: dict[str, list[float]] = {name: [] for name in order}
     begin = time.perf_counter()
     while len(rounds[order[0]]) < repeats or (
         time.perf_counter() - begin < least_seconds and len(rounds[order[0]]) < _MOST_ROUNDS
     ):
         for name in order:
-            _wait(device)
-            start = time.perf_counter()
-            functions[name]()
-            _wait(device)
-            rounds[name].append(time.perf_counter() - start)
+            rounds[name].append(_seconds(functions[name], device))
         order.reverse()
-    return {name: Timing(tuple(own)) for name, own in rounds.items()}
+    return {name: Timing(tuple(own), first[name]) for name, own in rounds.items()}
+
+
+def _seconds(function: Callable[[], object], device: torch.device | None) -> float:
+    """What one call takes."""
+    _wait(device)
+    start = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device | None) -> None:

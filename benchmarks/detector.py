@@ -49,6 +49,7 @@ from benchmarks.common import (
     environment,
     interleaved,
     matched_share,
+    seconds,
     table,
     write_comparison,
 )
@@ -110,7 +111,10 @@ def main() -> int:
     comparison = table(title, COMPARISON_COLUMNS, list(comparison_rows(measured)))
     output = options.output or (None if options.quick else RESULTS / _file_name(options))
     more = {"alike": agreement}
-    write_comparison(output, "The detector beside torchvision's", about, [comparison, throughput], measured, more)
+    tables = [comparison, throughput]
+    if config.runtime.compile:
+        tables.append(_compiling({what: measured[what] for what in whole}))
+    write_comparison(output, "The detector beside torchvision's", about, tables, measured, more)
     return 0
 
 
@@ -135,6 +139,12 @@ def throughput_of(
     precision = str(dtype).removeprefix("torch.")
     title = f"Throughput; the peak is that of a dense 3×3 convolution in {precision}, {most / 1e9:,.0f} G operations/s"
     return table(title, columns, rows)
+
+
+def _compiling(measured: Mapping[str, Mapping[str, Timing]]) -> dict[str, Any]:
+    """The table of what the first step costs, in which torch.compile compiles."""
+    rows = [[what, seconds(timing[OURS].first or 0), seconds(timing[OURS].median)] for what, timing in measured.items()]
+    return table("torch.compile: ours, in training", ["", "the first time", "from then on"], rows)
 
 
 def agreements(scene: Scene) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """RoI max-pooling on a CPU: each bin is pooled once, however many regions have it.
 
 Corners are rounded to cells, so a bin is a rectangle of a few cells, and regions that overlap have many of them in
-common: of the 58,800 bins of 300 proposals on a map of 38 × 50 cells, 12,000 are distinct. Those alone are pooled, all
-channels of a cell at once, and what follows bin by bin (conv5's first convolutions, `detection.region_features`) has to
-see no more than them either.
+common: of the 58,800 bins of 300 proposals on a map of 38 × 50 cells (the scene of benchmarks/detector.py), 12,000 are
+distinct. Those alone are pooled, all channels of a cell at once, and what follows bin by bin (conv5's first
+convolutions, `detection.region_features`) has to see no more than them either.
 
 Shapes: N images, C channels, H × W map, R regions of all images, P bins along a side, D distinct bins.
 Source: Fast R-CNN section 2.1; the numbers are those of torchvision.ops.roi_pool, of finite maps to the

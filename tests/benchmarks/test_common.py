@@ -38,6 +38,16 @@ def test_timing_is_that_of_the_function() -> None:
     assert timings["short"].ratio_to(timings["long"]) < 0.8
 
 
+def test_the_run_before_the_rounds_is_told_apart() -> None:
+    """A function that is slow once, as one that compiles."""
+    pauses = iter([0.05, 0.001, 0.001])
+    timing = interleaved({"compiled": lambda: time.sleep(next(pauses))}, 2)["compiled"]
+    assert timing.first is not None
+    assert timing.first >= 0.05
+    assert timing.to_dict()["first"] == timing.first
+    assert timing.median < 0.05
+
+
 def test_short_functions_get_more_rounds() -> None:
     assert len(interleaved({"one": lambda: time.sleep(0.001)}, 2, least_seconds=0.05)["one"].rounds) > 2
 
