@@ -11,6 +11,7 @@ Sizes are (H, W) in pixels; multiply-adds are for one image.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _weights(arguments[1:])
         else:
             _list(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -225,6 +225,11 @@ class Config:
                     f"({training.steps}), so the learning rate would never fall; name earlier ones, or set "
                     f"{name}.training.schedule=cosine"
                 )
+            if training.schedule == "cosine" and training.warmup_steps >= training.steps:
+                found.append(
+                    f"{name}.training.warmup_steps ({training.warmup_steps}) must lie below {name}.training.steps "
+                    f"({training.steps}); in a short run set {name}.training.warmup_steps=0"
+                )
             if training.nesterov and training.momentum == 0:
                 found.append(f"{name}.training.nesterov needs a momentum above 0")
         if self.backbone.weights is None and self.backbone.freeze is not None:

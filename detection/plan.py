@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import re
 import shutil
 import tempfile
@@ -48,6 +49,8 @@ from detection.training.logging import TrainingLog, format_duration
 from detection.training.loop import train
 from detection.training.memory import memory_in_use
 from detection.training.micro_batches import TrainingBatch
+
+logger = logging.getLogger(__name__)
 
 STEPS = 3  # measured, after one to warm up
 _PROPOSAL_BYTES = 20  # four corners and a score, float32
@@ -103,6 +106,7 @@ def of_fast_rcnn(
             store = ProposalStore.open(proposals_file)
             store.check_against(index, sha256_of(rpn_file) if trained is not None else None)
         else:
+            on_main(lambda: logger.info("measuring how long proposing takes …"))
             rpn = for_inference(trained or build_rpn(config), config.runtime, device)
             began = time.monotonic()
             store = _proposals_of(config, rpn, some, device, Path(temporary) / "proposals.st")
@@ -184,6 +188,8 @@ def measured_pace(
     device: torch.device,
 ) -> Pace:
     """How long a step takes here, by a few of them. `batches`: what `train` takes, for a training of fewer steps."""
+
+    on_main(lambda: logger.info("measuring a few steps of %d pictures …", training.global_batch))
 
     def run(steps: int) -> float:
         short = dataclasses.replace(training, steps=steps)

@@ -88,6 +88,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         if outcome.finished and not was_complete:  # proposals and checkpoints refer to the file by its hash
             trained = Trained(config, _categories(index), {**provenance, "steps": outcome.step}, rpn=network)
             on_main(lambda: save_trained(folder.rpn, trained))
+        if outcome.finished:
+            on_main(lambda: logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn))
         return outcome
 
 
@@ -178,6 +180,7 @@ def train_fast_rcnn(
         if outcome.finished:
             provenance["steps"] = outcome.step
             on_main(lambda: _save_detector(folder, config, categories, provenance, rpn_file, network))
+            on_main(lambda: logger.info("written: %s; next: tools/eval_coco.py --weights %s", *2 * (folder.detector,)))
         return outcome
 
 

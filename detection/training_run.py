@@ -69,7 +69,7 @@ def run_training(
         for name in without_deterministic_form(network, device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
-    return train(
+    outcome = train(
         network,
         batches,
         optimizer_for(network, training),
@@ -89,6 +89,16 @@ def run_training(
         evaluate_every=training.evaluate_every or 0,
         on_start=on_start,
     )
+    if not outcome.finished:
+        on_main(
+            lambda: logger.info(
+                "stopped after step %d of %d; --resume goes on from the checkpoint in %s",
+                outcome.step, training.steps, folder,
+            )
+        )  # fmt: skip
+    elif outcome.first_step == outcome.step:
+        on_main(lambda: logger.info("all %d steps were done before", training.steps))
+    return outcome
 
 
 def announcement(training: settings.Training, pictures: int) -> Sequence[str]:
@@ -98,6 +108,10 @@ def announcement(training: settings.Training, pictures: int) -> Sequence[str]:
         f"{pictures} pictures; {batch_in_words(training, world_size())}; {training.steps} steps, "
         f"{training.steps * training.global_batch / pictures:.1f} epochs; learning rate {rate:g}"
     ]
+    if training.global_batch > pictures:
+        lines.append(
+            f"a step takes {training.global_batch} pictures and there are {pictures}: each is in it several times"
+        )
     if rate != training.learning_rate:
         lines.append(
             f"the learning rate {training.learning_rate:g} is stated for {training.learning_rate_batch} pictures a "

@@ -9,6 +9,7 @@ With several ranks, each calls `train_classifier`, inside `detection.training.di
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from detection.training.distributed import on_main
 from detection.training.loop import Outcome
 from detection.training.run_lock import run_lock
 from detection.training_run import run_training
+
+logger = logging.getLogger(__name__)
 
 
 def run_folder(config: ClassifierConfig) -> Path:
@@ -89,6 +92,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
                 config, pictures.classes, network, {**provenance, "steps": outcome.step, "test": outcome.metrics}
             )
             on_main(lambda: save_classifier(folder / "classifier.pt", trained))
+            on_main(lambda: logger.info("written: %s", folder / "classifier.pt"))
         return outcome
 
 

@@ -62,7 +62,8 @@ def make_demo_dataset(
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"{folder}: holds files that are no demo data set, and a configuration of the demo is in use. For pictures "
-            "of your own, name yours with --config; for the demo, another folder (--data)"
+            "of your own, train with a configuration that names them (--config), and look at them with a trained network "
+            "by data.test.annotations=FILE data.test.images=DIR; for the demo, name another folder (--data)"
         )
     _write(marker, _marker_text(making, "unfinished"))
     for split, (listing, images, count) in enumerate(((*paths[:2], train), (*paths[2:], test))):

@@ -109,8 +109,9 @@ def train(
         global_batch: images of a step over all ranks and micro-batches.
         autocast: bfloat16 or float16 (with loss scaling); None computes in float32.
         clip_norm: the gradient's norm is clipped to it.
-        checkpointer: None keeps no checkpoints. A last one is written at the end and upon SIGINT, SIGTERM, SIGUSR1; one
-            every `checkpoint_every` steps, and one before every evaluation.
+        checkpointer: None keeps no checkpoints, and signals do what they do elsewhere. Otherwise a last one is written
+            at the end and upon SIGINT, SIGTERM, SIGUSR1; one every `checkpoint_every` steps, and one before every
+            evaluation.
         resume: go on from the newest checkpoint, to the same bits as if there had been no break. Without it a folder
             that holds checkpoints is refused.
         log, log_every: figures every so many steps, and ahead of every evaluation.
@@ -141,7 +142,10 @@ def train(
     state = TrainingState(network, optimizer, scaler)
     metrics: dict[str, float] = {}
     lock = run_lock(checkpointer.folder) if checkpointer is not None else contextlib.nullcontext()
-    with lock, StopSignals() as signals, explained("exchanging gradients"), contextlib.closing(log):
+    signals = StopSignals()
+    # Where nothing is to be saved there is no reason to finish the step either.
+    watched = signals if checkpointer is not None else contextlib.nullcontext()
+    with lock, watched, explained("exchanging gradients"), contextlib.closing(log):
         _begin(state, checkpointer, resume, log)
         require_same("the run", _plan(network, state.step, steps, global_batch, accumulation))
         if on_start is not None:

@@ -135,6 +135,10 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["rpn.training.milestones=[5, 3]"], "must ascend"),
         (["rpn.training.steps=9000"], r"milestones \[120000\]: none lies below rpn.training.steps \(9000\)"),
         (["fast_rcnn.training.steps=120000"], "fast_rcnn.training.schedule=cosine"),
+        (
+            ["rpn.training.schedule=cosine", "rpn.training.steps=4", "rpn.training.warmup_steps=50"],
+            r"rpn.training.warmup_steps \(50\) must lie below rpn.training.steps \(4\)",
+        ),
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
         (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
         (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),

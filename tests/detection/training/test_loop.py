@@ -482,12 +482,16 @@ def test_an_unknown_figure_to_keep_the_best_by_is_named() -> None:
 # Signals
 
 
-def test_the_handlers_that_stood_before_come_back() -> None:
+def test_the_handlers_that_stood_before_come_back(tmp_path: Path) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
-    quick_train(new_network(), steps=1)
+    quick_train(new_network(), steps=1, checkpointer=Checkpointer(tmp_path / "one", {}))
     with pytest.raises(UserError):
-        quick_train(new_network(), batches=toy_batches(global_batch=4, last_step=0))
+        quick_train(
+            new_network(),
+            batches=toy_batches(global_batch=4, last_step=0),
+            checkpointer=Checkpointer(tmp_path / "other", {}),
+        )
     assert [signal.getsignal(number) for number in numbers] == before
 
 
@@ -500,8 +504,14 @@ def test_training_works_outside_the_main_thread() -> None:
     assert torch.equal(weights(network), weights(reference))
 
 
+def test_without_checkpoints_signals_do_what_they_do_elsewhere() -> None:
+    """A dry run has nothing to finish a step for."""
+    with pytest.raises(KeyboardInterrupt):
+        quick_train(new_network(), steps=50, schedule=lambda step: os.kill(os.getpid(), signal.SIGINT) or 0.1)
+
+
 def test_a_signal_between_two_steps_of_one_process_is_heeded_before_the_log_is_due(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As on a GPU, where the host does not look at each step."""
     monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
@@ -511,5 +521,6 @@ def test_a_signal_between_two_steps_of_one_process_is_heeded_before_the_log_is_d
             os.kill(os.getpid(), signal.SIGUSR1)
         return 0.1
 
-    outcome = quick_train(new_network(), steps=50, schedule=schedule, log_every=50)
+    checkpointer = Checkpointer(tmp_path, {})
+    outcome = quick_train(new_network(), steps=50, schedule=schedule, log_every=50, checkpointer=checkpointer)
     assert (outcome.step, outcome.signal, outcome.exit_status) == (3, signal.SIGUSR1, 128 + signal.SIGUSR1)
