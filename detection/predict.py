@@ -74,6 +74,9 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     finally:
         if entries:  # else an earlier listing is worth more
             _write_listing(output / LISTING, entries, files[len(entries) :])
+    earlier = {path.name for path in output.glob("*.jpg")}.difference(names)
+    if earlier:
+        logger.warning("%s: %d pictures there are of earlier calls, and not in %s", output, len(earlier), LISTING)
     return Summary(len(files), unreadable, drawn)
 
 

@@ -43,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     detector = Detector.load(options.weights, options.device)
     summary = predict(detector, options.paths, options.output, min_score=options.min_score)
-    print(f"{summary.pictures} pictures, {summary.detections} detections of score {options.min_score:g} and above")
+    unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
+    detections = f"{summary.detections} detections of score {options.min_score:g} and above"
+    print(f"{summary.pictures} pictures{unreadable}, {detections}")
     print(f"written: {options.output}")
     return 1 if summary.unreadable else 0
 

@@ -236,7 +236,9 @@ def test_sigterm_leaves_a_checkpoint_and_a_clean_exit(run: Path, config: Path, d
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stderr.read()
-    assert process.wait() in (0, 128 + signal.SIGTERM)
+    status = process.wait()
+    assert status in (0, 128 + signal.SIGTERM)
+    assert ("written: " if status == 0 else f"--resume goes on from the checkpoint in {output / 'rpn'}") in rest
     assert "Traceback" not in rest
     assert list((output / "rpn").glob("checkpoint_*.pt"))
     tool("train_rpn", *arguments, "--resume")

@@ -70,6 +70,15 @@ def test_no_other_picture_is_overwritten(detector: Detector, pictures: Path, tmp
     assert contents(tmp_path) == before
 
 
+def test_drawings_of_an_earlier_call_are_told_of(
+    detector: Detector, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(detector, [pictures], tmp_path / "out")
+    assert "earlier" not in caplog.text
+    predict(detector, [pictures / "a.jpg"], tmp_path / "out")
+    assert "2 pictures there are of earlier calls, and not in detections.json" in caplog.text
+
+
 def test_once_more_is_the_same_and_looks_at_no_drawings(detector: Detector, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "predictions"
     for paths, count in (([tmp_path], 3), ([tmp_path], 3), ([pictures / "a.jpg"], 1), ([tmp_path], 3)):

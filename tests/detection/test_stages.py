@@ -77,6 +77,8 @@ def test_what_cannot_matter_to_a_training_may_change(stage: str, copy: Path, con
         changes += ["data.test_shorter_side=64", "rpn.training_proposals.nms_iou=0.6", "fast_rcnn.samples=7"]
     result = tool(f"train_{stage}", *arguments_for(config, data, copy, changes), "--resume")
     assert "continuing after step 6" in result.stderr
+    assert "all 6 steps were done before" in result.stderr
+    assert f"written: {copy / ('rpn.pt' if stage == 'rpn' else 'detector.pt')}; next: tools/" in result.stderr
 
 
 def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
