@@ -95,6 +95,6 @@ def inside_any(boxes: Tensor, regions: Tensor, counts: Tensor, share: float) -> 
 
 def _blocks(count: int, pairs: int, device: torch.device) -> Iterator[slice]:
     """0..count-1 in slices of which each makes not too many pairs, at `pairs` for each one."""
-    together = max(_TOGETHER.get(device.type, 1 << 24) // max(pairs, 1), 1)
+    together = max(_TOGETHER.get(device.type, _TOGETHER["cuda"]) // max(pairs, 1), 1)
     for start in range(0, count, together):
         yield slice(start, start + together)

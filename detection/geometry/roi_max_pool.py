@@ -44,8 +44,14 @@ def roi_max_pool(features: Tensor, image: Tensor, boxes: Tensor, bins: int, scal
         boxes: (R, 4) in pixels of the picture, the far corner being the last pixel inside; `scale` takes them to cells.
         bins: P.
     """
+    return spread(*pool_distinct(features, image, boxes, bins, scale))
+
+
+def pool_distinct(features: Tensor, image: Tensor, boxes: Tensor, bins: int, scale: float) -> tuple[Tensor, Tensor]:
+    """What `roi_max_pool` spreads: the distinct bins' maxima (D, C), and which of them each region has where,
+    (R, P, P) int64."""
     found = distinct_bins((features.shape[0], *features.shape[2:]), image, boxes, bins, scale)
-    return spread(pool_bins(features, found), found.index)
+    return pool_bins(features, found), found.index
 
 
 def distinct_bins(maps: tuple[int, int, int], image: Tensor, boxes: Tensor, bins: int, scale: float) -> DistinctBins:

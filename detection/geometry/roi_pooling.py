@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbones.constants import constant
 from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import distinct_bins, pool_bins, roi_max_pool
+from detection.geometry.roi_max_pool import pool_distinct, roi_max_pool
 from detection.geometry.tensors import contiguous
 
 Method = Literal["align", "max"]
@@ -91,10 +91,7 @@ class RegionPooler(nn.Module):
         return image, boxes, self._levels(boxes) if len(maps) > 1 else None
 
     def _distinct(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        boxes = _inclusive(boxes, features)
-        images, _, height, width = features.shape
-        bins = distinct_bins((images, height, width), image, boxes, self.output_size, 1 / stride)
-        return pool_bins(features, bins), bins.index
+        return pool_distinct(features, image, _inclusive(boxes, features), self.output_size, 1 / stride)
 
     def _pool(self, features: Tensor, image: Tensor, boxes: Tensor, stride: int, step: int) -> Tensor:
         if self.is_linear(features):

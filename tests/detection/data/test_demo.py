@@ -132,7 +132,7 @@ def test_stopped_half_way_and_asked_for_anew(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"holds files that are no demo data set.* a configuration that names them") as caught:
+    with pytest.raises(UserError, match=r"holds files that are no demo data set.* a configuration that names them \(--config\)") as caught:
         make_demo_dataset(tmp_path, train=1, test=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert "empty" not in str(caught.value)  # no advice to delete one's data

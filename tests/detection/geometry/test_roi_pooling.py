@@ -44,12 +44,14 @@ def test_max_pooling_follows_the_paper() -> None:
 
 
 @pytest.mark.parametrize("bins", [3, 7, 14])
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_max_pooling_and_its_gradient_are_torchvisions(dtype: torch.dtype, bins: int) -> None:
+def test_max_pooling_and_its_gradient_are_torchvisions(dtype: torch.dtype, tied: bool, bins: int) -> None:
     """The maxima to the bit, in boxes on halves of cells, too, where rounding decides, and beyond the map, where there
     is nothing to pool. The gradient also where cells tie, as after a ReLU: to the first of them."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 3, 19, 24, generator=generator).relu().mul(4).round().to(dtype).requires_grad_()
+    features = torch.randn(2, 3, 19, 24, generator=generator)
+    features = (features.relu().mul(4).round() if tied else features).to(dtype).requires_grad_()
     halves = (random_boxes(2, 200, seed=5, extent=300.0) / 8).round() * 8 - 40
     boxes = torch.cat([halves, random_boxes(2, 200, seed=6, extent=400.0), odd_boxes()], dim=1).to(dtype).flatten(0, 1)
     image = torch.arange(2).repeat_interleave(len(boxes) // 2)
