@@ -75,6 +75,14 @@ def _note_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
+def _status(path: Path) -> os.stat_result | None:
+    """What the system knows of a file, asked once: between two questions another process may have renamed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[BinaryIO]:
     """Opens the unfinished file at `path` to append to it, for this process alone: others wait here.
@@ -87,13 +95,15 @@ def claimed(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
                 fcntl.flock(file, fcntl.LOCK_EX)
         # Whoever held the file before may have renamed or removed it: then the lock is on a file of the past.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        status = _status(path)
+        if status is not None and os.path.samestat(os.fstat(file.fileno()), status):
             break
         file.close()
     with file:
         try:
             yield file
         finally:
-            if path.exists() and path.stat().st_size == 0:
+            status = _status(path)
+            if status is not None and status.st_size == 0:
                 _note_of(path).unlink(missing_ok=True)
                 path.unlink()

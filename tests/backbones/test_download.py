@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import backbones.download as download_module
 from backbones.download import download, sha256_of
 from backbones.errors import UserError
+from backbones.partial_file import claimed
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than one chunk, more than a socket's buffers
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -375,6 +377,25 @@ def test_all_who_want_the_same_file_at_once_fetch_it_once(server: Server, tmp_pa
     assert len(server.requests) == 1
     assert leftovers(tmp_path) == ["weights.bin"]
     assert (tmp_path / "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("vanishes", [1, 2, 3])
+def test_a_file_that_is_renamed_while_it_is_claimed_is_claimed_anew(
+    vanishes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two looks at it, as the process before does when it has finished."""
+    path, stat, looks = tmp_path / "weights.partial", Path.stat, itertools.count(1)
+
+    def look(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self == path and next(looks) == vanishes:
+            self.unlink()
+        return stat(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", look)
+    with claimed(path) as file:
+        file.write(b"content")
+        monkeypatch.setattr(Path, "stat", stat)
+        assert path.read_bytes() == b"content"
 
 
 def test_killed_process_is_continued(server: Server, tmp_path: Path) -> None:
