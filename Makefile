@@ -1,4 +1,4 @@
-# make demo   draw a data set, train both networks on it, evaluate, leave pictures (under ten minutes on two CPU cores)
+# make demo   draw a data set, train both networks on it, evaluate, leave images (under ten minutes on two CPU cores)
 # make test   the tests
 # Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), whatever state it is in.
 
@@ -19,8 +19,8 @@ demo: setup
 	$(RUN) tools/train_fastrcnn.py
 	$(RUN) tools/eval_coco.py --weights runs/demo/detector.pt
 	@echo
-	@echo "Look at runs/demo/evaluation/report.html. To find objects in pictures of your own:"
-	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt PICTURE…"
+	@echo "Look at runs/demo/evaluation/report.html. To find objects in images of your own:"
+	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt IMAGE…"
 
 test: setup-dev
 	$(RUN) -m pytest

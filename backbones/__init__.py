@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
+from .common.errors import UserError
 
 if TYPE_CHECKING:
     from .factory import create_backbone, create_c4, create_classifier

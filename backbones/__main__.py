@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .errors import UserError
+from .common.errors import UserError
 from .paper_figures import PAPER_FIGURES, PaperFigures
 from .variants import DEPTHS, VARIANTS, Variant, canonical_name, find_variant
 
@@ -186,7 +186,7 @@ def _weights(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="a network, as resnext101_32x4d; all if none is named")
     options = parser.parse_args(arguments)
-    from .sources import SOURCES, sources_for  # torch: after the help
+    from .weights.sources import SOURCES, sources_for  # torch: after the help
 
     rows = []
     for name in options.names or dict.fromkeys(source.variant for source in SOURCES):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UserError
+from .common.errors import UserError
 from .normalization import FrozenBatchNorm2d, conv_norm, make_normalization
 from .variants import EXPANSION
 

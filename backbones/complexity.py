@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from .common.errors import UserError
 from .resnext import ResNeXt
 from .variants import Variant
 

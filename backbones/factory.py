@@ -15,11 +15,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import UserError
-from .loading import load_backbone_state, rgb_stem
+from .common.errors import UserError
 from .resnext import Backbone, ResNeXt, Stage, Trunk
-from .sources import find_source
 from .variants import Variant, canonical_name, find_variant
+from .weights.loading import load_backbone_state, rgb_stem
+from .weights.sources import find_source
 
 
 def create_backbone(
@@ -109,7 +109,7 @@ def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -
         _check_norm(weights, network.norm, row.fused_norm)
         if network.norm == "group":
             raise UserError(f"{weights}: it was trained with BN; use norm='batch' or norm='frozen'")
-    from .pretrained import resolve_weights  # here, so that networks without weights need none of its readers
+    from .weights.pretrained import resolve_weights  # here, so that networks without weights need none of its readers
 
     pretrained = resolve_weights(weights, network.provenance["name"])
     _check_norm(weights, network.norm, pretrained.frozen_norm_only)

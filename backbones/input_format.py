@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .common.errors import UserError
 from .constants import constant
-from .errors import UserError
 
 
 @dataclass(frozen=True)

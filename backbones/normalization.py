@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UserError
+from .common.errors import UserError
 from .grouped import GroupedConvolution
 
 NORMALIZATIONS = ("batch", "frozen", "group")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .blocks import Bottleneck
 from .cifar import CIFAR, cifar_stem
-from .errors import UserError
+from .common.errors import UserError
 from .input_format import IMAGENET, InputFormat
 from .normalization import conv_norm, freeze_batch_norm, make_normalization
 from .variants import VARIANTS, Variant, find_variant

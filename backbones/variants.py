@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UserError
+from .common.errors import UserError
 
 EXPANSION = 4  # output channels of a block, in units of its planes
 STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end

@@ -20,8 +20,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from backbones.common.errors import UserError
 from detection.command_line import REPOSITORY, run
-from detection.errors import UserError
 
 
 class Benchmark(NamedTuple):

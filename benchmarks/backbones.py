@@ -3,10 +3,10 @@
     python -m benchmarks.backbones                   fp32 on the CPU
     python -m benchmarks.backbones --device cuda     fp32, then bf16 with channels_last: as it is, compiled, and with
                                                      ours by the fastest grouped convolutions
-    python -m benchmarks.backbones --quick           to see that it runs: small pictures, twice
+    python -m benchmarks.backbones --quick           to see that it runs: small images, twice
 
-ResNeXt-50 32×4d, ResNeXt-101 32×4d and ResNet-101. All three implementations get the same weights and pictures, and
-must give the same logits and gradients; that is checked first, in float64 on small pictures. Then all networks of all
+ResNeXt-50 32×4d, ResNeXt-101 32×4d and ResNet-101. All three implementations get the same weights and images, and
+must give the same logits and gradients; that is checked first, in float64 on small images. Then all networks of all
 three take turns, in one process.
 
 - 8 × 3 × 224 × 224 is how a classifier is trained: BN by the statistics of the batch.
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones import ResNeXt, Variant, fastest_grouped_convolutions, fold_batch_norm
+from backbones.common.errors import UserError
 from backbones.variants import find_variant
 from benchmarks.common import (
     OURS,
@@ -50,7 +51,6 @@ from benchmarks.common import (
     write_result,
 )
 from detection.command_line import run
-from detection.errors import UserError
 
 TIMM = "timm"
 FOLDED = "BN folded, channels_last"
@@ -65,7 +65,7 @@ Timings = Mapping[str, Timing]  # by `key`
 
 @dataclass(frozen=True)
 class Case:
-    """`shape` is (pictures, height, width); `frozen` says that BN is, and that stem and c2 are fixed."""
+    """`shape` is (images, height, width); `frozen` says that BN is, and that stem and c2 are fixed."""
 
     what: str
     shape: tuple[int, int, int]
@@ -74,8 +74,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        pictures, height, width = self.shape
-        return f"{pictures} × {height} × {width}, {self.what}"
+        images, height, width = self.shape
+        return f"{images} × {height} × {width}, {self.what}"
 
 
 CASES = (
@@ -163,7 +163,7 @@ def main() -> int:
 
 
 def small_cases() -> list[Case]:
-    """The cases on small pictures."""
+    """The cases on small images."""
     return [replace(case, shape=_SMALL[case.shape]) for case in CASES]
 
 
@@ -221,16 +221,16 @@ def functions(case: Case, setup: Setup, states: States, device: torch.device) ->
     torch.manual_seed(0)
     count, *size = case.shape
     order = torch.channels_last if setup.channels_last else torch.contiguous_format
-    pictures = torch.randn(count, 3, *size, device=device, dtype=setup.dtype).contiguous(memory_format=order)
+    images = torch.randn(count, 3, *size, device=device, dtype=setup.dtype).contiguous(memory_format=order)
     labels = torch.randint(CLASSES, (count,), device=device)
 
-    def infer(network: nn.Module, pictures: Tensor) -> list[Tensor]:
+    def infer(network: nn.Module, images: Tensor) -> list[Tensor]:
         with torch.inference_mode(), torch.autocast(device.type, setup.autocast, enabled=setup.autocast is not None):
-            return [network(pictures)]
+            return [network(images)]
 
     def learn(network: nn.Module, weights: Sequence[Tensor]) -> list[Tensor]:
         with torch.autocast(device.type, setup.autocast, enabled=setup.autocast is not None):
-            logits = network(pictures)
+            logits = network(images)
             loss = functional.cross_entropy(logits, labels)
         return [logits.detach(), *torch.autograd.grad(loss, weights)]
 
@@ -248,7 +248,7 @@ def functions(case: Case, setup: Setup, states: States, device: torch.device) ->
                 weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
                 found[key(name, who)] = partial(learn, network, weights)
             else:
-                found[key(name, who)] = partial(infer, network, pictures)
+                found[key(name, who)] = partial(infer, network, images)
         if not case.backward:
             last = torch.channels_last
             ours = implementations(NETWORKS[name], state, frozen=False)[OURS].to(setup.dtype)
@@ -256,7 +256,7 @@ def functions(case: Case, setup: Setup, states: States, device: torch.device) ->
             if setup.fastest:
                 fastest_grouped_convolutions(folded)
             folded = prepared(folded, last)
-            found[key(name, FOLDED)] = partial(infer, folded, pictures.contiguous(memory_format=last))
+            found[key(name, FOLDED)] = partial(infer, folded, images.contiguous(memory_format=last))
     return found
 
 
@@ -323,7 +323,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
-    parser.add_argument("--quick", action="store_true", help="small pictures, two rounds, to see that it runs; no file")
+    parser.add_argument("--quick", action="store_true", help="small images, two rounds, to see that it runs; no file")
     parser.add_argument(
         "--output", type=Path, help="benchmarks/results/backbones.json by default, backbones_cuda.json on a GPU"
     )

@@ -3,11 +3,11 @@
     python -m benchmarks.bccd --data ../shared/data/bccd
     python -m benchmarks.bccd --data DIR --only peer --seeds 0 --budget 1200 --peer-learning-rate 0.01    (tuning)
 
-For each seed in turn: ours, by `detection.stages` as the tools run it (train the RPN, propose, train the Fast R-CNN),
-from reading the annotations to the finished detector.pt; then the peer, stopped by the clock after as many seconds.
-The peer has the same backbone, pictures, augmentation, batch plan, optimizer, clipping and memory order, and a cosine
-driven by the share of its time that has passed, so that it ends at zero whatever the machine does. Both are evaluated
-on the test split by `detection.evaluation`.
+For each seed in turn: ours, by `detection.experiment.stages` as the tools run it (train the RPN, propose, train the
+Fast R-CNN), from reading the annotations to the finished detector.pt; then the peer, stopped by the clock after as many
+seconds. The peer has the same backbone, images, augmentation, batch plan, optimizer, clipping and memory order, and a
+cosine driven by the share of its time that has passed, so that it ends at zero whatever the machine does. Both are
+evaluated on the test split by `detection.evaluation`.
 
 Every run is added to the result file as it ends. A contest that was interrupted goes on with the runs that are missing;
 runs of other settings or on another machine stay in the file and out of the table.
@@ -33,25 +33,25 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from backbones import create_c4
+from backbones.common.errors import UserError
 from benchmarks.common import OURS, PEER, RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
 from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer
 from detection import config as settings
-from detection.builders import pair
 from detection.command_line import run
 from detection.config_file import config_to_dict, load_config
 from detection.data.batch_plan import BatchPlan
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
-from detection.errors import UserError
-from detection.faster_rcnn import FasterRCNN
-from detection.inference import average_precision_of
-from detection.model_files import load_trained
-from detection.proposing import propose
-from detection.recipe import effective_learning_rate, optimizer_for, placed
-from detection.run_folder import RunFolder
-from detection.splits import open_split, training_augmentation, training_pictures
-from detection.stages import train_fast_rcnn, train_rpn
+from detection.experiment.builders import pair
+from detection.experiment.datasets import open_split, training_augmentation, training_images
+from detection.experiment.inference import average_precision_of
+from detection.experiment.model_files import load_trained
+from detection.experiment.placement import effective_learning_rate, optimizer_for, placed
+from detection.experiment.proposing import propose
+from detection.experiment.run_folder import RunFolder
+from detection.experiment.stages import train_fast_rcnn, train_rpn
+from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import process_group
 from detection.training.loop import Outcome
 from detection.training.optimizer import set_learning_rate
@@ -110,12 +110,12 @@ def run_ours(config: settings.Config, device: torch.device) -> dict[str, Any]:
     assert trained.rpn is not None
     assert trained.fast_rcnn is not None
     detector = placed(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
-    pictures = sum(part.steps * part.global_batch for part in (config.rpn.training, config.fast_rcnn.training))
+    images = sum(part.steps * part.global_batch for part in (config.rpn.training, config.fast_rcnn.training))
     parts = [end - start for start, end in itertools.pairwise(clock)]
     return {
         **_evaluated(config, detector, device),
         "seconds": clock[-1] - clock[0],
-        "pictures": pictures,
+        "images": images,
         "parts": dict(zip(("rpn", "proposals", "fast_rcnn"), parts, strict=True)),
         "steps": {"rpn": config.rpn.training.steps, "fast_rcnn": config.fast_rcnn.training.steps},
     }
@@ -124,7 +124,7 @@ def run_ours(config: settings.Config, device: torch.device) -> dict[str, Any]:
 def run_peer(config: settings.Config, budget: float, device: torch.device) -> dict[str, Any]:
     """Trains torchvision's detector for `budget` seconds, counted from before the annotations are read."""
     begin = time.perf_counter()
-    index = training_pictures(config.data, open_split(config.data, "train"))
+    index = training_images(config.data, open_split(config.data, "train"))
     torch.manual_seed(config.seed)
     peer = placed(peer_of(config, len(index.category_ids)), config.runtime, device)
     steps = train_peer(config, peer, index, begin + budget, budget, device)
@@ -133,7 +133,7 @@ def run_peer(config: settings.Config, budget: float, device: torch.device) -> di
         **_evaluated(config, PeerDetector(peer), device),
         "seconds": trained,
         "budget": budget,
-        "pictures": steps * config.fast_rcnn.training.global_batch,
+        "images": steps * config.fast_rcnn.training.global_batch,
         "steps": steps,
         "learning_rate": config.fast_rcnn.training.learning_rate,
     }
@@ -174,8 +174,8 @@ def train_peer(
             break
         passed = 1 - (deadline - now) / budget
         set_learning_rate(optimizer, training.learning_rate * _warm_up(training, step) * cosine(passed))
-        pictures, targets = as_lists(batch.to(device))
-        losses: dict[str, Tensor] = peer(pictures, targets)
+        images, targets = as_lists(batch.to(device))
+        losses: dict[str, Tensor] = peer(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         if not math.isfinite(loss.item()):
             raise UserError(f"step {step + 1} of torchvision's training: the loss is {loss.item()}; lower its rate")
@@ -224,7 +224,7 @@ def _batches(config: settings.Config, dataset: DetectionDataset) -> Iterator[Any
 
 
 def _peer_config(config: settings.Config, rate: float | None, batch: int, regions: int) -> settings.Config:
-    """The configuration with the peer's batch, its rate for that batch, and its regions a picture."""
+    """The configuration with the peer's batch, its rate for that batch, and its regions an image."""
     training = dataclasses.replace(config.fast_rcnn.training, global_batch=batch, images_per_device=batch)
     rate = effective_learning_rate(training) if rate is None else rate
     training = dataclasses.replace(training, learning_rate=rate, learning_rate_batch=None)
@@ -243,7 +243,7 @@ def _evaluated(config: settings.Config, detector: nn.Module, device: torch.devic
         "AP": rounded["AP"],
         "AP50": rounded["AP50"],
         "figures": rounded,
-        "test_pictures_per_second": len(index) / taken,
+        "test_images_per_second": len(index) / taken,
     }
 
 
@@ -262,13 +262,13 @@ def settings_key(config: settings.Config, about: dict[str, Any]) -> str:
 
 def _write(path: Path, about: dict[str, Any], runs: Sequence[dict[str, Any]], keys: dict[str, str]) -> dict[str, Any]:
     """Writes all runs, and the table of those that belong together; returns the table."""
-    columns = ["", "seeds", "AP", "AP@0.5", "training, s", "pictures/s in training", "pictures/s in test"]
+    columns = ["", "seeds", "AP", "AP@0.5", "training, s", "images/s in training", "images/s in test"]
     rows = []
     for who, key in keys.items():
         own = [one for one in runs if one["key"] == key and one["who"] == who]
         if not own:
             continue
-        rates = [one["pictures"] / one["seconds"] for one in own]
+        rates = [one["images"] / one["seconds"] for one in own]
         rows.append(
             [
                 who,
@@ -277,7 +277,7 @@ def _write(path: Path, about: dict[str, Any], runs: Sequence[dict[str, Any]], ke
                 mean_and_range([one["AP50"] for one in own], ".3f"),
                 mean_and_range([one["seconds"] for one in own], ".0f"),
                 mean_and_range(rates, ".1f"),
-                mean_and_range([one["test_pictures_per_second"] for one in own], ".1f"),
+                mean_and_range([one["test_images_per_second"] for one in own], ".1f"),
             ]
         )
     comparison = table("BCCD from scratch for the same time; mean (lowest – highest) over the seeds", columns, rows)
@@ -297,8 +297,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer-learning-rate", type=float, help="for its batch; by default fast_rcnn.training's, in proportion"
     )
-    parser.add_argument("--peer-batch", type=int, default=4, help="pictures a step (default: 4)")
-    parser.add_argument("--peer-regions", type=int, default=64, help="regions a picture (default: 64)")
+    parser.add_argument("--peer-batch", type=int, default=4, help="images a step (default: 4)")
+    parser.add_argument("--peer-regions", type=int, default=64, help="regions an image (default: 64)")
     parser.add_argument("--output", type=Path, default=RESULTS / "bccd.json")
     return parser
 

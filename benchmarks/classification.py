@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backbones.common.errors import UserError
 from backbones.complexity import bottleneck_parameters, measure_variant, solve_width
 from backbones.variants import Variant, find_variant
 from benchmarks.common import RESULTS, ROOT, environment, markdown, table, write_result
@@ -29,7 +30,6 @@ from detection.classifier.config import ClassifierConfig
 from detection.classifier.stage import run_folder, train_classifier
 from detection.command_line import run
 from detection.config_file import load_config_of
-from detection.errors import UserError
 from detection.training.distributed import process_group
 
 PLOTS = ROOT / "benchmarks" / "plots"
@@ -119,8 +119,8 @@ def points(log: Path, network: Network) -> list[Point]:
     for line in log.read_text(encoding="utf-8").splitlines():
         entry: dict[str, Any] = json.loads(line)
         if entry["kind"] == "train":
-            pictures = (entry["step"] - done) * network.config.training.global_batch
-            seconds += pictures / entry["images_per_second"]
+            images = (entry["step"] - done) * network.config.training.global_batch
+            seconds += images / entry["images_per_second"]
             done = entry["step"]
         elif entry["kind"] == "evaluation":
             found.append(Point(entry["step"], seconds, entry["top1_error"]))

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detection.files import atomic_write
+from backbones.common.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,4 +1,4 @@
-"""Pictures of an index → a batch for a detector, in three ways: ours, torchvision's reference, detectron2's manner.
+"""Images of an index → a batch for a detector, in three ways: ours, torchvision's reference, detectron2's manner.
 
 Each does the same work step by step: decode, resize, flip with probability `flip`, batch (padded at the right and the
 bottom), normalise. Steps are methods, so that they can be timed alone; a call does all of them, each in its pipeline's
@@ -8,11 +8,11 @@ own order. Boxes travel along.
   trains.
 - `Torchvision`: the pipeline of torchvision's detection reference in torchvision's own modules: PIL, `PILToTensor`,
   `RandomHorizontalFlip`, floating point; then `GeneralizedRCNNTransform`, which normalises, resizes and batches.
-- `Detectron`: a mapper as detectron2 has it: PIL turned by EXIF, PIL's bilinear resize, a NumPy flip, the picture as
-  bytes (3, H, W); then what its detectors do first: each picture is normalised in floating point, and padded into a
+- `Detectron`: a mapper as detectron2 has it: PIL turned by EXIF, PIL's bilinear resize, a NumPy flip, the image as
+  bytes (3, H, W); then what its detectors do first: each image is normalised in floating point, and padded into a
   batch.
 
-Shapes: N pictures, H × W padded size, h × w one picture's, G boxes of one picture.
+Shapes: N images, H × W padded size, h × w one image's, G boxes of one image.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from backbones import InputFormat
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Batch, Sample, collate, padded_size
 from detection.data.dataset import DetectionDataset
+from detection.data.images import read_image
 from detection.data.index import DatasetIndex
-from detection.data.pictures import read_picture
-from detection.network_input import prepare
+from detection.networks.network_input import prepare
 
 IMAGENET = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all pipelines are to do: which pictures, the sides they are scaled to, the probability of a flip, and what
+    """What all pipelines are to do: which images, the sides they are scaled to, the probability of a flip, and what
     padded sides are multiples of."""
 
     index: DatasetIndex
@@ -68,24 +68,24 @@ class Ours:
         augmentation = Augmentation((work.shorter,), work.longer, horizontal_flip=work.flip)
         self.dataset = DetectionDataset(work.index, augmentation)
 
-    def to_bytes(self, pictures: Sequence[int]) -> Batch:
-        return collate([self.dataset[0, i] for i in pictures], self.work.divisor)
+    def to_bytes(self, images: Sequence[int]) -> Batch:
+        return collate([self.dataset[0, i] for i in images], self.work.divisor)
 
-    def __call__(self, pictures: Sequence[int]) -> Ready:
-        batch = self.to_bytes(pictures)
+    def __call__(self, images: Sequence[int]) -> Ready:
+        batch = self.to_bytes(images)
         boxes = [own[labels > 0] for own, labels in zip(batch.boxes, batch.labels, strict=True)]
         return Ready(self.normalize(batch), boxes)
 
     def decode(self, i: int) -> np.ndarray:
         index = self.work.index
-        return read_picture(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        return read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
 
-    def resize(self, picture: np.ndarray) -> np.ndarray:
-        height, width = self.dataset.augmentation.target_size(picture.shape[0], picture.shape[1], seed=0)
-        return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        height, width = self.dataset.augmentation.target_size(image.shape[0], image.shape[1], seed=0)
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
-    def flip(self, picture: np.ndarray) -> np.ndarray:
-        return cv2.flip(picture, 1)
+    def flip(self, image: np.ndarray) -> np.ndarray:
+        return cv2.flip(image, 1)
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         return collate(samples, self.work.divisor)
@@ -105,9 +105,9 @@ class Torchvision:
             work.shorter, work.longer, list(IMAGENET.mean), list(IMAGENET.std), size_divisible=work.divisor
         )
 
-    def __call__(self, pictures: Sequence[int]) -> Ready:
+    def __call__(self, chosen: Sequence[int]) -> Ready:
         images, targets = [], []
-        for i in pictures:
+        for i in chosen:
             image = self.decode(i)
             boxes, labels, _ = self.work.index.objects(i)
             around = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=image.shape[-2:])
@@ -145,7 +145,7 @@ class Detectron:
         self.std = 255 * torch.tensor(IMAGENET.std)[:, None, None]
 
     def map(self, i: int) -> tuple[Tensor, Tensor]:
-        """A picture as bytes (3, h, w) and its boxes (G, 4)."""
+        """An image as bytes (3, h, w) and its boxes (G, 4)."""
         image = self.decode(i)
         height, width = image.shape[:2]
         image = self.resize(image)
@@ -156,11 +156,11 @@ class Detectron:
             boxes[:, [0, 2]] = new_width - boxes[:, [2, 0]]
         return self.as_tensor(image), torch.as_tensor(boxes, dtype=torch.float32)
 
-    def to_bytes(self, pictures: Sequence[int]) -> Tensor:
-        return self.batch([self.map(i)[0] for i in pictures])
+    def to_bytes(self, images: Sequence[int]) -> Tensor:
+        return self.batch([self.map(i)[0] for i in images])
 
-    def __call__(self, pictures: Sequence[int]) -> Ready:
-        mapped = [self.map(i) for i in pictures]
+    def __call__(self, images: Sequence[int]) -> Ready:
+        mapped = [self.map(i) for i in images]
         return Ready(self.batch([self.normalize(image) for image, _ in mapped]), [boxes for _, boxes in mapped])
 
     def decode(self, i: int) -> np.ndarray:

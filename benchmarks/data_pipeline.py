@@ -1,10 +1,10 @@
-"""Pictures per second and core: our data pipeline beside torchvision's reference and one in detectron2's manner.
+"""Images per second and core: our data pipeline beside torchvision's reference and one in detectron2's manner.
 
     python -m benchmarks.data_pipeline                              JPEGs of 640 × 480, drawn for it
-    python -m benchmarks.data_pipeline --data COCO --split val2017  pictures in COCO's layout
+    python -m benchmarks.data_pipeline --data COCO --split val2017  images in COCO's layout
     python -m benchmarks.data_pipeline --quick                      to see that it runs
 
-One thread; the files are in the system's cache. The pipelines (`data_peers.py`) must give the same pictures and boxes;
+One thread; the files are in the system's cache. The pipelines (`data_peers.py`) must give the same images and boxes;
 that is checked first. Then they take turns, as wholes and step by step. Besides: how long worker processes take to
 start, how many cores a GPU of a given speed would need (a calculation), and what decoding a JPEG at a half, a quarter
 or an eighth of its size would gain where the network wants less than that.
@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import torch
 
+from backbones.common.errors import UserError
 from benchmarks import loader_runs
 from benchmarks.common import (
     OURS,
@@ -40,24 +41,23 @@ from benchmarks.common import (
 )
 from benchmarks.data_peers import IMAGENET, Detectron, Ours, Ready, Torchvision, Work
 from benchmarks.photographs import JPEG_QUALITY, draw, photographs
-from detection.coco.layout import resolve_split
 from detection.command_line import run
+from detection.data.coco.layout import resolve_split
 from detection.data.index import load_index
-from detection.errors import UserError
 
 MAPPER = "detectron2's manner"
 STEPS = ("decode", "resize", "flip", "batch", "normalize")
-# pictures/s. The first is published: R50-C4 by detectron2. The others are assumptions.
+# images/s. The first is published: R50-C4 by detectron2. The others are assumptions.
 GPUS = (
     ("V100, training R50-C4", 3.6),
     ("H200, training, ten times as fast", 36),
     ("H200, inference", 100),
     ("H200, a far smaller network", 300),
 )
-COCO_PICTURES = 118_287
+COCO_IMAGES = 118_287
 # The three resample with weights of 5 to 24 bits, two of them between bytes: a rounding at each of two passes.
 _MOST_GREY_LEVELS, _MOST_MEAN_LEVELS, _MOST_PIXELS = 4.0, 0.6, 0.01
-_SAME = 100.0  # dB; OpenCV's answer for equal pictures is 361
+_SAME = 100.0  # dB; OpenCV's answer for equal images is 361
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 # (height, width) of files and the shorter side wanted
 _REDUCED_CASES = (((480, 640), 240), ((1500, 2000), 600), ((3000, 4000), 600))
@@ -67,7 +67,7 @@ def main() -> int:
     options = _arguments().parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    repeats, count = (1, 4) if options.quick else (options.repeats, options.pictures)
+    repeats, count = (1, 4) if options.quick else (options.repeats, options.images)
     with tempfile.TemporaryDirectory() as folder:
         drawn = photographs(Path(folder), count)
         if options.data is None:
@@ -80,10 +80,10 @@ def main() -> int:
         print("\n".join(f"{what}: {value:.3g}" for what, value in agreement.items()), flush=True)
         whole = interleaved(wholes(work, options.batch), repeats)
         steps = {name: interleaved(functions, repeats) for name, functions in parts(work, options.batch).items()}
-        pictures = len(index)
-        tables = [wholes_table(whole, pictures, _what(work, options.batch)), parts_table(steps, pictures)]
+        images = len(index)
+        tables = [wholes_table(whole, images, _what(work, options.batch)), parts_table(steps, images)]
         workers = worker_runs(Path(folder), repeats, options.quick)
-        tables += [workers_table(workers), cores_table(1 / next(iter(workers.values()))[1].per_picture)]
+        tables += [workers_table(workers), cores_table(1 / next(iter(workers.values()))[1].per_image)]
     tables.append(reduced_table(repeats, _REDUCED_CASES[: 1 if options.quick else None]))
     print("\n" + "\n\n".join(map(markdown, tables)))
     output = options.output or (None if options.quick or options.data else RESULTS / "data_pipeline.json")
@@ -91,15 +91,15 @@ def main() -> int:
         about = environment("data_pipeline", packages=("opencv-python-headless", "pillow"))
         numbers = {name: timing.to_dict() for name, timing in whole.items()}
         result = {"title": "The data pipeline", "environment": about, "tables": tables}
-        write_result(output, {**result, "alike": agreement, "pictures": pictures, "seconds": numbers})
+        write_result(output, {**result, "alike": agreement, "images": images, "seconds": numbers})
         print(f"\n{output}")
     return 0
 
 
 def agreements(work: Work) -> dict[str, float]:
-    """How far pictures and boxes of the peers differ from ours, in grey levels and pixels, flipped and not.
+    """How far images and boxes of the peers differ from ours, in grey levels and pixels, flipped and not.
 
-    Pictures are compared where they are enlarged (PIL makes smaller by averaging, the other two by skipping pixels),
+    Images are compared where they are enlarged (PIL makes smaller by averaging, the other two by skipping pixels),
     and to the same size by all three (torchvision rounds sides down, the others to the nearest pixel).
 
     Raises:
@@ -122,14 +122,14 @@ def agreements(work: Work) -> dict[str, float]:
                 mean = max(mean, float(difference.mean()))
                 boxes = max([boxes, *_box_differences(first, other)])
     if not compared:
-        raise UserError("the pipelines enlarge none of these pictures to the same size, so nothing can be compared")
+        raise UserError("the pipelines enlarge none of these images to the same size, so nothing can be compared")
     if most > _MOST_PIXELS or mean > _MOST_MEAN_LEVELS or boxes > _MOST_PIXELS:
         raise UserError(
             f"the pipelines differ by {mean:.2f} grey levels on average, {most:.1%} of values by more than "
             f"{_MOST_GREY_LEVELS:.0f}, and boxes by {boxes:.2f} pixels; so their times mean nothing"
         )
     return {
-        "pictures compared": compared,
+        "images compared": compared,
         "mean difference in grey levels": mean,
         f"share of values that differ by more than {_MOST_GREY_LEVELS:.0f} levels": most,
         "largest difference of a box in pixels": boxes,
@@ -141,7 +141,7 @@ def _box_differences(first: Ready, other: Ready) -> list[float]:
 
 
 def wholes(work: Work, batch: int) -> dict[str, Callable[[], object]]:
-    """All pictures in batches, by each pipeline: to bytes where there is such a stage, and to the network's input."""
+    """All images in batches, by each pipeline: to bytes where there is such a stage, and to the network's input."""
     groups = [range(start, min(start + batch, len(work.index))) for start in range(0, len(work.index), batch)]
 
     ours, torchvision, mapper = Ours(work), Torchvision(work), Detectron(work)
@@ -155,8 +155,8 @@ def wholes(work: Work, batch: int) -> dict[str, Callable[[], object]]:
 
 
 def parts(work: Work, batch: int) -> dict[str, dict[str, Callable[[], object]]]:
-    """Each step on all pictures, by each pipeline: name of the step → who → function. Inputs are a pipeline's own."""
-    pictures = range(len(work.index))
+    """Each step on all images, by each pipeline: name of the step → who → function. Inputs are a pipeline's own."""
+    images = range(len(work.index))
     found: dict[str, dict[str, Callable[[], object]]] = {step: {} for step in STEPS}
 
     def add(who: str, step: str, function: Callable[[Any], Any], inputs: Sequence[Any]) -> list[Any]:
@@ -167,17 +167,17 @@ def parts(work: Work, batch: int) -> dict[str, dict[str, Callable[[], object]]]:
         return [list(items[start : start + batch]) for start in range(0, len(items), batch)]
 
     ours, torchvision, mapper = Ours(work), Torchvision(work), Detectron(work)
-    resized = add(OURS, "resize", ours.resize, add(OURS, "decode", ours.decode, pictures))
+    resized = add(OURS, "resize", ours.resize, add(OURS, "decode", ours.decode, images))
     add(OURS, "flip", ours.flip, resized)
-    samples = [ours.dataset[0, i] for i in pictures]
+    samples = [ours.dataset[0, i] for i in images]
     add(OURS, "normalize", ours.normalize, add(OURS, "batch", ours.batch, groups(samples)))
 
-    decoded = add(PEER, "decode", torchvision.decode, pictures)
+    decoded = add(PEER, "decode", torchvision.decode, images)
     add(PEER, "flip", torchvision.flip, decoded)
     normalized = add(PEER, "normalize", torchvision.normalize, decoded)
     add(PEER, "batch", torchvision.batch, groups(add(PEER, "resize", torchvision.resize, normalized)))
 
-    turned = add(MAPPER, "resize", mapper.resize, add(MAPPER, "decode", mapper.decode, pictures))
+    turned = add(MAPPER, "resize", mapper.resize, add(MAPPER, "decode", mapper.decode, images))
     found["flip"][MAPPER] = _over(turned, lambda one: mapper.as_tensor(mapper.flip(one)))
     floating = add(MAPPER, "normalize", mapper.normalize, [mapper.as_tensor(one) for one in turned])
     add(MAPPER, "batch", mapper.batch, groups(floating))
@@ -204,7 +204,7 @@ def worker_runs(folder: Path, repeats: int, quick: bool) -> dict[str, dict[int, 
             batches=4 if quick else 50,
             repeats=repeats,
             method=method,
-            pictures=100 if quick else COCO_PICTURES,
+            images=100 if quick else COCO_IMAGES,
         )
         for method in methods
     }
@@ -212,7 +212,7 @@ def worker_runs(folder: Path, repeats: int, quick: bool) -> dict[str, dict[int, 
 
 def reduced_row(size: tuple[int, int], side: int, repeats: int) -> list[str]:
     """A JPEG of `size` decoded whole, or reduced as far as it stays no smaller than wanted, and then resized until its
-    shorter side is `side`: both times, and how close either comes to the mean over areas of the whole picture."""
+    shorter side is `side`: both times, and how close either comes to the mean over areas of the whole image."""
     _, encoded = cv2.imencode(".jpg", draw(np.random.default_rng(0), size), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     divisor = max(one for one in _REDUCED if min(size) / one >= side)
     target = (round(size[1] * side / min(size)), side)
@@ -238,23 +238,23 @@ def reduced_row(size: tuple[int, int], side: int, repeats: int) -> list[str]:
 def reduced_table(repeats: int, cases: Sequence[tuple[tuple[int, int], int]]) -> dict[str, Any]:
     """What decoding at a reduced size would gain."""
     title = "Decoding at a reduced size, not used: decode and resize, and the likeness (PSNR) to the mean over areas"
-    columns = ["picture", "reduced to", "whole", "reduced", "ratio", "likeness, whole", "likeness, reduced"]
+    columns = ["image", "reduced to", "whole", "reduced", "ratio", "likeness, whole", "likeness, reduced"]
     return table(title, columns, [reduced_row(size, side, repeats) for size, side in cases])
 
 
-def wholes_table(timings: Mapping[str, Timing], pictures: int, what: str) -> dict[str, Any]:
-    """Pictures per second by pipeline, and ours by theirs."""
+def wholes_table(timings: Mapping[str, Timing], images: int, what: str) -> dict[str, Any]:
+    """Images per second by pipeline, and ours by theirs."""
     rows = []
     for who in (OURS, PEER, MAPPER):
         cells = [who]
         for stage in ("bytes", "input"):
             timing = timings.get(_key(who, stage))
-            rate = "" if timing is None else f"{pictures / timing.median:.0f}"
+            rate = "" if timing is None else f"{images / timing.median:.0f}"
             ratio = "" if timing is None or who == OURS else f"{timings[_key(OURS, stage)].ratio_to(timing):.2f}"
             cells += [rate, ratio]
         rows.append(cells)
     columns = [
-        "pictures/s, one thread",
+        "images/s, one thread",
         "batch of bytes",
         "our time by theirs",
         "normalised input",
@@ -263,29 +263,29 @@ def wholes_table(timings: Mapping[str, Timing], pictures: int, what: str) -> dic
     return table(what, columns, rows)
 
 
-def parts_table(steps: Mapping[str, Mapping[str, Timing]], pictures: int) -> dict[str, Any]:
-    """Milliseconds a picture of each step by pipeline."""
-    rows = [[who, *(seconds(own[who].median / pictures) for own in steps.values())] for who in (OURS, PEER, MAPPER)]
-    return table("Each step, a picture", ["", *steps], rows)
+def parts_table(steps: Mapping[str, Mapping[str, Timing]], images: int) -> dict[str, Any]:
+    """Milliseconds an image of each step by pipeline."""
+    rows = [[who, *(seconds(own[who].median / images) for own in steps.values())] for who in (OURS, PEER, MAPPER)]
+    return table("Each step, an image", ["", *steps], rows)
 
 
 def workers_table(runs: Mapping[str, Mapping[int, loader_runs.Run]]) -> dict[str, Any]:
     """How long workers take to start, how fast they then are, and what memory they add."""
     rows = [
-        [method, str(number), seconds(one.first_batch), f"{1 / one.per_picture:.0f}", f"{one.worker_mb:.0f} MB"]
+        [method, str(number), seconds(one.first_batch), f"{1 / one.per_image:.0f}", f"{one.worker_mb:.0f} MB"]
         for method, own in runs.items()
         for number, one in own.items()
     ]
     title = f"Worker processes of the loader, batches of {loader_runs.BATCH}, an index of COCO's length"
-    columns = ["started by", "workers", "until the first batch", "pictures/s from then on", "memory of their own"]
+    columns = ["started by", "workers", "until the first batch", "images/s from then on", "memory of their own"]
     return table(title, columns, rows)
 
 
 def cores_table(rate: float) -> dict[str, Any]:
     """Calculated, not measured: how many cores it takes to feed a GPU."""
     rows = [[what, f"{speed:g}", f"{speed / rate:.2f}"] for what, speed in GPUS]
-    title = f"Cores that keep a GPU fed: a calculation from {rate:.0f} pictures/s a worker; the GPU normalises"
-    return table(title, ["a GPU of", "pictures/s", "cores"], rows)
+    title = f"Cores that keep a GPU fed: a calculation from {rate:.0f} images/s a worker; the GPU normalises"
+    return table(title, ["a GPU of", "images/s", "cores"], rows)
 
 
 def _key(who: str, stage: str) -> str:
@@ -304,16 +304,16 @@ def _what(work: Work, batch: int) -> str:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="root of a data set in COCO's layout; drawn pictures by default")
+    parser.add_argument("--data", type=Path, help="root of a data set in COCO's layout; drawn images by default")
     parser.add_argument("--split", default="val2017", help="of --data (default: val2017)")
-    parser.add_argument("--pictures", type=int, default=32, help="how many, at most (default: 32)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures a batch (default: 8)")
+    parser.add_argument("--images", type=int, default=32, help="how many, at most (default: 32)")
+    parser.add_argument("--batch", type=int, default=8, help="images a batch (default: 8)")
     parser.add_argument("--shorter", type=int, default=600, help="what the shorter side is scaled to (default: 600)")
     parser.add_argument(
         "--longer", type=int, default=1000, help="what the longer side is not to exceed (default: 1000)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="four pictures, one round; no file")
+    parser.add_argument("--quick", action="store_true", help="four images, one round; no file")
     parser.add_argument(
         "--output", type=Path, help="benchmarks/results/data_pipeline.json by default; none with --data"
     )

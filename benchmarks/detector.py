@@ -12,9 +12,9 @@ they do is checked first. Then the two take turns, in one process.
 - RPN training step: forward, losses, backward, update. torchvision computes proposals while training, and its head
   answers for all anchors; ours computes no proposals, and its head answers for the sampled anchors alone.
 - Fast R-CNN training step: the same with given proposals.
-- Inference of one picture: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
+- Inference of one image: torchvision's joint network; ours as the pair with two trunks, and, for equal work, as a
   pair that shares one.
-- Throughput of these: pictures a second, and the operations that each side needs, and their share of what a dense
+- Throughput of these: images a second, and the operations that each side needs, and their share of what a dense
   convolution reaches on the device; on a GPU, memory too.
 - The parts. "Proposals" is `filter_proposals` there, without the decoding of all anchors that comes before it; ours
   includes decoding.
@@ -37,6 +37,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from backbones.common.errors import UserError
 from backbones.grouped.choice import library_only
 from benchmarks.common import (
     COMPARISON_COLUMNS,
@@ -58,12 +59,11 @@ from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
-from detection.errors import UserError
-from detection.fast_rcnn import FastRCNN
+from detection.experiment.placement import optimizer_for
 from detection.geometry.suppression import suppress
-from detection.network_input import prepare
-from detection.recipe import optimizer_for
-from detection.region_features import region_features
+from detection.kernels.region_features import region_features
+from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.network_input import prepare
 from detection.training.distributed import process_group
 
 Functions = Mapping[str, Callable[[], object]]
@@ -124,7 +124,7 @@ def throughput_of(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The table of pictures a second, operations, their share of the device's peak and, on a GPU, memory."""
+    """The table of images a second, operations, their share of the device's peak and, on a GPU, memory."""
     most = peak(device, dtype)
     rows = []
     for what, functions in work.items():
@@ -135,7 +135,7 @@ def throughput_of(
             row = [f"{what}: {who}", f"{1 / median:.2f}", f"{needed / 1e9:.4g} G", f"{needed / median / most:.0%}"]
             memory = peak_memory(function, device)
             rows.append(row if memory is None else [*row, f"{memory:.0f} MiB"])
-    columns = ["", "pictures/s", "operations a picture", "share of peak", "memory it takes"][: len(rows[0])]
+    columns = ["", "images/s", "operations an image", "share of peak", "memory it takes"][: len(rows[0])]
     precision = str(dtype).removeprefix("torch.")
     title = f"Throughput; the peak is that of a dense 3×3 convolution in {precision}, {most / 1e9:,.0f} G operations/s"
     return table(title, columns, rows)
@@ -173,17 +173,17 @@ def agreements(scene: Scene) -> dict[str, float]:
 def steps(scene: Scene) -> dict[str, Functions]:
     """A training step of either network, and inference."""
     batch, peer, config = scene.batch, scene.peer, scene.config
-    pictures, targets = as_lists(batch)
+    floats, targets = as_lists(batch)
     arguments = (batch.images, batch.sizes, batch.original_sizes)
     proposals = batch.proposals
     assert proposals is not None
 
     def theirs_rpn() -> Tensor:
-        images, scaled = peer.transform(pictures, targets)
+        images, scaled = peer.transform(floats, targets)
         return _total(peer.rpn(images, peer.backbone(images.tensors), scaled)[1])
 
     def theirs_fast_rcnn() -> Tensor:
-        images, scaled = peer.transform(pictures, targets)
+        images, scaled = peer.transform(floats, targets)
         features = peer.backbone(images.tensors)
         return _total(peer.roi_heads(features, list(proposals), images.image_sizes, scaled)[1])
 
@@ -227,19 +227,19 @@ def parts(scene: Scene) -> dict[str, Functions]:
     """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at
     inference where nothing is learnt: BN folded, the RPN's 3×3 by Winograd's filtering."""
     ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
-    picture = prepare(batch.images, batch.sizes, ours.trunk.input_format)
-    plain_picture = picture.contiguous()
+    image = prepare(batch.images, batch.sizes, ours.trunk.input_format)
+    plain_image = image.contiguous()
     with torch.no_grad():
-        features = ours.trunk(picture)[LEVEL]
+        features = ours.trunk(image)[LEVEL]
     features, plain_features = _leaf(features), _leaf(features.contiguous())
     conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head
-    picture_sizes = [tuple(size) for size in batch.sizes.tolist()]
+    image_sizes = [tuple(size) for size in batch.sizes.tolist()]
 
     def pool(regions: Tensor) -> Tensor:
         return ours.pooler([features], regions)
 
     def plain_pool(regions: Tensor) -> Tensor:
-        pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), picture_sizes)
+        pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), image_sizes)
         return pooled
 
     def head(network: FastRCNN, regions: Tensor) -> Tensor:
@@ -250,11 +250,11 @@ def parts(scene: Scene) -> dict[str, Functions]:
     many = batch.proposals[:, : config.rpn.test_proposals.after_nms]
     found = {
         "trunk forward": _forward(
-            lambda: folded.fast_rcnn.trunk(picture)[LEVEL], lambda: theirs.backbone(plain_picture)[LEVEL]
+            lambda: folded.fast_rcnn.trunk(image)[LEVEL], lambda: theirs.backbone(plain_image)[LEVEL]
         ),
         "trunk forward + backward": {
-            OURS: _backward(lambda: ours.trunk(picture)[LEVEL], ours.trunk),
-            PEER: _backward(lambda: theirs.backbone(plain_picture)[LEVEL], theirs.backbone),
+            OURS: _backward(lambda: ours.trunk(image)[LEVEL], ours.trunk),
+            PEER: _backward(lambda: theirs.backbone(plain_image)[LEVEL], theirs.backbone),
         },
         "RPN head": _forward(
             lambda: folded.rpn.head([features]),
@@ -370,7 +370,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=["paper", "modern"], default="paper", help="default: paper")
     parser.add_argument("--backbone", default="resnext50_32x4d", help="a file of configs/<preset>/, without its ending")
     parser.add_argument("--size", type=int, nargs=2, default=[608, 800], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--regions", type=int, default=64, help="in training, a picture (default: 64)")
+    parser.add_argument("--regions", type=int, default=64, help="in training, an image (default: 64)")
     parser.add_argument("--proposals", type=int, default=300, help="at test (default: 300)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5); short parts get more")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
@@ -382,7 +382,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="changes to the configuration")
     parser.add_argument(
-        "--quick", action="store_true", help="a small picture and two rounds, to see that it runs; no file"
+        "--quick", action="store_true", help="a small image and two rounds, to see that it runs; no file"
     )
     parser.add_argument(
         "--output",

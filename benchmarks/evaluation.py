@@ -1,8 +1,8 @@
-"""COCO's figures for val2017's numbers of pictures and objects: ours beside pycocotools, time and peak memory.
+"""COCO's figures for val2017's numbers of images and objects: ours beside pycocotools, time and peak memory.
 
     python -m benchmarks.evaluation
 
-It first writes annotations (5,000 pictures, 36,781 objects, 80 classes) and detections (100 a picture: displaced
+It first writes annotations (5,000 images, 36,781 objects, 80 classes) and detections (100 an image: displaced
 objects and noise) into a temporary folder. Each evaluation, from the two files to the figures, runs in a process of its
 own, so that its peak memory is its own, and the two take turns. The benchmark stops if any figure or any class's AP
 differs by more than 1e-9. Ours is measured with 1 and with 1,203 classes, too. Medians are printed and written to
@@ -31,22 +31,22 @@ import numpy as np
 from benchmarks.index_loading import peak_memory
 
 OURS, PEER = "ours", "pycocotools"
-PICTURES, OBJECTS, DETECTIONS, CATEGORIES = 5_000, 36_781, 100, 80  # the detections are those of one picture
+IMAGES, OBJECTS, DETECTIONS, CATEGORIES = 5_000, 36_781, 100, 80  # the detections are those of one image
 CLASS_COUNTS = (1, CATEGORIES, 1_203)
 TOLERANCE = 1e-9
 SIDES = (480, 640)
 TIMES, MEMORY = ("reading", "evaluating", "together"), ("growth_mb", "peak_mb")
 
 
-def write_data(folder: Path, pictures: int, categories: int) -> tuple[Path, Path]:
+def write_data(folder: Path, images: int, categories: int) -> tuple[Path, Path]:
     """Writes annotations and results in COCO's formats, the same ones each time, and returns their paths."""
     from detection.evaluation.results import write_results
 
     random = np.random.default_rng(0)
-    count = OBJECTS * pictures // PICTURES
+    count = OBJECTS * images // IMAGES
     frequencies = 1 / np.arange(3, categories + 3)  # some classes are far more frequent than others
     frequencies /= frequencies.sum()
-    owners = np.sort(random.integers(0, pictures, count))
+    owners = np.sort(random.integers(0, images, count))
     labels = random.choice(categories, count, p=frequencies)
     boxes = random_boxes(random, count)
     areas = boxes[:, 2] * boxes[:, 3] * random.uniform(0.4, 1, count)
@@ -55,7 +55,7 @@ def write_data(folder: Path, pictures: int, categories: int) -> tuple[Path, Path
     annotations = folder / "instances.json"
     columns = zip(owners.tolist(), labels.tolist(), boxes.tolist(), areas.tolist(), crowds.tolist(), strict=True)
     content = {
-        "images": [{"id": i + 1, "height": SIDES[0], "width": SIDES[1]} for i in range(pictures)],
+        "images": [{"id": i + 1, "height": SIDES[0], "width": SIDES[1]} for i in range(images)],
         "categories": [{"id": i + 1, "name": f"thing {i + 1}"} for i in range(categories)],
         "annotations": [
             {"id": i, "image_id": owner + 1, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -64,26 +64,26 @@ def write_data(folder: Path, pictures: int, categories: int) -> tuple[Path, Path
     }
     annotations.write_text(json.dumps(content))
 
-    first = np.searchsorted(owners, np.arange(pictures + 1))
-    picture = np.repeat(np.arange(pictures), DETECTIONS)
-    thing = first[picture] + (random.random(len(picture)) * np.diff(first)[picture]).astype(np.int64)
-    # half of them lie around an object of their picture, where it has one; most of these carry its class
-    near = (random.random(len(picture)) < 0.5) & (np.diff(first)[picture] > 0)
+    first = np.searchsorted(owners, np.arange(images + 1))
+    image = np.repeat(np.arange(images), DETECTIONS)
+    thing = first[image] + (random.random(len(image)) * np.diff(first)[image]).astype(np.int64)
+    # half of them lie around an object of their image, where it has one; most of these carry its class
+    near = (random.random(len(image)) < 0.5) & (np.diff(first)[image] > 0)
     thing = thing[near]
-    found, scores = random_boxes(random, len(picture)), random.uniform(0, 0.4, len(picture))
-    classes = random.choice(categories, len(picture), p=frequencies)
+    found, scores = random_boxes(random, len(image)), random.uniform(0, 0.4, len(image))
+    classes = random.choice(categories, len(image), p=frequencies)
     error = random.exponential(0.15, len(thing))
     found[near] = boxes[thing] + error[:, None] * random.normal(0, 1, (len(thing), 4)) * boxes[thing][:, [2, 3, 2, 3]]
     found[near, 2:] = np.maximum(found[near, 2:], 1)
     scores[near] = np.exp(-3 * error) * random.uniform(0.5, 1, len(thing))
     classes[near] = np.where(random.random(len(thing)) < 0.85, labels[thing], classes[near])
     results = folder / "results.json"
-    write_results(results, np.column_stack([picture + 1, found, scores.astype(np.float32), classes + 1]))
+    write_results(results, np.column_stack([image + 1, found, scores.astype(np.float32), classes + 1]))
     return annotations, results
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes (count, 4) as x, y, width, height within a picture, as many small as large ones."""
+    """Boxes (count, 4) as x, y, width, height within an image, as many small as large ones."""
     sides = np.exp(random.uniform(np.log(8), np.log(400), (count, 2)))
     corners = random.random((count, 2)) * (np.array(SIDES[::-1]) - sides)
     return np.round(np.concatenate([corners, sides], axis=1), 2)
@@ -177,7 +177,7 @@ def cells(measured: Mapping[str, float]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="evaluations of each kind (default: 3)")
-    parser.add_argument("--images", type=int, default=PICTURES, help=f"pictures (default: {PICTURES:,})")
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"images (default: {IMAGES:,})")
     parser.add_argument("--output", type=Path, help="result file (default: benchmarks/results/evaluation.json)")
     parser.add_argument("--evaluate", nargs=3, metavar=("WHO", "ANNOTATIONS", "RESULTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -205,7 +205,7 @@ def main() -> None:
 
     middle = {who: medians(own) for who, own in runs.items()}
     ratios = [f"{middle[OURS][key] / middle[PEER][key]:.3f}" for key in (*TIMES, *MEMORY)]
-    title = f"Evaluating {arguments.images * DETECTIONS:,} detections in {arguments.images:,} pictures"
+    title = f"Evaluating {arguments.images * DETECTIONS:,} detections in {arguments.images:,} images"
     columns = ["reading", "evaluating", "together", "memory it adds at its peak", "memory of the process at its peak"]
     comparison = common.table(
         f"From two files to the figures, {CATEGORIES} classes; largest difference of any figure or class's AP: "

@@ -4,7 +4,7 @@
     python -m benchmarks.grouped_convolution --device cuda      fp32, bf16; Triton's kernels among them
     python -m benchmarks.grouped_convolution --quick            to see that it runs: small maps, twice; no file
 
-The shapes are those of ResNeXt-50 and -101 32×4d on a picture of 608 × 800: the trunk's, and conv5's for 64 regions.
+The shapes are those of ResNeXt-50 and -101 32×4d on an image of 608 × 800: the trunk's, and conv5's for 64 regions.
 All implementations get the same tensors, channels last, and must give the library's numbers; then they take turns. A
 cell is the time by the library's: below 1 is faster. On a GPU, `runtime.grouped_convolutions=fastest` takes the least
 of each row by itself.
@@ -22,10 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from backbones.common.errors import UserError
 from backbones.grouped.implementations import LIBRARY, Geometry, Implementation, compiled, merged
 from benchmarks.common import RESULTS, Timing, environment, interleaved, markdown, seconds, table, write_result
 from detection.command_line import run
-from detection.errors import UserError
 from detection.training.distributed import process_group
 
 GROUPS = 32

@@ -139,7 +139,7 @@ def loader_growth(folder: Path, repeats: int, quick: bool) -> Growth:
             "until the first batch; memory of the workers": Curve(
                 [runs[number].first_batch for number in numbers], [runs[number].worker_mb for number in numbers]
             ),
-            "a picture from then on": Curve([runs[number].per_picture for number in numbers], None),
+            "an image from then on": Curve([runs[number].per_image for number in numbers], None),
         },
     )
 

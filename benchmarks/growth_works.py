@@ -1,9 +1,9 @@
 """What `benchmarks.growth` makes larger and larger: for each quantity, the works whose time and memory depend on it.
 
-The networks are those of configs/demo.yaml with random weights, and look at one picture: what grows is what is
+The networks are those of configs/demo.yaml with random weights, and look at one image: what grows is what is
 measured. A work is prepared for one size and then called again and again.
 
-Shapes: A anchors, G ground-truth boxes, R regions, K classes, M pictures.
+Shapes: A anchors, G ground-truth boxes, R regions, K classes, M images.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import ROOT
-from benchmarks.index_loading import OBJECTS, PICTURES, write_annotations
+from benchmarks.index_loading import IMAGES, OBJECTS, write_annotations
 from detection import config as settings
-from detection.builders import build_fast_rcnn, build_rpn, pair
 from detection.config_file import load_config
 from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
-from detection.fast_rcnn import FastRCNN
+from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
+from detection.experiment.placement import for_inference, placed
 from detection.geometry.suppression import suppress
-from detection.recipe import for_inference, placed
-from detection.rpn import RPN
+from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.rpn import RPN
 
 Work = Callable[[], object]
 
 _CPU = torch.device("cpu")
-_STORED = 50  # proposals a picture in the growing store
-_LOOKED_UP = 1000  # pictures whose proposals are read from it
+_STORED = 50  # proposals an image in the growing store
+_LOOKED_UP = 1000  # images whose proposals are read from it
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Subject:
 
 
 def area(pixels: int, _: Path) -> dict[str, Work]:
-    """Both training steps and inference on a square picture of so many pixels."""
+    """Both training steps and inference on a square image of so many pixels."""
     side = round(pixels**0.5)
     config = _config()
     rpn, fast_rcnn = _networks(config)
@@ -89,7 +89,7 @@ def regions(count: int, _: Path) -> dict[str, Work]:
 
 
 def ground_truth(count: int, _: Path) -> dict[str, Work]:
-    """Both training steps on a picture with G objects, and the share of it that depends on them: which of 28,500
+    """Both training steps on an image with G objects, and the share of it that depends on them: which of 28,500
     anchors and which of 2,000 proposals learn what."""
     config = _config("rpn.anchor_sizes=[32,64,128,256,512]", "rpn.anchor_ratios=[0.5,1,2]")
     rpn, fast_rcnn = _networks(config)
@@ -124,11 +124,11 @@ def classes(count: int, _: Path) -> dict[str, Work]:
     }
 
 
-def pictures(count: int, folder: Path) -> dict[str, Work]:
-    """The index, the order of an epoch, and the proposal store of a data set of M pictures with COCO's objects."""
+def images(count: int, folder: Path) -> dict[str, Work]:
+    """The index, the order of an epoch, and the proposal store of a data set of M images with COCO's objects."""
     annotations, store = folder / f"annotations-{count}.json", folder / f"proposals-{count}.safetensors"
     if not annotations.exists():
-        write_annotations(annotations, count, round(OBJECTS / PICTURES * count))
+        write_annotations(annotations, count, round(OBJECTS / IMAGES * count))
     ratios = np.random.default_rng(0).uniform(0.5, 2, count)
     ids = np.arange(1, count + 1)
     boxes, scores = _boxes(_STORED, (480, 640)).numpy(), np.linspace(1, 0, _STORED, dtype=np.float32)
@@ -154,17 +154,17 @@ def pictures(count: int, folder: Path) -> dict[str, Work]:
     return {
         "index, read": lambda: load_index(annotations, folder, name="growth"),
         "batch plan of an epoch": plan_epoch,
-        f"proposal store, {_STORED} a picture, written": write_store,
-        f"proposal store, opened, {_LOOKED_UP:,} pictures read": read_store,
+        f"proposal store, {_STORED} an image, written": write_store,
+        f"proposal store, opened, {_LOOKED_UP:,} images read": read_store,
     }
 
 
 SUBJECTS = (
-    Subject("area", "pixels of the picture", tuple(side**2 for side in (128, 192, 256, 384, 512, 768, 1024)), area),
+    Subject("area", "pixels of the image", tuple(side**2 for side in (128, 192, 256, 384, 512, 768, 1024)), area),
     Subject("regions", "regions", (64, 128, 256, 512, 1000, 2000), regions),
     Subject("ground_truth", "ground-truth boxes", (1, 16, 125, 500, 1000, 2000), ground_truth),
     Subject("classes", "classes", (1, 10, 80, 300, 600, 1203), classes),
-    Subject("pictures", "pictures of the data set", (1000, 4000, 12_000, 40_000, 118_287), pictures, slow=True),
+    Subject("images", "images of the data set", (1000, 4000, 12_000, 40_000, 118_287), images, slow=True),
 )
 
 
@@ -179,7 +179,7 @@ def _networks(config: settings.Config, classes: int = 6) -> tuple[RPN, FastRCNN]
 
 
 def _batch(size: tuple[int, int], *, boxes: int, proposals: int, labels: int = 6) -> Batch:
-    """One picture of noise with random boxes and proposals."""
+    """One image of noise with random boxes and proposals."""
     torch.manual_seed(0)
     own_size = torch.tensor([size])
     return Batch(
@@ -197,7 +197,7 @@ def _batch(size: tuple[int, int], *, boxes: int, proposals: int, labels: int = 6
 
 
 def _boxes(count: int, size: tuple[int, int], shortest: float = 0.1, longest: float = 0.4) -> Tensor:
-    """Random boxes (count, 4) in a picture of `size` (height, width); sides in shares of the picture's."""
+    """Random boxes (count, 4) in an image of `size` (height, width); sides in shares of the image's."""
     corner = torch.rand(count, 2) * (1 - longest)
     far = corner + shortest + torch.rand(count, 2) * (longest - shortest)
     return torch.cat([corner, far], dim=1) * torch.tensor([size[1], size[0], size[1], size[0]])

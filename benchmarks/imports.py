@@ -23,7 +23,7 @@ IMPORTS = (
     LIBRARIES,
     "import detection",
     "from detection import Detector",
-    "import detection.stages",
+    "import detection.experiment.stages",
     "import backbones",
 )
 MOST_RATIO, MOST_SECONDS = 1.5, 1.0  # to `LIBRARIES`; of a --help

@@ -2,7 +2,7 @@
 
     python -m benchmarks.index_loading
 
-It first writes a synthetic file with train2017's numbers (118,287 pictures, 860,001 objects with outlines, 430 MB) into
+It first writes a synthetic file with train2017's numbers (118,287 images, 860,001 objects with outlines, 430 MB) into
 a temporary folder. Each loading runs in a process of its own, so that its peak memory is its own, and the two take
 turns; medians are printed and written to benchmarks/results/index_loading.json.
 """
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 SECONDS, MEGABYTES = ("seconds", "processor_seconds"), ("growth_mb", "peak_mb")
-PICTURES, OBJECTS, CATEGORIES = 118_287, 860_001, 80
+IMAGES, OBJECTS, CATEGORIES = 118_287, 860_001, 80
 
 
-def write_annotations(path: Path, pictures: int, objects: int) -> None:
+def write_annotations(path: Path, images: int, objects: int) -> None:
     """Writes a COCO-format file; each object has an outline of COCO's usual length."""
     random = np.random.default_rng(0)
     outlines = [
@@ -34,11 +34,11 @@ def write_annotations(path: Path, pictures: int, objects: int) -> None:
     ]
     corners = random.uniform(0, 400, (objects, 2)).round(2).tolist()
     sides = random.uniform(2, 80, (objects, 2)).round(2).tolist()
-    owners = random.integers(1, pictures + 1, objects).tolist()
+    owners = random.integers(1, images + 1, objects).tolist()
     labels = random.integers(1, CATEGORIES + 1, objects).tolist()
     with path.open("w") as file:
         file.write('{"info": {}, "images": [')
-        for i in range(1, pictures + 1):
+        for i in range(1, images + 1):
             file.write(f'{", " * (i > 1)}{{"license": 3, "file_name": "{i:012d}.jpg", "height": 480, "width": 640, ')
             file.write(f'"coco_url": "http://example.invalid/{i:012d}.jpg", "date_captured": "2013-11-14", "id": {i}}}')
         file.write('], "annotations": [')
@@ -97,7 +97,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = {"load_index": [], "pycocotools": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "instances.json"
-        write_annotations(path, int(PICTURES * arguments.scale), int(OBJECTS * arguments.scale))
+        write_annotations(path, int(IMAGES * arguments.scale), int(OBJECTS * arguments.scale))
         megabytes = path.stat().st_size / 1e6
         for _ in range(arguments.repeats):
             for loader, own in runs.items():

@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader_runs FOLDER --workers 0 1 2 --method fork
 
-For each number of workers: seconds until the first batch is there (which starts the workers), seconds a picture from
+For each number of workers: seconds until the first batch is there (which starts the workers), seconds an image from
 then on, and the MB of memory that the workers hold for themselves alone.
 """
 
@@ -27,7 +27,7 @@ class Run(NamedTuple):
     """One start of a loader."""
 
     first_batch: float
-    per_picture: float
+    per_image: float
     worker_mb: float
 
 
@@ -37,7 +37,7 @@ def measured(
     *,
     batches: int,
     repeats: int,
-    pictures: int | None = None,
+    images: int | None = None,
     method: str = "fork",
     side: int = 600,
 ) -> dict[int, Run]:
@@ -46,13 +46,13 @@ def measured(
     Args:
         folder: of `benchmarks.photographs`.
         batches: to be taken each time.
-        pictures: make the index as long as this by repeating it.
+        images: make the index as long as this by repeating it.
         side: what the shorter side is scaled to.
     """
     command = [sys.executable, "-m", "benchmarks.loader_runs", str(folder), "--method", method, "--side", str(side)]
     command += ["--batches", str(batches), "--repeats", str(repeats), "--workers", *map(str, workers)]
-    if pictures is not None:
-        command += ["--pictures", str(pictures)]
+    if images is not None:
+        command += ["--images", str(images)]
     root = Path(__file__).resolve().parent.parent
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout
     return {int(number): Run(*run) for number, run in json.loads(output.splitlines()[-1]).items()}
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--method", choices=multiprocessing.get_all_start_methods(), default="fork")
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pictures", type=int, help="length of the index; as many as there are by default")
+    parser.add_argument("--images", type=int, help="length of the index; as many as there are by default")
     parser.add_argument("--side", type=int, default=600)
     options = parser.parse_args()
 
@@ -85,8 +85,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     multiprocessing.set_start_method(options.method)
     index = load_index(options.folder / "annotations.json", options.folder, name="photographs")
-    if options.pictures is not None:
-        index = index.subset(np.resize(np.arange(len(index)), options.pictures))
+    if options.images is not None:
+        index = index.subset(np.resize(np.arange(len(index)), options.images))
     dataset = DetectionDataset(index, Augmentation((options.side,), 1000, horizontal_flip=0.5))
     plan = BatchPlan(index.aspect_ratios, BATCH, seed=0)
     runs: dict[int, list[Run]] = {number: [] for number in options.workers}

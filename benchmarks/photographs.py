@@ -1,7 +1,7 @@
 """A seed → a folder of JPEGs that cost a decoder what photographs cost, with boxes, in COCO's format.
 
 A photograph holds about as much contrast in each octave of detail, less in the finest, and sharp edges: clouds of noise
-are added up octave by octave, and blobs of plain colour are laid over them. With these constants a picture of 640 × 480
+are added up octave by octave, and blobs of plain colour are laid over them. With these constants an image of 640 × 480
 has the bytes of an average one of COCO's.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from detection.data.index import DatasetIndex, load_index
 
 SIZE = (480, 640)  # height, width; COCO's most frequent
-OBJECTS = 7  # a picture, COCO's average
+OBJECTS = 7  # an image, COCO's average
 JPEG_QUALITY = 89
 _OCTAVE = 16.0  # standard deviation of each octave of detail, in steps of 0–255
 _GRAIN = 7.0  # the same for the finest, single pixels
@@ -25,7 +25,7 @@ _CLASSES = 80
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> DatasetIndex:
-    """Draws `count` pictures of `size` (height, width) into `folder`, with an annotation file, and opens them."""
+    """Draws `count` images of `size` (height, width) into `folder`, with an annotation file, and opens them."""
     random = np.random.default_rng(seed)
     height, width = size
     images: list[dict[str, object]] = []
@@ -48,21 +48,21 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: in
 
 
 def draw(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """One picture, uint8 (H, W, 3)."""
+    """One image, uint8 (H, W, 3)."""
     height, width = size
     grain = random.standard_normal((height, width, 1), dtype=np.float32)
-    picture = random.uniform(80, 170, 3).astype(np.float32) + grain * np.float32(_GRAIN)
+    image = random.uniform(80, 170, 3).astype(np.float32) + grain * np.float32(_GRAIN)
     cells = 2
     while cells < width:
         shape = (max(2, cells * height // width), cells)
         grey, tint = random.normal(0, 1, (*shape, 1)), random.normal(0, 0.3, (*shape, 3))
         clouds = cv2.resize((grey + tint).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-        picture += clouds * np.float32(_OCTAVE)
+        image += clouds * np.float32(_OCTAVE)
         cells *= 2
     for _ in range(_BLOBS):
         center = (random.random(2) * (width, height)).astype(int).tolist()
         axes = (random.uniform(0.02, 0.2, 2) * height).astype(int).tolist()
         mask = np.zeros(size, dtype=np.uint8)
         cv2.ellipse(mask, center, axes, random.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA)
-        picture += mask[:, :, None] * random.normal(0, 40 / 255, 3).astype(np.float32)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        image += mask[:, :, None] * random.normal(0, 40 / 255, 3).astype(np.float32)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

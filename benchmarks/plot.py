@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from detection.files import atomic_write
+from backbones.common.files import atomic_write
 
 Points = Sequence[tuple[float, float]]
 

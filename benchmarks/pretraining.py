@@ -1,9 +1,9 @@
-"""Does a classifier of small pictures help a detector? AP on BCCD started from its weights, beside AP from scratch.
+"""Does a classifier of small images help a detector? AP on BCCD started from its weights, beside AP from scratch.
 
     python tools/train_classifier.py --config configs/cifar/detector_backbone.yaml --data CIFAR
     python -m benchmarks.pretraining --data DIR --classifier runs/cifar10_detector_backbone/classifier.pt
 
-Both sides train the same networks on the same pictures for the same steps, and so for the same time; the classifier's
+Both sides train the same networks on the same images for the same steps, and so for the same time; the classifier's
 own training, which is paid once for all detectors, is not counted. Schedules are shares of the configuration's: where
 time is short, a good start should tell more. For each share and seed in turn: from scratch, then from the classifier.
 

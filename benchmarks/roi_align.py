@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from backbones.common.errors import UserError
 from benchmarks.common import (
     COMPARISON_COLUMNS,
     OURS,
@@ -31,18 +32,17 @@ from benchmarks.common import (
     write_comparison,
 )
 from detection.command_line import run
-from detection.errors import UserError
-from detection.geometry.roi_align import roi_align
+from detection.kernels.roi_align import roi_align
 
 _STRIDE, _SAMPLES = 16, 2
 _TOLERANCE = 1e-4  # of float32 sums of values around 1, over up to 1,000 regions for the gradient
 
 
 class Case(NamedTuple):
-    """`regions` of all `pictures`, pooled into bins × bins from maps (pictures, channels, height, width)."""
+    """`regions` of all `images`, pooled into bins × bins from maps (images, channels, height, width)."""
 
     regions: int
-    pictures: int
+    images: int
     channels: int
     height: int
     width: int
@@ -67,7 +67,7 @@ def main() -> int:
     options = parser.parse_args()
     measured: dict[str, dict[str, Timing]] = {}
     for case in CASES[-1:] if options.quick else CASES:
-        maps = f"{case.pictures} × {case.channels} × {case.height} × {case.width}"
+        maps = f"{case.images} × {case.channels} × {case.height} × {case.width}"
         name = f"{case.regions} regions of {maps}, {case.bins} bins"
         forward, backward = compared(case)
         repeats = 2 if options.quick else options.repeats
@@ -86,13 +86,13 @@ def compared(case: Case) -> tuple[dict[str, Callable[[], object]], dict[str, Cal
         UserError: they do not.
     """
     torch.manual_seed(0)
-    plain = torch.randn(case.pictures, case.channels, case.height, case.width)
+    plain = torch.randn(case.images, case.channels, case.height, case.width)
     features = plain.contiguous(memory_format=torch.channels_last)
     size = torch.tensor([case.width, case.height, case.width, case.height]) * _STRIDE
     corner = torch.rand(case.regions, 2) * 0.8
     far = (corner + 0.03 + torch.rand(case.regions, 2) ** 2).clamp(max=1)  # many small ones, few large
     boxes = torch.cat([corner, far], dim=1) * size
-    image = torch.arange(case.regions) % case.pictures
+    image = torch.arange(case.regions) % case.images
     rois = torch.cat([image[:, None].float(), boxes], dim=1)
     gradient = torch.randn(case.regions, case.channels, case.bins, case.bins)
 

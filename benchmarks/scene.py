@@ -1,6 +1,6 @@
-"""One picture, our two networks and torchvision's detector with the same weights: what the speed benchmarks look at.
+"""One image, our two networks and torchvision's detector with the same weights: what the speed benchmarks look at.
 
-The weights are random, and BN is calibrated on the picture, so that activations keep their size through the network
+The weights are random, and BN is calibrated on the image, so that activations keep their size through the network
 and scores are spread as a trained network's are: nothing is NaN, nothing is tied, and suppression has work to do.
 """
 
@@ -18,12 +18,12 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from backbones.variants import find_variant
 from benchmarks.torchvision_peer import build_peer, copy_heads, torchvision_body
 from detection import config as settings
-from detection.builders import build_fast_rcnn, build_rpn, pair
 from detection.data.batches import Batch, Sample, collate
-from detection.fast_rcnn import FastRCNN
-from detection.faster_rcnn import FasterRCNN
-from detection.recipe import for_inference, placed
-from detection.rpn import RPN
+from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
+from detection.experiment.placement import for_inference, placed
+from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.faster_rcnn import FasterRCNN
+from detection.networks.rpn import RPN
 
 CLASSES = 80
 _OBJECTS = 8
@@ -33,7 +33,7 @@ _OBJECTS = 8
 class Scene:
     """Everything lies on one device and is in evaluation mode.
 
-    batch: one picture with objects and 2,000 proposals, of our RPN; rpn, fast_rcnn: ours, each with its own trunk;
+    batch: one image with objects and 2,000 proposals, of our RPN; rpn, fast_rcnn: ours, each with its own trunk;
     detector: the two as a pair, as `Detector` makes it (`for_inference`); shared: the same with one trunk for both;
     peer: torchvision's, its trunk of the same weights.
     """
@@ -48,7 +48,7 @@ class Scene:
 
 
 def make_scene(config: settings.Config, size: tuple[int, int], device: torch.device, seed: int = 0) -> Scene:
-    """Builds it for a picture of `size` (height, width). The configuration's pretrained weights are not used."""
+    """Builds it for an image of `size` (height, width). The configuration's pretrained weights are not used."""
     torch.manual_seed(seed)
     batch = _batch(size, config.data.size_divisor)
     state = _calibrated(config, batch)
@@ -72,7 +72,7 @@ def make_scene(config: settings.Config, size: tuple[int, int], device: torch.dev
 
 
 class _SharedTrunk(nn.Module):
-    """A trunk of two networks: the second one to ask for a picture's maps is given those of the first."""
+    """A trunk of two networks: the second one to ask for an image's maps is given those of the first."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ class _SharedTrunk(nn.Module):
 
 
 def _batch(size: tuple[int, int], size_divisor: int) -> Batch:
-    """A picture of blotches and grain, with objects."""
+    """An image of blotches and grain, with objects."""
     height, width = size
     blotches = functional.interpolate(torch.rand(1, 3, height // 32 + 2, width // 32 + 2), size, mode="bicubic")[0]
-    picture = (blotches * 220 + torch.rand(3, *size) * 35).clamp(0, 255).to(torch.uint8)
+    image = (blotches * 220 + torch.rand(3, *size) * 35).clamp(0, 255).to(torch.uint8)
     corner = torch.rand(_OBJECTS, 2) * 0.7
     far = corner + 0.05 + torch.rand(_OBJECTS, 2) * (0.95 - corner)
     sample = Sample(
-        image=picture,
+        image=image,
         image_id=1,
         index=0,
         original_size=size,
@@ -109,7 +109,7 @@ def _batch(size: tuple[int, int], size_divisor: int) -> Batch:
 
 
 def _calibrated(config: settings.Config, batch: Batch) -> dict[str, Tensor]:
-    """Weights of a Fast R-CNN whose BN statistics are those of the picture and its objects."""
+    """Weights of a Fast R-CNN whose BN statistics are those of the image and its objects."""
     backbone = dataclasses.replace(config.backbone, norm="batch", freeze=None)
     network = build_fast_rcnn(dataclasses.replace(config, backbone=backbone), CLASSES, pretrained=False).train()
     for module in network.modules():

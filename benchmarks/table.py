@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
 from benchmarks.common import RESULTS, ROOT, markdown
 from detection.command_line import run
-from detection.errors import UserError
-from detection.files import atomic_write
 
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- results: written by `python -m benchmarks.table` -->", "<!-- end of results -->"

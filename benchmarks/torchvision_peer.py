@@ -2,7 +2,7 @@
 
     build_peer(config, trunk, conv5, …)   the detector, on any trunk and conv5
     torchvision_body(variant)             torchvision's own ResNeXt, cut into trunk and conv5
-    as_lists(batch)                       our batch → the lists of pictures and targets that it takes
+    as_lists(batch)                       our batch → the lists of images and targets that it takes
     PeerDetector(peer)                    the detector, called as ours is
 
 Anchors, numbers of proposals and samples, and thresholds come from the configuration. What torchvision does not let
@@ -33,10 +33,10 @@ from backbones import InputFormat, Variant
 from backbones.constants import constant
 from detection import config as settings
 from detection.data.batches import Batch
-from detection.fast_rcnn import Detections, FastRCNN
-from detection.faster_rcnn import to_original
 from detection.geometry.anchors import Anchors
-from detection.rpn import RPN
+from detection.networks.fast_rcnn import Detections, FastRCNN
+from detection.networks.faster_rcnn import to_original
+from detection.networks.rpn import RPN
 
 STRIDE = 16  # of C4
 LEVEL = "c4"
@@ -55,7 +55,7 @@ def build_peer(
     """torchvision's detector.
 
     Args:
-        trunk: pictures (N, 3, H, W) → {"c4": (N, C4, H/16, W/16)}.
+        trunk: images (N, 3, H, W) → {"c4": (N, C4, H/16, W/16)}.
         conv5: pooled regions (R, C4, P, P) → (R, C5, …).
         widths: (C4, C5).
         classes: K, without the background.
@@ -69,7 +69,7 @@ def build_peer(
     if any(fast.box_means):
         raise ValueError("torchvision's box targets have no means; set fast_rcnn.box_means to zeros")
     if input_format.channel_order != "rgb" or input_format.value_range != 1.0:
-        raise ValueError(f"torchvision's detector takes RGB pictures in 0–1, and these weights want {input_format}")
+        raise ValueError(f"torchvision's detector takes RGB images in 0–1, and these weights want {input_format}")
     if same_conventions:
         anchors: AnchorGenerator = _OurAnchors(Anchors([rpn.anchor_sizes], rpn.anchor_ratios, [STRIDE]))
         pooling: MultiScaleRoIAlign = _OurPooling(fast.pooling, fast.pooled_size, fast.sampling_ratio)
@@ -109,7 +109,7 @@ def build_peer(
         list(input_format.std),
         size_divisible=config.data.size_divisor,
     )
-    # In pixels of the network's input; ours are in the original picture's, so the two are equal for unresized pictures.
+    # In pixels of the network's input; ours are in the original image's, so the two are equal for unresized images.
     peer.rpn.min_size = max(test.min_side, peer.rpn.min_size)
     return peer
 
@@ -140,16 +140,16 @@ def copy_heads(rpn: RPN, fast_rcnn: FastRCNN, peer: FasterRCNN) -> None:
 
 
 def as_lists(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """A batch as torchvision takes it: float pictures (3, h, w) in 0–1 without padding, and their targets."""
+    """A batch as torchvision takes it: float images (3, h, w) in 0–1 without padding, and their targets."""
     targets = []
     for boxes, labels, crowds in zip(batch.boxes, batch.labels, batch.crowds, strict=True):
         is_target = (labels > 0) & ~crowds
         targets.append({"boxes": boxes[is_target], "labels": labels[is_target]})
-    return pictures(batch.images, batch.sizes), targets
+    return as_floats(batch.images, batch.sizes), targets
 
 
-def pictures(images: Tensor, sizes: Tensor) -> list[Tensor]:
-    """uint8 pictures (N, 3, H, W) of sizes (N, 2) → float pictures (3, h, w) in 0–1."""
+def as_floats(images: Tensor, sizes: Tensor) -> list[Tensor]:
+    """uint8 images (N, 3, H, W) of sizes (N, 2) → float images (3, h, w) in 0–1."""
     return [
         image[:, :height, :width].float().div_(255)
         for image, (height, width) in zip(images, sizes.tolist(), strict=True)
@@ -157,15 +157,15 @@ def pictures(images: Tensor, sizes: Tensor) -> list[Tensor]:
 
 
 class PeerDetector(nn.Module):
-    """torchvision's detector, called and answering as `detection.faster_rcnn.FasterRCNN` does."""
+    """torchvision's detector, called and answering as `detection.networks.faster_rcnn.FasterRCNN` does."""
 
     def __init__(self, peer: FasterRCNN) -> None:
         super().__init__()
         self.peer = peer
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
-        """Detections of each uint8 picture (N, 3, H, W), in pixels of the original picture."""
-        found = self.peer(pictures(images, sizes))
+        """Detections of each uint8 image (N, 3, H, W), in pixels of the original image."""
+        found = self.peer(as_floats(images, sizes))
         return [
             Detections(
                 to_original(one["boxes"][None], sizes[i : i + 1], original_sizes[i : i + 1])[0],

@@ -1,7 +1,7 @@
 """Object detection with an RPN and a Fast R-CNN that are trained apart and share no features.
 
 from detection import Detector
-Detector.load("detector.pt")("picture.jpg")
+Detector.load("detector.pt")("image.jpg")
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detection.detector import Detector, PictureDetections
+    from detection.detector import Detector, ImageDetections
 
-__all__ = ["Detector", "PictureDetections"]
+__all__ = ["Detector", "ImageDetections"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbones.common.errors import UserError
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config
-from detection.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds, which --help need not
     import torch
@@ -75,7 +75,7 @@ def add_config_arguments(
     *,
     config: bool = True,
     output: str = "folder of the run (output); runs/<name> by default",
-    default: str = "the demo (configs/demo.yaml), which draws its own pictures",
+    default: str = "the demo (configs/demo.yaml), which draws its own images",
     example: str = "rpn.training.steps=1000",
 ) -> None:
     """--config, --data, --output and key=value, which `read_config` turns into a configuration."""
@@ -101,7 +101,7 @@ def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything (the demo's pictures and named weights are got where missing), measure a few steps, "
+        help="build everything (the demo's images and named weights are got where missing), measure a few steps, "
         "print the plan; nothing is written into the run's folder",
     )
     arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")

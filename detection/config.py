@@ -4,7 +4,7 @@ A YAML file states it (`configs/`), `key.sub=value` on the command line changes 
 both. A value left out takes the default below; the
 defaults are the paper's ("Aggregated Residual Transformations", appendix B, and py-faster-rcnn's COCO settings, which
 it follows otherwise).
-Networks never see these objects: `detection/builders.py` hands them plain numbers.
+Networks never see these objects: `detection/experiment/builders.py` hands them plain numbers.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ def within(default: Any, low: float | None = None, high: float | None = None) ->
 
 @dataclass(frozen=True)
 class Split:
-    """One set of pictures with their annotations."""
+    """One set of images with their annotations."""
 
     name: str = "train"  # shows in reports and file names; for `data.layout: coco` it says which of COCO's splits
     annotations: str | None = None  # COCO-format JSON, relative to data.root; for `data.layout: files`
     images: str | None = None  # folder that the annotations' file names are relative to, relative to data.root
-    limit: int | None = within(None, 1)  # only the first so many pictures, to try things out
+    limit: int | None = within(None, 1)  # only the first so many images, to try things out
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the pictures are, and how they reach the networks."""
+    """Where the images are, and how they reach the networks."""
 
     root: str = "data"
     # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo:
@@ -38,9 +38,9 @@ class Data:
     layout: Literal["files", "coco", "demo"] = "files"
     train: Split = Split("train")
     test: Split = Split("test")
-    keep_empty: bool = False  # train on pictures without objects too
-    skip_unreadable: bool = False  # training: another picture stands in for a damaged one; false: it stops the run
-    # Training: the shorter side is scaled to one of these, drawn for each picture …
+    keep_empty: bool = False  # train on images without objects too
+    skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
+    # Training: the shorter side is scaled to one of these, drawn for each image …
     shorter_sides: tuple[int, ...] = within((600,), 1)
     longer_side: int = within(1000, 1)  # … unless the longer side would exceed this
     test_shorter_side: int = within(600, 1)
@@ -49,7 +49,7 @@ class Data:
     vertical_flip: float = within(0.0, 0, 1)
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
     albumentations: tuple[dict[str, Any], ...] = ()
-    group_by_aspect: bool = True  # batches hold either upright or lying pictures: less padding
+    group_by_aspect: bool = True  # batches hold either upright or lying images: less padding
     size_divisor: int = within(32, 1)  # padded sides are multiples of this
 
 
@@ -76,8 +76,8 @@ class Training:
     """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the
     work."""
 
-    global_batch: int = within(16, 1)  # pictures a step, over all devices
-    # Pictures that one device holds at once; the rest of its share is accumulated.
+    global_batch: int = within(16, 1)  # images a step, over all devices
+    # Images that one device holds at once; the rest of its share is accumulated.
     images_per_device: int = within(2, 1)
     learning_rate: float = within(0.02, 0)
     # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it
@@ -110,7 +110,7 @@ class ProposalLimits:
     before_nms: int | None = within(6000, 1)  # best anchors that go into NMS, a level; null: all
     after_nms: int = within(300, 1)
     nms_iou: float = within(0.7, 0, 1)
-    min_side: float = within(16.0, 0)  # in pixels of the original picture
+    min_side: float = within(16.0, 0)  # in pixels of the original image
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class RPN:
     negative_iou: float = within(0.3, 0, 1)
     samples: int = within(256, 1)
     positive_share: float = within(0.5, 0, 1)
-    allowed_border: float | None = within(0.0, 0)  # null: anchors that cross the picture's border learn too
+    allowed_border: float | None = within(0.0, 0)  # null: anchors that cross the image's border learn too
     smooth_l1_beta: float = within(1 / 9, 1e-9)  # σ = 3
     crowd_overlap: float | None = within(None, 0, 1)
     # What the Fast R-CNN learns from.
@@ -153,7 +153,7 @@ class FastRCNN:
     crowd_overlap: float | None = within(0.7, 0, 1)
     min_score: float = within(0.05, 0, 1)
     nms_iou: float = within(0.3, 0, 1)
-    detections: int = within(100, 1)  # at most so many a picture
+    detections: int = within(100, 1)  # at most so many an image
     training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
 
 
@@ -168,8 +168,8 @@ class Runtime:
     compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
-    workers: int = within(2, 0)  # processes that read pictures, for each device
-    test_batch: int = within(1, 1)  # pictures at once when proposing and evaluating
+    workers: int = within(2, 0)  # processes that read images, for each device
+    test_batch: int = within(1, 1)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
     tensorboard: bool = True
     timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import yaml
 
+from backbones.common.errors import UserError
 from detection.config import Config
-from detection.errors import UserError
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""A trained detector as one object: pictures in, detections out.
+"""A trained detector as one object: images in, detections out.
 
     from detection import Detector
 
@@ -7,7 +7,7 @@
     for box, score, name in zip(found.boxes, found.scores, found.names):
         print(name, score, box)
 
-Shapes: D detections, H × W picture.
+Shapes: D detections, H × W image.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detection.builders import pair
+from backbones.common.errors import UserError
 from detection.config_file import change_config
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample, collate, padded_size
-from detection.data.pictures import read_picture
-from detection.errors import UserError
-from detection.faster_rcnn import FasterRCNN
-from detection.model_files import Categories, load_trained
-from detection.recipe import for_inference
-from detection.splits import test_augmentation
+from detection.data.images import read_image
+from detection.experiment.builders import pair
+from detection.experiment.datasets import test_augmentation
+from detection.experiment.model_files import Categories, load_trained
+from detection.experiment.placement import for_inference
+from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
 from detection.training.memory import memory_explained
 
-Picture: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
+ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
 
 _ACCEPTED = (
     "a path, an array uint8 (H, W, 3) in RGB order with values 0–255, a tensor uint8 (3, H, W) of the like, or a "
@@ -45,17 +45,17 @@ _ACCEPTED = (
 )
 
 _LESS_MEMORY = (
-    "Lower batch_size; or the size that pictures are brought to (Detector.load with changes=["
+    "Lower batch_size; or the size that images are brought to (Detector.load with changes=["
     '"data.test_shorter_side=…", "data.test_longer_side=…"]); or load the detector on another device.'
 )
 
 
 @dataclass(frozen=True)
-class PictureDetections:
-    """What was found in one picture, in descending order of score.
+class ImageDetections:
+    """What was found in one image, in descending order of score.
 
     Attributes:
-        boxes: float32 (D, 4), `(x0, y0, x1, y1)` in pixels of the picture, half-open.
+        boxes: float32 (D, 4), `(x0, y0, x1, y1)` in pixels of the image, half-open.
         scores: float32 (D,) in 0–1.
         labels: int64 (D,) in 1..K.
         names: D class names.
@@ -71,21 +71,21 @@ class PictureDetections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, score: float) -> PictureDetections:
+    def above(self, score: float) -> ImageDetections:
         """Those that score at least `score`."""
         count = int((self.scores >= score).sum())
-        return PictureDetections(
+        return ImageDetections(
             self.boxes[:count], self.scores[:count], self.labels[:count], self.names[:count], self.category_ids[:count]
         )
 
 
 class Detector:
-    """Both networks, ready to look at pictures. It keeps nothing between calls and may be called from several threads.
+    """Both networks, ready to look at images. It keeps nothing between calls and may be called from several threads.
 
     Args:
         network: the pair, on its device.
         categories: the classes.
-        resize: how a picture is brought to the size that the networks were trained at.
+        resize: how an image is brought to the size that the networks were trained at.
         size_divisor: padded sides are multiples of this.
     """
 
@@ -123,31 +123,31 @@ class Detector:
         """Where the networks lie."""
         return next(self.network.parameters()).device
 
-    def __call__(self, pictures: Any, *, batch_size: int = 1) -> Any:
-        """Detections in one picture, or in each of several.
+    def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
+        """Detections in one image, or in each of several.
 
         Args:
-            pictures: a path; an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); a
+            images: a path; an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); a
                 tensor uint8 (3, H, W); a Pillow image, as it stands (whoever opened a photograph applies its EXIF
                 orientation by `ImageOps.exif_transpose`). Or several of them: a sequence, an array (N, H, W, 3), or a
                 tensor (N, 3, H, W).
-            batch_size: how many of several pictures the networks look at at once, if they come to one padded size;
+            batch_size: how many of several images the networks look at at once, if they come to one padded size;
                 others would pad each other, and change what is found near their edges.
 
         Returns:
-            A `PictureDetections` for one picture, a list of them for several.
+            An `ImageDetections` for one image, a list of them for several.
 
         Raises:
-            UserError: a picture cannot be read, or is none of these; the memory does not suffice.
+            UserError: an image cannot be read, or is none of these; the memory does not suffice.
         """
-        arrays = isinstance(pictures, (np.ndarray, torch.Tensor))
-        if isinstance(pictures, (str, os.PathLike, Image.Image)) or (arrays and pictures.ndim not in (1, 4)):
-            return self._detect([self._sample(pictures, 0)])[0]
-        if not isinstance(pictures, Iterable):
-            raise _not_accepted(pictures)
-        found: list[PictureDetections] = []
+        arrays = isinstance(images, (np.ndarray, torch.Tensor))
+        if isinstance(images, (str, os.PathLike, Image.Image)) or (arrays and images.ndim not in (1, 4)):
+            return self._detect([self._sample(images, 0)])[0]
+        if not isinstance(images, Iterable):
+            raise _not_accepted(images)
+        found: list[ImageDetections] = []
         waiting: list[Sample] = []
-        for sample in map(self._sample, pictures, itertools.count()):
+        for sample in map(self._sample, images, itertools.count()):
             if waiting and (len(waiting) >= batch_size or self._padded(sample) != self._padded(waiting[0])):
                 found += self._detect(waiting)
                 waiting = []
@@ -155,7 +155,7 @@ class Detector:
         return found + (self._detect(waiting) if waiting else [])
 
     @torch.inference_mode()
-    def _detect(self, samples: Sequence[Sample]) -> list[PictureDetections]:
+    def _detect(self, samples: Sequence[Sample]) -> list[ImageDetections]:
         batch = collate(samples, self._size_divisor)
         with memory_explained(batch, _LESS_MEMORY, "numbers in the call, from 0:"):
             batch = batch.to(self.device)
@@ -169,10 +169,10 @@ class Detector:
         height, width = sample.image.shape[1:]
         return padded_size((height, width), self._size_divisor)
 
-    def _sample(self, picture: Picture, number: int) -> Sample:
-        array = _as_array(picture)
+    def _sample(self, image: ImageLike, number: int) -> Sample:
+        array = _as_array(image)
         nothing = np.zeros((0, 4), dtype=np.float32)
-        resized = self._resize(array, nothing, None, seed=0).picture
+        resized = self._resize(array, nothing, None, seed=0).image
         return Sample(
             image=torch.from_numpy(resized).permute(2, 0, 1),
             image_id=number,
@@ -185,11 +185,9 @@ class Detector:
             seed=0,
         )
 
-    def _named(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> PictureDetections:
+    def _named(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
         names = [self.categories.name(label) for label in labels.tolist()]
-        return PictureDetections(
-            boxes, scores, labels, names, np.array(self.categories.ids, dtype=np.int64)[labels - 1]
-        )
+        return ImageDetections(boxes, scores, labels, names, np.array(self.categories.ids, dtype=np.int64)[labels - 1])
 
 
 def _choose_device(name: str) -> torch.device:
@@ -202,23 +200,23 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _as_array(picture: Picture) -> np.ndarray:
-    """One picture, whatever holds it, as uint8 (H, W, 3) RGB."""
-    if isinstance(picture, (str, os.PathLike)):
-        return read_picture(Path(picture))
-    if isinstance(picture, Image.Image):
-        return _pixels(picture)
-    if isinstance(picture, torch.Tensor) and picture.dtype == torch.uint8 and picture.shape[:-2] == (3,):
-        picture = picture.cpu().permute(1, 2, 0).numpy()
-    if not isinstance(picture, np.ndarray):
-        raise _not_accepted(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-        raise _not_accepted(picture)
-    return np.require(picture, requirements=["C", "W"])  # torch warns of arrays that are read-only
+def _as_array(image: ImageLike) -> np.ndarray:
+    """One image, whatever holds it, as uint8 (H, W, 3) RGB."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _pixels(image)
+    if isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
+        image = image.cpu().permute(1, 2, 0).numpy()
+    if not isinstance(image, np.ndarray):
+        raise _not_accepted(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise _not_accepted(image)
+    return np.require(image, requirements=["C", "W"])  # torch warns of arrays that are read-only
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """A Pillow image's, with what shines through it laid over white, as `read_picture` does."""
+    """A Pillow image's, with what shines through it laid over white, as `read_image` does."""
     if image.mode[0] in "IF" or 0 in image.size:
         raise _not_accepted(image)
     if image.has_transparency_data:
@@ -227,11 +225,11 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _not_accepted(picture: Any) -> UserError:
-    if isinstance(picture, (np.ndarray, torch.Tensor)):
-        found = f"{picture.dtype} {tuple(picture.shape)}"
-    elif isinstance(picture, Image.Image):
-        found = f"a Pillow image of mode {picture.mode} and size {picture.size}"
+def _not_accepted(image: Any) -> UserError:
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        found = f"{image.dtype} {tuple(image.shape)}"
+    elif isinstance(image, Image.Image):
+        found = f"a Pillow image of mode {image.mode} and size {image.size}"
     else:
-        found = f"{type(picture).__name__}"
-    return UserError(f"a picture is {_ACCEPTED}; not {found}")
+        found = f"{type(image).__name__}"
+    return UserError(f"an image is {_ACCEPTED}; not {found}")

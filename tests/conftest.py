@@ -21,9 +21,9 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real pictures and annotations kept beside the repository (`../shared/data`); tests that need them skip where they
+    """Real images and annotations kept beside the repository (`../shared/data`); tests that need them skip where they
     are missing."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"REAL DATA MISSING: {folder} is not there, so nothing was tried on real pictures")
+        pytest.skip(f"REAL DATA MISSING: {folder} is not there, so nothing was tried on real images")
     return folder

@@ -28,23 +28,23 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no fi
 from hypothesis import strategies as st  # noqa: E402
 
 from backbones.classification.cifar_archives import read_archive  # noqa: E402
-from backbones.formats import read_checkpoint, restricted_pickle, torch7  # noqa: E402
-from detection.classifier.evaluate import read_class_list  # noqa: E402
-from detection.coco.archives import unpack  # noqa: E402
-from detection.coco.splits import TRAIN2014, VAL2014, VAL2017, build_splits  # noqa: E402
+from backbones.common.errors import UserError  # noqa: E402
+from backbones.weights.formats import read_checkpoint, restricted_pickle, torch7  # noqa: E402
+from detection.classifier.top_errors import read_class_list  # noqa: E402
 from detection.config import Config  # noqa: E402
 from detection.config_file import config_to_yaml, load_config  # noqa: E402
+from detection.data.coco.archives import unpack  # noqa: E402
+from detection.data.coco.derived_splits import TRAIN2014, VAL2014, VAL2017, build_splits  # noqa: E402
+from detection.data.images import read_image  # noqa: E402
 from detection.data.index import load_index  # noqa: E402
-from detection.data.pictures import read_picture  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
 from detection.data.proposal_writer import ProposalWriter  # noqa: E402
-from detection.errors import UserError  # noqa: E402
 from detection.evaluation.average_precision import average_precision  # noqa: E402
-from detection.evaluation.report import read_curves  # noqa: E402
+from detection.report.page import read_curves  # noqa: E402
 from detection.training.artifacts import FORMAT, VERSION, load_artifact  # noqa: E402
 from detection.training.logging import TrainingLog  # noqa: E402
-from tests.backbones.formats.test_restricted_pickle import python2_pickle, sample  # noqa: E402
-from tests.backbones.formats.test_torch7 import Torch7Writer, lua_norm, sequential  # noqa: E402
+from tests.backbones.weights.formats.test_restricted_pickle import python2_pickle, sample  # noqa: E402
+from tests.backbones.weights.formats.test_torch7 import Torch7Writer, lua_norm, sequential  # noqa: E402
 from tests.detection.training.test_artifacts import sealed  # noqa: E402
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -82,7 +82,7 @@ def safetensors_file() -> bytes:
     return save(STATE)
 
 
-def picture_file(kind: str, **options: object) -> bytes:
+def image_file(kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(SCENE).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -198,10 +198,10 @@ TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] 
     "proposal store": (None, read_store),
     "zip": (zip_file, unpack_all),
     **{
-        kind: (lambda kind=kind: picture_file(kind), read_picture)  # type: ignore[misc]
+        kind: (lambda kind=kind: image_file(kind), read_image)  # type: ignore[misc]
         for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
     },
-    "progressive JPEG": (lambda: picture_file("JPEG", progressive=True), read_picture),
+    "progressive JPEG": (lambda: image_file("JPEG", progressive=True), read_image),
 }
 
 

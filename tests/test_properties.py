@@ -20,11 +20,11 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no la
 
 from hypothesis import strategies as st  # noqa: E402
 
+from backbones.common.errors import UserError  # noqa: E402
 from detection.config import Config  # noqa: E402
 from detection.config_file import change_config, config_to_dict, config_to_yaml, load_config, parse_yaml  # noqa: E402
 from detection.data.augmentation import flip_boxes  # noqa: E402
 from detection.data.index import load_index  # noqa: E402
-from detection.errors import UserError  # noqa: E402
 from detection.geometry import boxes as box_ops  # noqa: E402
 from detection.geometry.coding import BoxCoder  # noqa: E402
 from detection.geometry.matching import match  # noqa: E402
@@ -112,7 +112,7 @@ def test_matching_does_not_depend_on_the_order(
 @bounded
 @hypothesis.given(boxes=box_lists(), horizontal=st.booleans(), vertical=st.booleans())
 def test_a_flip_undoes_itself_and_keeps_sizes(boxes: torch.Tensor, horizontal: bool, vertical: bool) -> None:
-    size = (1024, 1024)  # a power of two: subtracting from it and back loses no digit that a picture's scale has
+    size = (1024, 1024)  # a power of two: subtracting from it and back loses no digit that an image's scale has
     rows = np.round(boxes.numpy() * 16) / 16
     flipped = flip_boxes(rows, size, horizontal, vertical)
     assert np.array_equal(flipped[:, 2:] - flipped[:, :2], rows[:, 2:] - rows[:, :2])

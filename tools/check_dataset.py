@@ -1,4 +1,4 @@
-"""Checks a data set before a long run: annotations, and every picture; changes nothing."""
+"""Checks a data set before a long run: annotations, and every image; changes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml data.root=/other/disk
 
 All findings of a split are told at once, with counts and first examples: first what the tools refuse, then what they
-repair (they never change your files). Pictures are decoded, which takes minutes for a hundred thousand. The exit status
+repair (they never change your files). Images are decoded, which takes minutes for a hundred thousand. The exit status
 is 1 if something is refused."""
 
 
@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(options_parser, output="not used")
     config = read_config(options_parser.parse_intermixed_args(arguments))
 
-    from detection.errors import UserError
-    from detection.splits import check_split
+    from backbones.common.errors import UserError
+    from detection.experiment.datasets import check_split
 
     refused = False
     for which in ("train", "test"):
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         found = index.findings.summary()
         print(
-            f"data.{which}: {index.annotation_file}: {len(index)} pictures, {len(index.boxes)} objects, "
+            f"data.{which}: {index.annotation_file}: {len(index)} images, {len(index.boxes)} objects, "
             f"{len(index.category_ids)} classes; " + (f"repaired:\n{found}" if found else "nothing to repair")
         )
     return int(refused)

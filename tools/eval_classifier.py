@@ -1,4 +1,4 @@
-"""Measures a classifier: top-1 and top-5 error, over one crop, ten, or whole pictures at several sizes."""
+"""Measures a classifier: top-1 and top-5 error, over one crop, ten, or whole images at several sizes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ EPILOG = """examples:
   python tools/eval_classifier.py --weights runs/cifar10_small/classifier.pt
       the single crop that the classifier's configuration tests on
   python tools/eval_classifier.py --weights … --data /path/to/imagenet --size 320
-      a single crop of 320, of pictures enlarged in the same proportion as for the configured crop
+      a single crop of 320, of images enlarged in the same proportion as for the configured crop
   python tools/eval_classifier.py --weights … --crops ten
       ten crops: corners and centre, each mirrored too
   python tools/eval_classifier.py --weights … --crops whole --scales 224 256 384 480 640
-      fully-convolutional: whole pictures and their mirror images, averaged over positions and scales
+      fully-convolutional: whole images and their mirror images, averaged over positions and scales
   python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet
-      a network of 5,000 classes on pictures of 1,000 of them, 5K-way
+      a network of 5,000 classes on images of 1,000 of them, 5K-way
   python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet --classes 1k.txt
       the same, 1K-way: it chooses among the classes that the file names, one a line
   python tools/eval_classifier.py --network resnext50_32x4d --weights torchvision/IMAGENET1K_V1 --data /path/to/imagenet
-      public weights, or anybody's file of them, on the pictures of val/<class>/; where their source measures so,
+      public weights, or anybody's file of them, on the images of val/<class>/; where their source measures so,
       --size 288 --scales 304 data.interpolation=bicubic, say
   torchrun --nproc-per-node 8 tools/eval_classifier.py --weights …
       on eight GPUs; the figures are the same
@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options_parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (data.test_size)")
     options_parser.add_argument(
-        "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of a picture is looked at"
+        "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of an image is looked at"
     )
     options_parser.add_argument(
         "--scales",
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="shorter sides that pictures are resized to, in turn (data.test_resize)",
+        help="shorter sides that images are resized to, in turn (data.test_resize)",
     )
     options_parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes to choose among")
     add_config_arguments(
@@ -62,13 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = options_parser.parse_intermixed_args(arguments)
 
+    from backbones.common.errors import UserError
+    from detection.classifier.classifier_file import load_classifier
     from detection.classifier.config import ClassifierConfig
-    from detection.classifier.evaluate import measure, read_class_list
-    from detection.classifier.model_file import load_classifier
+    from detection.classifier.image_input import views_for_test
     from detection.classifier.public_weights import with_public_weights
-    from detection.classifier.splits import views_for_test
+    from detection.classifier.top_errors import measure, read_class_list
     from detection.config_file import change_config
-    from detection.errors import UserError
     from detection.training.distributed import is_main, process_group
 
     if options.network is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
+from backbones.common.errors import UserError
 from detection.command_line import add_config_arguments, overrides, parser, run
-from detection.errors import UserError
 
 EPILOG = """examples:
   python tools/eval_coco.py --weights runs/demo/detector.pt
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
     options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
     options_parser.add_argument(
-        "--pictures", type=_count, metavar="N", help="pictures that the report of AP shows (default: 12)"
+        "--images", type=_count, metavar="N", help="images that the report of AP shows (default: 12)"
     )
     options_parser.add_argument(
         "--backend", choices=("arrays", "pycocotools"),
@@ -50,16 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
 
         if options.annotations is None:
             raise UserError("--results needs --annotations FILE, the ground truth")
-        _refuse_idle(options, "the AP of a results file", ("pictures", "data", "output"), ("",))
+        _refuse_idle(options, "the AP of a results file", ("images", "data", "output"), ("",))
         print(average_precision(options.annotations, options.results, backend=options.backend or "arrays").table())
         return 0
     _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
 
-    from detection import evaluate
     from detection.config_file import change_config, config_from_dict
     from detection.data.proposal_store import ProposalStore
-    from detection.model_files import load_trained
-    from detection.splits import split_of_pictures
+    from detection.experiment import evaluate
+    from detection.experiment.datasets import split_of_images
+    from detection.experiment.model_files import load_trained
     from detection.training.distributed import is_main, process_group
     from detection.training.run_lock import run_lock
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.proposals is not None:
         store = ProposalStore.open(file)
         _refuse_idle(
-            options, "the recall of stored proposals", ("pictures", "backend"), ("backbone.", "rpn.", "fast_rcnn.")
+            options, "the recall of stored proposals", ("images", "backend"), ("backbone.", "rpn.", "fast_rcnn.")
         )
         if "config" not in store.metadata:
             raise UserError(
@@ -80,20 +80,20 @@ def main(arguments: list[str] | None = None) -> int:
         config = change_config(trained.config, overrides(options))
         if trained.fast_rcnn is None:
             _refuse_idle(
-                options, "the recall of an RPN, which is measured at up to 2,000 proposals a picture",
-                ("pictures", "backend"),
+                options, "the recall of an RPN, which is measured at up to 2,000 proposals an image",
+                ("images", "backend"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:
-            table = evaluate.evaluate_store(config, store, split_of_pictures(config.data, store), folder).table()
+            table = evaluate.evaluate_store(config, store, split_of_images(config.data, store), folder).table()
         elif trained.fast_rcnn is None:
             table = evaluate.evaluate_rpn(config, trained, device, folder).table()
         else:
-            pictures = 12 if options.pictures is None else options.pictures
+            images = 12 if options.images is None else options.images
             table = evaluate.evaluate_detector(
-                config, trained, device, folder, pictures=pictures, backend=options.backend or "arrays"
+                config, trained, device, folder, images=images, backend=options.backend or "arrays"
             ).table()
         if is_main():
             print(table)

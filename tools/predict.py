@@ -1,4 +1,4 @@
-"""Finds objects in pictures: annotated pictures and one JSON file."""
+"""Finds objects in images: annotated images and one JSON file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from detection.command_line import parser, run
 
 EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
-  python tools/predict.py --weights detector.pt pictures/ more/*.png --output found --min-score 0.7
+  python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
 
-detections.json holds a list, one entry a picture: {"file": …, "width": …, "height": …, "detections":
+detections.json holds a list, one entry an image: {"file": …, "width": …, "height": …, "detections":
 [{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …]}, boxes in pixels. It lists every detection;
-the pictures show those of --min-score and above. A picture that cannot be read is named, and has "error" in place of
+the images show those of --min-score and above. An image that cannot be read is named, and has "error" in place of
 "detections"; so have those that were not reached when the tool was stopped.
 
-The pictures looked at are never overwritten, nor is any other in a folder that has no detections.json yet."""
+The images looked at are never overwritten, nor is any other in a folder that has no detections.json yet."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
-    options_parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="pictures, or folders of them")
+    options_parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images, or folders of them")
     options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="detector.pt")
     options_parser.add_argument(
         "--output", type=Path, default=Path("predictions"), metavar="DIR", help="where to write (default: predictions)"
@@ -39,13 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_args(arguments)
 
     from detection.detector import Detector
-    from detection.predict import predict
+    from detection.experiment.predict import predict
 
     detector = Detector.load(options.weights, options.device)
     summary = predict(detector, options.paths, options.output, min_score=options.min_score)
     unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
     detections = f"{summary.detections} detections of score {options.min_score:g} and above"
-    print(f"{summary.pictures} pictures{unreadable}, {detections}")
+    print(f"{summary.images} images{unreadable}, {detections}")
     print(f"written: {options.output}")
     return 1 if summary.unreadable else 0
 

@@ -16,8 +16,8 @@ layouts:
 
 Archives that lie in the folder or in its archives/ already are used and left there.
 
-The annotations are licensed CC BY 4.0. COCO does not own the copyright of the pictures: their use must abide by the
-Flickr terms of use (https://www.flickr.com/creativecommons/), each picture under the licence named in the annotations.
+The annotations are licensed CC BY 4.0. COCO does not own the copyright of the images: their use must abide by the
+Flickr terms of use (https://www.flickr.com/creativecommons/), each image under the licence named in the annotations.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from backbones.download_progress import in_bytes
-from detection.coco.parts import BASE_URL, LAYOUTS, Part
-from detection.coco.prepare import carry_out, check_disk, free_disk_space, make_plan
-from detection.coco.splits import OFFICIAL_COUNTS, Counts
+from backbones.common.errors import UserError
+from backbones.common.progress import in_bytes
 from detection.command_line import run
-from detection.errors import UserError
+from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts
+from detection.data.coco.parts import BASE_URL, LAYOUTS, Part
+from detection.data.coco.prepare import carry_out, check_disk, free_disk_space, make_plan
 
 
 def main(
@@ -48,7 +48,7 @@ def main(
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO's folder, made if need be")
     parser.add_argument("--layout", choices=("auto", "2017", "2014"), default="auto", help="default: auto")
-    parser.add_argument("--only", choices=("annotations",), help="leave the pictures out")
+    parser.add_argument("--only", choices=("annotations",), help="leave the images out")
     parser.add_argument("--keep-archives", action="store_true", help="move the zip files to archives/, delete none")
     parser.add_argument("--base-url", default=BASE_URL, metavar="URL", help=f"a mirror (default: {BASE_URL})")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")

@@ -17,7 +17,7 @@ EPILOG = """examples:
   torchrun --nproc-per-node 8 tools/propose.py --weights …
       on eight GPUs
 
-The file follows the safetensors layout: image_ids, offsets, boxes (x0, y0, x1, y1 in pixels of the original picture),
+The file follows the safetensors layout: image_ids, offsets, boxes (x0, y0, x1, y1 in pixels of the original image),
 scores. A run that was stopped is taken up where it was."""
 
 
@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(options_parser, config=False)
     options = options_parser.parse_intermixed_args(arguments)
 
-    from detection import proposing
     from detection.config_file import change_config
-    from detection.model_files import load_trained
+    from detection.experiment import proposing
+    from detection.experiment.model_files import load_trained
     from detection.training.distributed import is_main, process_group
 
     config = change_config(load_trained(options.weights, "rpn", "detector").config, overrides(options))

@@ -1,4 +1,4 @@
-"""Trains a ResNeXt to classify pictures; leaves <output>/classifier.pt, for backbone.weights."""
+"""Trains a ResNeXt to classify images; leaves <output>/classifier.pt, for backbone.weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detection.command_line import (
 DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
 EPILOG = """examples:
   python tools/train_classifier.py --data /path/to/cifar10
-      a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder holds CIFAR's archive, unpacked, or its pictures in
+      a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder holds CIFAR's archive, unpacked, or its images in
       train/<class>/ and test/<class>/
   python tools/train_classifier.py --config configs/imagenet/resnext50_32x4d.yaml --data /path/to/imagenet
       the paper's recipe on ImageNet, or on any folder with train/<class>/ and val/<class>/
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection.classifier import plan, stage
+    from detection.classifier import dry_run as plan
+    from detection.classifier import stage
 
     return plan_or_train(
         options,

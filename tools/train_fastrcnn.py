@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection import plan, stages
+    from detection.experiment import dry_run as plan
+    from detection.experiment import stages
 
     files = {"rpn_file": options.rpn, "proposals_file": options.proposals}
     return plan_or_train(

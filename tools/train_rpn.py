@@ -19,7 +19,7 @@ from detection.command_line import (
 
 EPILOG = """examples:
   python tools/train_rpn.py
-      the demo: draws its own pictures and trains on them, in minutes on a CPU
+      the demo: draws its own images and trains on them, in minutes on a CPU
   python tools/train_rpn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
       the paper's RPN; one GPU accumulates what eight would do at once
   torchrun --nproc-per-node 8 tools/train_rpn.py --config … --data …
@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection import plan, stages
+    from detection.experiment import dry_run as plan
+    from detection.experiment import stages
 
     return plan_or_train(
         options,

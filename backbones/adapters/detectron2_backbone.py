@@ -42,7 +42,7 @@ except ImportError as error:
         f"{__name__} needs detectron2 ({error}): pip install 'git+https://github.com/facebookresearch/detectron2.git'"
     ) from error
 
-from ..errors import UserError
+from ..common.errors import UserError
 from ..factory import create_backbone
 from ..input_format import InputFormat
 from .host_input import HostInput

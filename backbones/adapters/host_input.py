@@ -2,7 +2,7 @@
 
     images (N, C, H, W), normalised as the host does it → the same pixels, normalised for the weights
 
-Hosts normalise pictures themselves, most of them for ImageNet's mean and standard deviation in RGB, whatever weights
+Hosts normalise images themselves, most of them for ImageNet's mean and standard deviation in RGB, whatever weights
 the backbone has. Where the two conventions differ (Detectron's weights take BGR of 0–255), the difference is one flip
 of the channels and one multiply-add a value. It is made here, so that no setting of the host has to be remembered.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import UserError
 from ..constants import constant
-from ..errors import UserError
 from ..input_format import IMAGENET, InputFormat
 
 ZERO_TO_ONE = InputFormat("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

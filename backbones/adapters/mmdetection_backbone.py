@@ -43,7 +43,7 @@ except ImportError as error:
         f"{__name__} needs MMDetection 3 ({error}): pip install -U openmim && mim install mmengine mmcv mmdet"
     ) from error
 
-from ..errors import UserError
+from ..common.errors import UserError
 from ..factory import create_backbone
 from ..input_format import InputFormat
 from ..variants import find_variant

@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{__name__} needs torchvision ({error}): pip install torchvision") from error
 
-from ..errors import UserError
+from ..common.errors import UserError
 from ..factory import create_backbone
 from ..input_format import InputFormat
 from ..variants import find_variant

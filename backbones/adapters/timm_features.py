@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{__name__} needs timm ({error}): pip install timm") from error
 
-from ..errors import UserError
+from ..common.errors import UserError
 from ..factory import create_backbone
 from ..input_format import InputFormat
 from ..variants import Variant, find_variant
@@ -42,7 +42,7 @@ class TimmFeatures(FeatureListNet):
 
     Attributes:
         feature_info: timm's FeatureInfo: channels (num_chs), reduction and module of each map.
-        pretrained_cfg: the mean and standard deviation that `timm.data` normalises pictures by.
+        pretrained_cfg: the mean and standard deviation that `timm.data` normalises images by.
         provenance: of the backbone, see `backbones.Backbone`.
     """
 

@@ -53,9 +53,9 @@ except ImportError as error:
 
 from ..factory import create_backbone
 from ..input_format import InputFormat
-from ..pretrained import resolve_weights
-from ..sources import find_source
 from ..variants import canonical_name, find_variant
+from ..weights.pretrained import resolve_weights
+from ..weights.sources import find_source
 from .layers import STEM, apply_layers, layer_name, layers_in_order
 
 # These functions of transformers leave alone what a checkpoint has filled

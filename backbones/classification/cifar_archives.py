@@ -5,7 +5,7 @@
     cifar-100-python       train, test, meta                                          (pickles)
     cifar-100-binary       train.bin, test.bin, fine_label_names.txt
 
-A row is a picture: 3,072 bytes, the planes red, green and blue of 32 × 32 (Krizhevsky, "Learning multiple layers of
+A row is an image: 3,072 bytes, the planes red, green and blue of 32 × 32 (Krizhevsky, "Learning multiple layers of
 features from tiny images", 2009, and www.cs.toronto.edu/~kriz/cifar.html). Of CIFAR-100's two labels the fine one is
 taken. The pickles are read without running code from them.
 """
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..formats import restricted_pickle
+from ..common.errors import UserError
+from ..weights.formats import restricted_pickle
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE

@@ -1,6 +1,6 @@
-"""Views of pictures → class scores, averaged over the views; scores and labels → top-k error.
+"""Views of images → class scores, averaged over the views; scores and labels → top-k error.
 
-Legend: N pictures, V views, K classes.
+Legend: N images, V views, K classes.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from ..resnext import ResNeXt
 
 
 @torch.inference_mode()
-def class_scores(network: ResNeXt, views: Sequence[tuple[Tensor, Tensor]], pictures: int) -> Tensor:
-    """The mean, over each picture's views, of the network's scores before the softmax, as the reference code averages
+def class_scores(network: ResNeXt, views: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
+    """The mean, over each image's views, of the network's scores before the softmax, as the reference code averages
     its ten crops.
 
     Args:
         network: in evaluation mode.
         views: as `stack_views` gives them, on the network's device: images uint8 RGB (V, 3, h, w), owners int64 (V,).
-        pictures: N; each has as many views as the others.
+        images: N; each has as many views as the others.
 
     Returns:
         float32 (N, K).
     """
     total = None
     count = 0
-    for images, owners in views:
-        scores = network(network.input_format.normalize(images)).float()
+    for stack, owners in views:
+        scores = network(network.input_format.normalize(stack)).float()
         if total is None:
-            total = scores.new_zeros((pictures, scores.shape[1]))
+            total = scores.new_zeros((images, scores.shape[1]))
         total.index_add_(0, owners, scores)
-        count += len(images)
+        count += len(stack)
     if total is None:
         raise ValueError("no views")
-    return total * (pictures / count)
+    return total * (images / count)
 
 
 def is_missed(scores: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""A picture → the views of it that a test averages over: one crop, ten, or the whole picture, at one size or several.
+"""An image → the views of it that a test averages over: one crop, ten, or the whole image, at one size or several.
 
-A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that on a whole picture
+A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that on a whole image
 it gives the average over all positions: fully-convolutional testing needs nothing more.
 """
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
+from ..common.errors import UserError
 
 CROPS = ("centre", "ten", "whole")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -26,9 +26,9 @@ class Views:
 
     Attributes:
         size: side of the crops.
-        scales: the picture is resized so that its shorter side is each of these in turn; None leaves it as it is.
-        crops: "centre"; "ten": corners and centre of the picture and of its mirror image (Krizhevsky et al., "ImageNet
-            classification with deep convolutional networks", section 4.1); "whole": the whole picture and its mirror
+        scales: the image is resized so that its shorter side is each of these in turn; None leaves it as it is.
+        crops: "centre"; "ten": corners and centre of the image and of its mirror image (Krizhevsky et al., "ImageNet
+            classification with deep convolutional networks", section 4.1); "whole": the whole image and its mirror
             image (He et al., "Deep residual learning", section 4.1).
         interpolation: of the resize: "bilinear" or "bicubic".
 
@@ -51,52 +51,50 @@ class Views:
         for scale in self.scales:
             if scale is not None and self.crops != "whole" and scale < self.size:
                 raise UserError(
-                    f"pictures whose shorter side is {scale} have no crop of {self.size}: crop less, or scale up"
+                    f"images whose shorter side is {scale} have no crop of {self.size}: crop less, or scale up"
                 )
 
-    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The views of one picture.
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        """The views of one image.
 
         Raises:
             UserError: it is smaller than the crop, and no scale is set.
         """
         views = []
         for scale in self.scales:
-            at_scale = resized(picture, scale, self.interpolation)
+            at_scale = resized(image, scale, self.interpolation)
             views += self._crops(at_scale)
             if self.crops != "centre":
                 views += self._crops(at_scale[:, ::-1])
         return views
 
-    def _crops(self, picture: np.ndarray) -> list[np.ndarray]:
+    def _crops(self, image: np.ndarray) -> list[np.ndarray]:
         if self.crops == "whole":
-            return [picture]
-        height, width = picture.shape[:2]
+            return [image]
+        height, width = image.shape[:2]
         if min(height, width) < self.size:
-            raise UserError(
-                f"a picture of {width}×{height} pixels has no crop of {self.size}: set a scale to resize to"
-            )
+            raise UserError(f"an image of {width}×{height} pixels has no crop of {self.size}: set a scale to resize to")
         bottom, right = height - self.size, width - self.size
         corners = [(round(bottom / 2), round(right / 2))]
         if self.crops == "ten":
             corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-        return [picture[y : y + self.size, x : x + self.size] for y, x in corners]
+        return [image[y : y + self.size, x : x + self.size] for y, x in corners]
 
 
-def resized(picture: np.ndarray, shorter_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
-    """The picture (H, W, 3) with its shorter side at this length, the longer in proportion, rounded down."""
-    height, width = picture.shape[:2]
+def resized(image: np.ndarray, shorter_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
+    """The image (H, W, 3) with its shorter side at this length, the longer in proportion, rounded down."""
+    height, width = image.shape[:2]
     if shorter_side is None or min(height, width) == shorter_side:
-        return picture
+        return image
     size = (shorter_side * width // min(height, width), shorter_side * height // min(height, width))
-    return np.asarray(Image.fromarray(picture).resize(size, INTERPOLATIONS[interpolation]))
+    return np.asarray(Image.fromarray(image).resize(size, INTERPOLATIONS[interpolation]))
 
 
-def stack_views(pictures: Sequence[Sequence[np.ndarray]]) -> list[tuple[Tensor, Tensor]]:
-    """The views of several pictures, those of one size together: (images uint8 (V, 3, h, w), whose they are: position
-    in `pictures`, int64 (V,)) for each size."""
+def stack_views(images: Sequence[Sequence[np.ndarray]]) -> list[tuple[Tensor, Tensor]]:
+    """The views of several images, those of one size together: (images uint8 (V, 3, h, w), whose they are: position
+    in `images`, int64 (V,)) for each size."""
     groups: dict[tuple[int, ...], list[tuple[np.ndarray, int]]] = {}
-    for owner, views in enumerate(pictures):
+    for owner, views in enumerate(images):
         for view in views:
             groups.setdefault(view.shape, []).append((view, owner))
     return [

@@ -1,7 +1,7 @@
 """Which implementation computes a grouped convolution: the fastest one at its shape, as measured when it first occurs.
 
 A candidate that does not compile or run, or whose result is not the library's, is left out; without any left, the
-library computes. Shapes are told apart by their number of positions to the next power of two, so that pictures of many
+library computes. Shapes are told apart by their number of positions to the next power of two, so that images of many
 sizes are measured a few times, not each anew. A process forgets what it measured when it ends.
 """
 

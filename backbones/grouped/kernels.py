@@ -121,7 +121,7 @@ def _constants(geometry: Geometry, dtype: torch.dtype, used: int, tile: int) -> 
     }
 
 
-# Sizes that change from picture to picture: Triton would compile anew for each that is 1 or a multiple of 16.
+# Sizes that change from image to image: Triton would compile anew for each that is 1 or a multiple of 16.
 _SIZES = ["source_height", "source_width", "height", "width", "positions"]
 
 

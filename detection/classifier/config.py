@@ -17,22 +17,22 @@ STRUCTURE = ("depths", "cardinality", "base_width", "planes", "stem_width", "ste
 
 @dataclass(frozen=True)
 class Data:
-    """Where the pictures are, and how they reach the network."""
+    """Where the images are, and how they reach the network."""
 
     root: str = "data/imagenet"
     # Folders of the root in the ImageFolder layout; in CIFAR's official archives, which are read too, train and test
     train: str = "train"
     test: str = "val"
-    skip_unreadable: bool = False  # training: another picture stands in for a damaged one; false: it stops the run
-    # Training. random_sized: a random part, resized; padded: a random square of the picture padded on all sides
+    skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
+    # Training. random_sized: a random part, resized; padded: a random square of the image padded on all sides
     crop: Literal["random_sized", "padded"] = "random_sized"
     size: int = within(224, 1)
-    min_area: float = within(0.08, 0.001, 1)  # of a random-sized crop, as a share of the picture's area
+    min_area: float = within(0.08, 0.001, 1)  # of a random-sized crop, as a share of the image's area
     padding: int = within(4, 0)  # pixels on each side, for padded crops
     colour_jitter: float = within(0.4, 0, 1)
     lighting: float = within(0.1, 0)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # wherever a picture is resized
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # wherever an image is resized
     # Testing: the shorter side is resized to this (null: left as it is), and the centre taken
     test_resize: int | None = within(256, 1)
     test_size: int = within(224, 1)
@@ -64,9 +64,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent, counted in epochs: as many steps as it takes to see each picture, rounded up."""
+    """Stochastic gradient descent, counted in epochs: as many steps as it takes to see each image, rounded up."""
 
-    global_batch: int = within(256, 1)  # pictures a step, over all devices
+    global_batch: int = within(256, 1)  # images a step, over all devices
     images_per_device: int = within(32, 1)  # that one device holds at once; the rest of its share is accumulated
     learning_rate: float = within(0.1, 0)
     # The rate above is for this global batch; with another it is scaled in proportion. null: taken as it stands
@@ -88,13 +88,13 @@ class Training:
     keep_checkpoints: int = within(2, 1)
     evaluate_every: int | None = within(1, 1)  # epochs between measurements of the test error; null: never
 
-    def steps_per_epoch(self, pictures: int) -> int:
+    def steps_per_epoch(self, images: int) -> int:
         """As the reference code counts them, whose last batch of an epoch is smaller."""
-        return -(-pictures // self.global_batch)
+        return -(-images // self.global_batch)
 
-    def in_steps(self, pictures: int) -> settings.Training:
+    def in_steps(self, images: int) -> settings.Training:
         """The same for a training set of this size, counted in steps, as the loop does."""
-        epoch = self.steps_per_epoch(pictures)
+        epoch = self.steps_per_epoch(images)
         return settings.Training(
             global_batch=self.global_batch,
             images_per_device=self.images_per_device,

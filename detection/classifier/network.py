@@ -1,6 +1,6 @@
-"""A ResNeXt and a batch of labelled pictures → the loss that the training loop asks for.
+"""A ResNeXt and a batch of labelled images → the loss that the training loop asks for.
 
-Legend: N pictures, K classes.
+Legend: N images, K classes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import InputFormat, ResNeXt, create_classifier
-from detection.classifier.batches import LabelledBatch
 from detection.classifier.config import Network
+from detection.classifier.labelled_batches import LabelledBatch
 
 
 def build_classifier(network: Network, classes: int, *, pretrained: bool = True) -> ResNeXt:
@@ -38,6 +38,6 @@ class ClassifierTraining(nn.Module):
         self.network = network
 
     def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Cross-entropy of each picture, float32 (N,)."""
+        """Cross-entropy of each image, float32 (N,)."""
         logits = self.network(self.network.input_format.normalize(batch.images))
         return {"cross_entropy": F.cross_entropy(logits.float(), batch.labels, reduction="none")}

@@ -1,15 +1,15 @@
-"""Weights of any source that `backbones` reads, and the pictures of a split → a classifier that can be measured."""
+"""Weights of any source that `backbones` reads, and the images of a split → a classifier that can be measured."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from backbones import create_classifier
-from backbones.pretrained import resolve_weights
+from backbones.common.errors import UserError
+from backbones.weights.pretrained import resolve_weights
+from detection.classifier.classifier_file import TrainedClassifier
 from detection.classifier.config import ClassifierConfig, Network
-from detection.classifier.model_file import TrainedClassifier
-from detection.classifier.splits import open_split
-from detection.errors import UserError
+from detection.classifier.image_input import open_split
 
 
 def with_public_weights(config: ClassifierConfig, network: str, weights: str) -> TrainedClassifier:
@@ -26,7 +26,7 @@ def with_public_weights(config: ClassifierConfig, network: str, weights: str) ->
     known = resolve_weights(weights, built.provenance["name"]).state_dict.get("fc.weight")
     if known is None or len(known) != len(classes):
         raise UserError(
-            f"{weights} {'has no classifier' if known is None else f'knows {len(known)} classes'}, the pictures are of "
+            f"{weights} {'has no classifier' if known is None else f'knows {len(known)} classes'}, the images are of "
             f"{len(classes)}: they have to be of all classes that the weights know, and of no other"
         )
     named = dataclasses.replace(config, network=Network(name=network, weights=weights))

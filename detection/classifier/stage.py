@@ -1,4 +1,4 @@
-"""Training a classifier from a configuration: pictures, network, loop, and the file that detectors start from.
+"""Training a classifier from a configuration: images, network, loop, and the file that detectors start from.
 
     <output>/config.yaml       the whole configuration
     <output>/classifier/       checkpoints and log
@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
-from detection.classifier.batches import TrainingSamples, training_batches_for
+from detection.classifier.classifier_file import TrainedClassifier, save_classifier
 from detection.classifier.config import ClassifierConfig
-from detection.classifier.evaluate import top_errors
-from detection.classifier.model_file import TrainedClassifier, save_classifier
+from detection.classifier.image_input import open_split, training_view, views_for_test
+from detection.classifier.labelled_batches import TrainingSamples, training_batches_for
 from detection.classifier.network import ClassifierTraining, build_classifier
-from detection.classifier.splits import open_split, training_view, views_for_test
+from detection.classifier.top_errors import top_errors
 from detection.config_file import config_to_dict
-from detection.determinism import determinism
-from detection.recipe import placed
-from detection.run_folder import root_of, write_config
+from detection.experiment.placement import placed
+from detection.experiment.run_folder import root_of, write_config
+from detection.training.determinism import determinism
 from detection.training.distributed import on_main
 from detection.training.loop import Outcome
+from detection.training.run import run_training
 from detection.training.run_lock import run_lock
-from detection.training_run import run_training
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,17 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     """
     folder = run_folder(config)
     with run_lock(folder / "classifier"), determinism(config.runtime):
-        pictures = open_split(config.data, "train")
-        training = config.training.in_steps(len(pictures))
-        tested = None if training.evaluate_every is None else open_split(config.data, "test", pictures.classes)
+        images = open_split(config.data, "train")
+        training = config.training.in_steps(len(images))
+        tested = None if training.evaluate_every is None else open_split(config.data, "test", images.classes)
         torch.manual_seed(config.seed)
-        network = build_classifier(config.network, len(pictures.classes))
+        network = build_classifier(config.network, len(images.classes))
         if config.runtime.compile:
             network.compile()
         placed(network, config.runtime, device)
         provenance: dict[str, Any] = {
             "stage": "classifier",
-            "train": pictures.fingerprint,
+            "train": images.fingerprint,
             "backbone": network.provenance,
         }
 
@@ -72,7 +72,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
             return {"top1_error": errors.top1, "top5_error": errors.top5}
 
         view = training_view(config.data, network.input_format)
-        samples = TrainingSamples(pictures, view, config.seed, config.data.skip_unreadable)
+        samples = TrainingSamples(images, view, config.seed, config.data.skip_unreadable)
         outcome = run_training(
             ClassifierTraining(network),
             training_batches_for(samples, training, config.runtime, device),
@@ -81,7 +81,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
             device,
             folder / "classifier",
             what="classifier",
-            pictures=len(pictures),
+            images=len(images),
             identity={**provenance, "config": _what_matters(config)},
             evaluate=evaluate,
             save_config=lambda: write_config(config, folder / "config.yaml"),
@@ -89,7 +89,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
         )
         if outcome.finished:
             trained = TrainedClassifier(
-                config, pictures.classes, network, {**provenance, "steps": outcome.step, "test": outcome.metrics}
+                config, images.classes, network, {**provenance, "steps": outcome.step, "test": outcome.metrics}
             )
             on_main(lambda: save_classifier(folder / "classifier.pt", trained))
             on_main(lambda: logger.info("written: %s", folder / "classifier.pt"))

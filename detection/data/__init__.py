@@ -1,1 +1,1 @@
-"""Annotations and picture files → batches; proposals to and from disk. Knows nothing of networks."""
+"""Annotations and image files → batches; proposals to and from disk. Knows nothing of networks."""

@@ -1,8 +1,8 @@
-"""Transforms named in the config → one albumentations pipeline that moves a picture, its boxes and proposals alike.
+"""Transforms named in the config → one albumentations pipeline that moves an image, its boxes and proposals alike.
 
 albumentations is imported only here and only when a pipeline is built (the import takes seconds). What is known to
 bite, and is seen to here: with several loader workers each would draw the same augmentations, so every call is seeded;
-boxes pass through float32 fractions of the picture, so pipelines that only change colours never see them; importing it
+boxes pass through float32 fractions of the image, so pipelines that only change colours never see them; importing it
 looks for a newer version on the network unless told not to.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 SLIVER = 0.01  # pixels: of boxes that a crop leaves nothing of, rounding lets some come back with a side of 1e-6
 
@@ -48,16 +48,16 @@ class Pipeline:
         return Pipeline, (self.transforms,)
 
     def __call__(
-        self, picture: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int
+        self, image: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """(picture, boxes (G', 4), kept bool (G,), proposals (R', 4) or None): what a crop leaves nothing of is gone;
+        """(image, boxes (G', 4), kept bool (G,), proposals (R', 4) or None): what a crop leaves nothing of is gone;
         the rest is clipped.
         """
         self.compose.set_random_seed(seed % 2**32)
         if not self.moves_boxes:
-            return self._pixels(self.compose(image=picture)), boxes, np.ones(len(boxes), dtype=bool), proposals
+            return self._pixels(self.compose(image=image)), boxes, np.ones(len(boxes), dtype=bool), proposals
         together = boxes if proposals is None else np.concatenate([boxes, proposals])
-        result = self.compose(image=picture, bboxes=together, rows=np.arange(len(together)))
+        result = self.compose(image=image, bboxes=together, rows=np.arange(len(together)))
         rows = np.asarray(result["rows"]).astype(np.int64).reshape(-1)  # they come back as floats
         moved = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         visible = (moved[:, 2:] - moved[:, :2] > SLIVER).all(axis=1)
@@ -69,18 +69,18 @@ class Pipeline:
         return self._pixels(result), moved[own], kept, None if proposals is None else moved[~own]
 
     def _pixels(self, result: dict[str, Any]) -> np.ndarray:
-        picture = result["image"]
+        image = result["image"]
         if (
-            not isinstance(picture, np.ndarray)
-            or picture.dtype != np.uint8
-            or picture.ndim != 3
-            or picture.shape[2] != 3
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
         ):
             raise UserError(
                 "the albumentations pipeline does not return 8-bit RGB pixels; leave out transforms such as Normalize, "
                 "ToFloat, ToTensorV2: the network's own input format sees to that"
             )
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
 
 
 def _build(albumentations: Any, transform: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
-"""A picture with its boxes and proposals → the same, augmented and resized; a pure function of one seed.
+"""An image with its boxes and proposals → the same, augmented and resized; a pure function of one seed.
 
-Shapes: picture uint8 RGB (H, W, 3); boxes float32 (G, 4); proposals float32 (R, 4). The order is: the albumentations
-pipeline if there is one, at the picture's own size; then the resize; then flips.
+Shapes: image uint8 RGB (H, W, 3); boxes float32 (G, 4); proposals float32 (R, 4). The order is: the albumentations
+pipeline if there is one, at the image's own size; then the resize; then flips.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import cv2
 import numpy as np
 
 from detection.data.albumentations_pipeline import Pipeline
-from detection.data.seeds import hash63, uniform
+from detection.common.seeds import hash63, uniform
 
 # Each draw has a number of its own, so that switching one augmentation on or off leaves the others' draws as they were.
 _PIPELINE, _SIDE, _HORIZONTAL, _VERTICAL = range(4)
 
 
 class Augmented(NamedTuple):
-    """picture uint8 (h, w, 3); boxes float32 (G', 4); kept bool (G,): which of the boxes given are left; proposals
-    float32 (R', 4) or None; scale (vertical, horizontal): network pixels a picture pixel.
+    """image uint8 (h, w, 3); boxes float32 (G', 4); kept bool (G,): which of the boxes given are left; proposals
+    float32 (R', 4) or None; scale (vertical, horizontal): network pixels an image pixel.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     boxes: np.ndarray
     kept: np.ndarray
     proposals: np.ndarray | None
@@ -34,11 +34,11 @@ class Augmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each picture; evaluation uses one shorter side and no flips.
+    """What is done to each image; evaluation uses one shorter side and no flips.
 
     shorter_sides: lengths in pixels; one of them is drawn ("choice"), or any whole number from the smallest to the
     largest ("range").
-    longer_side_max: the picture is made smaller where its longer side would exceed this, as in py-faster-rcnn and
+    longer_side_max: the image is made smaller where its longer side would exceed this, as in py-faster-rcnn and
     torchvision.
     horizontal_flip, vertical_flip: probabilities.
     albumentations: the pipeline's transforms, each {"name": …, argument: value, …}; see `albumentations_pipeline.py`.
@@ -68,26 +68,26 @@ class Augmentation:
         if self.albumentations:
             object.__setattr__(self, "pipeline", Pipeline(self.albumentations))
 
-    def __call__(self, picture: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int) -> Augmented:
-        """Augments one picture; its boxes and proposals must lie within it. seed: all the randomness there is."""
+    def __call__(self, image: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int) -> Augmented:
+        """Augments one image; its boxes and proposals must lie within it. seed: all the randomness there is."""
         kept = np.ones(len(boxes), dtype=bool)
         if self.pipeline is not None:
-            picture, boxes, kept, proposals = self.pipeline(picture, boxes, proposals, hash63(seed, _PIPELINE))
-        height, width = picture.shape[:2]
+            image, boxes, kept, proposals = self.pipeline(image, boxes, proposals, hash63(seed, _PIPELINE))
+        height, width = image.shape[:2]
         new_height, new_width = self.target_size(height, width, seed)
         if (new_height, new_width) != (height, width):
-            picture = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+            image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
         scale = (new_height / height, new_width / width)
         horizontal = uniform(seed, _HORIZONTAL) < self.horizontal_flip
         vertical = uniform(seed, _VERTICAL) < self.vertical_flip
         if horizontal or vertical:
-            picture = cv2.flip(picture, -1 if horizontal and vertical else int(horizontal))
+            image = cv2.flip(image, -1 if horizontal and vertical else int(horizontal))
 
         def move(rows: np.ndarray) -> np.ndarray:
             rows = scale_boxes(rows, scale, (new_height, new_width))
             return flip_boxes(rows, (new_height, new_width), horizontal, vertical)
 
-        return Augmented(picture, move(boxes), kept, None if proposals is None else move(proposals), scale)
+        return Augmented(image, move(boxes), kept, None if proposals is None else move(proposals), scale)
 
     def target_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
         """(height, width) after the resize, rounded to the nearest pixel, at least 1."""
@@ -112,7 +112,7 @@ def scale_boxes(boxes: np.ndarray, scale: tuple[float, float], size: tuple[int, 
 
 
 def flip_boxes(boxes: np.ndarray, size: tuple[int, int], horizontal: bool, vertical: bool) -> np.ndarray:
-    """Boxes (R, 4) in a picture of `size` (height, width) after a flip: columns [x0, x1) become [W − x1, W − x0).
+    """Boxes (R, 4) in an image of `size` (height, width) after a flip: columns [x0, x1) become [W − x1, W − x0).
 
     >>> flip_boxes(np.array([[0, 1, 3, 4]], dtype=np.float32), (6, 10), True, False).tolist()
     [[7.0, 1.0, 10.0, 4.0]]

@@ -1,10 +1,10 @@
-"""(seed, step) → the pictures of that step's global batch, whatever the number of ranks, workers or accumulation steps.
+"""(seed, step) → the images of that step's global batch, whatever the number of ranks, workers or accumulation steps.
 
-Shapes: M pictures, B pictures a global batch.
+Shapes: M images, B images a global batch.
 
-With grouping, pictures at least as wide as high and the others fill batches of their own, which saves padding. Each
-group is an endless stream: pass 0 over its pictures in a random order, then pass 1 in another, and so on; its batches
-are cut from the stream end to end. So no picture is lost or doubled: in every pass each comes up exactly once; the
+With grouping, images at least as wide as high and the others fill batches of their own, which saves padding. Each
+group is an endless stream: pass 0 over its images in a random order, then pass 1 in another, and so on; its batches
+are cut from the stream end to end. So no image is lost or doubled: in every pass each comes up exactly once; the
 batch in which one pass ends simply goes on with the next. How the groups' batches follow each other is drawn anew every
 epoch. A group too small to fill a batch without repeating itself is not kept apart.
 """
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detection.data.seeds import hash63, permutation
+from detection.common.seeds import hash63, permutation
 
 
 class PlannedBatch(NamedTuple):
-    """epochs int64 (B,): which pass over the pictures each sample belongs to; indices int64 (B,): pictures."""
+    """epochs int64 (B,): which pass over the images each sample belongs to; indices int64 (B,): images."""
 
     epochs: np.ndarray
     indices: np.ndarray
@@ -28,30 +28,30 @@ class PlannedBatch(NamedTuple):
 class BatchPlan:
     """The global batch of every step.
 
-    aspect_ratios: width by height (M,); global_batch: B; seed: the run's; group_by_aspect: batches of alike pictures.
+    aspect_ratios: width by height (M,); global_batch: B; seed: the run's; group_by_aspect: batches of alike images.
 
     Raises:
-        ValueError: no pictures, or B below 1.
+        ValueError: no images, or B below 1.
     """
 
     def __init__(self, aspect_ratios: np.ndarray, global_batch: int, seed: int, group_by_aspect: bool = True) -> None:
         if len(aspect_ratios) == 0 or global_batch < 1:
-            raise ValueError(f"{len(aspect_ratios)} pictures cannot fill batches of {global_batch}")
-        self.pictures = len(aspect_ratios)
+            raise ValueError(f"{len(aspect_ratios)} images cannot fill batches of {global_batch}")
+        self.images = len(aspect_ratios)
         self.batch_size = global_batch
         self.seed = seed
         wide = np.asarray(aspect_ratios) >= 1
         groups = [np.flatnonzero(wide), np.flatnonzero(~wide)]
         if not group_by_aspect or min(map(len, groups)) < global_batch:
-            groups = [np.arange(self.pictures)]
+            groups = [np.arange(self.images)]
         self.groups = groups
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self._epoch: tuple[int, list[tuple[int, int]]] = (-1, [])
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which as many pictures are seen as there are: M / B, seldom whole."""
-        return self.pictures / self.batch_size
+        """Steps in which as many images are seen as there are: M / B, seldom whole."""
+        return self.images / self.batch_size
 
     def __getitem__(self, step: int) -> PlannedBatch:
         """The global batch of a step (from 0 on). Takes O(M) time when an epoch begins, O(B) otherwise."""
@@ -74,7 +74,7 @@ class BatchPlan:
     def _epoch_of(self, step: int) -> int:
         if step < 0:
             raise IndexError(step)
-        epoch = step * self.batch_size // self.pictures
+        epoch = step * self.batch_size // self.images
         while self._first_step(epoch + 1) <= step:  # rounding down in each group leaves it at most a few epochs off
             epoch += 1
         return epoch
@@ -86,12 +86,12 @@ class BatchPlan:
         return [batches[i] for i in permutation(len(batches), hash63(self.seed, epoch, -1))]
 
     def _order(self, group: int, epoch: int) -> np.ndarray:
-        """A group's pictures in the order of a pass."""
+        """A group's images in the order of a pass."""
         if (group, epoch) not in self._orders:
             if len(self._orders) >= 2 * len(self.groups):  # the pass that ends and the one that begins
                 self._orders.pop(min(self._orders, key=lambda key: key[1]))
-            pictures = self.groups[group]
-            self._orders[group, epoch] = pictures[permutation(len(pictures), hash63(self.seed, epoch, group))]
+            images = self.groups[group]
+            self._orders[group, epoch] = images[permutation(len(images), hash63(self.seed, epoch, group))]
         return self._orders[group, epoch]
 
 
@@ -102,7 +102,7 @@ def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list
     Over all ranks each index comes once, whatever the split.
 
     Raises:
-        ValueError: fewer pictures than parts.
+        ValueError: fewer images than parts.
 
     >>> [part.tolist() for part in share(np.arange(6), rank=1, world=2, accumulation=2)]
     [[3, 4], [5]]

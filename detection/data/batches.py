@@ -1,6 +1,6 @@
-"""Samples → a batch: pictures padded to one size, boxes and proposals padded to the longest list.
+"""Samples → a batch: images padded to one size, boxes and proposals padded to the longest list.
 
-Shapes: N pictures, H × W pixels after padding, G ground-truth boxes, R proposals (the most that a picture of the batch
+Shapes: N images, H × W pixels after padding, G ground-truth boxes, R proposals (the most that an image of the batch
 has).
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass
 class Sample:
-    """One picture, ready for a batch.
+    """One image, ready for a batch.
 
     image uint8 RGB (3, h, w), a view of memory laid out (h, w, 3); original_size (height, width) in the file; boxes
     float32 (G, 4) on the image; labels int64 (G,) in 1..K; crowds bool (G,); proposals float32 (R, 4) on the image,
-    best first, or None; seed: 0 … 2**63 − 1, for draws that belong to this picture in this epoch; problem: why the file
+    best first, or None; seed: 0 … 2**63 − 1, for draws that belong to this image in this epoch; problem: why the file
     could not be read, where that is tolerated.
     """
 
@@ -40,13 +40,13 @@ class Sample:
 
 @dataclass
 class Batch:
-    """N pictures.
+    """N images.
 
     images uint8 RGB (N, 3, H, W) in channels-last memory, zeros at the right and bottom; sizes int64 (N, 2): (height,
     width) of what is no padding; original_sizes int64 (N, 2): of the files; image_ids, seeds int64 (N,).
     boxes float32 (N, G, 4), labels int64 (N, G) with 0 for padding, crowds bool (N, G).
     proposals float32 (N, R, 4) and proposal_counts int64 (N,), or None both.
-    problems: (image id, why) of pictures that could not be read, where that is tolerated.
+    problems: (image id, why) of images that could not be read, where that is tolerated.
     """
 
     images: Tensor
@@ -73,7 +73,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches, of the first and the last half of the pictures, padded as they are; for a step that the memory
+        """Two batches, of the first and the last half of the images, padded as they are; for a step that the memory
         does not hold at once."""
         middle = (len(self) + 1) // 2
         return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
@@ -110,7 +110,7 @@ def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
 
 
 def padded_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
-    """(height, width) rounded up to multiples of `divisor`: the size of a batch of pictures of this size."""
+    """(height, width) rounded up to multiples of `divisor`: the size of a batch of images of this size."""
     height, width = (-(-length // divisor) * divisor for length in size)
     return height, width
 

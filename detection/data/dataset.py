@@ -11,21 +11,21 @@ from torch.utils.data import Dataset
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample
 from detection.data.index import DatasetIndex
-from detection.data.pictures import PictureError, read_picture
+from detection.data.images import ImageError, read_image
 from detection.data.proposal_store import ProposalStore
-from detection.data.seeds import hash63
+from detection.common.seeds import hash63
 
-ATTEMPTS = 10  # pictures tried in place of one that cannot be read
+ATTEMPTS = 10  # images tried in place of one that cannot be read
 
 
 class DetectionDataset(Dataset[Sample]):
     """Samples of a split, asked for by (epoch, i).
 
-    proposals: where each picture's proposals come from; at most `proposal_limit` of them, best first.
+    proposals: where each image's proposals come from; at most `proposal_limit` of them, best first.
     seed: the run's; with it, epoch and i every draw is determined.
-    unreadable: what a picture that cannot be read does. "stop": raises its `PictureError`. "replace" (training):
-    another picture of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
-    "blank" (evaluation): a grey picture of the size that the annotations state stands in, and `problem` tells, so that
+    unreadable: what an image that cannot be read does. "stop": raises its `ImageError`. "replace" (training):
+    another image of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
+    "blank" (evaluation): a grey image of the size that the annotations state stands in, and `problem` tells, so that
     its detections can be left out.
     """
 
@@ -50,17 +50,17 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of picture i in an epoch.
+        """The sample of image i in an epoch.
 
         Raises:
-            PictureError: the picture cannot be read, unless `unreadable` tolerates it.
+            ImageError: the image cannot be read, unless `unreadable` tolerates it.
             UserError: its stored proposals are damaged.
         """
         epoch, i = int(key[0]), int(key[1])
         seed = hash63(self.seed, epoch, i)
         try:
             return self._sample(i, self._read(i), seed)
-        except PictureError as error:
+        except ImageError as error:
             if self.unreadable == "stop":
                 raise
             problem = error
@@ -71,7 +71,7 @@ class DetectionDataset(Dataset[Sample]):
             other = hash63(seed, attempt) % len(self.index)
             try:
                 return self._sample(other, self._read(other), seed, str(problem))
-            except PictureError:
+            except ImageError:
                 continue
         raise problem
 
@@ -82,16 +82,16 @@ class DetectionDataset(Dataset[Sample]):
         return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
 
     def _read(self, i: int) -> np.ndarray:
-        return read_picture(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
+        return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
 
-    def _sample(self, i: int, picture: np.ndarray, seed: int, problem: str | None = None) -> Sample:
+    def _sample(self, i: int, image: np.ndarray, seed: int, problem: str | None = None) -> Sample:
         boxes, labels, crowds = self.index.objects(i)
         proposals = None
         if self.proposals is not None:
             proposals = self.proposals.boxes(int(self.index.image_ids[i]), self.proposal_limit)
-        augmented = self.augmentation(picture, boxes, proposals, seed)
+        augmented = self.augmentation(image, boxes, proposals, seed)
         return Sample(
-            image=torch.from_numpy(augmented.picture).permute(2, 0, 1),
+            image=torch.from_numpy(augmented.image).permute(2, 0, 1),
             image_id=int(self.index.image_ids[i]),
             index=i,
             original_size=(int(self.index.heights[i]), int(self.index.widths[i])),

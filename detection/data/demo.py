@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from detection.data.demo_drawing import CLASSES, DrawnObject, draw_picture
-from detection.errors import UserError
-from detection.files import atomic_write
-from detection.progress import with_progress
+from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
+from detection.common.progress import with_progress
 
-VERSION = 1  # raised whenever the same seed gives other pictures
+VERSION = 1  # raised whenever the same seed gives other images
 JPEG_QUALITY = 95
 
 
@@ -40,7 +40,7 @@ class DemoDataset(NamedTuple):
 def make_demo_dataset(
     folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0
 ) -> DemoDataset:
-    """Draws `train` and `test` pictures with their annotations into `folder`, unless it holds just these already.
+    """Draws `train` and `test` images with their annotations into `folder`, unless it holds just these already.
 
     Raises:
         UserError: the folder holds something else.
@@ -61,7 +61,7 @@ def make_demo_dataset(
             return paths
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
-            f"{folder}: holds files that are no demo data set, and a configuration of the demo is in use. For pictures "
+            f"{folder}: holds files that are no demo data set, and a configuration of the demo is in use. For images "
             "of your own, train with a configuration that names them (--config), and look at them with a trained network "
             "by data.test.annotations=FILE data.test.images=DIR; for the demo, name another folder (--data)"
         )
@@ -82,10 +82,10 @@ def _draw_split(listing: Path, images: Path, count: int, seed: tuple[int, int]) 
         "categories": [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)],
     }
     for i in with_progress(range(1, count + 1), count, f"drawing {images}"):
-        drawing = draw_picture(np.random.default_rng((*seed, i)))
-        height, width = drawing.picture.shape[:2]
+        drawing = draw_image(np.random.default_rng((*seed, i)))
+        height, width = drawing.image.shape[:2]
         name = f"{i:06d}.jpg"
-        reversed_channels = cv2.cvtColor(drawing.picture, cv2.COLOR_RGB2BGR)
+        reversed_channels = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", reversed_channels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         (images / name).write_bytes(encoded.tobytes())
         content["images"].append({"id": i, "file_name": name, "height": height, "width": width})

@@ -1,6 +1,6 @@
-"""A random generator → one picture of the demo: shapes of six classes on a quiet background, with exact boxes.
+"""A random generator → one image of the demo: shapes of six classes on a quiet background, with exact boxes.
 
-Everything is drawn here; how hard the pictures are is set by the constants at the top. Pictures are uint8 RGB
+Everything is drawn here; how hard the images are is set by the constants at the top. Images are uint8 RGB
 (H, W, 3).
 """
 
@@ -14,24 +14,24 @@ import cv2
 import numpy as np
 
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")
-LONG_SIDE = (192, 256)  # pixels of a picture
+LONG_SIDE = (192, 256)  # pixels of an image
 SHORT_SIDE = (144, 192)
-PORTRAIT_SHARE = 0.2  # of the pictures stand upright
-EMPTY_SHARE = 0.06  # of the pictures show no shape
-CROWD_SHARE = 0.1  # of the pictures hold a crowd: many tiny shapes of one class, annotated as one region
-SHAPES = (1, 6)  # in a picture
+PORTRAIT_SHARE = 0.2  # of the images stand upright
+EMPTY_SHARE = 0.06  # of the images show no shape
+CROWD_SHARE = 0.1  # of the images hold a crowd: many tiny shapes of one class, annotated as one region
+SHAPES = (1, 6)  # in an image
 SHAPE_SIDE = (24, 100)  # pixels across; lengths in between are the more common
 RING_HOLE = 0.55  # of a ring's radius
 CROWD_SHAPES = (12, 24)
 CROWD_SHAPE_SIDE = (7, 11)
 CROWD_SIDE = (36, 72)
-VISIBLE_SHARE = 0.65  # of each shape stays in sight where others overlap it or the picture ends
+VISIBLE_SHARE = 0.65  # of each shape stays in sight where others overlap it or the image ends
 CLUTTER = (0, 5)  # faint lines and patches in the background
 HUE_SPREAD = 25.0  # degrees about a class's own hue; the hues of two classes are 60 apart
 SATURATION = (0.45, 1.0)
 VALUE = (0.35, 1.0)
 CONTRAST = 70.0  # least distance of a shape's colour from the background's, in RGB steps
-EDGE_SHARE = 0.1  # of a shape's side may lie beyond the picture's edge
+EDGE_SHARE = 0.1  # of a shape's side may lie beyond the image's edge
 ATTEMPTS = 30  # places tried for a shape before it is left out
 
 
@@ -49,14 +49,14 @@ class DrawnObject:
 
 @dataclass
 class Drawing:
-    """picture uint8 RGB (H, W, 3) and its objects, from back to front."""
+    """image uint8 RGB (H, W, 3) and its objects, from back to front."""
 
-    picture: np.ndarray
+    image: np.ndarray
     objects: list[DrawnObject] = field(default_factory=list)
 
 
-def draw_picture(random: np.random.Generator) -> Drawing:
-    """Draws one picture; every choice comes from `random`."""
+def draw_image(random: np.random.Generator) -> Drawing:
+    """Draws one image; every choice comes from `random`."""
     height, width = int(random.integers(*SHORT_SIDE, endpoint=True)), int(random.integers(*LONG_SIDE, endpoint=True))
     if random.random() < PORTRAIT_SHARE:
         height, width = width, height
@@ -68,14 +68,14 @@ def draw_picture(random: np.random.Generator) -> Drawing:
         for _ in range(random.integers(*SHAPES, endpoint=True)):
             _add_shape(random, drawing, ground)
     grain = random.normal(0, random.uniform(1, 5), (height, width, 1))
-    drawing.picture = np.clip(np.rint(drawing.picture + grain), 0, 255).astype(np.uint8)
+    drawing.image = np.clip(np.rint(drawing.image + grain), 0, 255).astype(np.uint8)
     return drawing
 
 
 def _background(random: np.random.Generator, height: int, width: int, ground: np.ndarray) -> np.ndarray:
     """A soft, faintly cluttered ground around the colour `ground`, float32 (H, W, 3)."""
     clouds = random.normal(0, random.uniform(2, 14), (4, 5, 3)).astype(np.float32)
-    picture = ground.astype(np.float32) + cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = ground.astype(np.float32) + cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(random.integers(*CLUTTER, endpoint=True)):
         layer = np.zeros((height, width), dtype=np.uint8)
         start, end = random.integers(0, (width, height), (2, 2)).tolist()
@@ -84,13 +84,13 @@ def _background(random: np.random.Generator, height: int, width: int, ground: np
         else:
             layer[min(start[1], end[1]) : max(start[1], end[1]), min(start[0], end[0]) : max(start[0], end[0])] = 255
         shift = random.uniform(8, 22) * random.choice([-1, 1])
-        picture += layer[:, :, None].astype(np.float32) / 255 * np.float32(shift)
-    return picture
+        image += layer[:, :, None].astype(np.float32) / 255 * np.float32(shift)
+    return image
 
 
 def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
     """Puts a shape in front of the others where enough of it and of each of them stays in sight, if there is room."""
-    height, width = drawing.picture.shape[:2]
+    height, width = drawing.image.shape[:2]
     label = int(random.integers(len(CLASSES)))
     middling = (random.random() + random.random()) / 2
     side = SHAPE_SIDE[0] * (SHAPE_SIDE[1] / SHAPE_SIDE[0]) ** middling
@@ -105,7 +105,7 @@ def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray
             continue
         for drawn in drawing.objects:
             drawn.mask &= ~mask
-        _paint(random, drawing.picture, cover, label, side, ground)
+        _paint(random, drawing.image, cover, label, side, ground)
         drawing.objects.append(DrawnObject(label, mask, whole))
         return
 
@@ -119,7 +119,7 @@ def _stays_in_sight(drawn: DrawnObject, front: np.ndarray) -> bool:
 
 def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
     """Puts many tiny shapes of one class close together, as one crowd region."""
-    height, width = drawing.picture.shape[:2]
+    height, width = drawing.image.shape[:2]
     label = int(random.integers(len(CLASSES)))
     sides = random.uniform(*CROWD_SIDE, 2)
     corner = random.uniform(4, (width - sides[0] - 4, height - sides[1] - 4))
@@ -128,7 +128,7 @@ def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray
         x, y = corner + random.random(2) * sides
         side = random.uniform(*CROWD_SHAPE_SIDE)
         cover = _cover(label, x, y, side, random.uniform(0, 2 * math.pi), height, width)
-        _paint(random, drawing.picture, cover, label, side, ground)
+        _paint(random, drawing.image, cover, label, side, ground)
         together |= cover > 127
     drawing.objects.append(DrawnObject(label, together, float(together.sum()), crowd=True))
 
@@ -171,11 +171,11 @@ def _whole_area(label: int, side: float) -> float:
 
 
 def _paint(
-    random: np.random.Generator, picture: np.ndarray, cover: np.ndarray, label: int, side: float, ground: np.ndarray
+    random: np.random.Generator, image: np.ndarray, cover: np.ndarray, label: int, side: float, ground: np.ndarray
 ) -> None:
     """Fills the covered pixels with a new texture of the class's hue."""
     x, y, width, height = cv2.boundingRect(cover)
-    part = picture[y : y + height, x : x + width]
+    part = image[y : y + height, x : x + width]
     share = cover[y : y + height, x : x + width, None].astype(np.float32) / 255
     part += share * (_texture(random, height, width, label, side, ground) - part)
 

@@ -30,8 +30,8 @@ KINDS: dict[str, Kind] = {
     # Repaired, and counted.
     "box_zero_size": Kind("boxes without width or height", "left out: they are no targets"),
     "box_negative_size": Kind("boxes with negative width or height", "left out: they are no targets"),
-    "box_overhanging": Kind("boxes that reach over the picture's edge", "clipped to the picture"),
-    "box_outside": Kind("boxes wholly outside their picture", "left out: they are no targets"),
+    "box_overhanging": Kind("boxes that reach over the image's edge", "clipped to the image"),
+    "box_outside": Kind("boxes wholly outside their image", "left out: they are no targets"),
     "box_as_text": Kind("boxes whose numbers are written as text", "read as numbers"),
     "id_as_text": Kind("ids or sizes written as text", "read as whole numbers"),
     "id_as_float": Kind("ids or sizes written with a decimal point", "read as whole numbers"),
@@ -40,19 +40,19 @@ KINDS: dict[str, Kind] = {
         "annotations with id 0", "kept; pycocotools never matches such an object, which lowers its figures"
     ),
     "annotation_id_twice": Kind("annotations whose id was used before", "all kept"),
-    "object_twice": Kind("objects annotated more than once (same picture, category and box)", "all kept"),
-    "annotation_without_picture": Kind("annotations of pictures that are not listed", "left out"),
+    "object_twice": Kind("objects annotated more than once (same image, category and box)", "all kept"),
+    "annotation_without_image": Kind("annotations of images that are not listed", "left out"),
     "crowd_missing": Kind("annotations without `iscrowd`", "taken as 0, a single object"),
     "area_missing": Kind("annotations without a usable `area`", "width × height taken"),
     "ignore_flag": Kind("annotations with a true `ignore`", "the flag has no effect, as in pycocotools; use `iscrowd`"),
-    "picture_twice": Kind("pictures listed again with the same file and size", "taken once"),
-    "size_missing": Kind("pictures without `width` and `height`", "read from the files' headers"),
-    "picture_doubtful": Kind(
-        "pictures in which the decoder finds corrupt data and reads on", "used as they are; look at them"
+    "image_twice": Kind("images listed again with the same file and size", "taken once"),
+    "size_missing": Kind("images without `width` and `height`", "read from the files' headers"),
+    "image_doubtful": Kind(
+        "images in which the decoder finds corrupt data and reads on", "used as they are; look at them"
     ),
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
-    "annotations_missing": Kind("files without a list of annotations", "taken as pictures without objects"),
+    "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
     # Refused: what was meant is not plain.
     "entry_not_object": Kind("entries that are not JSON objects", "each must be {…}", refuse=True),
     "box_malformed": Kind(
@@ -60,8 +60,8 @@ KINDS: dict[str, Kind] = {
     ),
     "box_not_finite": Kind("boxes with NaN or infinity", "correct the numbers, or remove the annotation", refuse=True),
     "annotation_id_malformed": Kind("annotation ids that are not whole numbers", "number the annotations", refuse=True),
-    "annotation_picture_malformed": Kind(
-        "annotations whose `image_id` is no whole number", "name the picture by its id", refuse=True
+    "annotation_image_malformed": Kind(
+        "annotations whose `image_id` is no whole number", "name the image by its id", refuse=True
     ),
     "annotation_category_malformed": Kind(
         "annotations whose `category_id` is no whole number", "name the category by its id", refuse=True
@@ -72,31 +72,31 @@ KINDS: dict[str, Kind] = {
         refuse=True,
     ),
     "crowd_malformed": Kind("annotations whose `iscrowd` is neither 0 nor 1", "write 0 or 1", refuse=True),
-    "all_without_picture": Kind(
-        "files none of whose annotations belongs to a listed picture",
-        "check that annotations and pictures are of one set",
+    "all_without_image": Kind(
+        "files none of whose annotations belongs to a listed image",
+        "check that annotations and images are of one set",
         refuse=True,
     ),
-    "picture_id_malformed": Kind("picture ids that are not whole numbers", "number the pictures", refuse=True),
-    "picture_id_twice": Kind(
-        "picture ids used for two different pictures", "give each picture an id of its own", refuse=True
+    "image_id_malformed": Kind("image ids that are not whole numbers", "number the images", refuse=True),
+    "image_id_twice": Kind(
+        "image ids used for two different images", "give each image an id of its own", refuse=True
     ),
-    "picture_name_malformed": Kind(
-        "pictures without a usable `file_name`", "name the file, relative to the picture folder", refuse=True
+    "image_name_malformed": Kind(
+        "images without a usable `file_name`", "name the file, relative to the image folder", refuse=True
     ),
     "size_malformed": Kind(
-        "pictures whose `width` or `height` is no usable number", "correct it, or leave both out", refuse=True
+        "images whose `width` or `height` is no usable number", "correct it, or leave both out", refuse=True
     ),
     "size_unreadable": Kind(
-        "pictures without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
+        "images without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
-    "picture_missing": Kind(
-        "pictures without a file", "give the folder that holds them, or take them out", refuse=True
+    "image_missing": Kind(
+        "images without a file", "give the folder that holds them, or take them out", refuse=True
     ),
-    "picture_unreadable": Kind(
-        "pictures that cannot be read, or are of another size", "replace them, or take them out", refuse=True
+    "image_unreadable": Kind(
+        "images that cannot be read, or are of another size", "replace them, or take them out", refuse=True
     ),
-    "pictures_missing": Kind("files without pictures", "`images` must list at least one", refuse=True),
+    "images_missing": Kind("files without images", "`images` must list at least one", refuse=True),
     "categories_missing": Kind("files without categories", "`categories` must list at least one", refuse=True),
     "category_id_malformed": Kind("category ids that are not whole numbers", "number the categories", refuse=True),
     "category_id_twice": Kind("category ids used twice", "give each category an id of its own", refuse=True),

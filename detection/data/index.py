@@ -1,6 +1,6 @@
-"""A COCO annotation file and a picture folder → an index: flat arrays of pictures and their objects.
-Shapes: M pictures, T objects in all, G objects of one picture, K categories. Boxes are float32 (x0, y0, x1, y1),
-half-open, in pixels of the picture; COCO's (x, y, width, height) ends before this file. Label l in 1..K stands
+"""A COCO annotation file and an image folder → an index: flat arrays of images and their objects.
+Shapes: M images, T objects in all, G objects of one image, K categories. Boxes are float32 (x0, y0, x1, y1),
+half-open, in pixels of the image; COCO's (x, y, width, height) ends before this file. Label l in 1..K stands
 for `category_ids[l - 1]`; 0 is background.
 """
 
@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.annotation_file import read_tables
+from detection.data.readers.coco import read_tables
 from detection.data.findings import Findings
 from detection.data.repairs import (
     annotation_ids_of,
@@ -25,20 +25,20 @@ from detection.data.repairs import (
     check_files,
     corner_boxes,
     count_repeated_objects,
-    distinct_pictures,
-    find_pictures_and_labels,
+    distinct_images,
+    find_images_and_labels,
     sizes_of,
 )
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """Pictures and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
+    """Images and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
 
     image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
     UTF-8, end to end. category_ids int64 (K,) ascending; category_names: K names.
-    offsets int64 (M + 1,): the objects of picture i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
+    offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
     labels int64 (T,), crowds bool (T,), annotation_ids int64 (T,) and areas float64 (T,).
     fingerprint: SHA-256 of all of it but the paths. A subset keeps the fingerprint of the whole that it is cut from.
     findings: what was repaired.
@@ -67,7 +67,7 @@ class DatasetIndex:
         return len(self.image_ids)
 
     def file_name(self, i: int) -> str:
-        """The file name of picture i as the annotations give it."""
+        """The file name of image i as the annotations give it."""
         return (
             self.name_bytes[self.name_offsets[i] : self.name_offsets[i + 1]]
             .tobytes()
@@ -75,11 +75,11 @@ class DatasetIndex:
         )
 
     def path(self, i: int) -> Path:
-        """Where picture i is looked for."""
+        """Where image i is looked for."""
         return self.image_root / self.file_name(i)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(boxes (G, 4), labels (G,), crowds (G,)) of picture i, as views."""
+        """(boxes (G, 4), labels (G,), crowds (G,)) of image i, as views."""
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return self.boxes[rows], self.labels[rows], self.crowds[rows]
 
@@ -89,15 +89,15 @@ class DatasetIndex:
         return self.widths / self.heights
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DatasetIndex:
-        """The same split with these pictures alone, in this order."""
-        pictures = np.asarray(indices, dtype=np.int64)
-        objects, offsets = _gather(self.offsets, pictures)
-        letters, name_offsets = _gather(self.name_offsets, pictures)
+        """The same split with these images alone, in this order."""
+        images = np.asarray(indices, dtype=np.int64)
+        objects, offsets = _gather(self.offsets, images)
+        letters, name_offsets = _gather(self.name_offsets, images)
         return dataclasses.replace(
             self,
-            image_ids=self.image_ids[pictures],
-            heights=self.heights[pictures],
-            widths=self.widths[pictures],
+            image_ids=self.image_ids[images],
+            heights=self.heights[images],
+            widths=self.widths[images],
             name_bytes=self.name_bytes[letters],
             name_offsets=name_offsets,
             offsets=offsets,
@@ -109,7 +109,7 @@ class DatasetIndex:
         )
 
     def non_empty(self) -> DatasetIndex:
-        """The pictures with at least one object that is no crowd region: those that can be trained on.
+        """The images with at least one object that is no crowd region: those that can be trained on.
 
         Raises:
             UserError: there is none.
@@ -117,7 +117,7 @@ class DatasetIndex:
         before = np.concatenate([[0], np.cumsum(~self.crowds)])
         kept = np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])
         if len(kept) == 0:
-            raise UserError(f"{self.annotation_file}: no picture has an object that could be trained on")
+            raise UserError(f"{self.annotation_file}: no image has an object that could be trained on")
         return self.subset(kept)
 
 
@@ -126,14 +126,14 @@ def load_index(
     images: str | os.PathLike[str],
     *,
     name: str,
-    pictures: Literal["listed", "present", "sound"] = "listed",
+    check: Literal["listed", "present", "sound"] = "listed",
 ) -> DatasetIndex:
-    """Reads a COCO-format annotation file into an index named `name`; picture files are looked for under `images`.
+    """Reads a COCO-format annotation file into an index named `name`; image files are looked for under `images`.
 
     Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind. Of the objects only the
     boxes are read; outlines are skipped.
 
-    pictures: what is asked of them. "listed": nothing; only those are opened whose size the file leaves out. "present":
+    check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out. "present":
     each has a file. "sound": each is decoded and of the size that the annotations state.
 
     Raises:
@@ -143,22 +143,22 @@ def load_index(
     annotation_file, image_root = Path(annotations), Path(images)
     findings = Findings()
     tables = read_tables(annotation_file, findings)
-    kept = distinct_pictures(tables, findings)
-    image_ids = tables.picture_ids[kept]
+    kept = distinct_images(tables, findings)
+    image_ids = tables.image_ids[kept]
     names = [tables.names[i] for i in kept.tolist()]
     heights, widths = sizes_of(image_root, image_ids, names, tables.heights[kept], tables.widths[kept], findings)
-    if pictures != "listed":
-        check_files(image_root, names, heights, widths, findings, decode=pictures == "sound")
+    if check != "listed":
+        check_files(image_root, names, heights, widths, findings, decode=check == "sound")
     category_ids, category_names = categories_of(tables, findings)
-    picture_rows, labels = find_pictures_and_labels(tables, image_ids, category_ids, findings)
-    boxes, usable = corner_boxes(tables, heights, widths, picture_rows, findings)
+    image_rows, labels = find_images_and_labels(tables, image_ids, category_ids, findings)
+    boxes, usable = corner_boxes(tables, heights, widths, image_rows, findings)
     annotation_ids = annotation_ids_of(tables, findings)
     if findings.refused:
         raise UserError(f"{annotation_file}: cannot be used:\n{findings.refusal()}")
 
     rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(picture_rows[rows], kind="stable")]
-    offsets = np.searchsorted(picture_rows[rows], np.arange(len(image_ids) + 1)).astype(np.int64)
+    rows = rows[np.argsort(image_rows[rows], kind="stable")]
+    offsets = np.searchsorted(image_rows[rows], np.arange(len(image_ids) + 1)).astype(np.int64)
     encoded = [text.encode("utf-8", "surrogateescape") for text in names]
     content = {
         "image_ids": image_ids,

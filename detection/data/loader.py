@@ -37,13 +37,13 @@ def training_batches(
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
-    Starting in the middle reads none of the earlier pictures. workers: processes; 0 reads in this one. prefetch:
-    batches ahead for each worker. Pictures that were replaced (see `DetectionDataset`) are logged as warnings, each
+    Starting in the middle reads none of the earlier images. workers: processes; 0 reads in this one. prefetch:
+    batches ahead for each worker. Images that were replaced (see `DetectionDataset`) are logged as warnings, each
     once, and counted when the last batch was taken.
 
     Raises:
-        UserError: a picture or its proposals cannot be read, naming the file.
-        ValueError: the global batch has fewer pictures than there are parts.
+        UserError: an image or its proposals cannot be read, naming the file.
+        ValueError: the global batch has fewer images than there are parts.
     """
     steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
     return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch)
@@ -58,10 +58,10 @@ def evaluation_parts(
     size_divisor: int = 1,
     only: Collection[int] | None = None,
 ) -> list[list[tuple[int, int]]]:
-    """What each of this rank's batches holds, as (epoch 0, position in the index): every picture once over all ranks.
+    """What each of this rank's batches holds, as (epoch 0, position in the index): every image once over all ranks.
 
-    Only pictures of one padded size share a batch, so that what a picture is padded with, and with that what a network
-    finds in it, does not depend on its company. Many batches are therefore smaller than asked for. Which pictures share
+    Only images of one padded size share a batch, so that what an image is padded with, and with that what a network
+    finds in it, does not depend on its company. Many batches are therefore smaller than asked for. Which images share
     one does not depend on the number of ranks either, nor on what is left to do: a kernel may round otherwise in a
     batch of another size. A rank may have none.
 
@@ -90,7 +90,7 @@ def evaluation_batches(
     """The batches of `evaluation_parts`, in order.
 
     Raises:
-        UserError: a picture or its proposals cannot be read, naming the file.
+        UserError: an image or its proposals cannot be read, naming the file.
     """
     return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch)
 
@@ -99,7 +99,7 @@ class TrainingSteps(Sequence[list[tuple[int, int]]]):
     """The (epoch, index) pairs of each of a rank's micro-batches, worked out when asked for.
 
     Raises:
-        ValueError: the global batch has fewer pictures than there are parts.
+        ValueError: the global batch has fewer images than there are parts.
     """
 
     def __init__(
@@ -144,6 +144,6 @@ def _batches(
     finally:  # also where a training takes no more batches, or fails
         if unreadable:
             logger.warning(
-                "%d picture(s) could not be read, asked for %d time(s): %s",
+                "%d image(s) could not be read, asked for %d time(s): %s",
                 len(unreadable), unreadable.total(), _INSTEAD[dataset.unreadable],
             )  # fmt: skip

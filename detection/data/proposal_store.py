@@ -1,8 +1,8 @@
 """One file with the proposals of a split: image id → boxes and scores, read from disk only where asked for.
 
-Shapes: M pictures, R proposals of one, T of all. The file (see `tensor_file.py`) holds image_ids int64 (M,), offsets
-int64 (M + 1,), boxes float32 (T, 4), in pixels of the original picture, and scores float32 (T,), best first within each
-picture. Its metadata says what made it. `proposal_writer.py` writes it.
+Shapes: M images, R proposals of one, T of all. The file (see `tensor_file.py`) holds image_ids int64 (M,), offsets
+int64 (M + 1,), boxes float32 (T, 4), in pixels of the original image, and scores float32 (T,), best first within each
+image. Its metadata says what made it. `proposal_writer.py` writes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from detection.data.index import DatasetIndex
 from detection.data.tensor_file import map_array, read_header
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 KIND = "proposals"
 _ARRAYS = {
@@ -26,7 +26,7 @@ _ARRAYS = {
 
 
 def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
-    """What is wrong with a picture's proposals (R, 4) and their scores (R,), in words; None if nothing is."""
+    """What is wrong with an image's proposals (R, 4) and their scores (R,), in words; None if nothing is."""
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         return "proposals or scores are NaN or infinite"
     if (scores[1:] > scores[:-1]).any():
@@ -75,11 +75,11 @@ class ProposalStore:
         return len(self.image_ids)
 
     def boxes(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """The picture's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original picture: a
+        """The image's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original image: a
         copy.
 
         Raises:
-            UserError: the store does not have the picture, or its boxes or scores are NaN, infinite or out of order.
+            UserError: the store does not have the image, or its boxes or scores are NaN, infinite or out of order.
         """
         return self._checked(image_id, limit)[0]
 
@@ -105,7 +105,7 @@ class ProposalStore:
         if len(missing):
             first = ", ".join(map(str, missing[:5].tolist())) + (", …" if len(missing) > 5 else "")
             raise UserError(
-                f"{self.path}: lacks {len(missing)} of the {len(index)} pictures of {index.name} (image ids {first}); "
+                f"{self.path}: lacks {len(missing)} of the {len(index)} images of {index.name} (image ids {first}); "
                 + remedy
             )
         if self.metadata.get("dataset_fingerprint") != index.fingerprint:
@@ -116,7 +116,7 @@ class ProposalStore:
             )
 
     def verify(self) -> None:
-        """Reads the whole store once and raises UserError if any picture's boxes or scores are damaged."""
+        """Reads the whole store once and raises UserError if any image's boxes or scores are damaged."""
         for image_id in self.image_ids.tolist():
             self._checked(image_id, None)
 

@@ -1,11 +1,11 @@
-"""Proposals of one picture after another, in any order → one proposal store; killed, it goes on where it stopped.
+"""Proposals of one image after another, in any order → one proposal store; killed, it goes on where it stopped.
 
 What is added lands in small files in `<path>.partial/`, each whole or absent; `finish` joins them into the store in one
 step and removes them. No more than one such file is held in memory. While it is joined the store needs its own size on
 the disk a second time.
 
 Several ranks may write together: rank 0 makes its writer first (that may clear the folder), the others after a barrier;
-each adds pictures of its own and flushes; after another barrier rank 0 alone finishes.
+each adds images of its own and flushes; after another barrier rank 0 alone finishes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 
 from detection.data.proposal_store import KIND, fault_of
 from detection.data.tensor_file import make_header, map_array, read_header
-from detection.errors import UserError
-from detection.files import atomic_write
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
 
 _CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
 CHUNK_BYTES = 1 << 24  # added proposals that are gathered before they go to disk
@@ -33,9 +33,9 @@ class ProposalWriter:
     """A store being made.
 
     metadata: JSON-able, says what makes it: "dataset_fingerprint", "rpn_sha256", config, versions.
-    image_ids: all the pictures that the store will have, each once, in its order.
+    image_ids: all the images that the store will have, each once, in its order.
     essential: the keys of `metadata` that decide what the proposals are; None: all. If `<path>.partial/` was left by a
-    run with the same essential metadata and pictures, its proposals count; otherwise it is emptied.
+    run with the same essential metadata and images, its proposals count; otherwise it is emptied.
 
     Raises:
         ValueError: an image id twice.
@@ -55,7 +55,7 @@ class ProposalWriter:
         self.image_ids = np.asarray(image_ids, dtype=np.int64)
         self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
         if len(self._position) < len(self.image_ids):
-            raise ValueError("an image id stands twice among the pictures of a proposal store")
+            raise ValueError("an image id stands twice among the images of a proposal store")
         self.folder = self.path.with_name(self.path.name + ".partial")
         self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._gathered_bytes = 0
@@ -68,12 +68,12 @@ class ProposalWriter:
         return self.image_ids[~self._done]
 
     def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray) -> None:
-        """Adds a picture: boxes (R, 4) in pixels of the original picture, scores (R,) descending.
+        """Adds an image: boxes (R, 4) in pixels of the original image, scores (R,) descending.
 
-        Adding a picture again changes nothing.
+        Adding an image again changes nothing.
 
         Raises:
-            ValueError: the picture is none of the store's, or boxes or scores are of the wrong shape, NaN or infinite,
+            ValueError: the image is none of the store's, or boxes or scores are of the wrong shape, NaN or infinite,
                 or not in order.
         """
         boxes = np.asarray(boxes, dtype=np.float32)
@@ -84,7 +84,7 @@ class ProposalWriter:
         if fault is not None:
             raise ValueError(f"image {image_id}: {fault}")
         if image_id not in self._position:
-            raise ValueError(f"image {image_id} is none of the pictures of {self.path}")
+            raise ValueError(f"image {image_id} is none of the images of {self.path}")
         position = self._position[image_id]
         if self._done[position]:
             return
@@ -117,7 +117,7 @@ class ProposalWriter:
         """Joins everything into the store at `path` and removes the partial folder.
 
         Raises:
-            UserError: pictures are still missing.
+            UserError: images are still missing.
         """
         self.flush()
         counts = np.full(len(self.image_ids), -1, dtype=np.int64)
@@ -126,7 +126,7 @@ class ProposalWriter:
         lacking = self.image_ids[counts < 0]
         if len(lacking):
             raise UserError(
-                f"{self.path}: proposals of {len(lacking)} pictures are still missing, first image id {lacking[0]}"
+                f"{self.path}: proposals of {len(lacking)} images are still missing, first image id {lacking[0]}"
             )
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         total = int(offsets[-1])
@@ -181,7 +181,7 @@ class ProposalWriter:
                 path.unlink()
 
     def _fits(self, positions: np.ndarray, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> bool:
-        """Whether a chunk's arrays are what `flush` writes for pictures of this store."""
+        """Whether a chunk's arrays are what `flush` writes for images of this store."""
         arrays = (positions, counts, boxes, scores)
         if tuple(array.dtype for array in arrays) != tuple(_CHUNK.values()) or scores.ndim != 1:
             return False

@@ -1,6 +1,6 @@
 """Tables of an annotation file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
 
-Shapes: M pictures, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
+Shapes: M images, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
 used is decided when all have been called.
 """
 
@@ -13,25 +13,25 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.annotation_file import MISSING, Tables
+from detection.data.readers.coco import MISSING, Tables
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
-from detection.data.pictures import PictureError, picture_size, read_picture
+from detection.data.images import ImageError, image_size, read_image
 
-_TOGETHER = 64  # pictures that are decoded between two looks at what their decoder says
+_TOGETHER = 64  # images that are decoded between two looks at what their decoder says
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
 
 
-def distinct_pictures(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the pictures, each id once; an entry that only says the same again is passed over."""
-    ids, first = np.unique(tables.picture_ids, return_index=True)
-    first_of = first[np.searchsorted(ids, tables.picture_ids)]
-    for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.picture_ids != MISSING)).tolist():
+def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
+    """Rows of the images, each id once; an entry that only says the same again is passed over."""
+    ids, first = np.unique(tables.image_ids, return_index=True)
+    first_of = first[np.searchsorted(ids, tables.image_ids)]
+    for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
         other = first_of[row]
         same = tables.names[row] == tables.names[other]
         same &= bool(tables.heights[row] == tables.heights[other] and tables.widths[row] == tables.widths[other])
-        example = f"id {tables.picture_ids[row]}: {tables.names[other]}" + ("" if same else f" and {tables.names[row]}")
-        findings.add("picture_twice" if same else "picture_id_twice", 1, [example])
+        example = f"id {tables.image_ids[row]}: {tables.names[other]}" + ("" if same else f" and {tables.names[row]}")
+        findings.add("image_twice" if same else "image_id_twice", 1, [example])
     return np.sort(first)
 
 
@@ -46,10 +46,10 @@ def sizes_of(
     """Heights and widths, the absent ones from the files' headers."""
     for i in np.flatnonzero((heights == 0) | (widths == 0)).tolist():
         try:
-            heights[i], widths[i] = picture_size(image_root / names[i])
-            findings.add("size_missing", 1, [f"picture {image_ids[i]}"])
-        except PictureError as error:
-            findings.add("size_unreadable", 1, [f"picture {image_ids[i]}: {error}"])
+            heights[i], widths[i] = image_size(image_root / names[i])
+            findings.add("size_missing", 1, [f"image {image_ids[i]}"])
+        except ImageError as error:
+            findings.add("size_unreadable", 1, [f"image {image_ids[i]}: {error}"])
             heights[i] = widths[i] = 1
     return heights, widths
 
@@ -63,7 +63,7 @@ def check_files(
     *,
     decode: bool,
 ) -> None:
-    """Adds pictures without a file, from one listing of each folder; with `decode`, also those that cannot be read or
+    """Adds images without a file, from one listing of each folder; with `decode`, also those that cannot be read or
     are not of the size given, and those whose decoder complains.
     """
     present: dict[str, set[str]] = {}
@@ -78,14 +78,14 @@ def check_files(
         if file in present[folder]:
             found.append(i)
         else:
-            findings.add("picture_missing", 1, [f"{image_root / name}"])
+            findings.add("image_missing", 1, [f"{image_root / name}"])
     if not decode:
         return
 
     def problem(i: int) -> str | None:
         try:
-            read_picture(image_root / names[i], (int(heights[i]), int(widths[i])))
-        except PictureError as error:
+            read_image(image_root / names[i], (int(heights[i]), int(widths[i])))
+        except ImageError as error:
             return str(error)
         return None
 
@@ -96,12 +96,12 @@ def check_files(
                 problems = list(pool.map(problem, group))
             for i, message in zip(group, problems, strict=True):
                 if message is not None:
-                    findings.add("picture_unreadable", 1, [message])
+                    findings.add("image_unreadable", 1, [message])
                 elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
                     with decoder_complaints() as own:
                         problem(i)
                     findings.add(
-                        "picture_doubtful", min(1, len(own)), [f"{image_root / names[i]}: {text}" for text in own[:1]]
+                        "image_doubtful", min(1, len(own)), [f"{image_root / names[i]}: {text}" for text in own[:1]]
                     )
 
 
@@ -117,22 +117,22 @@ def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
-def find_pictures_and_labels(
+def find_images_and_labels(
     tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """(row in `image_ids`, −1 if not listed; label, 0 if not listed) of each annotation, int64 (T,) both."""
-    picture_rows = _find(image_ids, tables.picture_of)
+    image_rows = _find(image_ids, tables.image_of)
     labels = _find(category_ids, tables.category_of) + 1
-    stray = (picture_rows < 0) & (tables.picture_of != MISSING)
+    stray = (image_rows < 0) & (tables.image_of != MISSING)
     if len(stray) and stray.all():
-        findings.add("all_without_picture", 1)
-    findings.add("annotation_without_picture", int(stray.sum()), _examples(tables, stray))
-    unknown = (labels == 0) & (tables.category_of != MISSING) & (picture_rows >= 0)
+        findings.add("all_without_image", 1)
+    findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
+    unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
     examples = (
         f"category {tables.category_of[row]}: {_example(tables, row)}" for row in np.flatnonzero(unknown).tolist()
     )
     findings.add("category_unknown", int(unknown.sum()), examples)
-    return picture_rows, labels
+    return image_rows, labels
 
 
 def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -145,15 +145,15 @@ def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def corner_boxes(
-    tables: Tables, heights: np.ndarray, widths: np.ndarray, picture_rows: np.ndarray, findings: Findings
+    tables: Tables, heights: np.ndarray, widths: np.ndarray, image_rows: np.ndarray, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes float32 (T, 4), corners clipped to their pictures; usable bool (T,): those that are left with an area)."""
+    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area)."""
     x, y, width, height = tables.boxes.T
-    listed = picture_rows >= 0
+    listed = image_rows >= 0
     finite = np.isfinite(tables.boxes).all(axis=1)
     infinite = listed & ~finite
     findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
-    sides = [np.append(lengths, 0)[picture_rows] for lengths in (widths, heights)]  # row −1: no picture, no size
+    sides = [np.append(lengths, 0)[image_rows] for lengths in (widths, heights)]  # row −1: no image, no size
     limits = np.stack(sides * 2, axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.stack([x, y, x + width, y + height], axis=1)
@@ -189,10 +189,10 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
 
 
 def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -> None:
-    """Counts objects equal to another of the same picture in label, box and crowd flag."""
-    pictures = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
-    columns = [pictures, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
-    mixed = np.zeros(len(pictures), dtype=np.uint64)
+    """Counts objects equal to another of the same image in label, box and crowd flag."""
+    images = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
+    columns = [images, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
+    mixed = np.zeros(len(images), dtype=np.uint64)
     for column in columns:
         mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
@@ -202,7 +202,7 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
         equal &= column[order[1:]] == column[order[:-1]]
     rows = order[1:][equal]
     examples = (
-        f"annotation {content['annotation_ids'][row]} of image {content['image_ids'][pictures[row]]}"
+        f"annotation {content['annotation_ids'][row]} of image {content['image_ids'][images[row]]}"
         for row in rows.tolist()
     )
     findings.add("object_twice", len(rows), examples)
@@ -210,7 +210,7 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
 
 def _example(tables: Tables, row: int) -> str:
     number = tables.annotation_ids[row]
-    return f"annotation {'without id' if number == MISSING else number} of image {tables.picture_of[row]}"
+    return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 
 
 def _examples(tables: Tables, mask: np.ndarray) -> list[str]:

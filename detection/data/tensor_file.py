@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 _DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),

@@ -16,7 +16,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 Key = tuple[int, int]  # (epoch, position in the index)
 Item = TypeVar("Item", covariant=True)

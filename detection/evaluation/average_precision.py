@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.evaluation import coco_evaluation, pycocotools_evaluation
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS
 from detection.evaluation.ground_truth import GroundTruth, read_ground_truth

@@ -17,7 +17,7 @@ import numpy as np
 
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, RECALL_LEVELS
 from detection.evaluation.ground_truth import GroundTruth
-from detection.evaluation.matching import UNMATCHED, stable_matching
+from detection.evaluation.stable_matching import UNMATCHED, stable_matching
 
 _PAIRS_AT_A_TIME = 500_000  # bounds the memory of pairs that turn out not to overlap
 

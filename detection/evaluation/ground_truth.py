@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.json_stream import read_members
-from detection.errors import UserError
+from backbones.common.errors import UserError
+from detection.common.json_stream import read_members
 from detection.evaluation.json_values import LARGEST_ID, is_box, is_finite_number, plain_boxes, plain_numbers, short
 
 _OF_UNLISTED_IMAGES = "annotations of images that are not listed, left out"

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.evaluation.coco_parameters import AREA_RANGES, IOU_THRESHOLDS
-from detection.evaluation.matching import box_areas, overlapping_pairs, stable_matching
+from detection.evaluation.stable_matching import box_areas, overlapping_pairs, stable_matching
 
 LIMITS = (100, 300, 1000, 2000)
 

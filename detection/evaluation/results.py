@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
 from detection.evaluation.json_values import LARGEST_ID, is_box, is_finite_number, plain_boxes, plain_numbers, short
-from detection.files import atomic_write
 
 COLUMNS = 7
 BOX_DECIMALS = 3

@@ -14,9 +14,9 @@ import torchvision
 from torch import Tensor, nn
 
 from backbones.constants import constant
-from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import pool_distinct, roi_max_pool
 from detection.geometry.tensors import contiguous
+from detection.kernels.roi_align import roi_align
+from detection.kernels.roi_max_pool import pool_distinct, roi_max_pool
 
 Method = Literal["align", "max"]
 

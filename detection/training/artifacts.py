@@ -21,9 +21,9 @@ from typing import IO, Any, cast
 
 import torch
 
-from backbones import checksum
-from detection.errors import UserError
-from detection.files import atomic_write
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
+from backbones.weights import checksum
 
 FORMAT = "resnext-detection"
 VERSION = 1

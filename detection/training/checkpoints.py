@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.artifacts import DamagedFile, load_artifact, save_artifact
 from detection.training.distributed import gather_objects, is_main, on_main, rank
 from detection.training.random_state import capture_random_state, restore_random_state

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.memory import keep_freed_memory
 
 T = TypeVar("T")

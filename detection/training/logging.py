@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from detection.errors import UserError
-from detection.files import atomic_write
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
 from detection.training.distributed import is_main
 
 

@@ -24,7 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.checkpoints import Checkpointer, TrainingState
 from detection.training.distributed import (
     explained,

@@ -16,7 +16,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.distributed import gather_numbers, gather_objects
 
 _SHOWN = 20  # image ids that a message lists

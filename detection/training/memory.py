@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 _MEBIBYTE = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, malloc.h

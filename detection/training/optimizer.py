@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 _NORMALIZATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 # Devices whose fused SGD updates all parameters in one kernel and can skip an update by a flag that stays on the device

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.distributed import is_main, on_main
 
 try:

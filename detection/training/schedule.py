@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 
 @dataclass(frozen=True)

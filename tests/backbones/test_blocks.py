@@ -19,7 +19,7 @@ from backbones.blocks import (
     join_paths,
     split_paths,
 )
-from backbones.errors import UserError
+from backbones.common.errors import UserError
 from backbones.normalization import fold_batch_norm
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}

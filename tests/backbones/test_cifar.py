@@ -8,7 +8,7 @@ from torch import nn
 
 from backbones import create_backbone, create_classifier
 from backbones.cifar import CIFAR
-from backbones.errors import UserError
+from backbones.common.errors import UserError
 
 
 def test_layers_are_twenty_nine_and_maps_are_the_papers() -> None:

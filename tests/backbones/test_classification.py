@@ -1,4 +1,4 @@
-"""Labelled pictures, what is done to them, and top-k error, each against an independent way to the same."""
+"""Labelled images, what is done to them, and top-k error, each against an independent way to the same."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from backbones import UserError, create_classifier
-from backbones.classification.augmentation import _EIGENVALUES, _EIGENVECTORS, RandomView, colour_change
-from backbones.classification.pictures import open_pictures
+from backbones.classification.labelled_images import open_images
+from backbones.classification.random_view import _EIGENVALUES, _EIGENVECTORS, RandomView, colour_change
 from backbones.classification.scores import class_scores, is_missed
 from backbones.classification.views import Views, resized, stack_views
 
@@ -60,7 +60,7 @@ def test_nan_and_constant_scores_are_wrong() -> None:
     assert is_missed(own_is_nan, labels, 1).all()
 
 
-# Pictures
+# Images
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def folder(tmp_path: Path) -> Path:
             for i in range(number + 2):
                 Image.fromarray(noise(5, 6)).save(tmp_path / split / name / f"{i}.png")
             Image.fromarray(noise(7, 4)).save(tmp_path / split / name / "deeper" / "x.PNG")
-            (tmp_path / split / name / "notes.txt").write_text("no picture")
+            (tmp_path / split / name / "notes.txt").write_text("no image")
     return tmp_path
 
 
 def test_a_folder_is_read_as_torchvision_reads_it(folder: Path) -> None:
-    ours, theirs = open_pictures(folder, "train", read), torchvision.datasets.ImageFolder(folder / "train")
+    ours, theirs = open_images(folder, "train", read), torchvision.datasets.ImageFolder(folder / "train")
     assert list(ours.classes) == theirs.classes
     assert {(ours.name(i), int(ours.labels[i])) for i in range(len(ours))} == set(theirs.samples)
     for i in range(len(ours)):
@@ -86,19 +86,19 @@ def test_a_folder_is_read_as_torchvision_reads_it(folder: Path) -> None:
 
 
 def test_labels_are_the_networks_where_the_folders_are_fewer(folder: Path) -> None:
-    train = open_pictures(folder, "train", read)
-    test = open_pictures(folder, "val", read, train.classes)
+    train = open_images(folder, "train", read)
+    test = open_images(folder, "val", read, train.classes)
     assert test.classes == train.classes
     for i in range(len(test)):
         assert Path(test.name(i)).relative_to(folder / "val").parts[0] == train.classes[test.labels[i]]
     with pytest.raises(UserError, match=r"b: no class of the network, which knows a, ça 10"):
-        open_pictures(folder, "train", read, ("a", "ça 10"))
+        open_images(folder, "train", read, ("a", "ça 10"))
     (folder / "train" / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: no pictures in it"):
-        open_pictures(folder, "train", read)
+    with pytest.raises(UserError, match="empty: no images in it"):
+        open_images(folder, "train", read)
     with pytest.raises(UserError, match="is not there"):
-        open_pictures(folder, "test", read)
-    assert open_pictures(folder, "val", read).fingerprint != train.fingerprint
+        open_images(folder, "test", read)
+    assert open_images(folder, "val", read).fingerprint != train.fingerprint
 
 
 def write_cifar10(root: Path, keys: type) -> tuple[np.ndarray, np.ndarray]:
@@ -127,11 +127,11 @@ def write_cifar10(root: Path, keys: type) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("keys", [str, bytes])
-def test_cifar10_archives_give_the_pictures_that_went_in(tmp_path: Path, keys: type) -> None:
+def test_cifar10_archives_give_the_images_that_went_in(tmp_path: Path, keys: type) -> None:
     images, labels = write_cifar10(tmp_path, keys)
     for kind, name in (("python", "cifar-10-batches-py"), ("binary", "cifar-10-batches-bin")):
         for root in (tmp_path / kind, tmp_path / kind / name):
-            train, test = open_pictures(root, "train", read), open_pictures(root, "test", read)
+            train, test = open_images(root, "train", read), open_images(root, "test", read)
             assert (len(train), len(test)) == (10, 2)
             np.testing.assert_array_equal(train.labels, labels[:10])
             np.testing.assert_array_equal(test.labels, labels[10:])
@@ -139,7 +139,7 @@ def test_cifar10_archives_give_the_pictures_that_went_in(tmp_path: Path, keys: t
                 np.testing.assert_array_equal(train.read(i), images[i])
             assert train.classes == tuple(f"class{i}" for i in range(10))
             with pytest.raises(UserError, match="train and test"):
-                open_pictures(root, "val", read)
+                open_images(root, "val", read)
 
 
 def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
         (binary / f"{split}.bin").write_bytes(table.tobytes())
     (python / "meta").write_bytes(pickle.dumps({"fine_label_names": names, "coarse_label_names": ["c"]}, protocol=2))
     (binary / "fine_label_names.txt").write_text("\n".join(names))
-    first, second = open_pictures(tmp_path / "p", "train", read), open_pictures(tmp_path / "b", "train", read)
+    first, second = open_images(tmp_path / "p", "train", read), open_images(tmp_path / "b", "train", read)
     assert first.labels.tolist() == second.labels.tolist() == [99, 3, 0, 50]
     assert first.fingerprint == second.fingerprint
     assert first.classes[99] == "fine99"
@@ -171,26 +171,26 @@ def test_damaged_and_hostile_archives_are_refused(tmp_path: Path, capsys: pytest
     python, binary = tmp_path / "python" / "cifar-10-batches-py", tmp_path / "binary" / "cifar-10-batches-bin"
     (binary / "data_batch_2.bin").write_bytes((binary / "data_batch_2.bin").read_bytes()[:-1])
     with pytest.raises(UserError, match=r"data_batch_2\.bin: 6145 bytes are no whole rows"):
-        open_pictures(binary, "train", read)
+        open_images(binary, "train", read)
     (python / "data_batch_3").write_bytes(pickle.dumps({"data": Hostile(), "labels": [1]}, protocol=2))
     with pytest.raises(UserError, match="may run any code"):
-        open_pictures(python, "train", read)
+        open_images(python, "train", read)
     assert "code from the pickle ran" not in capsys.readouterr().out
     (python / "data_batch_3").write_bytes(pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [1, 1]}))
     with pytest.raises(UserError, match="no `data` of rows"):
-        open_pictures(python, "train", read)
+        open_images(python, "train", read)
     (python / "test_batch").unlink()
     with pytest.raises(UserError, match="test_batch is missing"):
-        open_pictures(python, "test", read)
+        open_images(python, "test", read)
 
 
 # Training views
 
 
 def test_a_view_is_a_function_of_its_seed() -> None:
-    view, picture = RandomView(16, colour_jitter=0.4, lighting=0.1), noise(40, 50)
-    first = [view(picture, seed) for seed in range(20)]
-    assert all((one == view(picture, seed)).all() for seed, one in enumerate(first))
+    view, image = RandomView(16, colour_jitter=0.4, lighting=0.1), noise(40, 50)
+    first = [view(image, seed) for seed in range(20)]
+    assert all((one == view(image, seed)).all() for seed, one in enumerate(first))
     assert len({one.tobytes() for one in first}) == 20
     assert {one.shape for one in first} == {(16, 16, 3)}
 
@@ -199,10 +199,10 @@ def test_random_sized_crops_have_the_stated_areas_and_ratios() -> None:
     """Pixels say where they come from, so the part that was cut shows in the view."""
     side = 256
     rows, columns = np.mgrid[:side, :side].astype(np.uint8)
-    picture = np.dstack([rows, columns, columns])
+    image = np.dstack([rows, columns, columns])
     areas, ratios = [], []
     for seed in range(800):
-        view = RandomView(32, horizontal_flip=0.0)(picture, seed).astype(float)
+        view = RandomView(32, horizontal_flip=0.0)(image, seed).astype(float)
         # From the first row's centre to the last's it is 31/32 of the part's height.
         height, width = (np.ptp(view[..., channel].mean(1 - channel)) * 32 / 31 for channel in (0, 1))
         areas.append(height * width / side**2)
@@ -217,11 +217,11 @@ def test_random_sized_crops_have_the_stated_areas_and_ratios() -> None:
 
 
 def test_a_part_is_resized_as_asked() -> None:
-    """The whole of a square picture, which is the only part of that area that fits: what torchvision makes of it."""
-    picture = noise(40, 40)
+    """The whole of a square image, which is the only part of that area that fits: what torchvision makes of it."""
+    image = noise(40, 40)
     for interpolation in ("bilinear", "bicubic"):
-        view = RandomView(16, min_area=1.0, horizontal_flip=0.0, interpolation=interpolation)(picture, 0)
-        expected = v2.Resize(16, v2.InterpolationMode(interpolation))(Image.fromarray(picture))
+        view = RandomView(16, min_area=1.0, horizontal_flip=0.0, interpolation=interpolation)(image, 0)
+        expected = v2.Resize(16, v2.InterpolationMode(interpolation))(Image.fromarray(image))
         np.testing.assert_array_equal(view, np.asarray(expected))
 
 
@@ -232,16 +232,16 @@ def test_a_part_that_never_fits_becomes_the_middle() -> None:
     assert (view == 200).all()
 
 
-def test_padded_crops_are_windows_of_the_padded_picture_and_half_are_mirrored() -> None:
-    picture = noise(32, 32)
+def test_padded_crops_are_windows_of_the_padded_image_and_half_are_mirrored() -> None:
+    image = noise(32, 32)
     padded = np.empty((40, 40, 3), np.uint8)
     padded[:] = (125, 123, 114)
-    padded[4:36, 4:36] = picture
+    padded[4:36, 4:36] = image
     windows = {padded[y : y + 32, x : x + 32].tobytes(): (y, x) for y in range(9) for x in range(9)}
     view = RandomView(32, "padded", padding=4, fill=(125, 123, 114))
     seen, mirrored = set(), 0
     for seed in range(1500):
-        crop = view(picture, seed)
+        crop = view(image, seed)
         is_mirrored = crop.tobytes() not in windows
         mirrored += is_mirrored
         seen.add(windows[(crop[:, ::-1] if is_mirrored else crop).tobytes()])
@@ -249,21 +249,21 @@ def test_padded_crops_are_windows_of_the_padded_picture_and_half_are_mirrored() 
     assert mirrored / 1500 == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UserError, match="smaller than the crop"):
         view(noise(20, 32), 0)
-    with pytest.raises(UserError, match=r"320×32 pixels is more than twice .* sheet of many pictures"):
+    with pytest.raises(UserError, match=r"320×32 pixels is more than twice .* sheet of many images"):
         view(noise(32, 320), 0)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_colour_jitter_in_one_map_is_the_changes_one_after_the_other(order: list[int]) -> None:
-    """Against torchvision's functions, on a picture whose values stay clear of black and white."""
-    picture = torch.from_numpy(RNG.uniform(0.4, 0.6, (3, 8, 9)))
+    """Against torchvision's functions, on an image whose values stay clear of black and white."""
+    image = torch.from_numpy(RNG.uniform(0.4, 0.6, (3, 8, 9)))
     factors = [0.8, 1.3, 0.7]
-    expected = picture
+    expected = image
     change = (v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation)
     for number in order:
         expected = change[number](expected, factors[number])
-    matrix, offset = colour_change(picture.mean((1, 2)).numpy(), factors, order, np.zeros(3))
-    result = np.einsum("ij,jhw->ihw", matrix, picture.numpy()) + offset[:, None, None]
+    matrix, offset = colour_change(image.mean((1, 2)).numpy(), factors, order, np.zeros(3))
+    result = np.einsum("ij,jhw->ihw", matrix, image.numpy()) + offset[:, None, None]
     np.testing.assert_allclose(result, expected.numpy(), atol=2e-4)  # its weights of grey have a digit more
 
 
@@ -287,12 +287,12 @@ def test_lighting_shifts_all_pixels_alike_along_the_principal_components() -> No
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(60, 81), (97, 53), (48, 48), (40, 75), (75, 40)])
 def test_crops_are_torchvisions_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
-    picture = noise(*size)
-    small = v2.Resize(40, v2.InterpolationMode(interpolation))(Image.fromarray(picture))
-    np.testing.assert_array_equal(resized(picture, 40, interpolation), np.asarray(small))
-    (centre,) = Views(32, (40,), interpolation=interpolation)(picture)
+    image = noise(*size)
+    small = v2.Resize(40, v2.InterpolationMode(interpolation))(Image.fromarray(image))
+    np.testing.assert_array_equal(resized(image, 40, interpolation), np.asarray(small))
+    (centre,) = Views(32, (40,), interpolation=interpolation)(image)
     np.testing.assert_array_equal(centre, np.asarray(v2.CenterCrop(32)(small)))
-    ten = {view.tobytes() for view in Views(32, (40,), "ten", interpolation)(picture)}
+    ten = {view.tobytes() for view in Views(32, (40,), "ten", interpolation)(image)}
     assert ten == {np.asarray(crop).tobytes() for crop in v2.TenCrop(32)(small)}
 
 
@@ -320,17 +320,17 @@ def test_scores_are_averages_over_views_and_positions(views: Views) -> None:
         "resnext50_32x4d", 7, depths=(1, 1, 1), cardinality=2, base_width=16, planes=8, stem_width=8
     ).eval()
     torch.nn.init.normal_(network.fc.weight)
-    pictures = [noise(40, 52), noise(52, 40), noise(45, 45)]
-    result = class_scores(network, stack_views([views(picture) for picture in pictures]), 3)
+    images = [noise(40, 52), noise(52, 40), noise(45, 45)]
+    result = class_scores(network, stack_views([views(image) for image in images]), 3)
     exact = network.double()
     mean, std = (
         torch.tensor(values).double()[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    for row, picture in zip(result, pictures, strict=True):
+    for row, image in zip(result, images, strict=True):
         one_by_one = []
-        for view in views(picture):
-            image = (torch.from_numpy(view.copy()).permute(2, 0, 1).double() / 255 - mean) / std
-            level = exact.feature_maps(image[None], ["c4"])["c4"][0]
+        for view in views(image):
+            pixels = (torch.from_numpy(view.copy()).permute(2, 0, 1).double() / 255 - mean) / std
+            level = exact.feature_maps(pixels[None], ["c4"])["c4"][0]
             scores = torch.einsum("kc,chw->khw", exact.fc.weight, level) + exact.fc.bias[:, None, None]
             one_by_one.append(scores.mean((1, 2)))
         torch.testing.assert_close(row.double(), torch.stack(one_by_one).mean(0), atol=1e-4, rtol=1e-4)

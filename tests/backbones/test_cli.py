@@ -11,7 +11,7 @@ import pytest
 
 from backbones import VARIANTS
 from backbones.__main__ import main
-from backbones.sources import SOURCES, sources_for
+from backbones.weights.sources import SOURCES, sources_for
 
 
 def _row(output: str, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""torch.compile of a backbone: pictures of any sizes take a handful of compilations."""
+"""torch.compile of a backbone: images of any sizes take a handful of compilations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from backbones import create_backbone
-from tests.detection.networks import TINY
+from tests.detection.tiny_networks import TINY
 
 
-def test_pictures_of_many_sizes_take_few_compilations() -> None:
-    """One more for each of height, width and number of pictures that varies; nothing of ours depends on sizes."""
+def test_images_of_many_sizes_take_few_compilations() -> None:
+    """One more for each of height, width and number of images that varies; nothing of ours depends on sizes."""
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
@@ -20,8 +20,8 @@ def test_pictures_of_many_sizes_take_few_compilations() -> None:
     compiled.compile(backend="eager")
     sizes = [(1, 608, width) for width in (608, 736, 800, 992)] + [(1, height, 608) for height in (736, 800, 992)]
     with torch.no_grad():
-        for images, height, width in [*sizes, (2, 608, 800), (2, 800, 608)]:
-            pictures = torch.randn(images, 3, height, width)
-            torch.testing.assert_close(compiled(pictures)["c4"], backbone(pictures)["c4"], rtol=1e-4, atol=1e-4)
+        for number, height, width in [*sizes, (2, 608, 800), (2, 800, 608)]:
+            images = torch.randn(number, 3, height, width)
+            torch.testing.assert_close(compiled(images)["c4"], backbone(images)["c4"], rtol=1e-4, atol=1e-4)
     assert 1 <= counters["stats"]["unique_graphs"] <= 4
     assert not counters["unimplemented"]

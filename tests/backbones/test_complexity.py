@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import VARIANTS, create_backbone, create_classifier
+from backbones.common.errors import UserError
 from backbones.complexity import bottleneck_parameters, measure, measure_variant, solve_width
-from backbones.errors import UserError
 from backbones.paper_figures import PAPER_FIGURES
 
 

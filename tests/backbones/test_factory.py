@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones import IMAGENET, InputFormat, create_backbone, create_c4, create_classifier
-from backbones.errors import UserError
-from backbones.loading import adapt_stem, load_backbone_state
+from backbones.common.errors import UserError
 from backbones.normalization import FrozenBatchNorm2d
+from backbones.weights.loading import adapt_stem, load_backbone_state
 
 SMALL = "resnext14_8x16d_small"
 BGR = InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
@@ -44,9 +44,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
             asked.append((source, variant_name))
             return weights
 
-        module = types.ModuleType("backbones.pretrained")
+        module = types.ModuleType("backbones.weights.pretrained")
         module.resolve_weights = resolve_weights
-        monkeypatch.setitem(sys.modules, "backbones.pretrained", module)
+        monkeypatch.setitem(sys.modules, "backbones.weights.pretrained", module)
         return asked
 
     return install
@@ -270,7 +270,7 @@ def test_weights_made_for_other_channels_load_as_they_stand_or_are_refused(serve
 
 
 def test_without_weights_the_readers_are_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "backbones.pretrained", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "backbones.weights.pretrained", None)  # importing it would fail
     assert create_classifier("resnext50", 3, cardinality=2, base_width=4, depths=(1, 1, 1, 1)).num_classes == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backbones import IMAGENET, InputFormat
-from backbones.errors import UserError
+from backbones.common.errors import UserError
 
 DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 DETECTRON2 = InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from backbones import create_backbone, create_classifier, fold_batch_norm
 from backbones.blocks import Bottleneck, convert
-from backbones.errors import UserError
+from backbones.common.errors import UserError
 from backbones.normalization import FrozenBatchNorm2d, conv_norm, freeze_batch_norm, make_normalization
 
 

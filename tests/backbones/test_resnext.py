@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import VARIANTS, Backbone, ResNeXt, create_backbone, create_c4, create_classifier
-from backbones.errors import UserError
+from backbones.common.errors import UserError
 from backbones.variants import Variant, find_variant
 
 torchvision_models = pytest.importorskip("torchvision").models

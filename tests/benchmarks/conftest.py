@@ -1,4 +1,4 @@
-"""A data set of four drawn pictures and a configuration that trains on it in a second."""
+"""A data set of four drawn images and a configuration that trains on it in a second."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def data(tmp_path: Path) -> Path:
     (folder / "images").mkdir(parents=True)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "square"}]}
     for number in range(1, 5):
-        picture = random.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        image = random.integers(0, 60, (64, 64, 3), dtype=np.uint8)
         x, y = random.integers(0, 40, 2).tolist()
-        picture[y : y + 20, x : x + 20] = 220
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture)
+        image[y : y + 20, x : x + 20] = 220
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
         content["images"].append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
         box = {"id": number, "image_id": number, "category_id": 1, "bbox": [x, y, 20, 20], "area": 400, "iscrowd": 0}
         content["annotations"].append(box)

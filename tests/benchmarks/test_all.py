@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from backbones.common.errors import UserError
 from benchmarks import __main__ as everything
 from benchmarks import imports
-from detection.errors import UserError
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from backbones.common.errors import UserError
 from backbones.normalization import FrozenBatchNorm2d
 from backbones.variants import find_variant
 from benchmarks import backbones
 from benchmarks.backbones import FOLDED, GROUPED, TIMM, WIDE, calibrated, implementations
 from benchmarks.common import OURS, PEER
-from detection.errors import UserError
 
 pytest.importorskip("timm")
 

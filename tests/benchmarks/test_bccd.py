@@ -1,4 +1,4 @@
-"""The contest runs on a few drawn pictures, goes on where it stopped, and gives the peer the time it promises."""
+"""The contest runs on a few drawn images, goes on where it stopped, and gives the peer the time it promises."""
 
 from __future__ import annotations
 

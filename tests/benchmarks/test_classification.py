@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbones.common.errors import UserError
 from backbones.variants import find_variant
 from benchmarks import classification
-from detection.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two colours, a folder each, of training and test pictures."""
+    """Two colours, a folder each, of training and test images."""
     root = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(0)
     for split, count in (("train", 16), ("test", 4)):
@@ -24,9 +24,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                picture = random.integers(0, 100, (32, 32, 3), dtype=np.uint8)
-                picture[..., channel] += 100
-                Image.fromarray(picture).save(folder / f"{number}.png")
+                image = random.integers(0, 100, (32, 32, 3), dtype=np.uint8)
+                image[..., channel] += 100
+                Image.fromarray(image).save(folder / f"{number}.png")
     return root
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.common.errors import UserError
 from benchmarks import data_pipeline, loader_runs
 from benchmarks.common import OURS, PEER
 from benchmarks.data_peers import Detectron, Ours, Torchvision, Work
 from benchmarks.data_pipeline import MAPPER, STEPS, agreements, parts, reduced_row, wholes
 from benchmarks.photographs import photographs
-from detection.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 def test_the_pipelines_agree(work: Work) -> None:
-    assert agreements(work)["pictures compared"] == 6
+    assert agreements(work)["images compared"] == 6
 
 
 def test_a_pipeline_that_does_something_else_is_refused(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_boxes_that_do_not_follow_the_flip_are_refused(work: Work, monkeypatch: 
         agreements(work)
 
 
-def test_half_the_pictures_are_flipped(work: Work) -> None:
+def test_half_the_images_are_flipped(work: Work) -> None:
     many = Work(work.index.subset(np.resize(np.arange(3), 60)), 120, 200)
     unflipped = Work(many.index, 120, 200, flip=0.0)
     for kind in (Ours, Torchvision, Detectron):
@@ -86,6 +86,6 @@ def test_the_benchmark_writes_its_result(tmp_path: Path, monkeypatch: pytest.Mon
 def test_workers_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
     photographs(tmp_path, 8, (96, 128))
     runs = loader_runs.measured(tmp_path, (0, 2), batches=6, repeats=1, side=100)
-    assert all(run.first_batch > 0 and run.per_picture > 0 for run in runs.values())
+    assert all(run.first_batch > 0 and run.per_image > 0 for run in runs.values())
     assert runs[0].worker_mb == 0
     assert runs[2].worker_mb > 1

@@ -46,7 +46,7 @@ def test_the_table_has_the_sizes_and_the_exponents() -> None:
 
 @pytest.mark.parametrize("subject", growth_works.SUBJECTS, ids=lambda subject: subject.name)
 def test_every_work_runs_again_and_again(subject: growth_works.Subject, tmp_path: Path) -> None:
-    size = min(subject.sizes[0], 128**2) if subject.name != "pictures" else 50
+    size = min(subject.sizes[0], 128**2) if subject.name != "images" else 50
     works = subject.works(size, tmp_path)
     for work in works.values():
         work()
@@ -59,7 +59,7 @@ def test_the_issues_ranges_are_covered() -> None:
     assert ranges["regions"] == (64, 2000)
     assert ranges["ground_truth"] == (1, 2000)
     assert ranges["classes"] == (1, 1203)
-    assert ranges["pictures"] == (1000, 118_287)
+    assert ranges["images"] == (1000, 118_287)
     assert (growth.WORKERS[0], growth.WORKERS[-1]) == (0, 8)
 
 

@@ -12,10 +12,10 @@ import torch
 from backbones import create_classifier
 from benchmarks import pretraining
 from detection import config as settings
-from detection.builders import build_rpn
+from detection.classifier.classifier_file import TrainedClassifier, load_classifier, save_classifier
 from detection.classifier.config import ClassifierConfig, Network
-from detection.classifier.model_file import TrainedClassifier, load_classifier, save_classifier
 from detection.config_file import load_config
+from detection.experiment.builders import build_rpn
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbones.common.errors import UserError
 from backbones.grouped.implementations import BlockDiagonal
 from benchmarks import detector, grouped_convolution, roi_align
 from benchmarks.common import OURS, PEER, Timing
 from benchmarks.detector import in_precision, parts, steps
 from benchmarks.roofline import operations
 from benchmarks.scene import make_scene
-from detection.errors import UserError
 from tests.benchmarks.test_torchvision_peer import SIZE, config_of
 
 

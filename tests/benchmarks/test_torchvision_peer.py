@@ -12,11 +12,11 @@ from backbones import InputFormat
 from benchmarks.common import matched_share
 from benchmarks.detector import agreements
 from benchmarks.scene import Scene, make_scene
-from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer, pictures
+from benchmarks.torchvision_peer import PeerDetector, as_floats, as_lists, build_peer
 from detection.config import Config
 from detection.config_file import load_config
-from detection.network_input import prepare
-from tests.detection.networks import batch as make_batch
+from detection.networks.network_input import prepare
+from tests.detection.tiny_networks import batch as make_batch
 
 OVERRIDES = [
     "backbone.depths=[1, 1, 1, 1]",
@@ -68,7 +68,7 @@ def test_boxes_come_back_in_pixels_of_the_original(scene: Scene) -> None:
         (ours,), (theirs,) = (
             network(batch.images, batch.sizes, larger) for network in (scene.detector, PeerDetector(scene.peer))
         )
-    # The paper's smallest side counts in the original picture with us, and in the resized one there.
+    # The paper's smallest side counts in the original image with us, and in the resized one there.
     if scene.config.rpn.test_proposals.min_side == 0:
         assert matched_share(ours, theirs, (3e-2, 1e-4, 0)) == 1
     assert theirs.boxes[:, 2].max() > batch.sizes[0, 1]
@@ -120,13 +120,13 @@ def test_the_same_parts_learn(scene: Scene) -> None:
     assert theirs
 
 
-def test_pictures_are_normalised_and_padded_as_ours() -> None:
+def test_images_are_normalised_and_padded_as_ours() -> None:
     whole = make_batch([[], []], [[], []], size=(96, 128), sizes=[(96, 100), (70, 128)])
     backbone_format = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     peer = build_peer(
         Config(), torch.nn.Identity(), torch.nn.Identity(), widths=(4, 4), classes=2, input_format=backbone_format
     )
-    transformed: ImageList = peer.eval().transform(pictures(whole.images, whole.sizes))[0]
+    transformed: ImageList = peer.eval().transform(as_floats(whole.images, whole.sizes))[0]
     assert transformed.image_sizes == [(96, 100), (70, 128)]
     torch.testing.assert_close(transformed.tensors, prepare(whole.images, whole.sizes, backbone_format))
 

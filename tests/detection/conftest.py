@@ -1,4 +1,4 @@
-"""The experiment in miniature (`pipeline.py`) as fixtures; each module draws the pictures that it needs, as `data`."""
+"""The experiment in miniature (`pipeline.py`) as fixtures; each module draws the images that it needs, as `data`."""
 
 from __future__ import annotations
 

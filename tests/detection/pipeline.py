@@ -1,4 +1,4 @@
-"""A whole experiment in miniature: a few drawn pictures, tiny networks, a handful of steps."""
+"""A whole experiment in miniature: a few drawn images, tiny networks, a handful of steps."""
 
 from __future__ import annotations
 

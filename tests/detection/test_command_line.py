@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import atexit, sys
 from detection.command_line import run
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 def main():
     {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backbones.common.errors import UserError
 from detection.config import Config
 from detection.config_file import (
     change_config,
@@ -18,7 +19,6 @@ from detection.config_file import (
     load_config,
     parse_yaml,
 )
-from detection.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("**/*.yaml"))
 NAMED = [path for path in CONFIGS if path.name != "base.yaml" and path.parent.name not in ("imagenet", "cifar")]

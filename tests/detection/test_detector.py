@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.common.errors import UserError
 from detection.data.augmentation import Augmentation
-from detection.detector import Detector, PictureDetections
-from detection.errors import UserError
-from detection.faster_rcnn import FasterRCNN
-from detection.model_files import Categories
-from tests.detection.networks import tiny_fast_rcnn, tiny_rpn
+from detection.detector import Detector, ImageDetections
+from detection.experiment.model_files import Categories
+from detection.networks.faster_rcnn import FasterRCNN
+from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
 NAMES = ("cat", "dog", "owl")
 
@@ -35,12 +35,12 @@ def detector() -> Detector:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((96, 128), (50, 40), (97, 61))]
 
 
-def same(one: PictureDetections, other: PictureDetections) -> bool:
+def same(one: ImageDetections, other: ImageDetections) -> bool:
     equal = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("boxes", "scores", "labels"))
     return equal and one.names == other.names and np.array_equal(one.category_ids, other.category_ids)
 
@@ -66,63 +66,63 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def test_it_leaves_global_settings_alone(detector: Detector, pictures: list[np.ndarray]) -> None:
+def test_it_leaves_global_settings_alone(detector: Detector, images: list[np.ndarray]) -> None:
     before = surroundings()
-    detector(pictures[0])
-    detector(pictures, batch_size=2)
+    detector(images[0])
+    detector(images, batch_size=2)
     assert surroundings() == before
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_answers_do_not_depend_on_the_gradient_mode(
-    detector: Detector, pictures: list[np.ndarray], enabled: bool
+    detector: Detector, images: list[np.ndarray], enabled: bool
 ) -> None:
-    expected = detector(pictures[0])
+    expected = detector(images[0])
     with torch.set_grad_enabled(enabled):
-        assert same(detector(pictures[0]), expected)
+        assert same(detector(images[0]), expected)
         assert torch.is_grad_enabled() == enabled
     assert len(expected) > 0
 
 
-def test_answers_do_not_depend_on_the_default_type(detector: Detector, pictures: list[np.ndarray]) -> None:
-    expected = detector(pictures[0])
+def test_answers_do_not_depend_on_the_default_type(detector: Detector, images: list[np.ndarray]) -> None:
+    expected = detector(images[0])
     torch.set_default_dtype(torch.float64)
     try:
-        assert same(detector(pictures[0]), expected)
+        assert same(detector(images[0]), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def test_it_keeps_no_state_between_calls(detector: Detector, pictures: list[np.ndarray]) -> None:
+def test_it_keeps_no_state_between_calls(detector: Detector, images: list[np.ndarray]) -> None:
     weights = {name: value.clone() for name, value in detector.network.state_dict().items()}
-    first = detector(pictures[1])
-    copies = [picture.copy() for picture in pictures]
-    for picture in pictures:
-        detector(picture)
-    assert same(detector(pictures[1]), first)
-    assert all(np.array_equal(picture, copy) for picture, copy in zip(pictures, copies, strict=True))
+    first = detector(images[1])
+    copies = [image.copy() for image in images]
+    for image in images:
+        detector(image)
+    assert same(detector(images[1]), first)
+    assert all(np.array_equal(image, copy) for image, copy in zip(images, copies, strict=True))
     assert all(torch.equal(value, weights[name]) for name, value in detector.network.state_dict().items())
 
 
-def test_alone_and_in_a_batch_the_answer_is_the_same(detector: Detector, pictures: list[np.ndarray]) -> None:
-    several = [*pictures, pictures[2], pictures[2][:, ::-1], pictures[0]]
+def test_alone_and_in_a_batch_the_answer_is_the_same(detector: Detector, images: list[np.ndarray]) -> None:
+    several = [*images, images[2], images[2][:, ::-1], images[0]]
     for batch_size in (1, 2, 3):
-        for together, picture in zip(detector(several, batch_size=batch_size), several, strict=True):
-            alone = detector(picture)
+        for together, image in zip(detector(several, batch_size=batch_size), several, strict=True):
+            alone = detector(image)
             assert together.names == alone.names
             np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-2)
             np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
 
 
-def test_several_threads_get_the_answers_that_one_gets(detector: Detector, pictures: list[np.ndarray]) -> None:
-    expected = [detector(picture) for picture in pictures]
+def test_several_threads_get_the_answers_that_one_gets(detector: Detector, images: list[np.ndarray]) -> None:
+    expected = [detector(image) for image in images]
     wrong: list[object] = []
 
     def ask(offset: int) -> None:
         try:
             for step in range(6):
-                number = (offset + step) % len(pictures)
-                if not same(detector(pictures[number]), expected[number]):
+                number = (offset + step) % len(images)
+                if not same(detector(images[number]), expected[number]):
                     wrong.append(number)
                 if not torch.is_grad_enabled():
                     wrong.append("gradients are off in the caller's thread")
@@ -138,9 +138,9 @@ def test_several_threads_get_the_answers_that_one_gets(detector: Detector, pictu
 
 
 def ask_with_little_memory(detector: Detector, small: Detector, said: SimpleQueue[str]) -> None:
-    """A process's work: too many large pictures at once, for the memory it may take, and then one small picture."""
+    """A process's work: too many large images at once, for the memory it may take, and then one small image."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + (500 << 20)  # 330 for the pictures and their batch, but 670 more as floats
+    most = pages * resource.getpagesize() + (500 << 20)  # 330 for the images and their batch, but 670 more as floats
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     large = np.zeros((1000, 1500, 3), dtype=np.uint8)
     try:
@@ -161,47 +161,47 @@ def test_out_of_memory_is_told_with_sizes_and_what_to_lower(detector: Detector) 
     assert process.exitcode == 0
     message = said.get()
     assert "36 image(s) of 1024 × 1504 pixels (numbers in the call, from 0: [0, 1, 2" in message
-    assert "Lower batch_size; or the size that pictures are brought to (Detector.load with changes=" in message
+    assert "Lower batch_size; or the size that images are brought to (Detector.load with changes=" in message
     assert said.get().startswith("then ")
 
 
 @pytest.mark.parametrize(
     "view",
     [
-        lambda picture: picture[::-1, ::-1],
-        lambda picture: np.asfortranarray(picture),
-        lambda picture: np.lib.stride_tricks.as_strided(picture, writeable=False)[:, :],
+        lambda image: image[::-1, ::-1],
+        lambda image: np.asfortranarray(image),
+        lambda image: np.lib.stride_tricks.as_strided(image, writeable=False)[:, :],
     ],
     ids=["reversed", "Fortran order", "read-only"],
 )
 def test_any_layout_of_the_array_will_do(
-    detector: Detector, pictures: list[np.ndarray], view: Callable[[np.ndarray], np.ndarray]
+    detector: Detector, images: list[np.ndarray], view: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    seen = view(pictures[0])
+    seen = view(images[0])
     assert same(detector(seen), detector(np.array(seen, order="C")))
 
 
-def test_a_pillow_image_is_taken_as_its_file(detector: Detector, pictures: list[np.ndarray], tmp_path: Path) -> None:
+def test_a_pillow_image_is_taken_as_its_file(detector: Detector, images: list[np.ndarray], tmp_path: Path) -> None:
     alpha = np.where(np.arange(128) < 64, 255, 90).astype(np.uint8).repeat(96).reshape(128, 96).T
-    images = {
-        "RGB": Image.fromarray(pictures[0]),
-        "L": Image.fromarray(pictures[0][:, :, 0]),
-        "P": Image.fromarray(pictures[0]).quantize(16),
-        "RGBA": Image.fromarray(np.dstack([pictures[0], alpha])),
+    opened = {
+        "RGB": Image.fromarray(images[0]),
+        "L": Image.fromarray(images[0][:, :, 0]),
+        "P": Image.fromarray(images[0]).quantize(16),
+        "RGBA": Image.fromarray(np.dstack([images[0], alpha])),
     }
-    for mode, image in images.items():
+    for mode, image in opened.items():
         assert image.mode == mode
         image.save(tmp_path / f"{mode}.png")
         expected = detector(tmp_path / f"{mode}.png")
         assert len(expected) > 0
         assert same(detector(image), expected)
-    together = detector(list(images.values()))
-    assert all(same(one, detector(image)) for one, image in zip(together, images.values(), strict=True))
+    together = detector(list(opened.values()))
+    assert all(same(one, detector(image)) for one, image in zip(together, opened.values(), strict=True))
 
 
-def test_tensors_in_a_list_are_pictures(detector: Detector, pictures: list[np.ndarray]) -> None:
-    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
-    assert all(same(one, detector(picture)) for one, picture in zip(detector(tensors), pictures, strict=True))
+def test_tensors_in_a_list_are_images(detector: Detector, images: list[np.ndarray]) -> None:
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    assert all(same(one, detector(image)) for one, image in zip(detector(tensors), images, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_tensors_in_a_list_are_pictures(detector: Detector, pictures: list[np.nd
         (Image.new("RGB", (0, 5)), r"a Pillow image of mode RGB and size \(0, 5\)"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_words(detector: Detector, given: object, named: str) -> None:
-    with pytest.raises(UserError, match=rf"^a picture is a path, an array uint8 \(H, W, 3\).*; not {named}"):
+def test_what_is_no_image_is_refused_in_words(detector: Detector, given: object, named: str) -> None:
+    with pytest.raises(UserError, match=rf"^an image is a path, an array uint8 \(H, W, 3\).*; not {named}"):
         detector(given)
 
 

@@ -1,4 +1,4 @@
-"""What the tools' tests work on: a few drawn pictures, and networks that were never trained."""
+"""What the tools' tests work on: a few drawn images, and networks that were never trained."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from detection.builders import build_fast_rcnn, build_rpn
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.data.demo_drawing import CLASSES
-from detection.model_files import Categories, Trained, save_trained
-from tests.detection.networks import spread
+from detection.experiment.builders import build_fast_rcnn, build_rpn
+from detection.experiment.model_files import Categories, Trained, save_trained
 from tests.detection.pipeline import MINIATURE
+from tests.detection.tiny_networks import spread
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,9 @@ def test_it_prints_the_published_reference(shared_data: Path, backend: list[str]
         ("--proposals x.st --annotations mine.json", "--annotations"),
         ("--results r.json --annotations a.json --output there", "--output"),
         ("--results r.json --annotations a.json --data there", "--data"),
-        ("--results r.json --annotations a.json --pictures 0", "--pictures"),
+        ("--results r.json --annotations a.json --images 0", "--images"),
         ("--results r.json --annotations a.json data.test.limit=3", "data.test.limit=3"),
-        ("--weights {networks}/rpn.pt --pictures 3 --backend arrays", "--pictures, --backend"),
+        ("--weights {networks}/rpn.pt --images 3 --backend arrays", "--images, --backend"),
         ("--weights {networks}/rpn.pt rpn.test_proposals.after_nms=9", "rpn.test_proposals.after_nms=9"),
     ],
 )
@@ -46,27 +46,27 @@ def test_what_would_change_nothing_is_refused(networks: Path, command: str, idle
     assert result.stderr.startswith(f"error: {idle} would change nothing about ")
 
 
-def test_a_number_of_pictures_below_none_is_refused(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_of_images_below_none_is_refused(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import tools.eval_coco
 
     with pytest.raises(SystemExit, match="2"):
-        tools.eval_coco.main(["--weights", str(networks / "detector.pt"), "--pictures", "-1"])
-    assert "--pictures: a number from 0 on, not '-1'" in capsys.readouterr().err
+        tools.eval_coco.main(["--weights", str(networks / "detector.pt"), "--images", "-1"])
+    assert "--images: a number from 0 on, not '-1'" in capsys.readouterr().err
 
 
-def test_of_a_folder_only_its_own_pictures_are_removed(networks: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "mine" / "pictures"
-    pictures.mkdir(parents=True)
-    others = [pictures / name for name in ("holiday.txt", "000000000001.jpg", "evaluated_party.jpg")]
+def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: Path) -> None:
+    images = tmp_path / "mine" / "images"
+    images.mkdir(parents=True)
+    others = [images / name for name in ("holiday.txt", "000000000001.jpg", "evaluated_party.jpg")]
     for file in others:
         file.write_text("precious")
-    (pictures / "evaluated_000000000077.jpg").touch()  # left by an evaluation of another split
-    tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "mine", "--pictures", 2)
+    (images / "evaluated_000000000077.jpg").touch()  # left by an evaluation of another split
+    tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "mine", "--images", 2)
     assert [file.read_text() for file in others] == ["precious"] * 3
-    drawn = sorted(path.name for path in pictures.iterdir() if path not in others)
+    drawn = sorted(path.name for path in images.iterdir() if path not in others)
     assert drawn == ["evaluated_000000000001.jpg", "evaluated_000000000004.jpg"]
     report = (tmp_path / "mine" / "report.html").read_text()
-    assert all(f"pictures/{name}" in report for name in drawn)
+    assert all(f"images/{name}" in report for name in drawn)
 
 
 def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Pa
         )  # fmt: skip
         result = tool("eval_coco", "--proposals", store, "--output", tmp_path / "out")
         assert result.stdout.splitlines()[0].split() == ["proposals", "an", "image", "objects", *map(str, limits)]
-        assert f"holds at most {most} proposals a picture" in result.stderr
+        assert f"holds at most {most} proposals an image" in result.stderr
         figures = json.loads((tmp_path / "out" / "proposal_recall.json").read_text())["figures"]
         assert [name for name in figures if name.startswith("recall50")] == [f"recall50_{limit}" for limit in limits]
     result = tool("eval_coco", "--proposals", store, "rpn.test_proposals.after_nms=9", check=False)

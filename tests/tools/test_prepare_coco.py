@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from detection.coco.parts import Archive, Part
-from detection.errors import UserError
+from backbones.common.errors import UserError
+from detection.data.coco.parts import Archive, Part
 
 
 @pytest.fixture
 def main(repository: Path, tmp_path: Path) -> Callable[..., int]:
-    """The tool's main for a COCO of one picture a split, whose archives lie in `tmp_path`."""
+    """The tool's main for a COCO of one image a split, whose archives lie in `tmp_path`."""
     instances = {f"annotations/instances_{name}.json": json.dumps({"images": []}) for name in ("train2017", "val2017")}
 
     def archive(path: str, members: dict[str, str]) -> Archive:
@@ -70,7 +70,7 @@ def test_prepares_and_then_has_nothing_to_do(
     assert files(tmp_path / "coco") == WHOLE | kept
     shown = capsys.readouterr().out
     assert "fetch zips/train2017.zip (" in shown
-    assert "unpack train2017/ (1 pictures)" in shown
+    assert "unpack train2017/ (1 images)" in shown
     assert "archives are kept in archives/" in shown
     assert "Free: " in shown
     assert main(arguments) == 0

@@ -36,8 +36,8 @@ def structure() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Tensor:
-    """Two pictures as they are decoded: (2, 3, 64, 96) uint8 RGB."""
+def pixels() -> Tensor:
+    """Two images as they are decoded: (2, 3, 64, 96) uint8 RGB."""
     return torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 
 
@@ -58,12 +58,12 @@ def foreign_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def reference(foreign_weights: str, pictures: Tensor) -> dict[str, Tensor]:
-    """What those weights make of the pictures: maps c2 to c5, by the backbone alone in evaluation mode."""
+def reference(foreign_weights: str, pixels: Tensor) -> dict[str, Tensor]:
+    """What those weights make of the pixels: maps c2 to c5, by the backbone alone in evaluation mode."""
     backbone: Backbone = create_backbone(NAME, foreign_weights, **STRUCTURE).eval()
     assert backbone.input_format == FOREIGN
     with torch.no_grad():
-        return backbone(backbone.input_format.normalize(pictures))
+        return backbone(backbone.input_format.normalize(pixels))
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from backbones import InputFormat, UserError
 NAME = "resnext50_32x4d"
 
 
-def _fed(pictures: Tensor, cfg: Any) -> Tensor:
-    """What detectron2's GeneralizedRCNN makes of pictures by its configuration: (pixels - PIXEL_MEAN) / PIXEL_STD."""
-    pixels = pictures.flip(1) if cfg.INPUT.FORMAT == "BGR" else pictures
+def _fed(pixels: Tensor, cfg: Any) -> Tensor:
+    """What detectron2's GeneralizedRCNN makes of pixels by its configuration: (pixels - PIXEL_MEAN) / PIXEL_STD."""
+    pixels = pixels.flip(1) if cfg.INPUT.FORMAT == "BGR" else pixels
     mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     return (pixels - mean) / std
 
@@ -58,7 +58,7 @@ def test_freezing(
     freeze_at: int,
     frozen: set[str],
     structure: dict[str, Any],
-    pictures: Tensor,
+    pixels: Tensor,
     assert_trains: Any,
 ) -> None:
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_freezing(
     assert backbone.freeze(freeze_at) is backbone
     constant = {name.split(".")[1] for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
     assert constant == frozen
-    images = pictures.float() - 110.0
+    images = pixels.float() - 110.0
     if frozen != {"conv1", "layer1", "layer2"}:
         assert_trains(backbone, sum(single.mean() for single in backbone(images).values() if single.requires_grad))
 
@@ -93,7 +93,7 @@ def test_any_pixel_setting_suits_the_weights(
     std: list[float],
     foreign_weights: str,
     structure: dict[str, Any],
-    pictures: Tensor,
+    pixels: Tensor,
     reference: dict[str, Tensor],
 ) -> None:
     fed = InputFormat(order.lower(), 255.0, tuple(mean), tuple(std))
@@ -101,13 +101,13 @@ def test_any_pixel_setting_suits_the_weights(
     cfg = _cfg(detectron2_backbone)
     cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = order, mean, std
     with torch.no_grad():
-        maps = backbone(_fed(pictures, cfg))
+        maps = backbone(_fed(pixels, cfg))
     assert list(maps) == ["res2", "res3", "res4", "res5"]
     for got, expected in zip(maps.values(), reference.values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_built_from_a_configuration(detectron2_backbone: types.ModuleType, pictures: Tensor) -> None:
+def test_built_from_a_configuration(detectron2_backbone: types.ModuleType, pixels: Tensor) -> None:
     from detectron2.modeling import build_backbone
 
     cfg = _cfg(detectron2_backbone, NAME="resnext14_8x16d_small", NORM="batch", OUT_FEATURES=["res4"])
@@ -119,8 +119,8 @@ def test_built_from_a_configuration(detectron2_backbone: types.ModuleType, pictu
     assert not backbone.network.layer1[0].conv1.weight.requires_grad, "FREEZE_AT is 2"
     assert backbone.network.layer2[0].conv1.weight.requires_grad
     with torch.no_grad():
-        got = backbone(_fed(pictures, cfg))["res4"]
-        expected = backbone.network(backbone.network.input_format.normalize(pictures))["c4"]
+        got = backbone(_fed(pixels, cfg))["res4"]
+        expected = backbone.network(backbone.network.input_format.normalize(pixels))["c4"]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
     cfg.MODEL.RESNEXT.OUTPUT_STRIDE, cfg.MODEL.RESNEXT.OUT_FEATURES = 16, ["res5"]
@@ -130,7 +130,7 @@ def test_built_from_a_configuration(detectron2_backbone: types.ModuleType, pictu
         build_backbone(cfg)
 
 
-def test_grey_pictures(detectron2_backbone: types.ModuleType) -> None:
+def test_grey_images(detectron2_backbone: types.ModuleType) -> None:
     from detectron2.modeling import build_backbone
 
     cfg = _cfg(detectron2_backbone, NAME="resnext14_8x16d_small")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from backbones import create_classifier
-from backbones.pretrained import PretrainedWeights
-from backbones.sources import find_source
+from backbones.weights.pretrained import PretrainedWeights
+from backbones.weights.sources import find_source
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "backbones.md"
 STAND_INS = ("detectron2_backbone", "mmdetection_backbone")
@@ -68,7 +68,7 @@ def test_the_guides_block(code: str, request: pytest.FixtureRequest, monkeypatch
         state = _random_state(variant)
         return PretrainedWeights(state, row.input_format, {"source": row.name}, row.fused_norm)
 
-    monkeypatch.setattr("backbones.pretrained.resolve_weights", resolve_weights)
+    monkeypatch.setattr("backbones.weights.pretrained.resolve_weights", resolve_weights)
     for adapter in re.findall(r"backbones\.adapters\.(\w+)", code):
         _prepare(adapter, request)
     with torch.no_grad():

@@ -10,24 +10,24 @@ from torch import Tensor
 
 from backbones import IMAGENET, InputFormat, UserError
 from backbones.adapters.host_input import ZERO_TO_ONE, HostInput, default_host_format, mean_and_std
-from backbones.sources import DETECTRON, DETECTRON2_RESNEXT, OPENMMLAB
+from backbones.weights.sources import DETECTRON, DETECTRON2_RESNEXT, OPENMMLAB
 
 FORMATS = [IMAGENET, ZERO_TO_ONE, OPENMMLAB, DETECTRON, DETECTRON2_RESNEXT]
 
 
-def _normalized(pictures: Tensor, convention: InputFormat) -> Tensor:
+def _normalized(pixels: Tensor, convention: InputFormat) -> Tensor:
     """By the definition, in float64: order, range, mean, deviation."""
     order = [2, 1, 0] if convention.channel_order == "bgr" else [0, 1, 2]
-    values = pictures.double()[:, order] / 255.0 * convention.value_range
+    values = pixels.double()[:, order] / 255.0 * convention.value_range
     mean, std = (torch.tensor(numbers).double()[:, None, None] for numbers in (convention.mean, convention.std))
     return (values - mean) / std
 
 
 @pytest.mark.parametrize(("host", "network"), [*itertools.product(FORMATS, FORMATS)])
-def test_every_host_to_every_network(host: InputFormat, network: InputFormat, pictures: Tensor) -> None:
+def test_every_host_to_every_network(host: InputFormat, network: InputFormat, pixels: Tensor) -> None:
     conversion = HostInput(host, network)
-    got = conversion(_normalized(pictures, host).float())
-    expected = _normalized(pictures, network)
+    got = conversion(_normalized(pixels, host).float())
+    expected = _normalized(pixels, network)
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5 * network.value_range / min(network.std))
     assert not conversion.state_dict()
 

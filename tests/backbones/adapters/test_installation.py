@@ -64,7 +64,7 @@ def test_backbones_need_no_more_than_they_ask_for(installed: Path, tmp_path: Pat
 import sys
 for name in ("torchvision", "cv2", "PIL", "albumentations", "pycocotools", "yaml", "tensorboard", "pytest"):
     sys.modules[name] = None
-import backbones, backbones.pretrained
+import backbones, backbones.weights.pretrained
 backbones.create_c4("resnext14_8x16d_small")
 try:
     backbones.create_backbone("resnext14_8x16d_small", "weights.safetensors")

@@ -16,10 +16,10 @@ from backbones import UserError
 NAME = "resnext50_32x4d"
 
 
-def _preprocessed(pictures: Tensor) -> Tensor:
+def _preprocessed(pixels: Tensor) -> Tensor:
     """What DetDataPreprocessor gives with the numbers of MMDetection's configurations, bgr_to_rgb included."""
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    return (pictures - mean[:, None, None]) / std[:, None, None]
+    return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
 def _build(adapter: types.ModuleType, **settings: Any) -> Any:
@@ -51,7 +51,7 @@ def test_frozen_stages_and_norm_eval(
     frozen_stages: int,
     norm_eval: bool,
     structure: dict[str, Any],
-    pictures: Tensor,
+    pixels: Tensor,
     assert_trains: Any,
 ) -> None:
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def test_frozen_stages_and_norm_eval(
     assert backbone.train() is backbone
     frozen = ["conv1", "bn1", "layer1", "layer2"][: {-1: 0, 0: 2, 1: 3, 2: 4}[frozen_stages]]
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    maps = backbone(_preprocessed(pictures))
+    maps = backbone(_preprocessed(pixels))
     for name, tensor in backbone.state_dict().items():
         if name.endswith("running_mean"):
             moved = not torch.equal(tensor, before[name])
@@ -76,19 +76,19 @@ def test_pixels_arrive_in_the_convention_of_the_weights(
     mmdetection_backbone: types.ModuleType,
     foreign_weights: str,
     structure: dict[str, Any],
-    pictures: Tensor,
+    pixels: Tensor,
     reference: dict[str, Tensor],
 ) -> None:
     backbone = _build(mmdetection_backbone, weights=foreign_weights, **structure).eval()
     with torch.no_grad():
-        maps = backbone(_preprocessed(pictures))
+        maps = backbone(_preprocessed(pixels))
     for got, expected in zip(maps, reference.values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     # A preprocessor of bgr_to_rgb=False and no normalisation, as a configuration writes it
     raw = {"channel_order": "bgr", "value_range": 255.0, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     backbone = _build(mmdetection_backbone, weights=foreign_weights, host_format=raw, **structure).eval()
     with torch.no_grad():
-        maps = backbone(pictures.flip(1).float())
+        maps = backbone(pixels.flip(1).float())
     torch.testing.assert_close(maps[-1], reference["c5"], rtol=1e-4, atol=1e-4)
 
 

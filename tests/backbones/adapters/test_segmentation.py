@@ -18,10 +18,10 @@ NAME = "resnext50_32x4d"
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_deeplab_trains(output_stride: int, structure: dict[str, Any], pictures: Tensor, assert_trains: Any) -> None:
+def test_deeplab_trains(output_stride: int, structure: dict[str, Any], pixels: Tensor, assert_trains: Any) -> None:
     torch.manual_seed(0)
     backbone = segmentation_backbone(NAME, output_stride=output_stride, freeze="stem", **structure)
-    images = pictures.float() / 255.0
+    images = pixels.float() / 255.0
     maps = backbone(images)
     assert maps["out"].shape == (2, backbone.out_channels, 64 // output_stride, 96 // output_stride)
     assert maps["aux"].shape == (2, backbone.aux_channels, 64 // output_stride, 96 // output_stride)
@@ -45,7 +45,7 @@ def test_without_auxiliary_map(structure: dict[str, Any]) -> None:
         segmentation_backbone(NAME, output_stride=4, depths=(1,))
 
 
-def test_dilation_names_and_numbers_are_torchvisions(pictures: Tensor) -> None:
+def test_dilation_names_and_numbers_are_torchvisions(pixels: Tensor) -> None:
     theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).backbone.eval()
     ours = segmentation_backbone("resnet50", output_stride=8).eval()
     ours.load_state_dict(theirs.state_dict())
@@ -57,10 +57,10 @@ def test_dilation_names_and_numbers_are_torchvisions(pictures: Tensor) -> None:
 
 
 def test_pixels_arrive_in_the_convention_of_the_weights(
-    foreign_weights: str, structure: dict[str, Any], pictures: Tensor, reference: dict[str, Tensor]
+    foreign_weights: str, structure: dict[str, Any], pixels: Tensor, reference: dict[str, Tensor]
 ) -> None:
     backbone = segmentation_backbone(NAME, foreign_weights, output_stride=32, **structure).eval()
     with torch.no_grad():
-        maps = backbone(IMAGENET.normalize(pictures))
+        maps = backbone(IMAGENET.normalize(pixels))
     torch.testing.assert_close(maps["out"], reference["c5"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(maps["aux"], reference["c4"], rtol=1e-4, atol=1e-4)

@@ -62,22 +62,22 @@ def test_cifar_network() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_trains(checkpointing: bool, structure: dict[str, Any], pictures: Tensor, assert_trains: Any) -> None:
+def test_trains(checkpointing: bool, structure: dict[str, Any], pixels: Tensor, assert_trains: Any) -> None:
     torch.manual_seed(0)
     features = features_only(NAME, freeze="c2", **structure)
     features.set_grad_checkpointing(checkpointing)
-    maps = features(IMAGENET.normalize(pictures))
+    maps = features(IMAGENET.normalize(pixels))
     assert_trains(features, sum(single.square().mean() for single in maps[1:]))
 
 
 def test_pixels_arrive_in_the_convention_of_the_weights(
-    foreign_weights: str, structure: dict[str, Any], pictures: Tensor, reference: dict[str, Tensor]
+    foreign_weights: str, structure: dict[str, Any], pixels: Tensor, reference: dict[str, Tensor]
 ) -> None:
     features = features_only(NAME, foreign_weights, (1, 2, 3, 4), **structure).eval()
     data = resolve_model_data_config(features)
     assert (data["mean"], data["std"]) == (IMAGENET.mean, IMAGENET.std)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
-        maps = features((pictures / 255.0 - mean) / std)
+        maps = features((pixels / 255.0 - mean) / std)
     for got, expected in zip(maps, reference.values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)

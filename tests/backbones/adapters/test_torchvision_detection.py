@@ -21,7 +21,7 @@ from backbones.adapters.host_input import ZERO_TO_ONE
 from backbones.adapters.torchvision_detection import c4_backbone, fpn_backbone, map_backbone
 
 NAME = "resnext50_32x4d"
-SIZES = {"min_size": 64, "max_size": 96}  # pictures of 64 × 96 stay as they are
+SIZES = {"min_size": 64, "max_size": 96}  # images of 64 × 96 stay as they are
 FEW = {"box_batch_size_per_image": 16, "box_detections_per_img": 5, **SIZES}
 RCNNS = {"faster": FasterRCNN, "mask": MaskRCNN, "keypoint": KeypointRCNN}
 ONE_STAGE = {"retina": RetinaNet, "fcos": FCOS}
@@ -83,11 +83,11 @@ def _targets() -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("kind", [*RCNNS, *ONE_STAGE])
 @pytest.mark.parametrize("build", [_with_fpn, _with_c4])
 def test_detectors_train_and_detect(
-    build: Callable[..., nn.Module], kind: str, structure: dict[str, Any], pictures: Tensor, assert_trains: Any
+    build: Callable[..., nn.Module], kind: str, structure: dict[str, Any], pixels: Tensor, assert_trains: Any
 ) -> None:
     torch.manual_seed(0)
     detector = build(kind, freeze="c2", **structure)
-    images = list(pictures.float() / 255.0)
+    images = list(pixels.float() / 255.0)
     assert_trains(detector, sum(detector(images, _targets()).values()))
     frozen = {name for name, parameter in detector.backbone.named_parameters() if not parameter.requires_grad}
     assert {name.removeprefix("body.").split(".")[0] for name in frozen} == {"conv1", "layer1"}
@@ -101,14 +101,14 @@ def test_pixels_arrive_in_the_convention_of_the_weights(
     build: Callable[..., nn.Module],
     foreign_weights: str,
     structure: dict[str, Any],
-    pictures: Tensor,
+    pixels: Tensor,
     reference: dict[str, Tensor],
 ) -> None:
     detector = build("faster", foreign_weights, **structure).eval()
     assert detector.backbone.provenance["weights"]["sha256"]
     assert detector.backbone.image_mean == detector.transform.image_mean
     assert detector.backbone.image_std == detector.transform.image_std
-    images, _ = detector.transform(list(pictures.float() / 255.0))
+    images, _ = detector.transform(list(pixels.float() / 255.0))
     with torch.no_grad():
         if build is _with_fpn:
             maps = list(detector.backbone.body(images.tensors).values())
@@ -123,13 +123,13 @@ def test_pixels_arrive_in_the_convention_of_the_weights(
 
 
 def test_a_detector_with_settings_of_its_own(
-    foreign_weights: str, structure: dict[str, Any], pictures: Tensor, reference: dict[str, Tensor]
+    foreign_weights: str, structure: dict[str, Any], pixels: Tensor, reference: dict[str, Tensor]
 ) -> None:
     backbone = fpn_backbone(NAME, foreign_weights, host_format=ZERO_TO_ONE, **structure)
     settings = {"image_mean": backbone.image_mean, "image_std": backbone.image_std}
     assert settings == {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     detector = FasterRCNN(backbone, 3, **settings, **SIZES).eval()
-    images, _ = detector.transform(list(pictures.float() / 255.0))
+    images, _ = detector.transform(list(pixels.float() / 255.0))
     with torch.no_grad():
         maps = detector.backbone.body(images.tensors)
     torch.testing.assert_close(maps["3"], reference["c5"], rtol=1e-4, atol=1e-4)
@@ -164,7 +164,7 @@ def test_channels_without_a_custom_follow_the_network(structure: dict[str, Any])
         map_backbone(NAME, in_channels=1, host_format=IMAGENET, **structure)
 
 
-def test_names_and_numbers_are_those_of_torchvisions_detector(pictures: Tensor) -> None:
+def test_names_and_numbers_are_those_of_torchvisions_detector(pixels: Tensor) -> None:
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **SIZES)
     ours = FasterRCNN(fpn_backbone("resnet50", norm="frozen"), num_classes=91, **SIZES)
     state = theirs.state_dict()
@@ -177,7 +177,7 @@ def test_names_and_numbers_are_those_of_torchvisions_detector(pictures: Tensor) 
     loaded = ours.load_state_dict(state, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in loaded.unexpected_keys)
     assert not loaded.missing_keys
-    images = pictures[:1].float() / 255.0
+    images = pixels[:1].float() / 255.0
     with torch.no_grad():
         maps, expected = ours.eval().backbone(images), theirs.eval().backbone(images)
     assert maps.keys() == expected.keys()

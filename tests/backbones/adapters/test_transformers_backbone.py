@@ -105,10 +105,10 @@ def build(request: pytest.FixtureRequest, structure: dict[str, Any]) -> Callable
     return lambda **options: make(ResNeXtBackboneConfig(NAME, structure=structure, out_indices=out_indices, **options))
 
 
-def test_detectors_train(build: Callable[..., nn.Module], pictures: Tensor, assert_trains: Any) -> None:
+def test_detectors_train(build: Callable[..., nn.Module], pixels: Tensor, assert_trains: Any) -> None:
     torch.manual_seed(0)
     detector = build(freeze="c2").train()
-    output = detector(IMAGENET.normalize(pictures), labels=_labels())
+    output = detector(IMAGENET.normalize(pixels), labels=_labels())
     backbone = _backbone_of(detector)
     frozen = {name.split(".")[0] for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
     assert frozen == {"conv1", "layer1"}, "a host may freeze what it takes for its own ResNet"
@@ -116,18 +116,18 @@ def test_detectors_train(build: Callable[..., nn.Module], pictures: Tensor, asse
 
 
 def test_pixels_and_weights_arrive_unharmed(
-    build: Callable[..., nn.Module], foreign_weights: str, pictures: Tensor, reference: dict[str, Tensor]
+    build: Callable[..., nn.Module], foreign_weights: str, pixels: Tensor, reference: dict[str, Tensor]
 ) -> None:
     """A detector initialises all its modules at the end of its construction; the backbone keeps its weights."""
     backbone = _backbone_of(build(weights=foreign_weights).eval())
     levels = ["c5"] if len(backbone.out_features) == 1 else ["c3", "c4", "c5"]
     assert backbone.channels == [{"c3": 128, "c4": 256, "c5": 512}[level] for level in levels]
-    for got, level in zip(_maps(backbone, IMAGENET.normalize(pictures)), levels, strict=True):
+    for got, level in zip(_maps(backbone, IMAGENET.normalize(pixels)), levels, strict=True):
         torch.testing.assert_close(got, reference[level], rtol=1e-4, atol=1e-4)
 
 
 def test_saved_detectors_load(
-    build: Callable[..., nn.Module], foreign_weights: str, pictures: Tensor, tmp_path: Path
+    build: Callable[..., nn.Module], foreign_weights: str, pixels: Tensor, tmp_path: Path
 ) -> None:
     """Without the file their backbones began with, with the same frozen parts, and with the same input convention."""
     source = shutil.copy(foreign_weights, tmp_path / "source.pt")
@@ -135,7 +135,7 @@ def test_saved_detectors_load(
     Path(source).unlink()
     detector.save_pretrained(tmp_path / "saved")
     loaded = type(detector).from_pretrained(tmp_path / "saved")
-    images = IMAGENET.normalize(pictures)
+    images = IMAGENET.normalize(pixels)
     with torch.no_grad():
         got, expected = loaded(images), detector(images)
     torch.testing.assert_close(got.logits, expected.logits)
@@ -166,13 +166,13 @@ def test_what_a_checkpoint_lacks_is_initialised(structure: dict[str, Any], tmp_p
                 assert torch.equal(tensor, torch.full_like(tensor, value)), name
 
 
-def test_backbone_alone(structure: dict[str, Any], pictures: Tensor, tmp_path: Path) -> None:
+def test_backbone_alone(structure: dict[str, Any], pixels: Tensor, tmp_path: Path) -> None:
     config = ResNeXtBackboneConfig(NAME, structure=structure, out_features=["stage1", "stage3"], freeze="stem")
     backbone = AutoBackbone.from_config(config).eval()
     assert isinstance(backbone, ResNeXtBackbone)
     assert backbone.out_indices == [1, 3]
     assert backbone.channels == [64, 256]
-    images = IMAGENET.normalize(pictures)
+    images = IMAGENET.normalize(pixels)
     alone = create_backbone(NAME, outputs=("c2", "c4"), **structure).eval()
     alone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
@@ -199,10 +199,10 @@ def test_the_stem_is_a_stage_too(structure: dict[str, Any]) -> None:
 
 
 def test_image_processor_that_only_scales(
-    foreign_weights: str, structure: dict[str, Any], pictures: Tensor, reference: dict[str, Tensor]
+    foreign_weights: str, structure: dict[str, Any], pixels: Tensor, reference: dict[str, Tensor]
 ) -> None:
     config = ResNeXtBackboneConfig(NAME, foreign_weights, structure=structure, host_format=ZERO_TO_ONE)
-    (last,) = _maps(ResNeXtBackbone(config).eval(), pictures / 255.0)
+    (last,) = _maps(ResNeXtBackbone(config).eval(), pixels / 255.0)
     torch.testing.assert_close(last, reference["c5"], rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Small COCO-format files and pictures for the data room's tests."""
+"""Small COCO-format files and images for the data room's tests."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def load(tmp_path: Path) -> Callable[[dict[str, Any]], DatasetIndex]:
     def write_and_load(content: dict[str, Any]) -> DatasetIndex:
         path = tmp_path / "instances.json"
         path.write_text(json.dumps(content))
-        return load_index(path, tmp_path / "pictures", name="test")
+        return load_index(path, tmp_path / "images", name="test")
 
     return write_and_load
 
 
 @pytest.fixture
 def make_index(tmp_path: Path) -> Callable[..., DatasetIndex]:
-    """Draws pictures of the given (height, width) with a box or two on each, and loads their index."""
+    """Draws images of the given (height, width) with a box or two on each, and loads their index."""
 
     def make(sizes: list[tuple[int, int]]) -> DatasetIndex:
         random = np.random.default_rng(len(sizes))

@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.data.augmentation import Augmentation, flip_boxes, scale_boxes
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 
 def marked(height: int, width: int, boxes: np.ndarray) -> np.ndarray:
-    """A black picture on which each box (whole pixels) is filled with a colour of its own."""
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    """A black image on which each box (whole pixels) is filled with a colour of its own."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
     for i, (x0, y0, x1, y1) in enumerate(boxes.astype(int)):
-        picture[y0:y1, x0:x1] = (60 + 30 * i, 255 - 30 * i, 100)
-    return picture
+        image[y0:y1, x0:x1] = (60 + 30 * i, 255 - 30 * i, 100)
+    return image
 
 
-def found(picture: np.ndarray, i: int) -> list[int]:
+def found(image: np.ndarray, i: int) -> list[int]:
     """The box around the pixels of colour i, to be compared with the box that came out."""
-    rows, columns = np.nonzero(np.abs(picture.astype(int) - (60 + 30 * i, 255 - 30 * i, 100)).max(axis=2) < 12)
+    rows, columns = np.nonzero(np.abs(image.astype(int) - (60 + 30 * i, 255 - 30 * i, 100)).max(axis=2) < 12)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -35,20 +35,20 @@ BOXES = np.array([[2, 4, 12, 10], [20, 14, 40, 30], [0, 20, 6, 30]], dtype=np.fl
 def test_flips_and_resize_move_boxes_with_the_pixels(horizontal: int, vertical: int) -> None:
     augmentation = Augmentation([60], 1000, horizontal_flip=horizontal, vertical_flip=vertical)
     result = augmentation(marked(30, 40, BOXES), BOXES, BOXES[::-1], seed=1)
-    assert result.picture.shape == (60, 80, 3)
+    assert result.image.shape == (60, 80, 3)
     assert result.scale == (2.0, 2.0)
     assert result.kept.all()
     for i in range(3):
-        assert np.abs(result.boxes[i] - found(result.picture, i)).max() <= 1
+        assert np.abs(result.boxes[i] - found(result.image, i)).max() <= 1
     assert result.proposals is not None
     assert np.array_equal(result.proposals, result.boxes[::-1])
 
 
 def test_flip_without_resize_is_exact() -> None:
     augmentation = Augmentation([30], 1000, horizontal_flip=1)
-    picture = marked(30, 40, BOXES)
-    result = augmentation(picture, BOXES, None, seed=1)
-    assert np.array_equal(result.picture, picture[:, ::-1])
+    image = marked(30, 40, BOXES)
+    result = augmentation(image, BOXES, None, seed=1)
+    assert np.array_equal(result.image, image[:, ::-1])
     assert result.boxes.tolist() == [[28, 4, 38, 10], [0, 14, 20, 30], [34, 20, 40, 30]]
     assert result.proposals is None
 
@@ -89,7 +89,7 @@ def test_the_edge_stays_the_edge() -> None:
     for width in range(601, 700):
         whole = np.array([[0, 0, width, 427]], dtype=np.float32)
         result = augmentation(np.zeros((427, width, 3), dtype=np.uint8), whole, whole, seed=0)
-        height, width = result.picture.shape[:2]
+        height, width = result.image.shape[:2]
         assert result.boxes.tolist() == [[0, 0, width, height]]
 
 
@@ -110,12 +110,12 @@ def test_jitter_by_choice_and_by_range() -> None:
 
 def test_flip_probability_and_independence_of_the_draws() -> None:
     boxes = np.array([[0, 0, 1, 2]], dtype=np.float32)
-    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
     sides = {}
     for probability in (0.0, 0.3):
         augmentation = Augmentation([8, 16], 100, horizontal_flip=probability)
-        results = [augmentation(picture, boxes, None, seed) for seed in range(1000)]
-        sides[probability] = [result.picture.shape[0] for result in results]
+        results = [augmentation(image, boxes, None, seed) for seed in range(1000)]
+        sides[probability] = [result.image.shape[0] for result in results]
         flipped = np.mean([result.boxes[0, 0] > 0 for result in results])
         assert abs(flipped - probability) < 0.06
     assert sides[0.0] == sides[0.3]  # switching flips on leaves the sizes as they were
@@ -152,9 +152,9 @@ COLOURS = {"name": "RandomBrightnessContrast", "p": 1.0}
 
 def test_pipeline_moves_boxes_and_proposals_with_the_pixels() -> None:
     augmentation = Augmentation([30], 1000, albumentations=[{"name": "HorizontalFlip", "p": 1.0}])
-    picture = marked(30, 40, BOXES)
-    result = augmentation(picture, BOXES, BOXES[1:], seed=1)
-    assert np.array_equal(result.picture, picture[:, ::-1])
+    image = marked(30, 40, BOXES)
+    result = augmentation(image, BOXES, BOXES[1:], seed=1)
+    assert np.array_equal(result.image, image[:, ::-1])
     assert np.abs(result.boxes - flip_boxes(BOXES, (30, 40), True, False)).max() < 1e-4
     assert result.proposals is not None
     assert np.abs(result.proposals - result.boxes[1:]).max() < 1e-4
@@ -162,15 +162,15 @@ def test_pipeline_moves_boxes_and_proposals_with_the_pixels() -> None:
 
 def test_crops_drop_and_clip_and_say_which_boxes_are_left() -> None:
     augmentation = Augmentation([20], 1000, albumentations=[CROP])
-    picture = marked(30, 40, BOXES)
+    image = marked(30, 40, BOXES)
     kept_counts = set()
     for seed in range(40):
-        result = augmentation(picture, BOXES, BOXES[::-1], seed)
+        result = augmentation(image, BOXES, BOXES[::-1], seed)
         assert result.kept.shape == (3,)
         assert len(result.boxes) == result.kept.sum()
         kept_counts.add(int(result.kept.sum()))
         for row, i in enumerate(np.flatnonzero(result.kept)):
-            assert np.abs(result.boxes[row] - found(result.picture, i)).max() < 1e-3
+            assert np.abs(result.boxes[row] - found(result.image, i)).max() < 1e-3
         assert result.proposals is not None
         assert np.abs(result.proposals - result.boxes[::-1]).max(initial=0) < 1e-4
         assert result.boxes.min(initial=0) >= 0
@@ -179,14 +179,14 @@ def test_crops_drop_and_clip_and_say_which_boxes_are_left() -> None:
 
 
 def test_pipeline_is_a_function_of_the_seed() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     first, second = (Augmentation([30], 1000, albumentations=[COLOURS, CROP]) for _ in range(2))
-    results = [first(picture, BOXES, None, seed) for seed in (1, 2, 3)]
-    again = [second(picture, BOXES, None, seed) for seed in (3, 2, 1)]
+    results = [first(image, BOXES, None, seed) for seed in (1, 2, 3)]
+    again = [second(image, BOXES, None, seed) for seed in (3, 2, 1)]
     for one, other in zip(results, again[::-1], strict=True):
-        assert np.array_equal(one.picture, other.picture)
+        assert np.array_equal(one.image, other.image)
         assert np.array_equal(one.boxes, other.boxes)
-    assert not np.array_equal(results[0].picture, results[1].picture)
+    assert not np.array_equal(results[0].image, results[1].image)
 
 
 def test_colour_pipelines_leave_boxes_alone_to_the_bit() -> None:

@@ -1,4 +1,4 @@
-"""The plan of batches: a pure function of (seed, step) that loses and doubles no picture."""
+"""The plan of batches: a pure function of (seed, step) that loses and doubles no image."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def ratios(wide: int, tall: int) -> np.ndarray:
     ("wide", "tall", "batch"), [(20, 9, 4), (64, 16, 16), (7, 0, 2), (30, 3, 8), (3, 0, 8), (1, 0, 1)]
 )
 @pytest.mark.parametrize("group", [True, False])
-def test_no_picture_is_lost_or_doubled(wide: int, tall: int, batch: int, group: bool) -> None:
+def test_no_image_is_lost_or_doubled(wide: int, tall: int, batch: int, group: bool) -> None:
     plan = BatchPlan(ratios(wide, tall), batch, seed=5, group_by_aspect=group)
-    pictures = wide + tall
+    images = wide + tall
     seen: Counter[tuple[int, int]] = Counter()
-    for step in range(pictures * 3):  # batch passes and more
+    for step in range(images * 3):  # batch passes and more
         epochs, indices = plan[step]
         assert len(epochs) == len(indices) == batch
         seen.update(zip(epochs.tolist(), indices.tolist(), strict=True))
     assert set(seen.values()) == {1}
     passes = Counter(epoch for epoch, _ in seen)
     last = max(passes)
-    assert all(passes[epoch] == pictures for epoch in range(last - 2))  # the groups' passes end a batch or two apart
+    assert all(passes[epoch] == images for epoch in range(last - 2))  # the groups' passes end a batch or two apart
 
 
 def test_groups_fill_batches_of_their_own() -> None:
@@ -86,7 +86,7 @@ def test_coco_sized_plan_is_quick() -> None:
 
 
 def test_impossible_plans() -> None:
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         BatchPlan(np.zeros(0), 4, seed=0)
     with pytest.raises(ValueError, match="batches of 0"):
         BatchPlan(np.ones(3), 0, seed=0)
@@ -108,7 +108,7 @@ def test_shares_are_a_partition(batch: int, world: int, accumulation: int) -> No
 
 
 def test_the_examples_in_the_data_room_are_true() -> None:
-    for name in ("augmentation", "batch_plan", "demo", "json_stream"):
+    for name in ("augmentation", "batch_plan", "demo"):
         results = doctest.testmod(importlib.import_module(f"detection.data.{name}"))
         assert results.attempted > 0
         assert results.failed == 0

@@ -14,10 +14,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from detection.data.demo import make_demo_dataset, run_lengths
-from detection.data.demo_drawing import CLASSES, EMPTY_SHARE, SHAPE_SIDE, draw_picture
+from detection.data.demo_drawing import CLASSES, EMPTY_SHARE, SHAPE_SIDE, draw_image
 from detection.data.index import load_index
-from detection.data.pictures import read_picture
-from detection.errors import UserError
+from detection.data.images import read_image
+from backbones.common.errors import UserError
 
 
 def digest(folder: Path) -> str:
@@ -41,7 +41,7 @@ def test_deterministic_and_seeded(demo: Path, tmp_path: Path) -> None:
 
 def test_sound_and_varied(demo: Path) -> None:
     paths = make_demo_dataset(demo, train=60, test=10, seed=3)
-    index = load_index(paths.train_annotations, paths.train_images, name="demo", pictures="sound")
+    index = load_index(paths.train_annotations, paths.train_images, name="demo", check="sound")
     assert index.findings.summary() == ""
     assert index.category_names == list(CLASSES)
     assert len(CLASSES) >= 5
@@ -51,8 +51,8 @@ def test_sound_and_varied(demo: Path) -> None:
     assert 0 < 60 - len(index.non_empty()) < 60 * EMPTY_SHARE * 4
     assert {bool(ratio >= 1) for ratio in index.aspect_ratios} == {True, False}
     for i in range(60):
-        picture = read_picture(index.path(i), (int(index.heights[i]), int(index.widths[i])))
-        assert 144 <= min(picture.shape[:2]) <= 192 <= max(picture.shape[:2]) <= 256
+        image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        assert 144 <= min(image.shape[:2]) <= 192 <= max(image.shape[:2]) <= 256
     sides = (index.boxes[:, 2:] - index.boxes[:, :2]).max(axis=1)
     assert sides[~index.crowds].max() <= SHAPE_SIDE[1] + 1
     assert len(load_index(paths.test_annotations, paths.test_images, name="demo")) == 10
@@ -81,8 +81,8 @@ def test_pycocotools_agrees_on_masks_areas_and_boxes(demo: Path) -> None:
 
 def test_boxes_are_those_of_the_pixels() -> None:
     for seed in range(20):
-        drawing = draw_picture(np.random.default_rng(seed))
-        together = np.zeros(drawing.picture.shape[:2], dtype=int)
+        drawing = draw_image(np.random.default_rng(seed))
+        together = np.zeros(drawing.image.shape[:2], dtype=int)
         for drawn in drawing.objects:
             assert drawn.mask.any()
             together += drawn.mask
@@ -94,10 +94,10 @@ def test_left_alone_when_whole_and_mended_when_not(demo: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in demo.rglob("*")}
     make_demo_dataset(demo, train=60, test=10, seed=3)
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*")} == times
-    picture = demo / "train" / "000007.jpg"
+    image = demo / "train" / "000007.jpg"
     for harm in (
-        lambda: picture.unlink(),
-        lambda: picture.write_bytes(picture.read_bytes()[:100]),
+        lambda: image.unlink(),
+        lambda: image.write_bytes(image.read_bytes()[:100]),
         lambda: (demo / "train" / "stray.jpg").touch(),
         lambda: (demo / "annotations" / "instances_test.json").unlink(),
         lambda: (demo / "demo.json").write_text("{"),
@@ -116,9 +116,9 @@ def test_stopped_half_way_and_asked_for_anew(tmp_path: Path, monkeypatch: pytest
         drawn.append(1)
         if len(drawn) == 7:
             raise KeyboardInterrupt
-        return draw_picture(random)
+        return draw_image(random)
 
-    monkeypatch.setattr(module, "draw_picture", draw_and_stop)
+    monkeypatch.setattr(module, "draw_image", draw_and_stop)
     with pytest.raises(KeyboardInterrupt):
         make_demo_dataset(tmp_path / "a", train=10, test=2)
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex, load_index
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 SOUND: dict[str, Any] = {
     "images": [
@@ -42,7 +42,7 @@ def test_sound_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
     assert index.findings.summary() == ""
     assert index.image_ids.tolist() == [7, 3]
     assert index.file_name(0) == "a.png"
-    assert index.path(1) == tmp_path / "pictures" / "b.png"
+    assert index.path(1) == tmp_path / "images" / "b.png"
     assert (index.heights.tolist(), index.widths.tolist()) == ([40, 50], [60, 30])
     assert (index.category_ids.tolist(), index.category_names) == ([5, 20], ["five", "twenty"])
     boxes, labels, crowds = index.objects(0)
@@ -56,7 +56,7 @@ def test_sound_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotations", "pictures"),
+    ("annotations", "images"),
     [
         ("coco_tiny/instances.json", "coco_tiny/images"),
         ("coco_small/annotations/instances_train2017.json", "coco_small/train2017"),
@@ -66,8 +66,8 @@ def test_sound_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
         ("bccd/annotations/test.json", "bccd/images"),
     ],
 )
-def test_real_files_agree_with_pycocotools(shared_data: Path, annotations: str, pictures: str) -> None:
-    index = load_index(shared_data / annotations, shared_data / pictures, name="real", pictures="present")
+def test_real_files_agree_with_pycocotools(shared_data: Path, annotations: str, images: str) -> None:
+    index = load_index(shared_data / annotations, shared_data / images, name="real", check="present")
     reference = COCO(str(shared_data / annotations))
     assert index.image_ids.tolist() == list(reference.getImgIds())
     objects = 0
@@ -123,7 +123,7 @@ def change(content: dict[str, Any], table: str, row: int, **values: Any) -> None
         ("annotation_id_zero", "annotations", 0, {"id": 0}),
         ("annotation_id_twice", "annotations", 0, {"id": 2}),
         ("object_twice", "annotations", 2, {"bbox": [0.5, 0, 59.5, 40], "category_id": 5, "iscrowd": 1}),
-        ("annotation_without_picture", "annotations", 0, {"image_id": 99}),
+        ("annotation_without_image", "annotations", 0, {"image_id": 99}),
         ("crowd_missing", "annotations", 0, {"iscrowd": ...}),
         ("area_missing", "annotations", 0, {"area": ...}),
         ("area_missing", "annotations", 0, {"area": math.nan}),
@@ -143,7 +143,7 @@ def test_repaired_and_counted(
     assert index.findings.summary().startswith(f"1 {KINDS[kind].found}: {KINDS[kind].then} (")
     assert np.isfinite(index.boxes).all()
     assert (index.boxes[:, 2:] > index.boxes[:, :2]).all()
-    lost = kind in ("box_zero_size", "box_negative_size", "box_outside", "annotation_without_picture")
+    lost = kind in ("box_zero_size", "box_negative_size", "box_outside", "annotation_without_image")
     assert len(index.boxes) == (2 if lost else 3)
 
 
@@ -193,20 +193,20 @@ def test_rounding_of_two_decimals_is_no_finding(load: Load, sound: dict[str, Any
         ("annotation_id_malformed", "'one'", "annotations", 0, {"id": "one"}),
         ("annotation_id_malformed", "1.5", "annotations", 0, {"id": 1.5}),
         ("annotation_id_malformed", "annotation 1", "annotations", 0, {"id": 10**30}),
-        ("annotation_picture_malformed", "annotation 1", "annotations", 0, {"image_id": ...}),
+        ("annotation_image_malformed", "annotation 1", "annotations", 0, {"image_id": ...}),
         ("annotation_category_malformed", "annotation 1", "annotations", 0, {"category_id": None}),
         ("category_unknown", "category 6: annotation 1 of image 3", "annotations", 0, {"category_id": 6}),
         ("crowd_malformed", "annotation 1", "annotations", 0, {"iscrowd": 2}),
-        ("picture_id_malformed", "'a'", "images", 1, {"id": "a"}),
-        ("picture_id_malformed", "None", "images", 1, {"id": ...}),
-        ("picture_id_twice", "id 7: a.png and b.png", "images", 1, {"id": 7}),
-        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": ...}),
-        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": ""}),
-        ("picture_name_malformed", "picture 3", "images", 1, {"file_name": "a\0b"}),
-        ("size_malformed", "picture 3", "images", 1, {"height": -50}),
-        ("size_malformed", "picture 3", "images", 1, {"height": "tall"}),
-        ("size_malformed", "picture 3", "images", 1, {"height": 2**40}),
-        ("size_unreadable", "picture 3", "images", 1, {"height": ...}),
+        ("image_id_malformed", "'a'", "images", 1, {"id": "a"}),
+        ("image_id_malformed", "None", "images", 1, {"id": ...}),
+        ("image_id_twice", "id 7: a.png and b.png", "images", 1, {"id": 7}),
+        ("image_name_malformed", "image 3", "images", 1, {"file_name": ...}),
+        ("image_name_malformed", "image 3", "images", 1, {"file_name": ""}),
+        ("image_name_malformed", "image 3", "images", 1, {"file_name": "a\0b"}),
+        ("size_malformed", "image 3", "images", 1, {"height": -50}),
+        ("size_malformed", "image 3", "images", 1, {"height": "tall"}),
+        ("size_malformed", "image 3", "images", 1, {"height": 2**40}),
+        ("size_unreadable", "image 3", "images", 1, {"height": ...}),
         ("category_id_malformed", "'x'", "categories", 0, {"id": "x"}),
         ("category_id_twice", "category 5: five and twenty", "categories", 0, {"id": 5}),
     ],
@@ -254,10 +254,10 @@ def test_examples_are_few_and_counts_whole(load: Load, sound: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("kind", "table", "value"),
     [
-        ("pictures_missing", "images", []),
+        ("images_missing", "images", []),
         ("categories_missing", "categories", []),
         ("entry_not_object", "annotations", [3]),
-        ("all_without_picture", "annotations", [{"id": 1, "image_id": 99, "category_id": 5, "bbox": [1, 1, 2, 2]}]),
+        ("all_without_image", "annotations", [{"id": 1, "image_id": 99, "category_id": 5, "bbox": [1, 1, 2, 2]}]),
     ],
 )
 def test_refused_tables(load: Load, sound: dict[str, Any], kind: str, table: str, value: Any) -> None:
@@ -266,11 +266,11 @@ def test_refused_tables(load: Load, sound: dict[str, Any], kind: str, table: str
         load(sound)
 
 
-def test_a_picture_listed_twice_alike_is_taken_once(load: Load, sound: dict[str, Any]) -> None:
+def test_a_image_listed_twice_alike_is_taken_once(load: Load, sound: dict[str, Any]) -> None:
     sound["images"].append(dict(sound["images"][0]))
     index = load(sound)
     assert len(index) == 2
-    assert index.findings.count("picture_twice") == 1
+    assert index.findings.count("image_twice") == 1
 
 
 def test_no_annotations_at_all(load: Load, sound: dict[str, Any]) -> None:
@@ -278,44 +278,44 @@ def test_no_annotations_at_all(load: Load, sound: dict[str, Any]) -> None:
     index = load(sound)
     assert index.findings.count("annotations_missing") == 1
     assert index.objects(0)[0].shape == (0, 4)
-    with pytest.raises(UserError, match="no picture has an object"):
+    with pytest.raises(UserError, match="no image has an object"):
         index.non_empty()
 
 
 def test_only_crowds_cannot_be_trained_on(load: Load, sound: dict[str, Any]) -> None:
     for annotation in sound["annotations"]:
         annotation["iscrowd"] = 1
-    with pytest.raises(UserError, match="no picture has an object"):
+    with pytest.raises(UserError, match="no image has an object"):
         load(sound).non_empty()
 
 
 def test_missing_size_is_read_from_the_file(load: Load, sound: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     turned = Image.Exif()
     turned[0x0112] = 6
-    Image.new("RGB", (50, 30)).save(tmp_path / "pictures" / "b.png", exif=turned)
+    Image.new("RGB", (50, 30)).save(tmp_path / "images" / "b.png", exif=turned)
     change(sound, "images", 1, height=..., width=0)
     index = load(sound)
     assert (index.heights[1], index.widths[1]) == (50, 30)
     assert index.findings.count("size_missing") == 1
 
 
-def test_what_the_jpeg_decoder_reads_over_is_told_when_pictures_are_checked(
+def test_what_the_jpeg_decoder_reads_over_is_told_when_images_are_checked(
     load: Load, sound: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A block of zeros: no marker is wrong, and OpenCV's decoder only writes a line to stderr, which names no file."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)
     for entry, (height, width) in zip(sound["images"], ((300, 400), (200, 300)), strict=True):
         entry |= {"height": height, "width": width, "file_name": f"{entry['id']}.jpg"}
         noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "pictures" / entry["file_name"])
-    damaged = tmp_path / "pictures" / sound["images"][1]["file_name"]
+        Image.fromarray(noise).save(tmp_path / "images" / entry["file_name"])
+    damaged = tmp_path / "images" / sound["images"][1]["file_name"]
     data = damaged.read_bytes()
     damaged.write_bytes(data[:5000] + bytes(512) + data[5512:])
     load(sound)
-    index = load_index(tmp_path / "instances.json", tmp_path / "pictures", name="test", pictures="sound")
-    assert index.findings.count("picture_doubtful") == 1
+    index = load_index(tmp_path / "instances.json", tmp_path / "images", name="test", check="sound")
+    assert index.findings.count("image_doubtful") == 1
     assert f"{damaged}: Corrupt JPEG data: " in index.findings.summary()
     assert capfd.readouterr().err == ""
     with decoder_complaints() as complaints:
@@ -324,7 +324,7 @@ def test_what_the_jpeg_decoder_reads_over_is_told_when_pictures_are_checked(
     assert capfd.readouterr().err == "somebody else\n"
 
 
-def test_ten_thousand_boxes_in_one_picture(load: Load, sound: dict[str, Any]) -> None:
+def test_ten_thousand_boxes_in_one_image(load: Load, sound: dict[str, Any]) -> None:
     sound["annotations"] = [
         {"id": i, "image_id": 3, "category_id": 5, "bbox": [i % 29, i % 49, 0.5, 0.5], "iscrowd": 0, "area": 0.25}
         for i in range(1, 10_001)
@@ -403,7 +403,7 @@ def test_fingerprint_follows_the_content_alone(load: Load, sound: dict[str, Any]
 
 
 def test_all_that_is_wrong_is_told_at_once(sound: dict[str, Any], tmp_path: Path) -> None:
-    """What is refused, what is repaired, missing pictures and damaged ones."""
+    """What is refused, what is repaired, missing images and damaged ones."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (60, 40)).save(tmp_path / name)  # b.png should be 30 × 50
     sound["images"] += [{"id": i, "file_name": f"{i}.png", "height": 9, "width": 9} for i in range(100, 107)]
@@ -413,9 +413,9 @@ def test_all_that_is_wrong_is_told_at_once(sound: dict[str, Any], tmp_path: Path
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(sound))
     with pytest.raises(UserError) as caught:
-        load_index(path, tmp_path, name="test", pictures="sound")
+        load_index(path, tmp_path, name="test", check="sound")
     lines = str(caught.value).splitlines()
-    counts = {"box_not_finite": 1, "picture_missing": 6, "picture_unreadable": 2, "box_zero_size": 1}
+    counts = {"box_not_finite": 1, "image_missing": 6, "image_unreadable": 2, "box_zero_size": 1}
     not_finite, missing, unreadable, repaired = (
         next(line for line in lines if line.startswith(f"{count} {KINDS[kind].found}: "))
         for kind, count in counts.items()
@@ -424,22 +424,22 @@ def test_all_that_is_wrong_is_told_at_once(sound: dict[str, Any], tmp_path: Path
     assert "annotation 1 of image 3" in not_finite
     assert f"{tmp_path / '101.png'}; " in missing
     assert "106.png" not in missing  # five examples are enough
-    assert "b.png: the picture is 60×40 pixels (width × height), its annotations say 30×50" in unreadable
-    assert "100.png: is no picture" in unreadable
+    assert "b.png: the image is 60×40 pixels (width × height), its annotations say 30×50" in unreadable
+    assert "100.png: is no image" in unreadable
 
 
-@pytest.mark.parametrize("pictures", ["present", "sound"])
-def test_sound_pictures_pass(sound: dict[str, Any], tmp_path: Path, pictures: Any) -> None:
+@pytest.mark.parametrize("images", ["present", "sound"])
+def test_sound_images_pass(sound: dict[str, Any], tmp_path: Path, images: Any) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     (tmp_path / "sub").mkdir()
     Image.new("RGB", (30, 50)).save(tmp_path / "sub" / "b.png")
     change(sound, "images", 1, file_name="sub/b.png")
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(sound))
-    assert load_index(path, tmp_path, name="test", pictures=pictures).findings.summary() == ""
+    assert load_index(path, tmp_path, name="test", check=images).findings.summary() == ""
     (tmp_path / "sub" / "b.png").rename(tmp_path / "b.png")
-    with pytest.raises(UserError, match=r"1 pictures without a file: give the folder that holds them.*sub/b\.png"):
-        load_index(path, tmp_path, name="test", pictures=pictures)
+    with pytest.raises(UserError, match=r"1 images without a file: give the folder that holds them.*sub/b\.png"):
+        load_index(path, tmp_path, name="test", check=images)
 
 
 def test_pickle_keeps_everything(load: Load, sound: dict[str, Any]) -> None:

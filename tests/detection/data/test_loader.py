@@ -20,11 +20,11 @@ from detection.data.batches import Batch, Sample, collate
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
 from detection.data.loader import evaluation_batches, evaluation_parts, training_batches
-from detection.data.pictures import PictureError
+from detection.data.images import ImageError
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
-from detection.data.seeds import hash63
-from detection.errors import UserError
+from detection.common.seeds import hash63
+from backbones.common.errors import UserError
 
 MakeIndex = Callable[..., DatasetIndex]
 SIZES = [(20, 30), (24, 40), (40, 24), (30, 30), (50, 20), (20, 50), (33, 47)]
@@ -48,7 +48,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def test_sample_of_a_picture(make_index: MakeIndex) -> None:
+def test_sample_of_a_image(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     sample = dataset_of(index)[3, 1]
     assert sample.image.dtype == torch.uint8
@@ -112,7 +112,7 @@ def test_collate_without_any_box_or_with_mixed_proposals() -> None:
         collate([sample_of(8, 8, 1), sample_of(8, 8, 1, 2)])
 
 
-def test_halves_hold_each_picture_once_with_the_same_padding() -> None:
+def test_halves_hold_each_image_once_with_the_same_padding() -> None:
     batch = collate([sample_of(8, 8, 1, 2), sample_of(16, 8, 3, 1), sample_of(8, 24, 0, 4)])
     first, second = batch.halves()
     assert (len(first), len(second)) == (2, 1)
@@ -163,7 +163,7 @@ def test_taking_up_in_the_middle(make_index: MakeIndex) -> None:
     dataset._read = lambda i: (read.append(i), original(i))[1]  # type: ignore[method-assign,func-returns-value]
     rest = list(training_batches(dataset, plan, first_step=5, last_step=8))
     assert len(rest) == 3
-    assert len(read) == 9  # no earlier picture was read
+    assert len(read) == 9  # no earlier image was read
     assert all(same(mine, theirs) for mine, theirs in zip(rest, whole[5:], strict=True))
     assert list(training_batches(dataset, plan, first_step=8, last_step=8)) == []
 
@@ -176,7 +176,7 @@ def test_the_global_generator_is_left_alone(make_index: MakeIndex) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_more_parts_than_pictures_is_refused_at_once(make_index: MakeIndex) -> None:
+def test_more_parts_than_images_is_refused_at_once(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     plan = BatchPlan(index.aspect_ratios, 3, seed=11)
     with pytest.raises(ValueError, match="cannot be split"):
@@ -184,7 +184,7 @@ def test_more_parts_than_pictures_is_refused_at_once(make_index: MakeIndex) -> N
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_sees_each_picture_once(make_index: MakeIndex, workers: int) -> None:
+def test_evaluation_sees_each_image_once(make_index: MakeIndex, workers: int) -> None:
     index = make_index(SIZES)
     dataset = DetectionDataset(index, Augmentation([24], 60))
     seen = []
@@ -196,7 +196,7 @@ def test_evaluation_sees_each_picture_once(make_index: MakeIndex, workers: int) 
     assert list(evaluated(dataset, rank=9, world=10)) == []
 
 
-def test_at_evaluation_a_picture_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
+def test_at_evaluation_a_image_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
     """Whatever the batch size and the number of ranks."""
     index = make_index([*SIZES, *SIZES])
     dataset = DetectionDataset(index, Augmentation([24], 60))
@@ -212,7 +212,7 @@ def test_at_evaluation_a_picture_is_padded_as_if_it_were_alone(make_index: MakeI
     assert max(sizes) > 1
 
 
-def test_which_pictures_share_a_batch_depends_neither_on_ranks_nor_on_what_is_left(make_index: MakeIndex) -> None:
+def test_which_images_share_a_batch_depends_neither_on_ranks_nor_on_what_is_left(make_index: MakeIndex) -> None:
     index = make_index([*SIZES, *SIZES, *SIZES])
     dataset = DetectionDataset(index, Augmentation([24], 60))
     alone = evaluation_parts(dataset, batch_size=2, size_divisor=8)
@@ -230,18 +230,18 @@ def test_which_pictures_share_a_batch_depends_neither_on_ranks_nor_on_what_is_le
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_picture_stops_with_its_message_alone(make_index: MakeIndex, workers: int) -> None:
+def test_a_bad_image_stops_with_its_message_alone(make_index: MakeIndex, workers: int) -> None:
     index = make_index(SIZES)
     index.path(4).write_bytes(b"<html>")
     plan = BatchPlan(index.aspect_ratios, 7, seed=0)
     with pytest.raises(UserError) as caught:
         list(training_batches(dataset_of(index), plan, first_step=0, last_step=1, workers=workers))
-    assert isinstance(caught.value, PictureError)
-    expected = "is no picture of a kind that can be read: it is a web page; was it the answer to a failed download?"
+    assert isinstance(caught.value, ImageError)
+    expected = "is no image of a kind that can be read: it is a web page; was it the answer to a failed download?"
     assert str(caught.value) == f"{index.path(4)}: {expected}"
 
 
-def test_a_bad_picture_is_replaced_where_that_is_allowed(
+def test_a_bad_image_is_replaced_where_that_is_allowed(
     make_index: MakeIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = make_index(SIZES)
@@ -258,9 +258,9 @@ def test_a_bad_picture_is_replaced_where_that_is_allowed(
         ((image_id, problem),) = alone.problems
         assert image_id != 104
         assert 104 not in alone.image_ids.tolist()
-        assert f"{index.path(4)}: no such picture" in problem
-    assert caplog.text.count("no such picture") == 2  # once for each of the two loaders, not for each epoch
-    assert caplog.text.count("1 picture(s) could not be read, asked for 2 time(s): others stood in for them") == 2
+        assert f"{index.path(4)}: no such image" in problem
+    assert caplog.text.count("no such image") == 2  # once for each of the two loaders, not for each epoch
+    assert caplog.text.count("1 image(s) could not be read, asked for 2 time(s): others stood in for them") == 2
 
 
 def test_what_was_replaced_is_counted_where_a_training_stops_taking_batches(
@@ -280,24 +280,24 @@ def test_nothing_left_to_replace_with(make_index: MakeIndex) -> None:
     index = make_index(SIZES[:2])
     for i in range(2):
         index.path(i).unlink()
-    with pytest.raises(PictureError, match="no such picture"):
+    with pytest.raises(ImageError, match="no such image"):
         dataset_of(index, unreadable="replace")[0, 0]
 
 
-def test_a_bad_picture_is_blank_at_evaluation(make_index: MakeIndex, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_image_is_blank_at_evaluation(make_index: MakeIndex, caplog: pytest.LogCaptureFixture) -> None:
     index = make_index(SIZES)
     index.path(2).write_bytes(b"")
     dataset = dataset_of(index, unreadable="blank")
     with caplog.at_level(logging.WARNING):
         batches = list(evaluated(dataset, batch_size=3))
-    assert "1 picture(s) could not be read, asked for 1 time(s): nothing is found in them" in caplog.text
+    assert "1 image(s) could not be read, asked for 1 time(s): nothing is found in them" in caplog.text
     problems = [problem for batch in batches for problem in batch.problems]
     assert [image_id for image_id, _ in problems] == [102]
     assert "it is empty" in problems[0][1]
     assert sorted(i for batch in batches for i in batch.image_ids.tolist()) == index.image_ids.tolist()
 
 
-def test_proposals_move_with_the_picture(make_index: MakeIndex, tmp_path: Path) -> None:
+def test_proposals_move_with_the_image(make_index: MakeIndex, tmp_path: Path) -> None:
     index = make_index(SIZES)
     writer = ProposalWriter(tmp_path / "p", {"dataset_fingerprint": index.fingerprint}, index.image_ids)
     for i, image_id in enumerate(index.image_ids.tolist()):

@@ -24,13 +24,13 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.data.tensor_file import map_array, read_header
-from detection.errors import UserError
+from backbones.common.errors import UserError
 
 METADATA = {"dataset_fingerprint": "f" * 64, "rpn_sha256": "5" * 64, "config": {"nms": 0.7, "limit": 2000}}
 
 
 def proposals_of(image_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """What stands for an RPN: boxes and scores determined by the image id; some pictures have none."""
+    """What stands for an RPN: boxes and scores determined by the image id; some images have none."""
     random = np.random.default_rng(abs(image_id))
     count = int(random.integers(0, 6))
     return random.uniform(0, 500, (count, 4)).astype(np.float32), -np.sort(-random.random(count)).astype(np.float32)
@@ -120,7 +120,7 @@ def test_taken_up_where_it_stopped(tmp_path: Path) -> None:
     first.add(7, *proposals_of(7))  # never flushed: lost
     second = ProposalWriter(tmp_path / "p", METADATA, ids)
     assert second.pending.tolist() == [4, 7]
-    with pytest.raises(UserError, match="2 pictures are still missing, first image id 4"):
+    with pytest.raises(UserError, match="2 images are still missing, first image id 4"):
         second.finish()
     for image_id in (4, 5, 7):
         second.add(image_id, *proposals_of(image_id))
@@ -166,7 +166,7 @@ def test_a_chunk_that_does_not_fit_is_made_anew(tmp_path: Path, name: str, row: 
 
 
 def write_many(path: Path) -> None:
-    """A process's work that takes a while: 600 pictures, a file for every four of them."""
+    """A process's work that takes a while: 600 images, a file for every four of them."""
     proposal_writer.CHUNK_BYTES = 400
     writer = ProposalWriter(path, METADATA, range(600))
     for image_id in writer.pending.tolist():
@@ -217,7 +217,7 @@ def test_the_writer_refuses_nonsense(tmp_path: Path, boxes: Any, scores: Any, me
     writer = ProposalWriter(tmp_path / "p", METADATA, [1])
     with pytest.raises(ValueError, match=f"image 1: .*{message}"):
         writer.add(1, np.array(boxes), np.array(scores))
-    with pytest.raises(ValueError, match="none of the pictures"):
+    with pytest.raises(ValueError, match="none of the images"):
         writer.add(2, np.zeros((0, 4)), np.zeros(0))
     with pytest.raises(ValueError, match="twice"):
         ProposalWriter(tmp_path / "p", METADATA, [1, 1])
@@ -234,7 +234,7 @@ def test_checked_against_the_data_set(tmp_path: Path, make_index: Callable[..., 
     with pytest.raises(UserError, match=r"stale: is stale: it was made for other annotations than .*drawn\.json"):
         write(tmp_path / "stale", ids).check_against(index)
     partly = write(tmp_path / "partly", ids[:1], dataset_fingerprint=index.fingerprint)
-    with pytest.raises(UserError, match=r"lacks 2 of the 3 pictures of drawn \(image ids 101, 102\)"):
+    with pytest.raises(UserError, match=r"lacks 2 of the 3 images of drawn \(image ids 101, 102\)"):
         partly.check_against(index)
     with pytest.raises(UserError, match="no proposals for image 102"):
         partly.boxes(102)
@@ -282,7 +282,7 @@ def test_random_damage_to_the_header_never_crashes(tmp_path: Path) -> None:
             store.boxes(image_id)
 
 
-def test_damaged_content_is_refused_naming_the_picture(tmp_path: Path) -> None:
+def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
     ids = [7, 8, 9]
     path = tmp_path / "p"
     writer = ProposalWriter(path, METADATA, ids)
@@ -311,7 +311,7 @@ def test_damaged_content_is_refused_naming_the_picture(tmp_path: Path) -> None:
     data = bytearray(whole)
     np.frombuffer(data, dtype=np.int64, count=3, offset=places["image_ids"].start)[0] = 8
     path.write_bytes(data)
-    with pytest.raises(UserError, match="do not fit together"):  # a picture twice
+    with pytest.raises(UserError, match="do not fit together"):  # an image twice
         ProposalStore.open(path)
     data = bytearray(whole)
     offsets = np.frombuffer(data, dtype=np.int64, count=4, offset=places["offsets"].start)
@@ -321,7 +321,7 @@ def test_damaged_content_is_refused_naming_the_picture(tmp_path: Path) -> None:
         ProposalStore.open(path)
 
 
-def test_reading_a_picture_touches_only_its_own_bytes(tmp_path: Path) -> None:
+def test_reading_a_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
     path = tmp_path / "p"
     writer = ProposalWriter(path, METADATA, range(2000))
     for image_id in range(2000):

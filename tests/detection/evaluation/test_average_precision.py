@@ -16,7 +16,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.evaluation.average_precision import (
     BACKENDS,
     FIGURES,

@@ -91,14 +91,14 @@ def test_equals_pycocotools_with_more_detections_than_count(seed: int) -> None:
 def test_equals_pycocotools_on_what_looks_like_coco(tmp_path: Path) -> None:
     reports = []
     for load, evaluate in (ours(), pycocotools()):
-        figures, classes = evaluate(*load(*write_data(tmp_path, pictures=60, categories=12)))
+        figures, classes = evaluate(*load(*write_data(tmp_path, images=60, categories=12)))
         reports.append({"figures": figures, "classes": classes})
     assert 0.2 < reports[0]["figures"][0] < 0.8
     assert largest_difference(*reports) <= 1e-12
 
 
 def test_pairs_in_small_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    truth, found = ours()[0](*write_data(tmp_path, pictures=5, categories=2))
+    truth, found = ours()[0](*write_data(tmp_path, images=5, categories=2))
     whole = coco_evaluation.evaluate(truth, found)
     monkeypatch.setattr(coco_evaluation, "_PAIRS_AT_A_TIME", 7)
     for one, other in zip(whole, coco_evaluation.evaluate(truth, found), strict=True):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detection.data import json_stream
-from detection.errors import UserError
+from backbones.common.errors import UserError
+from detection.common import json_stream
 from detection.evaluation import ground_truth
 from detection.evaluation.ground_truth import read_ground_truth
 

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.evaluation.recall import AREA_RANGES, RecallAccumulator
 
 LIMITS = (100, 300, 1000, 2000)
@@ -209,7 +209,7 @@ def test_names_and_table() -> None:
 
 
 def test_thousands_of_boxes_in_one_image() -> None:
-    """A picture of ten thousand objects must neither fill the memory nor take minutes."""
+    """An image of ten thousand objects must neither fill the memory nor take minutes."""
     random = np.random.default_rng(15)
     corners = random.uniform(0, 3000, (10_000, 2))
     boxes = np.concatenate([corners, corners + random.uniform(5, 40, (10_000, 2))], axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.evaluation import results
 from detection.evaluation.results import read_results, rounded, write_results
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torchvision
 
-from detection.geometry.roi_align import roi_align
-from detection.geometry.roi_max_pool import distinct_bins, pool_bins, roi_max_pool, spread
 from detection.geometry.roi_pooling import RegionPooler
+from detection.kernels.roi_align import roi_align
+from detection.kernels.roi_max_pool import distinct_bins, pool_bins, roi_max_pool, spread
 from tests.detection.geometry.test_boxes import random_boxes
 
 

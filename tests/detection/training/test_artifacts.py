@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact, sha256_of
 
 PAYLOAD = {
@@ -183,7 +183,7 @@ def save_with_little_room(folder: Path) -> str:
     """A program that saves a small artifact, then one of 12 MB under the same name."""
     return f"""
 import torch
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.artifacts import save_artifact
 path = {str(folder / "x.pt")!r}
 save_artifact(path, "rpn", network=torch.ones(100))

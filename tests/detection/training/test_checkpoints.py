@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_run import ToyNetwork
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.artifacts import load_artifact, save_artifact
 from detection.training.checkpoints import Checkpointer, TrainingState
 from detection.training.optimizer import build_optimizer

@@ -24,7 +24,7 @@ from toy_processes import (
 )
 from toy_run import Settings, ToyNetwork, figures_of, run
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training import distributed
 from detection.training.artifacts import load_artifact
 

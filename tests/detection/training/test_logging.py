@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training import logging as module
 from detection.training.logging import Stopwatch, TrainingLog, format_duration
 

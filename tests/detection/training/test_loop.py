@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from toy_run import Settings, ToyBatch, ToyNetwork, image, run, toy_batches
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training import loop as loop_module
 from detection.training.checkpoints import Checkpointer
 from detection.training.logging import TrainingLog

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.optimizer import build_optimizer, set_learning_rate
 
 

@@ -15,7 +15,7 @@ import pytest
 from toy_processes import Session, assert_same_bits, final_weights, logged_steps, wait_until
 from toy_run import Settings
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training.artifacts import load_artifact
 from detection.training.run_lock import run_lock
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from detection.errors import UserError
+from backbones.common.errors import UserError
 from detection.training import schedule as module
 from detection.training.schedule import Schedule
 

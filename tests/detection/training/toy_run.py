@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from backbones.common.errors import UserError
 from detection.command_line import leave
-from detection.errors import UserError
 from detection.training.artifacts import save_artifact
 from detection.training.checkpoints import Checkpointer
 from detection.training.distributed import process_group, rank, was_restarted, world_size

@@ -1,0 +1,56 @@
+"""Files of `torch.save` → tensors and plain containers, without running code from the file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.weights import checksum
+
+from ...common.errors import UserError
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Reads a file in the zip format or the one before it, onto the CPU.
+
+    Raises:
+        UserError: it is damaged, compressed, or holds anything but tensors, numbers, strings and plain containers.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        if is_zip:
+            _check_zip(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise UserError(f"{path}: a damaged torch file ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{path}: it names {refused[1]}, so it holds more than weights. It was not loaded, because that may run "
+            "any code. Where it comes from, save the state dict alone: torch.save(model.state_dict(), …)"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # zip errors, truncated storages, unknown encodings …
+        raise UserError(f"{path}: not a torch file, or a damaged one ({type(error).__name__}: {error})") from error
+
+
+def _check_zip(path: Path) -> None:
+    """Raises BadZipFile for what torch's reader takes without a word: entries at odds with their CRC-32, and compressed
+    ones, which could unpack to any size. The CRCs leave out the headers; the checksum of our own files does not."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it has compressed entries")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum; fetch or write the file anew")
+        comment = archive.comment
+    if comment.startswith(checksum.PREFIX) and not checksum.is_intact(path):
+        raise zipfile.BadZipFile("it does not match the checksum at its end; take a sound copy")

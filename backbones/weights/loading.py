@@ -1,0 +1,142 @@
+"""State dicts → networks, strictly: what is missing, too much or of another shape is named, never passed over.
+
+Names are torchvision's: conv1, bn1, layer1.0.conv1 …, fc. The readers of other formats (`formats/`) translate first.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import UserError
+from ..input_format import InputFormat
+from ..resnext import ResNeXt, Trunk
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 30  # keys an error names before it only counts the rest
+
+
+def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Copies `state` into `network`, all of it or nothing.
+
+    Keys of stages that `network` does not build, and the classifier where it has none, are left out: a backbone takes
+    them from a whole network's state. A classifier for another number of classes is dropped with a warning, and the
+    network keeps its initial one. Where the network has other input channels, the stem is adapted (`adapt_stem`).
+    BatchNorm2d's counters may be absent.
+
+    Args:
+        network: what `create_backbone` or `create_classifier` built.
+        state: tensors by torchvision's names.
+        source: where they come from, for messages.
+
+    Returns:
+        The keys of a dropped classifier; empty where it was used, or was not asked for.
+
+    Raises:
+        UserError: keys that are missing, unknown or misshapen, or tensors that no network can have, listed.
+    """
+    own = network.state_dict()
+    wanted = {name: tensor for name, tensor in state.items() if not _is_unbuilt(name, network)}
+    if odd := [name for name, tensor in wanted.items() if name in own and not _is_ordinary(tensor)]:
+        raise UserError(f"{source}: {_listing('sparse, quantized, complex or without numbers', odd)}")
+    if "conv1.weight" in wanted:
+        wanted["conv1.weight"] = adapt_stem(wanted["conv1.weight"], network.variant.in_channels)
+    dropped = _drop_other_classifier(network, own, wanted, source)
+
+    counters = {name for name in {*own, *wanted} if name.endswith(".num_batches_tracked")}
+    missing = [name for name in own if name not in wanted and name not in counters and name not in dropped]
+    extra = [name for name in wanted if name not in own and name not in counters]
+    misshapen = [
+        f"{name}: {tuple(wanted[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in wanted and wanted[name].shape != own[name].shape
+    ]
+    if missing or extra or misshapen:
+        lines = [f"the weights of {source} do not fit the network {network.provenance.get('name', '')}".rstrip() + ":"]
+        lines += [_listing("missing", missing), _listing("unknown", extra), _listing("of another shape", misshapen)]
+        if network.norm == "group" and any(name.endswith("running_mean") for name in extra):
+            lines.append("the weights were trained with BN; build the network with norm='batch' or norm='frozen'")
+        else:
+            lines.append(
+                "choose the network the weights belong to, with the same depths, cardinality, base width and norm"
+            )
+        raise UserError("\n  ".join(line for line in lines if line))
+    if unsound := [name for name in own if name in wanted and not _is_sound(name, wanted[name])]:
+        listing = _listing("NaN, infinite, or variances below 0", unsound)
+        raise UserError(f"the weights of {source} are damaged, or of a training that diverged: {listing}")
+    # strict=False only for the classifier and the counters that were accounted for above
+    network.load_state_dict(wanted, strict=False)
+    return dropped
+
+
+def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
+    """Weights of the first convolution (O, 3, k, k) → (O, in_channels, k, k) for other input channels.
+
+    The RGB filters are repeated over the channels and scaled by 3 / in_channels, which keeps the size of the response.
+    With one channel, or a multiple of three, equal channels give exactly the response that a grey image gave.
+    """
+    given = weight.shape[1]
+    if given == in_channels or given != 3:
+        return weight
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-in_channels // given)
+    return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (given / in_channels)
+
+
+def rgb_stem(state: Mapping[str, Tensor], input_format: InputFormat) -> dict[str, Tensor]:
+    """A state whose stem takes RGB, whatever order it was trained in: where adapting to other channels starts."""
+    if input_format.channel_order == "rgb" or "conv1.weight" not in state:
+        return dict(state)
+    return {**state, "conv1.weight": state["conv1.weight"].flip(1)}
+
+
+def _is_unbuilt(name: str, network: Trunk) -> bool:
+    if name.startswith("fc."):
+        return not isinstance(network, ResNeXt)
+    stage = re.match(r"layer([1-4])\.", name)
+    return stage is not None and len(network.levels) < int(stage[1]) <= len(network.variant.levels)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+
+
+def _is_sound(name: str, tensor: Tensor) -> bool:
+    values = tensor.float()  # as the network will hold them
+    return bool(torch.isfinite(values).all()) and not (name.endswith("running_var") and bool((values < 0).any()))
+
+
+def _drop_other_classifier(
+    network: nn.Module, own: Mapping[str, Tensor], wanted: dict[str, Tensor], source: str
+) -> list[str]:
+    """Removes from `wanted` a classifier whose number of classes is not the network's."""
+    if not isinstance(network, ResNeXt):
+        return []
+    weight, bias = wanted.get("fc.weight"), wanted.get("fc.bias")
+    if weight is None and bias is None:
+        logger.warning("%s has no classifier: fc keeps its initial values for %d classes", source, network.num_classes)
+    elif weight is not None and weight.dim() == 2 and weight.shape[0] != network.num_classes:
+        logger.warning(
+            "%s classifies into %d classes, this network into %d: its classifier is dropped, fc starts afresh",
+            source,
+            weight.shape[0],
+            network.num_classes,
+        )
+    else:
+        return []
+    wanted.pop("fc.weight", None)
+    wanted.pop("fc.bias", None)
+    return ["fc.weight", "fc.bias"]
+
+
+def _listing(what: str, keys: Sequence[str]) -> str:
+    if not keys:
+        return ""
+    more = f" … and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return f"{what} ({len(keys)}): {', '.join(keys[:_LISTED])}{more}"

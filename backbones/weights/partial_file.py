@@ -1,0 +1,109 @@
+"""The unfinished file of a download: one process at a time, and never continued with another file's bytes.
+
+weights.pth.partial         what was fetched so far; kill and power cut leave it
+weights.pth.partial.json    what it is a part of: URL, validator and size, as the server named them
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..common.errors import UserError
+from ..common.progress import in_bytes
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, two processes must not fetch the same file at once
+    fcntl = None  # type: ignore[assignment]
+
+
+class PartialFile:
+    """The unfinished file, and what the server said of it: a note beside it, so that a later run can go on safely.
+
+    The note holds the URL, the validator and the total size. A part without a note, or of another URL, is dropped.
+    """
+
+    def __init__(self, file: BinaryIO, url: str) -> None:
+        self.file = file
+        self.path = Path(file.name)
+        self.url = url
+        self.offset = file.seek(0, os.SEEK_END)
+        self.validator: str | None = None
+        self.total: int | None = None
+        try:
+            note: Any = json.loads(_note_of(self.path).read_text())
+            if note["url"] != url:
+                raise ValueError("the part of another file")
+            self.validator, self.total = note["validator"], note["total"]
+        except (OSError, ValueError, KeyError, TypeError):
+            self.restart()
+        self.resumed = self.offset > 0
+
+    def restart(self) -> None:
+        """Forgets what was fetched so far."""
+        self.file.truncate(0)
+        self.offset = 0
+        self.validator = self.total = None
+        self.resumed = False
+
+    def describe(self, validator: str | None, total: int | None) -> None:
+        """Notes what is being fetched, before its first byte is written."""
+        self.validator, self.total = validator, total
+        _note_of(self.path).write_text(json.dumps({"url": self.url, "validator": validator, "total": total}))
+
+    def write(self, chunk: bytes) -> None:
+        """Appends a piece. Raises UserError if the disk does not take it."""
+        try:
+            self.file.write(chunk)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path} after {in_bytes(self.offset)}: {error}") from error
+        self.offset += len(chunk)
+
+    def finish(self, destination: Path) -> None:
+        """Gives the file its name. The content reaches the disk first; if the name gets lost, the old one resumes."""
+        os.fsync(self.file.fileno())
+        os.replace(self.path, destination)
+        _note_of(self.path).unlink(missing_ok=True)
+
+
+def _note_of(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What the system knows of a file, asked once: between two questions another process may have renamed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[BinaryIO]:
+    """Opens the unfinished file at `path` to append to it, for this process alone: others wait here.
+
+    Unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
+    """
+    while True:
+        file = path.open("ab", buffering=0)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
+                fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever held the file before may have renamed or removed it: then the lock is on a file of the past.
+        status = _status(path)
+        if status is not None and os.path.samestat(os.fstat(file.fileno()), status):
+            break
+        file.close()
+    with file:
+        try:
+            yield file
+        finally:
+            status = _status(path)
+            if status is not None and status.st_size == 0:
+                _note_of(path).unlink(missing_ok=True)
+                path.unlink()

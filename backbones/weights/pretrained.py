@@ -1,0 +1,188 @@
+"""A source of weights → tensors by torchvision's names, with the input they expect and where they come from.
+
+    resolve_weights("timm/gluon_in1k", "resnext101_32x4d")     a name of the table in `sources.py`
+    resolve_weights("runs/classifier.pt", "resnext50_32x4d")   a file in any format of `formats/`
+    resolve_weights("https://…/weights.pth#sha256=…", …)       a URL
+
+Downloads are kept in ~/.cache/resnext_detection (or below XDG_CACHE_HOME); RESNEXT_CACHE names another folder, and
+RESNEXT_OFFLINE=1 forbids connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..cifar import CIFAR
+from ..common.errors import UserError
+from ..input_format import IMAGENET, InputFormat
+from .download import WrongFileError, download, offline, sha256_of
+from .formats import Checkpoint, read_checkpoint
+from .sources import DETECTRON, SOURCES, Source, choices, find_source
+
+logger = logging.getLogger(__name__)
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub names files: resnext50_32x4d-7cdf4587.pth
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """Weights that are ready to be loaded.
+
+    Attributes:
+        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has it.
+        input_format: what they expect at their input.
+        provenance: plain values for JSON: source, file, sha256, layout, licence, input_format …
+        frozen_norm_only: their BN was fused into scale and bias; it loads as frozen BN and cannot train.
+    """
+
+    state_dict: dict[str, Tensor]
+    input_format: InputFormat
+    provenance: dict[str, Any]
+    frozen_norm_only: bool
+
+
+def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> PretrainedWeights:
+    """Finds, fetches if need be, checks and reads weights for a network.
+
+    Args:
+        source: a name of the table, "default" for the network's first row there, the path of a file, or a URL (http,
+            https, file). A URL of the table is its row. Another one may end in #sha256=…; else digits in its name are
+            checked as torch.hub does.
+        variant_name: the network's name in the table of variants; decides which row a name stands for.
+
+    Raises:
+        UserError: no such source for this network, no connection, a wrong checksum, an unreadable file.
+    """
+    source = os.fspath(source)
+    row = find_source(source, variant_name)
+    if row is not None:
+        path = _fetch_row(row)
+    elif "://" in source:
+        path = _fetch_url(source)
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"weights {source!r}: neither a file here nor a known name. {choices(variant_name, source)}"
+            )
+    checkpoint = read_checkpoint(path)
+    sha256 = sha256_of(path)
+    row = row or _recognised(path, sha256, checkpoint)
+    if checkpoint.left_out:
+        logger.info("%s: left out what is no part of the network: %s", source, ", ".join(checkpoint.left_out))
+    if row is None and checkpoint.layout.startswith("detectron") and variant_name.startswith("resnet"):
+        logger.warning(
+            "%s: if it is one of MSRA's ResNets, its stride sits in the first 1×1 and not, as here, in the 3×3", source
+        )
+    input_format, assumed = _input_format(checkpoint, row)
+    if assumed:
+        logger.warning(
+            "%s does not say what input it expects: taken as %s. If that is wrong, put it into a file that says so: "
+            "torch.save({'kind': 'classifier', 'network': state_dict, 'input_format': {…}}, path)",
+            source, input_format.to_dict(),
+        )  # fmt: skip
+    provenance = {
+        "source": row.name if row else source,
+        "url": row.url if row else source if "://" in source else None,
+        "file": path.name,
+        "sha256": sha256,
+        "layout": checkpoint.layout,
+        "licence": row.licence if row else None,
+        "input_format": input_format.to_dict(),
+        "input_format_assumed": assumed,
+        "left_out": list(checkpoint.left_out),
+    }
+    return PretrainedWeights(checkpoint.state_dict, input_format, provenance, checkpoint.frozen_norm_only)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept.
+
+    Raises:
+        UserError: there is no home folder and no other is named.
+    """
+    if named := os.environ.get("RESNEXT_CACHE"):
+        return Path(named).expanduser()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep weights in; name a folder in RESNEXT_CACHE") from error
+
+
+def cached_path(source: Source) -> Path:
+    """Where a row's file lies, or would lie, in the cache."""
+    return cache_folder() / source.name.partition("/")[0] / source.file_name
+
+
+def _fetch_row(row: Source) -> Path:
+    destination = cached_path(row)
+    if not destination.exists() and not offline():
+        print(row.describe(), file=sys.stderr)  # the terms, before the download
+    return _fetch(row.url, destination, row.sha256)
+
+
+def _fetch_url(source: str) -> Path:
+    url, _, fragment = source.partition("#")
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rpartition("/")[2] or "weights"
+    stated = re.fullmatch(r"sha256=([0-9a-fA-F]{8,64})", fragment)
+    if fragment and not stated:
+        raise UserError(f"weights {source!r}: after # only sha256= and 8 to 64 hexadecimal digits can stand")
+    expected = stated or _HASH_IN_NAME.search(name)
+    folder = hashlib.sha256(url.encode()).hexdigest()[:16]  # two sites may use the same name
+    try:
+        return _fetch(url, cache_folder() / "url" / folder / name, expected[1] if expected else None)
+    except WrongFileError as error:
+        if stated:
+            raise
+        raise UserError(
+            f"{error}. If {expected[1] if expected else ''} in its name is no checksum, append #sha256=… to the URL"
+        ) from error
+
+
+def _fetch(url: str, destination: Path, sha256: str | None) -> Path:
+    if not destination.exists() and not offline():
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            writable = os.access(destination.parent, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise UserError(f"cannot write to the cache {destination.parent}; name another folder in RESNEXT_CACHE")
+    return download(url, destination, sha256=sha256)
+
+
+def _recognised(path: Path, sha256: str, checkpoint: Checkpoint) -> Source | None:
+    """The row that a file put somewhere by hand, or fetched by its URL, is: by its checksum, else by its name."""
+    for row in SOURCES:
+        if row.sha256 is not None and sha256.startswith(row.sha256):
+            return row
+    for row in SOURCES:
+        # Detectron and detectron2 have files of the same name; only the latter's BN is whole.
+        if row.sha256 is None and path.name == row.file_name and row.fused_norm == checkpoint.frozen_norm_only:
+            return row
+    return None
+
+
+def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputFormat, bool]:
+    """What the weights expect, and whether that is a guess."""
+    if checkpoint.input_format is not None:
+        return checkpoint.input_format, False
+    if row is not None:
+        return row.input_format, False
+    if checkpoint.layout == "detectron":
+        return DETECTRON, False
+    if checkpoint.layout == "torch7":
+        return (CIFAR if checkpoint.state_dict["conv1.weight"].shape[-1] == 3 else IMAGENET), False
+    if checkpoint.layout == "detectron2":  # its default configuration
+        return InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)), True
+    return IMAGENET, True

@@ -1,0 +1,54 @@
+"""Configuration → the images of a split, and what is done to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from backbones import InputFormat
+from backbones.classification.labelled_images import LabelledImages, open_images
+from backbones.classification.random_view import RandomView
+from backbones.classification.views import Views
+from detection.classifier.config import Data
+from detection.data.images import read_image
+
+
+def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
+    """The images of the configured split; see `open_images` for `classes` and errors."""
+    return open_images(data.root, data.train if which == "train" else data.test, read_image, classes)
+
+
+def training_view(data: Data, expected: InputFormat) -> RandomView:
+    """What is done to a training image, for a network that expects this input."""
+    mean = expected.mean if expected.channel_order == "rgb" else expected.mean[::-1]
+    red, green, blue = (round(255 * value / expected.value_range) for value in mean)
+    return RandomView(
+        size=data.size,
+        crop=data.crop,
+        min_area=data.min_area,
+        padding=data.padding,
+        fill=(red, green, blue),
+        colour_jitter=data.colour_jitter,
+        lighting=data.lighting,
+        horizontal_flip=data.horizontal_flip,
+        interpolation=data.interpolation,
+    )
+
+
+def views_for_test(
+    data: Data, *, size: int | None = None, crops: str = "centre", scales: Sequence[int] | None = None
+) -> Views:
+    """The views that a test averages over: by default the single crop of the configuration.
+
+    Args:
+        size: another side of the crops; the image is then resized in the same proportion as for the configured one.
+        scales: shorter sides to resize to, in place of that.
+
+    Raises:
+        UserError: a size or scale below 1, or a scale that is smaller than the crop.
+    """
+    resize = data.test_resize
+    if size is not None and resize is not None:
+        resize = round(size * resize / data.test_size)
+    side = data.test_size if size is None else size
+    return Views(side, (resize,) if scales is None else tuple(scales), crops, data.interpolation)

@@ -1,0 +1,1 @@
+"""What several rooms of detection/ need and no other package has: streamed JSON and stateless random numbers."""

@@ -1,0 +1,173 @@
+"""A zip archive → its files in a folder, and never one outside of it, whatever the archive says.
+
+Before the first byte is written, every member of the archive is looked at: a name that leads elsewhere, a link, a
+device, an encrypted or doubled member, or more bytes than expected refuse the whole archive. Files appear under their
+names only when they are whole and on the disk, so unpacking may be killed at any instant (a power cut included) and
+started again: what is there already and equals the archive's by size and CRC-32 is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from backbones.common.progress import Progress, in_bytes
+from backbones.common.errors import UserError
+
+CHUNK = 1 << 20
+FLUSH_EVERY = 512 << 20  # bytes written between two flushes of the disk
+UNFINISHED = ".unpacking"  # ends a file's name as long as it may not be whole on the disk
+# What zipfile raises for damaged or foreign archives: found by flipping bytes in some.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+
+
+def unpack(
+    archive: Path,
+    root: Path,
+    wanted: Callable[[str], bool],
+    *,
+    limit: int,
+    progress: bool = True,
+    flush_every: int = FLUSH_EVERY,
+) -> int:
+    """Unpacks the files of `archive` that `wanted` says yes to below the folder `root`.
+
+    A file that is there already is kept if its content is the archive's, and replaced otherwise.
+
+    Args:
+        archive: a zip file.
+        root: where the member `a/b.jpg` becomes `root/a/b.jpg`.
+        wanted: tells from a member's name whether to unpack it.
+        limit: bytes that the wanted files may have together, unpacked. No file gets larger than the archive says it is.
+        progress: report on stderr.
+        flush_every: bytes after which the disk is flushed and the files so far get their names.
+
+    Returns:
+        How many files were written (the others were there).
+
+    Raises:
+        UserError: the archive is unsafe or damaged (nothing unsafe was written), or the disk does not take it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in _safe_members(opened, archive, root) if wanted(member.filename)]
+            total = sum(member.file_size for member in members)
+            if total > limit:
+                raise UserError(
+                    f"{archive} is not unpacked: it would come to {in_bytes(total)}, where {in_bytes(limit)} are plenty"
+                )
+            reports = Progress(archive.name, enabled=progress)
+            reports.total = total
+            reports.say(f"unpacking {len(members)} files, {in_bytes(total)}")
+            return _unpack(opened, members, root, reports, flush_every)
+    except _DAMAGE as error:
+        raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot unpack {archive} into {root}: {error}. Cure that and run again: it goes on from there"
+        ) from error
+
+
+def _unpack(
+    opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, reports: Progress, flush_every: int
+) -> int:
+    written, unflushed, position = 0, 0, 0
+    waiting: list[Path] = []  # written, but perhaps not on the disk yet
+    try:
+        for member in members:
+            target = root / member.filename
+            if not _is_unpacked(member, target):
+                waiting.append(target)
+                _write(opened, member, _unfinished(target))
+                written += 1
+                unflushed += member.file_size
+            if unflushed >= flush_every:
+                _give_names(waiting)
+                waiting, unflushed = [], 0
+            position += member.file_size
+            reports.update(position)
+        _give_names(waiting)
+    except BaseException:
+        for target in waiting:
+            _unfinished(target).unlink(missing_ok=True)
+        raise
+    reports.say(f"{written} files unpacked, {len(members) - written} were there")
+    return written
+
+
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(member) as source, path.open("wb") as file:
+        while chunk := source.read(CHUNK):  # ends at the declared size, with BadZipFile if the CRC is another there
+            file.write(chunk)
+        if file.tell() != member.file_size:
+            raise zipfile.BadZipFile(f"{member.filename} ends after {file.tell()} of {member.file_size} bytes")
+
+
+def _is_unpacked(member: zipfile.ZipInfo, target: Path) -> bool:
+    if target.is_symlink() or not target.is_file() or target.stat().st_size != member.file_size:
+        return False
+    crc = 0
+    with target.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc == member.CRC
+
+
+def _unfinished(target: Path) -> Path:
+    return target.with_name(target.name + UNFINISHED)
+
+
+def _give_names(targets: list[Path]) -> None:
+    """One flush for many files: to flush each of COCO's 118,287 by itself would take a hard disk hours."""
+    if not targets:
+        return
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()
+    for target in targets:
+        os.replace(_unfinished(target), target)
+
+
+def _safe_members(opened: zipfile.ZipFile, archive: Path, root: Path) -> list[zipfile.ZipInfo]:
+    """The archive's files, without its folders. Raises UserError if any member, wanted or not, is unsafe."""
+    real_root = root.resolve()
+    names: set[str] = set()
+    parents: set[Path] = set()
+    files = []
+    for member in opened.infolist():
+        if fault := _fault(member):
+            raise UserError(f"{archive} is not unpacked: its member {member.orig_filename!r} {fault}")
+        if member.is_dir():
+            continue
+        if member.filename in names:
+            raise UserError(f"{archive} is not unpacked: it holds {member.filename!r} twice")
+        names.add(member.filename)
+        parents.add((root / member.filename).parent)
+        files.append(member)
+    for parent in parents:
+        if not parent.resolve().is_relative_to(real_root):
+            raise UserError(
+                f"{archive} is not unpacked: {parent} is a link that leads out of {root}. Replace the link by a folder"
+            )
+    return files
+
+
+def _fault(member: zipfile.ZipInfo) -> str | None:
+    """What makes a member unsafe, in words; None if nothing does."""
+    name = member.orig_filename  # as stored; `filename` ends at a NUL byte and has the separators changed on Windows
+    if re.search(r"[\\:\x00-\x1f]", name):
+        return "has a character in its name that leads elsewhere on some systems"
+    if any(part in ("", ".", "..") for part in name.removesuffix("/").split("/")):
+        return "has a name that leads out of the folder"
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0: the archive was not made on Unix, or does not say
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device, not a file"
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is encrypted or packed by an unusual method"
+    return None

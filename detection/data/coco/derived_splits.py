@@ -1,0 +1,196 @@
+"""The official 2014 annotations and val2017's image ids → trainval35k and minival as annotation files of their own.
+
+minival is those of val2014's images that val2017 holds; trainval35k is train2014 and the rest of val2014. The minival
+files that go round on the web carry duplicates and fractional ids: hence val2017 itself decides. In the files made here
+a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), since trainval35k draws from two.
+
+The annotations are copied as they stand, character for character, one at a time: memory holds the text of one input
+file (train2014: 333 MB), not the several GB that its objects would take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from detection.data.coco.layout import MINIVAL, TRAINVAL35K
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
+
+TRAIN2014 = "annotations/instances_train2014.json"
+VAL2014 = "annotations/instances_val2014.json"
+VAL2017 = "annotations/instances_val2017.json"
+
+
+class Counts(NamedTuple):
+    """How much a split holds."""
+
+    images: int
+    annotations: int
+
+
+OFFICIAL_COUNTS = {TRAINVAL35K: Counts(118_287, 860_001), MINIVAL: Counts(5_000, 36_781)}
+
+
+def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -> dict[str, Counts]:
+    """Writes `TRAINVAL35K` and `MINIVAL` below `root` from the official files there.
+
+    Args:
+        root: the COCO folder, with `TRAIN2014`, `VAL2014` and `VAL2017`.
+        expected: what each of the two must come to, for inputs that are not the official ones.
+
+    Returns:
+        What each of the two came to.
+
+    Raises:
+        UserError: an input is missing or damaged, the inputs do not belong together, or a split is not of the expected
+            size; nothing is written then.
+    """
+    minival_ids = _image_ids(root / VAL2017)
+    with contextlib.ExitStack() as files:
+        splits = {name: _SplitFile(files.enter_context(atomic_write(root / name))) for name in (TRAINVAL35K, MINIVAL)}
+        for split in splits.values():
+            files.enter_context(split.file)
+        categories = []
+        for source, own_ids in ((VAL2014, minival_ids), (TRAIN2014, frozenset[int]())):
+            head = _share_out(root / source, own_ids, splits[MINIVAL], splits[TRAINVAL35K])
+            categories.append(head["categories"])
+        if categories[0] != categories[1]:
+            raise UserError(f"{root / VAL2014} and {root / TRAIN2014} have different categories. {_REMEDY}")
+        if absent := minival_ids - splits[MINIVAL].image_ids:
+            raise UserError(
+                f"{len(absent)} images of val2017, {min(absent)} for one, are not in {root / VAL2014}. {_REMEDY}"
+            )
+        for name, split in splits.items():
+            if split.counts != expected[name]:
+                raise UserError(
+                    f"{name} would come to {_in_words(split.counts)}, where {_in_words(expected[name])} belong there: "
+                    f"the annotation files in {root / 'annotations'} are not the official ones. {_REMEDY}"
+                )
+            origin = f"{PurePosixPath(name).stem}: COCO 2014, divided by the image ids of val2017"
+            split.finish({"info": {"description": origin}, **head})
+        return {name: split.counts for name, split in splits.items()}
+
+
+_REMEDY = "Move the files away and run prepare_coco.py again: it gets the official ones"
+
+
+def _in_words(counts: Counts) -> str:
+    return f"{counts.images:,} images with {counts.annotations:,} annotations"
+
+
+class _SplitFile:
+    """An annotation file that is written as its parts turn up; the images come last, being complete last."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w", encoding="utf-8")
+        self.file.write('{"annotations": [')
+        self.annotations = 0
+        self.images: list[str] = []
+        self.image_ids: set[int] = set()
+
+    def add_annotation(self, source: str) -> None:
+        self.file.write(f"{',' if self.annotations else ''}\n{source}")
+        self.annotations += 1
+
+    def add_image(self, image: dict[str, Any], folder: str) -> None:
+        file_name = f"{folder}/{PurePosixPath(image['file_name']).name}"
+        self.images.append(json.dumps({**image, "file_name": file_name}))
+        self.image_ids.add(image["id"])
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(len(self.images), self.annotations)
+
+    def finish(self, head: dict[str, Any]) -> None:
+        self.file.write('\n],\n"images": [\n' + ",\n".join(self.images) + "\n]")
+        for key, value in head.items():
+            self.file.write(f',\n"{key}": {json.dumps(value)}')
+        self.file.write("}\n")
+
+
+def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, trainval: _SplitFile) -> dict[str, Any]:
+    """Gives an official file's images and annotations to the splits they belong to; returns licences and categories."""
+    folder = path.stem.removeprefix("instances_")
+    head: dict[str, list[Any]] = {"licenses": [], "categories": []}
+    with _official(path):
+        for key, value, source in _elements(path.read_text(encoding="utf-8-sig")):
+            if key == "annotations":
+                (minival if value["image_id"] in minival_ids else trainval).add_annotation(source)
+            elif key == "images":
+                (minival if value["id"] in minival_ids else trainval).add_image(value, folder)
+            elif key in head:
+                head[key].append(value)
+    return head
+
+
+def _image_ids(path: Path) -> frozenset[int]:
+    with _official(path):
+        return frozenset(
+            value["id"] for key, value, _ in _elements(path.read_text(encoding="utf-8-sig")) if key == "images"
+        )
+
+
+@contextlib.contextmanager
+def _official(path: Path) -> Iterator[None]:
+    """Around the reading of an official file: whatever it lacks or breaks off in becomes an error that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it") from error
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or not COCO's ({type(error).__name__}: {error}). {_REMEDY}") from error
+
+
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _elements(text: str) -> Iterator[tuple[str, Any, str]]:
+    """Walks through a JSON object without building it.
+
+    Yields (key, value, the value's own text) for each of its members; for a member whose value is a list, once for each
+    element of the list: `{"a": [1, 2.0], "b": {}}` gives ("a", 1, "1"), ("a", 2.0, "2.0"), ("b", {}, "{}").
+
+    Raises:
+        ValueError: the text is not JSON, or its outermost value is not an object.
+    """
+    position = _step(text, 0, "{")
+    while not text.startswith("}", position):
+        key, position = _DECODER.raw_decode(text, position)
+        if not isinstance(key, str):
+            raise ValueError(f"a key is no string before character {position}")
+        position = _step(text, position, ":")
+        if text.startswith("[", position):
+            position = _step(text, position, "[")
+            while not text.startswith("]", position):
+                value, end = _DECODER.raw_decode(text, position)
+                yield key, value, text[position:end]
+                position = _step(text, end, ",", before="]")
+            position += 1
+        else:
+            value, end = _DECODER.raw_decode(text, position)
+            yield key, value, text[position:end]
+            position = end
+        position = _step(text, position, ",", before="}")
+    if _behind_space(text, position + 1) != len(text):
+        raise ValueError(f"more comes after the end at character {position}")
+
+
+def _step(text: str, position: int, mark: str, *, before: str = "") -> int:
+    """The position behind `mark`, which must come next, and the space around it; or in front of `before`."""
+    position = _behind_space(text, position)
+    if before and text.startswith(before, position):
+        return position
+    if not text.startswith(mark, position):
+        raise ValueError(f"there is no {mark} at character {position}")
+    return _behind_space(text, position + 1)
+
+
+def _behind_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

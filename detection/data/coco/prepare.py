@@ -1,0 +1,251 @@
+"""A folder and a layout → COCO in that folder: what is missing is fetched, checked, unpacked, divided into splits.
+
+What a folder lacks is seen from its content alone (a folder of images is whole when it holds as many as COCO has). So
+a COCO that was put there in another way is recognised, and a preparation that was killed at any instant is taken up by
+starting it again. Archives that are fetched here lie in `.archives/` until they are unpacked; archives that the user
+put into the folder or into its `archives/` are used where they lie, and stay there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones.weights.download import download
+from backbones.common.progress import in_bytes
+from detection.data.coco.archives import unpack
+from detection.data.coco.layout import MINIVAL, TRAINVAL35K
+from detection.data.coco.parts import BASE_URL, LAYOUTS, Archive, Part
+from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits
+from backbones.common.errors import UserError
+
+FETCHED = ".archives"
+KEPT = "archives"
+DISK_RESERVE = 200_000_000  # bytes left free for everybody else
+
+
+@dataclass(frozen=True)
+class Job:
+    """An archive to fetch (or to use where it lies) and the parts to unpack from it.
+
+    Attributes:
+        file: where the archive is or will be.
+        to_fetch: bytes of it that are not there yet.
+        to_unpack: bytes that unpacking adds to the disk, about.
+    """
+
+    archive: Archive
+    parts: tuple[Part, ...]
+    file: Path
+    to_fetch: int
+    to_unpack: int
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the archive goes away (or to `archives/`) when it is unpacked."""
+        return self.file.parent.name == FETCHED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `carry_out` is going to do.
+
+    Attributes:
+        layout: "2017" or "2014".
+        jobs: in their order.
+        splits_size: bytes that building trainval35k and minival adds to the disk, about; 0 if they need not be built.
+        leftovers: archives that were unpacked by an earlier run, which was killed before it put them away.
+        keep_archives: move archives that were fetched to `archives/` instead of deleting them.
+    """
+
+    root: Path
+    layout: str
+    jobs: tuple[Job, ...]
+    splits_size: int
+    leftovers: tuple[Archive, ...]
+    keep_archives: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.jobs or self.splits_size or self.leftovers)
+
+    @property
+    def to_fetch(self) -> int:
+        """Bytes to fetch."""
+        return sum(job.to_fetch for job in self.jobs)
+
+    def disk_use(self) -> tuple[int, int]:
+        """Bytes that are taken up, about: at the moment when it is most, and at the end (negative: more is freed)."""
+        most = now = 0
+        for job in self.jobs:
+            now += job.to_fetch + job.to_unpack
+            most = max(most, now)
+            if job.is_ours and not self.keep_archives:
+                now -= job.archive.size
+        now += self.splits_size
+        return max(most, now), now
+
+    def describe(self) -> str:
+        """The plan in words, a line for each thing to do."""
+        if self.is_done:
+            return f"{self.root}: nothing is missing of what was asked for (COCO in the {self.layout} layout)"
+        lines = [f"COCO in the {self.layout} layout in {self.root}:"]
+        for job in self.jobs:
+            source = f"fetch {job.archive.path} ({in_bytes(job.to_fetch)})" if job.to_fetch else f"take {job.file}"
+            lines.append(f"  {source} and unpack {', '.join(map(str, job.parts))}")
+        if self.splits_size:
+            lines.append(f"  build {TRAINVAL35K} and {MINIVAL}")
+        lines.extend(f"  put away {FETCHED}/{archive.name}, which is unpacked" for archive in self.leftovers)
+        most, end = self.disk_use()
+        fate = f"kept in {KEPT}/" if self.keep_archives else "deleted once unpacked"
+        lines.append(f"To fetch: {in_bytes(self.to_fetch)}; archives are {fate}.")
+        lines.append(f"Disk: {in_bytes(most)} needed on the way, {in_bytes(max(end, 0))} at the end (estimates).")
+        return "\n".join(lines)
+
+
+def make_plan(
+    root: Path,
+    layout: str = "auto",
+    *,
+    only_annotations: bool = False,
+    keep_archives: bool = False,
+    layouts: Mapping[str, tuple[Part, ...]] = LAYOUTS,
+) -> Plan:
+    """Looks at what is in the folder `root` (which need not exist) and plans the rest. Changes nothing.
+
+    Args:
+        layout: "2017", "2014", or "auto" for the one that less is missing of (2017 in an empty folder).
+        only_annotations: leave the images out.
+        keep_archives: do not delete archives that were unpacked.
+        layouts: what each layout consists of.
+
+    Raises:
+        UserError: `root` is not a folder.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file, where COCO's folder is expected")
+    if layout == "auto":
+        layout = min(layouts, key=lambda name: _outstanding(_jobs(root, layouts[name])))
+    parts = [part for part in layouts[layout] if not (only_annotations and part.images)]
+    jobs = _jobs(root, parts)
+    unpacked = {part.archive for part in parts} - {job.archive for job in jobs}
+    leftovers = sorted(
+        (archive for archive in unpacked if (root / FETCHED / archive.name).is_file()), key=lambda archive: archive.name
+    )
+    splits_size = 0
+    if layout == "2014" and not ((root / TRAINVAL35K).is_file() and (root / MINIVAL).is_file()):
+        splits_size = sum(part.size for part in parts if not part.images)
+    return Plan(root, layout, jobs, splits_size, tuple(leftovers), keep_archives)
+
+
+def _jobs(root: Path, parts: Sequence[Part]) -> tuple[Job, ...]:
+    missing = {part: size for part in parts if (size := part.missing_bytes(root))}
+    jobs = []
+    for archive in dict.fromkeys(part.archive for part in missing):
+        its_parts = tuple(part for part in missing if part.archive == archive)
+        file, to_fetch = _find(root, archive)
+        jobs.append(Job(archive, its_parts, file, to_fetch, sum(missing[part] for part in its_parts)))
+    return tuple(jobs)
+
+
+def _find(root: Path, archive: Archive) -> tuple[Path, int]:
+    """Where an archive is or will be, and how many bytes of it are not there yet."""
+    for file in (root / archive.name, root / KEPT / archive.name):
+        if file.is_file() and file.stat().st_size == archive.size:
+            return file, 0
+    file = root / FETCHED / archive.name
+    if file.is_file():
+        return file, 0
+    partial = file.with_name(file.name + ".partial")  # the download's
+    return file, archive.size - (min(partial.stat().st_size, archive.size) if partial.is_file() else 0)
+
+
+def _outstanding(jobs: Sequence[Job]) -> int:
+    """A measure of what is missing, in bytes: it chooses the layout."""
+    return sum(job.to_unpack + job.to_fetch - job.archive.size for job in jobs)
+
+
+def free_disk_space(folder: Path) -> int:
+    """Bytes that this user may still write where `folder` is or will be."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_disk(plan: Plan, free: int) -> None:
+    """Raises UserError if `free` bytes are too few for the plan."""
+    most, _ = plan.disk_use()
+    if most and most + DISK_RESERVE > free:
+        raise UserError(
+            f"the disk of {plan.root} is too small: {in_bytes(most + DISK_RESERVE)} are needed, {in_bytes(free)} free "
+            f"({in_bytes(plan.to_fetch)} to fetch, the rest for what is unpacked). Make room, or name another"
+            f" folder{', or do not keep the archives' if plan.keep_archives else ''}"
+        )
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    base_url: str = BASE_URL,
+    expected: Mapping[str, Counts] = OFFICIAL_COUNTS,
+    free: Callable[[Path], int] = free_disk_space,
+    progress: bool = True,
+) -> None:
+    """Does what `plan` says. Killed at any instant and planned anew, it goes on from there.
+
+    Args:
+        base_url: where the archives are, if not at COCO's own server.
+        expected: what the splits must come to.
+        free: gives the bytes that are free where a folder is or will be.
+        progress: report on stderr.
+
+    Raises:
+        UserError: the disk is too small (nothing is fetched then), an archive cannot be had or is not the expected one,
+            or something cannot be written.
+    """
+    check_disk(plan, free(plan.root))
+    try:
+        for job in plan.jobs:
+            _fetch_and_unpack(plan.root, job, base_url, progress)
+            _put_away(plan, job.archive)
+        for archive in plan.leftovers:
+            _put_away(plan, archive)
+        with contextlib.suppress(OSError):  # not there, or something of another layout is still in it
+            (plan.root / FETCHED).rmdir()
+        if plan.splits_size:
+            build_splits(plan.root, expected)
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {plan.root}: {error}. Cure that and run again: it goes on from there"
+        ) from error
+
+
+def _fetch_and_unpack(root: Path, job: Job, base_url: str, progress: bool) -> None:
+    archive = job.archive
+    url = f"{base_url.rstrip('/')}/{archive.path}"
+    download(url, job.file, sha256=archive.sha256, size=archive.size, progress=progress)
+    unpack(
+        job.file,
+        root,
+        lambda member: any(part.holds(member) for part in job.parts),
+        limit=2 * sum(part.size for part in job.parts),  # the sizes are estimates
+        progress=progress,
+    )
+    for part in job.parts:
+        if part.missing_bytes(root):
+            raise UserError(f"{job.file} does not hold all of {part}")
+
+
+def _put_away(plan: Plan, archive: Archive) -> None:
+    file = plan.root / FETCHED / archive.name
+    if not file.is_file():  # the user's own, which stays where it is
+        return
+    if plan.keep_archives:
+        (plan.root / KEPT).mkdir(exist_ok=True)
+        os.replace(file, plan.root / KEPT / archive.name)
+    else:
+        file.unlink()

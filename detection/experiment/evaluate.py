@@ -1,0 +1,199 @@
+"""Trained networks, stores and results files → COCO figures, tables, a report with images.
+
+The last stages of an experiment; each writes into one folder:
+
+    results.json    the detections, in COCO's results format
+    figures.json    the figures by name
+    report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
+    report.txt      the same as text
+    images/       the images that the report shows, evaluated_<image id>.jpg
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
+from detection import config as settings
+from detection.data.images import ImageError, read_image
+from detection.data.index import DatasetIndex
+from detection.data.proposal_store import ProposalStore
+from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
+from detection.evaluation.error_analysis import analyse_errors
+from detection.evaluation.ground_truth import read_ground_truth
+from detection.evaluation.recall import ProposalRecall
+from detection.evaluation.results import rounded, write_results
+from detection.experiment.builders import pair
+from detection.experiment.datasets import open_split
+from detection.experiment.inference import detect, proposal_recall_of, recall_of
+from detection.experiment.model_files import Trained
+from detection.experiment.placement import for_inference
+from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
+from detection.report.page import Curve, read_curves, write_report
+from detection.training.distributed import is_main, on_main, rank, world_size
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_detector(
+    config: settings.Config,
+    trained: Trained,
+    device: torch.device,
+    folder: Path,
+    *,
+    images: int = 12,
+    backend: Backend = "arrays",
+) -> AveragePrecision:
+    """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
+
+    Args:
+        config: where the data is and how it runs; the detector's own configuration, perhaps changed.
+        images: how many images the report shows.
+        backend: what computes the figures, see `average_precision`.
+
+    Raises:
+        UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
+    """
+    index = open_split(config.data, "test")
+    _check_categories(trained, index)
+    assert trained.rpn is not None
+    assert trained.fast_rcnn is not None
+    network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
+    detections = rounded(detect(config, network, index, device))
+
+    def finish() -> AveragePrecision:
+        truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
+        figures = average_precision(truth, detections, backend=backend)
+        write_results(folder / "results.json", detections)
+        if not any(row.objects for row in figures.classes):
+            figures.notes.append(
+                "the annotations list no objects to measure by, as those of a test set; results.json holds the "
+                "detections as COCO's evaluation server takes them"
+            )
+        _write_json(folder / "figures.json", figures.to_dict())
+        errors = analyse_errors(truth, detections)
+        shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
+        write_report(
+            folder,
+            title=f"{config.name}: {index.name}",
+            average_precision=figures,
+            errors=errors,
+            facts=_facts(config, index),
+            curves=_curves(folder.parent),
+            images=shown,
+        )
+        return figures
+
+    return on_main(finish)
+
+
+def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:
+    """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
+    index = open_split(config.data, "test")
+    assert trained.rpn is not None
+    recall = proposal_recall_of(config, for_inference(trained.rpn, config.runtime, device), index, device)
+    _write_recall(config, index, recall, folder)
+    return recall
+
+
+def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
+    """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
+    when they were made."""
+    store.check_against(index)
+    own = index.image_ids[rank() :: world_size()].tolist()
+    recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
+    most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
+    if most < recall.limits[-1]:
+        on_main(lambda: logger.info("%s: holds at most %d proposals an image", store.path, most))
+        recall = recall.up_to(most)
+    _write_recall(config, index, recall, folder)
+    return recall
+
+
+def _write_recall(config: settings.Config, index: DatasetIndex, recall: ProposalRecall, folder: Path) -> None:
+    if is_main():
+        _write_json(folder / "proposal_recall.json", recall.to_dict())
+        write_report(
+            folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
+            facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
+        )  # fmt: skip
+
+
+def _check_categories(trained: Trained, index: DatasetIndex) -> None:
+    own, other = trained.categories, index
+    if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
+        raise UserError(
+            f"{index.annotation_file}: its classes are not those of the detector. Detector: "
+            f"{_listing(own.ids, own.names)}; data set: {_listing(other.category_ids.tolist(), other.category_names)}"
+        )
+
+
+def _listing(ids: Any, names: Any) -> str:
+    pairs = [f"{number} {name}" for number, name in zip(ids, names, strict=True)]
+    return ", ".join(pairs[:8]) + (f", … ({len(pairs)} in all)" if len(pairs) > 8 else "")
+
+
+def _draw(
+    index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
+) -> list[tuple[Path, str]]:
+    """Images spread evenly over the split, ground truth beside detections; (path, caption) of each."""
+    for path in folder.glob("evaluated_*.jpg"):
+        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # an earlier evaluation's; all else is not ours
+            path.unlink()
+    label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
+    shown = []
+    for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)).tolist():
+        image_id = int(index.image_ids[i])
+        try:
+            image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        except ImageError:
+            continue
+        boxes, labels, crowds = index.objects(i)
+        rows = detections[(detections[:, 0] == image_id) & (detections[:, 5] >= min_score)]
+        found = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1)
+        names = index.category_names
+        both = side_by_side(
+            draw_ground_truth(image, boxes, labels, names, crowds),
+            draw_detections(image, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
+        )
+        path = folder / f"evaluated_{image_id:012d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(path, both)
+        caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"
+        shown.append((path, caption))
+    return shown
+
+
+def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
+    return {
+        "annotations": str(index.annotation_file),
+        "images": str(len(index)),
+        "backbone": config.backbone.name,
+        "weights of the backbone": config.backbone.weights or "none: trained from scratch",
+        "shorter side": f"{config.data.test_shorter_side} px, longer at most {config.data.test_longer_side}",
+        "proposals": str(config.rpn.test_proposals.after_nms),
+    }
+
+
+def _curves(run: Path) -> Mapping[str, Curve]:
+    """The curves of both trainings, where the run's folder has their logs."""
+    curves: dict[str, Curve] = {}
+    for stage in ("rpn", "fastrcnn"):
+        log = run / stage / "log.jsonl"
+        if log.is_file():
+            curves |= {f"{stage} {name}": points for name, points in read_curves(log).items()}
+    return curves
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""A trained RPN and a split → a proposal store; with several ranks, each proposes on its share.
+
+A store that was made by the same RPN on the same data under the same limits is kept, and a half-written one is taken up
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.config_file import config_to_dict
+from detection.data.index import DatasetIndex
+from detection.data.proposal_store import ProposalStore
+from detection.data.proposal_writer import ProposalWriter
+from detection.experiment.datasets import open_split, training_images
+from detection.experiment.inference import propose as proposals_of
+from detection.experiment.model_files import load_trained, versions
+from detection.experiment.placement import for_inference
+from detection.experiment.run_folder import RunFolder
+from detection.training.artifacts import sha256_of
+from detection.training.distributed import barrier, is_main, on_main
+from detection.training.run_lock import run_lock
+
+T = TypeVar("T")
+
+_ESSENTIAL = ("dataset_fingerprint", "rpn_sha256", "limits", "sides")  # of a store's metadata: what decides its boxes
+
+logger = logging.getLogger(__name__)
+
+
+def propose(
+    config: settings.Config,
+    rpn_file: Path,
+    which: Literal["train", "test"],
+    device: torch.device,
+    *,
+    output: Path | None = None,
+) -> Path:
+    """Writes the proposals of a trained RPN on the train or test split; takes up a half-written store where it stopped.
+
+    Args:
+        rpn_file: an `rpn.pt` or `detector.pt`.
+        output: the store; by default `proposals/<split>.st` in the run's folder.
+
+    Returns:
+        The store's path. A store there that was made by the same RPN on the same data under the same limits is kept.
+
+    Raises:
+        UserError: data, weights or output cannot be used.
+    """
+    index = open_split(config.data, which)
+    output = output or RunFolder.of(config).proposals(index.name)
+    if which == "train":
+        return write_proposals(
+            config, rpn_file, training_images(config.data, index), device, output, config.rpn.training_proposals
+        )
+    return write_proposals(config, rpn_file, index, device, output, config.rpn.test_proposals)
+
+
+def write_proposals(
+    config: settings.Config,
+    rpn_file: Path,
+    index: DatasetIndex,
+    device: torch.device,
+    output: Path,
+    limits: settings.ProposalLimits,
+) -> Path:
+    """Writes the proposals of a trained RPN on `index` to `output`, unless they are there; see `propose`."""
+    trained = load_trained(rpn_file, "rpn", "detector")
+    assert trained.rpn is not None
+    metadata = _metadata(config, rpn_file, index, limits)
+    if on_main(lambda: _is_made_of(output, metadata, index)):
+        return output
+    network = for_inference(trained.rpn, config.runtime, device)
+    with run_lock(output.parent, f"{output.name}.lock"):
+        writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids, essential=_ESSENTIAL))
+        pending = writer.pending
+        barrier()  # no rank adds images before all have read which ones are pending
+        for image_id, boxes, scores in proposals_of(config, network, index, device, limits, pending=pending):
+            writer.add(image_id, boxes, scores)
+        writer.flush()
+        barrier()
+        on_main(writer.finish)
+    return output
+
+
+def is_current(
+    path: Path, config: settings.Config, rpn_file: Path, index: DatasetIndex, limits: settings.ProposalLimits
+) -> bool:
+    """Whether the store at `path` is what `write_proposals` would make now; a damaged one is not, and is made anew."""
+    return _is_made_of(path, _metadata(config, rpn_file, index, limits), index)
+
+
+def _is_made_of(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
+    if not path.exists():
+        return False
+    try:
+        store = ProposalStore.open(path)
+    except UserError as error:
+        logger.warning("%s; it is made anew", error)
+        return False
+    same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
+    return same and np.array_equal(store.image_ids, index.image_ids)
+
+
+def _metadata(
+    config: settings.Config, rpn_file: Path, index: DatasetIndex, limits: settings.ProposalLimits
+) -> dict[str, Any]:
+    return {
+        "dataset_fingerprint": index.fingerprint,
+        "rpn_sha256": sha256_of(rpn_file),
+        "limits": config_to_dict(limits),
+        "sides": [config.data.test_shorter_side, config.data.test_longer_side],
+        "config": config_to_dict(config),
+        "versions": versions(),
+    }
+
+
+def _first_on_main(action: Callable[[], T]) -> T:
+    """Runs `action` on rank 0, then on the others: what the first prepares, the others find."""
+    if is_main():
+        result = action()
+        barrier()
+        return result
+    barrier()
+    return action()

@@ -1,0 +1,72 @@
+"""Where a run keeps what, and its configuration among it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones.common.files import atomic_write
+from detection import config as settings
+from detection.config_file import Configuration, config_to_yaml
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one experiment.
+
+    config.yaml              the whole configuration
+    rpn/, fastrcnn/          checkpoints and logs of the two trainings
+    rpn.pt, fastrcnn.pt      the trained networks
+    detector.pt              both, ready for use
+    proposals/<split>.st     what the RPN proposes on a split
+    evaluation/              results.json, figures, report
+    """
+
+    root: Path
+
+    @classmethod
+    def of(cls, config: settings.Config) -> RunFolder:
+        """The folder that the configuration names, or `runs/<name>`."""
+        return cls(root_of(config.output, config.name))
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def rpn(self) -> Path:
+        return self.root / "rpn.pt"
+
+    @property
+    def fast_rcnn(self) -> Path:
+        return self.root / "fastrcnn.pt"
+
+    @property
+    def detector(self) -> Path:
+        return self.root / "detector.pt"
+
+    @property
+    def rpn_training(self) -> Path:
+        return self.root / "rpn"
+
+    @property
+    def fast_rcnn_training(self) -> Path:
+        return self.root / "fastrcnn"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    def proposals(self, split: str) -> Path:
+        return self.root / "proposals" / f"{split}.st"
+
+
+def root_of(output: str | None, name: str) -> Path:
+    """The folder that a configuration names as its `output`, or `runs/<name>`."""
+    return Path(output) if output is not None else Path("runs") / name
+
+
+def write_config(config: Configuration, path: Path) -> None:
+    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")

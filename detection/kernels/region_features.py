@@ -1,0 +1,151 @@
+"""Feature maps + regions → one vector for each region: RoI pooling, conv5, and the mean over what it gives.
+
+conv5's first block begins with two 1×1 convolutions, its own first one and its shortcut's, each followed by batch
+normalisation. Where that is constant, they are affine; RoIAlign is linear; and so the order makes no difference:
+
+    weight · pool(map) + shift = pool(weight · map) + shift.
+
+On the left they run over each region's P² bins, on the right once over the map's H · W positions, which are far fewer:
+a third of conv5's multiply-adds go. The shortcut looks at every second bin in each direction, and only those are
+pooled. The shift comes last, so that the two sides are equal even for a bin beyond the map's border, of which pooling
+makes zero.
+
+RoI max-pooling is not linear, and allows the order on the left alone. But its bins are whole cells, and overlapping
+regions have most of theirs in common: the two convolutions run once on each distinct bin, which is a fifth of the bins
+of 300 proposals, and conv5 loses a quarter of its multiply-adds.
+
+With batch statistics, every region has to be seen as it is.
+
+Shapes: N images, C channels, H × W map, R regions an image, P bins along a side, D distinct bins, C5 channels of conv5.
+Source: Deep Residual Learning appendix A (conv5 on each region); Mask R-CNN section 3 (RoIAlign).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbones.blocks import Bottleneck
+from backbones.normalization import FrozenBatchNorm2d, folded
+from detection.geometry.roi_pooling import RegionPooler
+from detection.kernels.roi_max_pool import spread
+
+_BATCH = 64
+"""Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory hardly grows
+with their number (1,000 regions of 1024 × 14 × 14 take 0.8 GB). What grows is what `_distinct_bins_once` keeps, with
+the distinct bins of an image, of which there are only so many."""
+
+_MOST_POOLED = 1 << 30
+"""Numbers that a GPU pools at once at inference: torchvision's kernels count them in 32 bits, and beyond 2³¹ they leave
+zeros without a word."""
+
+
+def region_features(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+    """Vectors (N·R, C5) of regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level."""
+    images, count, _ = regions.shape
+    if torch.is_grad_enabled() or conv5.training:
+        return _mean(_way(pooler, conv5, maps, regions)(slice(None)))
+    if images > 1 and pooler.shares_bins(maps[0]):  # no image's bins are another's, so each takes its memory in turn
+        own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(images)]
+        return torch.cat([region_features(pooler, conv5, *one) for one in own])
+    conv5_of = _way(pooler, conv5, maps, regions)
+    together = _BATCH if regions.device.type == "cpu" else _MOST_POOLED // (maps[0].shape[1] * pooler.output_size**2)
+    together = max(together // images, 1)
+    parts = [_mean(conv5_of(slice(start, start + together))) for start in range(0, max(count, 1), together)]
+    return torch.cat([part.unflatten(0, (images, -1)) for part in parts], dim=1).flatten(0, 1)
+
+
+def _way(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Callable[[slice], Tensor]:
+    """What gives conv5's maps (N·r, C5, …) for some of the regions (N, r, 4), in the order that takes least."""
+    block = _affine_start(conv5)
+    if block is not None and pooler.is_linear(maps[0]) and _pays(block, pooler, maps, regions):
+        return _convolutions_first(pooler, conv5, block, maps, regions)
+    if block is not None and pooler.shares_bins(maps[0]):
+        return _distinct_bins_once(pooler, conv5, block, maps, regions)
+    return lambda some: conv5(pooler(maps, regions[:, some]))
+
+
+def _convolutions_first(
+    pooler: RegionPooler, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
+) -> Callable[[slice], Tensor]:
+    """conv5's maps, with the first block's two 1×1 convolutions on the whole feature maps, now."""
+    (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
+    openings = [functional.conv2d(features, weight) for features in maps]
+    shortcuts = [functional.conv2d(features, shortcut_weight) for features in maps]
+
+    def conv5_of(some: slice) -> Tensor:
+        opening = pooler(openings, regions[:, some]).add_(shift[:, None, None])
+        shortcut = pooler(shortcuts, regions[:, some], step=block.stride).add_(shortcut_shift[:, None, None])
+        return _finish(conv5, functional.relu(opening, inplace=True), shortcut)
+
+    return conv5_of
+
+
+def _distinct_bins_once(
+    pooler: RegionPooler, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
+) -> Callable[[slice], Tensor]:
+    """conv5's maps, with the first block's two 1×1 convolutions on the distinct bins of all regions, now."""
+    (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
+    values, index = pooler.distinct(maps, regions)
+    looked_at, shortcut_index = index[:, :: block.stride, :: block.stride].unique(return_inverse=True)
+    opening = functional.relu(functional.linear(values, weight.flatten(1), shift), inplace=True)
+    shortcut = functional.linear(values.index_select(0, looked_at), shortcut_weight.flatten(1), shortcut_shift)
+    index, shortcut_index = (one.unflatten(0, regions.shape[:2]) for one in (index, shortcut_index))
+
+    def conv5_of(some: slice) -> Tensor:
+        own, shortcut_own = (one[:, some].flatten(0, 1) for one in (index, shortcut_index))
+        return _finish(conv5, spread(opening, own), spread(shortcut, shortcut_own))
+
+    return conv5_of
+
+
+def _finish(conv5: nn.Module, opening: Tensor, shortcut: Tensor) -> Tensor:
+    """conv5's maps from how its first block begins (`Bottleneck.finish`)."""
+    block, *later = conv5.children()
+    assert isinstance(block, Bottleneck)
+    pooled = block.finish(opening, shortcut)
+    for one in later:
+        pooled = one(pooled)
+    return pooled
+
+
+def _mean(pooled: Tensor) -> Tensor:
+    """The mean over bins, (R, C, P, P) → (R, C). With channels last, so that its gradient has them last, too."""
+    return pooled.permute(0, 2, 3, 1).mean(dim=(1, 2))
+
+
+def _affine_start(conv5: nn.Module) -> Bottleneck | None:
+    """conv5's first block, where it begins as the module's description says."""
+    block = next(conv5.children(), None)
+    if type(block) is not Bottleneck or not isinstance(block.downsample, nn.Sequential):
+        return None
+    is_constant = all(isinstance(norm, (FrozenBatchNorm2d, nn.Identity)) for norm in (block.bn1, block.downsample[1]))
+    return block if is_constant else None
+
+
+def _affine_pair(block: Bottleneck) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Weight and shift of the block's first convolution and of its shortcut's."""
+    assert isinstance(block.downsample, nn.Sequential)
+    return _affine(block.conv1, block.bn1), _affine(*block.downsample)
+
+
+def _affine(convolution: nn.Module, normalization: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight, and shift (C,), of a convolution with the constant normalisation behind it."""
+    assert isinstance(convolution, nn.Conv2d)
+    dtype = convolution.weight.dtype
+    weight, shift = convolution.weight, convolution.bias
+    if isinstance(normalization, FrozenBatchNorm2d):
+        weight, shift = folded(convolution, normalization, torch.promote_types(dtype, torch.float32))
+    assert shift is not None  # of the convolution that has taken its normalisation over
+    return weight.to(dtype), shift.to(dtype)
+
+
+def _pays(block: Bottleneck, pooler: RegionPooler, maps: Sequence[Tensor], regions: Tensor) -> bool:
+    """Whether the two convolutions have fewer positions to visit on the maps than in the regions."""
+    on_maps = sum(features.shape[0] * features.shape[2] * features.shape[3] for features in maps)
+    bins, kept = pooler.output_size, -(-pooler.output_size // block.stride)
+    in_regions = regions.shape[0] * regions.shape[1] * (bins**2 * block.group_width + kept**2 * block.out_channels)
+    return on_maps * (block.group_width + block.out_channels) < in_regions

@@ -1,0 +1,30 @@
+"""Padded uint8 images → what a network's weights expect at their input.
+
+It happens on the device, so that a batch travels as one byte a value. Shapes: N images, H × W padded size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backbones import InputFormat
+
+
+def prepare(images: Tensor, sizes: Tensor, input_format: InputFormat) -> Tensor:
+    """Normalised float32 images (N, 3, H, W), zero in the padding.
+
+    Args:
+        images: (N, 3, H, W) uint8 RGB; each image lies in the top left corner.
+        sizes: (N, 2) height and width of the images. The padding is set to zero after the normalisation, so that it
+            is the mean colour, whatever the weights' convention: a convolution's own padding looks the same.
+    """
+    normalized = input_format.normalize(images)
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) < sizes[:, :1]
+    columns = torch.arange(width, device=images.device) < sizes[:, 1:]
+    in_memory = normalized.permute(0, 2, 3, 1)
+    if not in_memory.is_contiguous():
+        return normalized.mul_((rows[:, :, None] & columns[:, None, :])[:, None])
+    in_memory.flatten(2).mul_(columns.repeat_interleave(in_memory.shape[3], dim=1)[:, None]).mul_(rows[:, :, None])
+    return normalized

@@ -1,0 +1,214 @@
+"""The region proposal network: images → boxes that may hold an object, whatever its class.
+
+It owns its backbone and shares nothing with the region classifier (the paper's appendix B).
+Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), a anchors a position, G ground-truth
+boxes, S sampled anchors, R proposals.
+Source: Faster R-CNN section 3.1; py-faster-rcnn `anchor_target_layer.py` and `proposal_layer.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbones import Backbone
+from detection.geometry import boxes as box_ops
+from detection.geometry.anchors import Anchors
+from detection.geometry.coding import BoxCoder
+from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
+from detection.geometry.sampling import sample
+from detection.geometry.suppression import suppress
+from detection.geometry.tensors import take
+from detection.networks.network_input import prepare
+from detection.networks.rpn_head import RPNHead
+
+
+class RPNBatch(Protocol):
+    """What the losses read of a batch; `detection.data.batches.Batch` is one."""
+
+    images: Tensor  # (N, 3, H, W) uint8 RGB, padded at the right and the bottom
+    sizes: Tensor  # (N, 2) int64: height and width of the image within the padding
+    boxes: Tensor  # (N, G, 4) ground truth, in pixels of `images`
+    labels: Tensor  # (N, G) int64: 0 is padding
+    crowds: Tensor  # (N, G) bool: regions that are no targets
+    seeds: Tensor  # (N,) int64: what the sampling of an image depends on
+
+
+class Proposals(NamedTuple):
+    """`boxes` (N, R, 4) in pixels of the network's input, `scores` (N, R) in 0–1 descending, `counts` (N,): how many of
+    the R are proposals, the rest is padding."""
+
+    boxes: Tensor
+    scores: Tensor
+    counts: Tensor
+
+
+class RPNPrediction(NamedTuple):
+    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and `maps`, what they were predicted
+    from, finest first."""
+
+    logits: Tensor
+    targets: Tensor
+    anchors: Tensor
+    maps: list[Tensor]
+
+
+class RPN(nn.Module):
+    """Backbone + head + anchors. `forward` gives the losses of a batch, `propose` the proposals of images; neither
+    computes what only the other needs.
+
+    Args:
+        backbone: images → a dict of feature maps, all of which are used, finest first.
+        channels: width of the head's 3×3 convolution.
+        anchors: sizes and strides in the order of the backbone's levels.
+        positive_iou, negative_iou: an anchor is an object at or above the first, background below the second; the best
+            anchor of a ground truth is an object anyway.
+        samples: anchors an image that the losses are taken over.
+        positive_share: at most this share of them are objects.
+        allowed_border: anchors that overhang the image by more than this many pixels take no part in training; None
+            lets all take part.
+        smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
+        crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps
+            them, as the reference code does.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        anchors: Anchors,
+        *,
+        channels: int = 512,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        samples: int = 256,
+        positive_share: float = 0.5,
+        allowed_border: float | None = 0.0,
+        smooth_l1_beta: float = 1 / 9,
+        crowd_overlap: float | None = None,
+    ) -> None:
+        super().__init__()
+        widths = set(backbone.channels.values())
+        if len(widths) != 1:
+            raise ValueError(
+                f"the RPN's head needs levels of equal width, the backbone gives {dict(backbone.channels)}"
+            )
+        if list(backbone.strides.values()) != anchors.strides:
+            raise ValueError(f"anchors of strides {anchors.strides} for a backbone of strides {dict(backbone.strides)}")
+        self.backbone = backbone
+        self.head = RPNHead(widths.pop(), channels, anchors.per_position)
+        self.anchors = anchors
+        self.coder = BoxCoder()
+        self.positive_iou = positive_iou
+        self.negative_iou = negative_iou
+        self.samples = samples
+        self.positive_share = positive_share
+        self.allowed_border = allowed_border
+        self.smooth_l1_beta = smooth_l1_beta
+        self.crowd_overlap = crowd_overlap
+
+    def feature_maps(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
+        """The backbone's maps, finest first, of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width)
+        within the padding."""
+        return list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
+
+    def predict(self, images: Tensor, sizes: Tensor) -> RPNPrediction:
+        """What the head says of each anchor. Arguments as for `feature_maps`."""
+        maps = self.feature_maps(images, sizes)
+        logits, targets = self.head(maps)
+        return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), maps)
+
+    def forward(self, batch: RPNBatch) -> dict[str, Tensor]:
+        """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that
+        image."""
+        maps = self.feature_maps(batch.images, batch.sizes)
+        anchors = self.anchors(maps)
+        with torch.no_grad():
+            kind, matched = self.assign(anchors, batch.boxes, batch.labels, batch.crowds, batch.sizes)
+            index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, self.anchors.names(maps))
+            is_object = (kind.gather(1, index) == POSITIVE) & valid
+            goal = self.coder.encode(take(batch.boxes, matched.gather(1, index)), anchors[index])
+        logits, targets = (output.float() for output in self.head.at(maps, index))
+        number = valid.sum(dim=1).clamp(min=1)
+        objectness = functional.binary_cross_entropy_with_logits(logits, is_object.to(logits.dtype), reduction="none")
+        # A background anchor's goal means nothing; where() keeps it, whatever it is, out of the loss and of the
+        # gradient.
+        distance = functional.smooth_l1_loss(targets, goal, beta=self.smooth_l1_beta, reduction="none")
+        return {
+            "objectness": (objectness * valid).sum(dim=1) / number,
+            "box": torch.where(is_object, distance.sum(dim=2), 0).sum(dim=1) / number,
+        }
+
+    def assign(
+        self, anchors: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers
+        for."""
+        takes_part = None
+        if self.allowed_border is not None:
+            takes_part = box_ops.inside(anchors, sizes, self.allowed_border)
+        ground_truth, kind = match(
+            boxes,
+            (labels > 0) & ~crowds,
+            anchors,
+            takes_part,
+            positive=self.positive_iou,
+            negative=self.negative_iou,
+            best_is_positive=True,
+        )
+        if self.crowd_overlap is not None:
+            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap)
+            kind = kind.masked_fill(in_crowd & (kind != POSITIVE), IGNORED)
+        return kind, ground_truth
+
+    @torch.no_grad()
+    def propose(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        *,
+        before_nms: int | None,
+        after_nms: int,
+        nms_iou: float = 0.7,
+        min_sides: Tensor | None = None,
+    ) -> Proposals:
+        """Proposals of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width) within the padding.
+
+        Args:
+            before_nms: at most this many of the best anchors of each level go into NMS; None takes all.
+            after_nms: at most this many proposals an image.
+            nms_iou: NMS threshold.
+            min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
+                are those without area.
+        """
+        logits, targets, anchors, maps = self.predict(images, sizes)
+        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
+        index = _best_of_each_level(logits, per_level, before_nms)
+        scores = logits.gather(1, index)
+        boxes = box_ops.clip(self.coder.decode(take(targets, index), anchors[index]), sizes)
+        width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+        valid = (width > 0) & (height > 0)
+        if min_sides is not None:
+            valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
+        kept_index, kept = suppress(boxes, valid, nms_iou, after_nms)
+        return Proposals(
+            take(boxes, kept_index).masked_fill(~kept[..., None], 0),
+            # They descend, whatever the rounding of a GPU's sigmoid.
+            scores.gather(1, kept_index).sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
+            kept.sum(dim=1),
+        )
+
+
+def _best_of_each_level(logits: Tensor, per_level: list[int], limit: int | None) -> Tensor:
+    """Positions (N, R) of the anchors with the highest logits (N, A), at most `limit` of each level, in descending
+    order over all levels."""
+    best, start = [], 0
+    for count in per_level:
+        best.append(start + logits[:, start : start + count].topk(min(limit or count, count), dim=1).indices)
+        start += count
+    if len(best) == 1:
+        return best[0]
+    index = torch.cat(best, dim=1)
+    return index.gather(1, logits.gather(1, index).argsort(dim=1, descending=True))

@@ -1,0 +1,1 @@
+"""Pages and images for people."""

@@ -1,0 +1,82 @@
+"""`runtime.deterministic` → PyTorch's deterministic algorithms, and the name of each operator that has none.
+
+On a CPU the bits are the same from run to run. On a GPU they are where every operator of the training has a
+deterministic form, and docs/faults.md lists those that have none. PyTorch warns of its own when they are called; of
+torchvision's it says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from detection import config as settings
+from detection.networks.fast_rcnn import FastRCNN
+
+logger = logging.getLogger(__name__)
+
+_ALERT = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+@contextlib.contextmanager
+def determinism(runtime: settings.Runtime) -> Iterator[None]:
+    """Within it, the same bits from run to run, if the configuration asks for that; operators that cannot are logged,
+    each once."""
+    if not runtime.deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    was_on, was_only_warning = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmarked = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        with _alerts_as_log():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=was_only_warning)
+        torch.backends.cudnn.benchmark = benchmarked
+
+
+def without_deterministic_form(network: nn.Module, device: torch.device) -> list[str]:
+    """What in a network's training sums in another order from run to run on this device, and says nothing of it."""
+    if device.type != "cuda" or not isinstance(network, FastRCNN):
+        return []
+    if not any(parameter.requires_grad for parameter in network.trunk.parameters()):
+        return []  # no gradient goes through the pooling
+    if network.pooler.method == "max":
+        return ["the gradient of RoI max-pooling (torchvision.ops.roi_pool); that of fast_rcnn.pooling=align has one"]
+    from torch.utils._triton import has_triton  # what torchvision asks, too
+
+    return [] if has_triton() else ["the gradient of RoIAlign (torchvision.ops.roi_align) where Triton is missing"]
+
+
+@contextlib.contextmanager
+def _alerts_as_log() -> Iterator[None]:
+    """PyTorch's warnings of operators without a deterministic form, as one line of the log for each operator."""
+    show, named = warnings.showwarning, set[str]()
+
+    def log_or_show(message: Any, *rest: Any, **more: Any) -> None:
+        alert = _ALERT.match(str(message))
+        if alert is None:
+            show(message, *rest, **more)
+        elif alert[1] not in named:
+            named.add(alert[1])
+            logger.warning("runtime.deterministic: %s has no deterministic form here", alert[1])
+
+    warnings.showwarning = log_or_show
+    try:
+        yield
+    finally:
+        warnings.showwarning = show

@@ -1,0 +1,313 @@
+"""Reading images: every kind of pixels and orientation, and everything that is no image."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from detection.data.images import FORMATS, PIXEL_LIMIT, ImageError, image_size, read_image
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """A smooth coloured image, 24 × 40, different in each corner, that survives JPEG well."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([x * 6, y * 10, 255 - x * 3 - y * 5], axis=2).clip(0, 255).astype(np.uint8)
+
+
+def pillow(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.ppm", "a.gif", "lossless.webp"])
+def test_lossless_kinds(tmp_path: Path, scene: np.ndarray, name: str) -> None:
+    path = tmp_path / name
+    palette = Image.fromarray(scene).quantize(200) if name.endswith("gif") else Image.fromarray(scene)
+    palette.save(path, lossless=True) if name.endswith("webp") else palette.save(path)
+    expected = np.array(palette.convert("RGB"))
+    read = read_image(path)
+    assert read.dtype == np.uint8
+    assert read.flags.c_contiguous
+    assert np.array_equal(read, expected)
+    assert image_size(path) == (24, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg(tmp_path: Path, scene: np.ndarray, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).convert(mode).save(path, quality=95, progressive=progressive)
+    expected = Image.fromarray(scene).convert(mode).convert("RGB")
+    assert np.abs(read_image(path).astype(int) - np.array(expected)).mean() < 3
+    assert np.abs(read_image(path).astype(int) - pillow(path)).max() <= 4  # two decoders round differently
+
+
+@pytest.mark.skipif("AVIF" not in Image.registered_extensions().values(), reason="this Pillow is built without AVIF")
+def test_avif(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.avif", quality=95)
+    assert np.abs(read_image(tmp_path / "a.avif").astype(int) - scene).mean() < 4
+
+
+def test_formats_are_known_to_pillow() -> None:
+    Image.init()
+    assert set(FORMATS) - {"AVIF"} <= set(Image.OPEN)
+
+
+def test_every_real_image_agrees_with_pillow(shared_data: Path) -> None:
+    paths = sorted((shared_data / "coco_tiny/images").iterdir()) + sorted((shared_data / "bccd/images").iterdir())[:4]
+    greys = 0
+    for path in paths:
+        read, expected = read_image(path), pillow(path)
+        assert np.abs(read.astype(int) - expected).mean() < 1, path
+        greys += bool((read == read[:, :, :1]).all())
+    assert greys >= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_orientations(tmp_path: Path, scene: np.ndarray, orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(scene).save(path, exif=exif, quality=95)
+    with Image.open(path) as image:
+        from PIL import ImageOps
+
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    read = read_image(path)
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).max() <= 4
+    assert image_size(path) == expected.shape[:2]
+    # The annotations decide: where only the size as stored fits theirs, the image stays as stored.
+    assert np.array_equal(read_image(path, expected.shape[:2]), read)
+    if orientation >= 5:
+        assert read_image(path, (24, 40)).shape == (24, 40, 3)
+        assert np.abs(read_image(path, (24, 40)).astype(int) - scene).mean() < 4
+    with pytest.raises(ImageError, match=r"a\.\w+: the image is .* its annotations say 41×24"):
+        read_image(path, (24, 41))
+
+
+def test_damaged_exif_says_nothing_against_the_pixels(tmp_path: Path, scene: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff\xff")
+    assert read_image(path).shape == (24, 40, 3)
+
+
+def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), dtype=np.uint8)
+    pixels[0, 0] = (200, 0, 0, 255)
+    pixels[0, 1] = (200, 0, 0, 0)
+    pixels[1, 0] = (0, 0, 0, 128)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[200, 0, 0], [255] * 3], [[127] * 3, [255] * 3]]
+    grey = np.zeros((1, 2, 2), dtype=np.uint8)
+    grey[0, 0] = (90, 255)
+    Image.fromarray(grey, "LA").save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png").tolist() == [[[90] * 3, [255] * 3]]
+
+
+def test_palette_with_a_transparent_entry(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "plain.png")
+    assert read_image(tmp_path / "plain.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    image.save(tmp_path / "clear.png", transparency=1)
+    assert read_image(tmp_path / "clear.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_16_bit_grey_is_scaled_not_saturated(tmp_path: Path, kind: str) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{kind}")
+    assert read_image(tmp_path / f"a.{kind}")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_16_bit_colour_and_1_bit(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" + struct.pack(">HHH", 0x1234, 0x8000, 0xFFFF))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    assert read_image(tmp_path / "a.png").tolist() == [[[0x12, 0x80, 0xFF]]]
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png").tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_floating_point_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "a.tiff")
+    assert read_image(tmp_path / "a.tiff")[0, :, 1].tolist() == [0, 128, 255]
+    for bad in (200.0, -0.1, np.nan):
+        Image.fromarray(np.array([[0, bad]], dtype=np.float32)).save(tmp_path / "b.tiff")
+        with pytest.raises(ImageError, match=r"b\.tiff: its numbers have no known white level"):
+            read_image(tmp_path / "b.tiff")
+    Image.fromarray(np.array([[0, 1]], dtype=np.int32)).save(tmp_path / "c.tiff")
+    with pytest.raises(ImageError, match="no known white level"):
+        read_image(tmp_path / "c.tiff")
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(tmp_path / "a.gif") == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", size[::-1], (200, 100, 50)).save(tmp_path / name)
+        assert read_image(tmp_path / name, size).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff", "gif", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_cut_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{kind}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(ImageError, match=rf"cut\.{kind}: "):
+        read_image(path)
+
+
+def test_a_cut_jpeg_is_not_saved_by_its_thumbnail(tmp_path: Path, scene: np.ndarray) -> None:
+    thumbnail = tmp_path / "thumbnail.jpg"
+    Image.fromarray(scene).save(thumbnail)
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=b"Exif\0\0" + thumbnail.read_bytes())
+    data = path.read_bytes()
+    read_image(path)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ImageError, match="cut short"):
+        read_image(path)
+    path.write_bytes(data + b"\0" * 100)  # padding behind the end, as some cameras leave it
+    read_image(path)
+
+
+def test_an_overwritten_jpeg_is_refused(tmp_path: Path) -> None:
+    """OpenCV decodes it without a word to the program, to noise from there on."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(random.integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:5000] + random.bytes(2000) + data[7000:])
+    assert cv2.imread(str(path)) is not None
+    with pytest.raises(ImageError, match=r"a\.jpg: the JPEG is cut short or damaged"):
+        read_image(path)
+
+
+def test_unusual_but_sound_jpegs_are_read(tmp_path: Path, scene: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(scene).save(path, restart_marker_rows=1, comment=b"\xff\xd9", optimize=True)
+    data = path.read_bytes()
+    assert b"\xff\xd0" in data
+    expected = read_image(path)
+    path.write_bytes(data[:2] + b"\xff" + data[2:-2] + b"\0\0\xff\xff\xd9")  # fill bytes, and stray ones before the end
+    assert np.array_equal(read_image(path), expected)
+
+
+def test_damaged_png_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(noise).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.png: the PNG is cut short or damaged"):
+        read_image(path)
+
+
+def test_bombs_are_refused_from_their_header(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for width, height in ((20_000, 20_000), (13_600, 13_400), (PIXEL_LIMIT // 2 + 1, 2)):
+        path = tmp_path / "bomb.png"
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+        for read in (read_image, image_size):
+            with pytest.raises(ImageError, match=r"bomb\.png.*pixels"):
+                read(path)
+
+
+def test_what_is_no_image(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("empty.jpg", b"", "it is empty"),
+        ("page.jpg", b"<!DOCTYPE html><html>not found</html>", "web page"),
+        ("text.png", b"hello", "no image"),
+        ("head.jpg", b"\xff\xd8\xff", "no image"),
+        ("eps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=rf"{name}.*{message}"):
+            read_image(tmp_path / name)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "huge.jpg", "wb") as file:  # a hole: it takes no room on the disk
+        file.truncate(1 << 40)
+    for name, message in (
+        ("absent.jpg", "no such image"),
+        ("absent/a.jpg", "no such image"),
+        (".", "is no file"),
+        ("loop.jpg", "cannot be read"),
+        ("pipe.jpg", "is no file"),
+        ("huge.jpg", "has 1099511627776 bytes"),
+        ("nul\0.jpg", "cannot be read"),
+        ("x" * 300, "cannot be read"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            read_image(tmp_path / name)
+
+
+def test_without_permission_to_read(scene: np.ndarray) -> None:
+    """In a process that is nobody, where the tests run as root, to whom everything is permitted."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        os.chmod(folder, 0o755)
+        closed = Path(folder) / "closed.png"
+        (Path(folder) / "behind").mkdir()
+        behind = Path(folder) / "behind" / "door.png"
+        for path in (closed, behind):
+            Image.fromarray(scene).save(path)
+        closed.chmod(0o000)
+        behind.parent.chmod(0o000)
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            for path in (closed, behind):
+                for reader in (read_image, image_size):
+                    try:
+                        reader(path)
+                    except ImageError as error:
+                        os.write(write, f"{error}\n".encode())
+            os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            messages = said.read().splitlines()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        behind.parent.chmod(0o755)
+    assert messages == [f"{path}: cannot be read (Permission denied)" for path in (closed, closed, behind, behind)]
+
+
+def test_odd_names(tmp_path: Path, scene: np.ndarray) -> None:
+    for name in ("with space.png", "new\nline.png", "größe 画像.png", "-dash.png", "100%.png"):
+        Image.fromarray(scene).save(tmp_path / name)
+        assert np.array_equal(read_image(str(tmp_path / name)), scene)

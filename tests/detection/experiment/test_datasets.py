@@ -1,0 +1,37 @@
+"""Which files a configuration means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.data.demo import make_demo_dataset
+from detection.experiment.datasets import open_split
+
+ANNOTATIONS = "annotations/instances_test.json"
+
+
+@pytest.mark.parametrize("layout", ["coco", "demo"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"annotations": ANNOTATIONS}, r"data\.test\.annotations without data\.test\.images: give both, or neither"),
+        ({"images": "test"}, r"data\.test\.images without data\.test\.annotations: give both, or neither"),
+    ],
+)
+def test_annotations_and_images_go_together(tmp_path: Path, layout: str, given: dict[str, str], message: str) -> None:
+    data = settings.Data(root=str(tmp_path / "data"), layout=layout, test=settings.Split("val2017", **given))
+    with pytest.raises(UserError, match=message):
+        open_split(data, "test")
+    assert not (tmp_path / "data").exists()  # nothing was drawn
+
+
+@pytest.mark.parametrize("layout", ["files", "coco", "demo"])
+def test_files_that_are_named_count_in_every_layout(tmp_path: Path, layout: str) -> None:
+    make_demo_dataset(tmp_path, train=1, test=2)
+    split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
+    index = open_split(settings.Data(root=str(tmp_path), layout=layout, test=split), "test")
+    assert (index.name, len(index)) == ("mine", 2)

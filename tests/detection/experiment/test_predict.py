@@ -1,0 +1,133 @@
+"""Looking at images: no file of the user's is changed, and whatever is found is written, however it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from backbones.common.errors import UserError
+from backbones.common.files import CannotWrite
+from detection.data.augmentation import Augmentation
+from detection.detector import Detector
+from detection.experiment import predict as module
+from detection.experiment.model_files import Categories
+from detection.experiment.predict import find_images, predict
+from detection.networks.faster_rcnn import FasterRCNN
+from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    network = FasterRCNN(tiny_rpn(), tiny_fast_rcnn(), before_nms=200, proposals=30, min_side=8.0, min_score=0.1)
+    return Detector(network, Categories((3, 7, 9), ("cat", "dog", "owl")), Augmentation((96,), 128))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        cv2.imwrite(str(folder / name), generator.integers(0, 256, (50, 60, 3), dtype=np.uint8))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("case", ["into the folder itself", "by a link", "a file named", "of another run's drawing"])
+def test_no_image_that_is_looked_at_is_overwritten(case: str, detector: Detector, images: Path, tmp_path: Path) -> None:
+    paths, output = [images], images
+    if case == "by a link":
+        output = tmp_path / "link"
+        output.symlink_to(images)
+    elif case == "a file named":
+        paths = [images / "c.jpg"]
+    elif case == "of another run's drawing":
+        output = tmp_path / "drawn"
+        predict(detector, [images], output)
+        paths = [output]
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"[ac]\.jpg: is an image to look at, and would be overwritten"):
+        predict(detector, paths, output)
+    assert contents(tmp_path) == before
+
+
+def test_no_other_image_is_overwritten(detector: Detector, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / "b.jpg").write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"b\.jpg: exists already, and no detections\.json beside it"):
+        predict(detector, [images], output)
+    assert contents(tmp_path) == before
+
+
+def test_drawings_of_an_earlier_call_are_told_of(
+    detector: Detector, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(detector, [images], tmp_path / "out")
+    assert "earlier" not in caplog.text
+    predict(detector, [images / "a.jpg"], tmp_path / "out")
+    assert "2 images there are of earlier calls, and not in detections.json" in caplog.text
+
+
+def test_once_more_is_the_same_and_looks_at_no_drawings(detector: Detector, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "predictions"
+    for paths, count in (([tmp_path], 3), ([tmp_path], 3), ([images / "a.jpg"], 1), ([tmp_path], 3)):
+        assert predict(detector, paths, output).images == count
+    assert {path.name for path in output.iterdir()} == {"a.jpg", "b.jpg", "c.jpg", "detections.json"}
+    assert len(find_images([output], leave_out=output)) == 3  # asked for by name
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, CannotWrite])
+def test_what_was_found_is_written_however_it_ends(
+    end: type[BaseException],
+    detector: Detector,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    predict(detector, [images], tmp_path / "whole")
+    whole = json.loads((tmp_path / "whole" / "detections.json").read_text())
+    assert sum(len(entry["detections"]) for entry in whole) > 0
+    save = module.save_image
+
+    def save_and_end(path: Path, image: np.ndarray) -> None:
+        if path.name == "b.jpg":
+            raise end("the disk is full")
+        save(path, image)
+
+    monkeypatch.setattr(module, "save_image", save_and_end)
+    output = tmp_path / "out"
+    with pytest.raises(end):
+        predict(detector, [images], output)
+    assert "detections.json tells of 2 images; 1 were not looked at" in caplog.text
+    entries = json.loads((output / "detections.json").read_text())
+    not_looked_at = {"file": str(images / "c.jpg"), "error": "not looked at: the tool was stopped before"}
+    assert entries == [*whole[:2], not_looked_at]
+    # and the next run takes the folder for its own
+    monkeypatch.undo()
+    predict(detector, [images], output)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_stopped_before_the_first_image_an_earlier_listing_stays(
+    detector: Detector, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(detector, [images], tmp_path / "out")
+    before = contents(tmp_path)
+
+    def stop(path: Path) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "read_image", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(detector, [images], tmp_path / "out")
+    assert contents(tmp_path) == before

@@ -1,0 +1,131 @@
+"""What a stage refuses, takes up, and leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import detection.data.proposal_writer as proposal_writer
+from detection.data.demo import make_demo_dataset
+from detection.data.proposal_store import ProposalStore
+from detection.experiment import proposing, stages
+from tests.detection.experiment.test_pipeline import assert_same_weights
+from tests.detection.pipeline import arguments_for, tool
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_demo_dataset(folder, train=12, test=2)
+    return folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """The finished run in a folder that a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"), [("rpn", "rpn.samples=7"), ("fastrcnn", "fast_rcnn.samples=7"), ("rpn", "seed=3")]
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_refused_run_leaves_the_configuration_of_the_one_before(
+    stage: str, change: str, resume: bool, copy: Path, config: Path, data: Path
+) -> None:
+    before = (copy / "config.yaml").read_bytes()
+    arguments = [*arguments_for(config, data, copy, [change]), *(["--resume"] if resume else [])]
+    refused = tool(f"train_{stage}", *arguments, check=False)
+    assert refused.returncode == 1
+    assert (change.split("=")[0].split(".")[-1] if resume else "--resume") in refused.stderr
+    assert (copy / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "named"),
+    [
+        ("rpn", "data.train.limit=8", "images: "),
+        ("fastrcnn", "data.train.limit=8", "images: "),
+        ("fastrcnn", "rpn.training_proposals.after_nms=30", "proposal_limit: 40 in the checkpoint, 30 now"),
+    ],
+)
+def test_other_training_images_or_proposals_are_another_run(
+    stage: str, change: str, named: str, copy: Path, config: Path, data: Path
+) -> None:
+    extra = ["--proposals", copy / "proposals/train.st"] if stage == "fastrcnn" else []
+    result = tool(f"train_{stage}", *arguments_for(config, data, copy, [change]), *extra, "--resume", check=False)
+    assert result.returncode == 1
+    assert "belongs to another run" in result.stderr
+    assert named in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["rpn", "fastrcnn"])
+def test_what_cannot_matter_to_a_training_may_change(stage: str, copy: Path, config: Path, data: Path) -> None:
+    changes = [
+        "rpn.test_proposals.after_nms=5", "fast_rcnn.min_score=0.3", "fast_rcnn.nms_iou=0.6", "fast_rcnn.detections=7",
+        "data.test.limit=1", "data.skip_unreadable=true",
+        *(f"{network}.training.{key}" for network in ("rpn", "fast_rcnn")
+          for key in ("images_per_device=2", "checkpoint_every=5", "log_every=1")),
+    ]  # fmt: skip
+    if stage == "rpn":
+        changes += ["data.test_shorter_side=64", "rpn.training_proposals.nms_iou=0.6", "fast_rcnn.samples=7"]
+    result = tool(f"train_{stage}", *arguments_for(config, data, copy, changes), "--resume")
+    assert "continuing after step 6" in result.stderr
+    assert "all 6 steps were done before" in result.stderr
+    assert f"written: {copy / ('rpn.pt' if stage == 'rpn' else 'detector.pt')}; next: tools/" in result.stderr
+
+
+def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
+    run: Path, config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, asked = proposing.proposals_of, []
+
+    def until_killed(*arguments: Any, pending: np.ndarray) -> Iterator[Any]:
+        asked.append(len(pending))
+        for number, found in enumerate(inner(*arguments, pending=pending)):
+            if number == 5 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(proposal_writer, "CHUNK_BYTES", 1)  # each image is on the disk at once
+    monkeypatch.setattr(proposing, "proposals_of", until_killed)
+    arguments = [*arguments_for(config, data, tmp_path), "--rpn", run / "rpn.pt"]
+    assert tool("train_fastrcnn", *arguments, check=False).returncode == 130
+    # Now by the other tool, with other values that the proposals do not depend on.
+    changes = ["runtime.workers=1", "fast_rcnn.training.steps=9", "fast_rcnn.min_score=0.2"]
+    tool("propose", "--weights", run / "rpn.pt", "--output", tmp_path, *changes)
+    whole, mended = ProposalStore.open(run / "proposals/train.st"), ProposalStore.open(tmp_path / "proposals/train.st")
+    assert asked == [len(whole), len(whole) - 5]
+    for image_id in whole.image_ids.tolist():
+        np.testing.assert_array_equal(mended.boxes(image_id), whole.boxes(image_id))
+
+
+def test_too_many_processes_are_refused_before_the_proposing(
+    run: Path, config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "world_size", lambda: 5)
+    arguments = [*arguments_for(config, data, tmp_path / "run"), "--rpn", run / "rpn.pt"]
+    result = tool("train_fastrcnn", *arguments, check=False)
+    assert result.returncode == 1
+    assert "global_batch is 4, fewer images than there are processes (5)" in result.stderr
+    assert not (tmp_path / "run/proposals").exists()
+
+
+def test_three_processes_share_four_images_a_step(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
+    """Whatever does not divide: 2, 1 and 1, and the log says that it is more than was asked for. Three steps, as
+    rounding then grows."""
+    for name, images, processes in (("alone", 4, 1), ("shared", 1, 3)):
+        changes = ("steps=3", "milestones=[2]", f"images_per_device={images}")
+        arguments = arguments_for(config, data, tmp_path / name, [f"fast_rcnn.training.{change}" for change in changes])
+        tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", processes=processes)
+    alone, shared = (tmp_path / name / "fastrcnn.pt" for name in ("alone", "shared"))
+    assert_same_weights(alone, shared, atol=3e-6, rtol=1e-4)
+    remark = json.loads((tmp_path / "shared/fastrcnn/log.jsonl").read_text().splitlines()[0])
+    assert remark["kind"] == "remark"
+    assert "3 process(es) × 1 micro-batch(es) of up to 2, more than images_per_device (1)" in remark["text"]
