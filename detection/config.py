@@ -172,7 +172,7 @@ class Runtime:
     test_batch: int = within(1, 1)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
     tensorboard: bool = True
-    timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another
+    timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another, and for a batch of images
 
     def contradictions(self) -> list[str]:
         """As those of the whole configuration."""

@@ -81,6 +81,10 @@ class DetectionDataset(Dataset[Sample]):
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
         return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
 
+    def name(self, key: tuple[int, int]) -> str:
+        """The file of image i."""
+        return str(self.index.path(key[1]))
+
     def _read(self, i: int) -> np.ndarray:
         return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
 

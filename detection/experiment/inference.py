@@ -146,6 +146,7 @@ def _batches(
         workers=config.runtime.workers,
         size_divisor=config.data.size_divisor,
         pin_memory=device.type == "cuda",
+        patience=60 * config.runtime.timeout_minutes,
     )
     for batch in with_progress(batches, sum(map(len, parts)), label, size=len):
         yield batch.to(device, non_blocking=True)

@@ -107,6 +107,7 @@ def batches_for(
             workers=config.runtime.workers,
             size_divisor=config.data.size_divisor,
             pin_memory=device.type == "cuda",
+            patience=60 * config.runtime.timeout_minutes,
         )
 
     return batches
