@@ -83,7 +83,7 @@ class WorkerPool:
                 own, theirs = context.Pipe()
                 _own_ends.add(own)
                 with theirs, _signals_held_back(context.get_start_method()):
-                    process = context.Process(  # type: ignore[attr-defined]  # not on the base class
+                    process = context.Process(
                         target=_work, args=(make, range(first, count, workers), theirs), daemon=True
                     )
                     process.start()

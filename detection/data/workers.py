@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -42,7 +42,7 @@ def joined_batches(
     pin_memory: bool = False,
     prefetch: int = 2,
     patience: float = PATIENCE,
-) -> Iterator[Joined]:
+) -> Generator[Joined, None, None]:
     """`join` of the samples of each part, in order. `samples`, `parts` and `join` must be picklable where processes are
     spawned.
 

@@ -146,7 +146,10 @@ def test_ranks_that_disagree_are_refused_by_name(start_ranks: StartRanks, tmp_pa
     sessions = start_ranks(Settings(str(tmp_path / "run"), odd_rank=1))
     assert statuses(sessions) == [1, 1]
     for session in sessions:
-        assert "rank 1 and rank 0 disagree on the run: steps" in session.stderr
+        assert (
+            "rank 1 and rank 0 disagree on the run: steps is 30 on rank 0 and 31 on rank 1. Start every"
+            in session.stderr
+        )
 
 
 def test_rank_0_s_refusal_reaches_every_rank(start_ranks: StartRanks, tmp_path: Path) -> None:
@@ -277,7 +280,6 @@ def test_alone_every_exchange_is_trivial(monkeypatch: pytest.MonkeyPatch) -> Non
         assert distributed.broadcast_object(3) == 3
         assert distributed.on_main(lambda: 4) == 4
         distributed.barrier()
-        distributed.require_same("nothing", {"a": 1})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

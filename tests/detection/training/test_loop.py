@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from toy_run import Settings, ToyBatch, ToyNetwork, image, run, toy_batches
 
 from backbones.common.errors import UserError
+from detection.common.out_of_memory import is_out_of_memory
 from detection.training import loop as loop_module
 from detection.training.checkpoints import Checkpointer
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
-from detection.training.memory import is_out_of_memory
 from detection.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_names_term_step_image_and_checkpoint(
 ) -> None:
     """Image 31 is in step 8. Looking late is what a GPU does; here the CPU's fused optimizer skips by the flag."""
     if late:
-        monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
+        monkeypatch.setattr(loop_module, "skips_on_device", lambda optimizer, device: True)
     network = new_network()
     before: list[Tensor] = []
     optimizer = build_optimizer(network, lr=0.05)
@@ -276,7 +276,7 @@ def test_float16_skips_the_update_of_a_bad_loss_whose_gradient_is_finite(monkeyp
                 "regression": losses["regression"] + torch.where(batch.image_ids == 31, float("inf"), 0.0),
             }
 
-    monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
+    monkeypatch.setattr(loop_module, "skips_on_device", lambda optimizer, device: True)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=64.0))
     torch.manual_seed(0)
     network, seen = Odd(plain=True), list[Tensor]()
@@ -348,7 +348,7 @@ def test_a_gradient_that_is_not_finite_is_an_alarm_although_the_loss_is_fine() -
 
 
 def test_no_checkpoint_is_written_of_a_bad_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
+    monkeypatch.setattr(loop_module, "skips_on_device", lambda optimizer, device: True)
     with pytest.raises(UserError, match="step 8"):
         quick_train(
             new_network(),
@@ -518,7 +518,7 @@ def test_a_signal_between_two_steps_of_one_process_is_heeded_before_the_log_is_d
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As on a GPU, where the host does not look at each step."""
-    monkeypatch.setattr(loop_module, "_skips_on_device", lambda optimizer, device: True)
+    monkeypatch.setattr(loop_module, "skips_on_device", lambda optimizer, device: True)
 
     def schedule(step: int) -> float:
         if step == 2:
