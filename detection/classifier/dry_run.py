@@ -11,10 +11,12 @@ from detection.classifier.network import ClassifierTraining, build_classifier
 from detection.classifier.stage import run_folder
 from detection.experiment import dry_run as plan
 from detection.experiment.placement import placed
+from detection.training.consensus import require_agreement
 
 
 def of_classifier(config: ClassifierConfig, device: torch.device) -> str:
     """The plan of `stage.train_classifier`, as text."""
+    require_agreement("plan a classifier's training", config)
     folder = run_folder(config)
     images = open_split(config.data, "train")
     training = config.training.in_steps(len(images))

@@ -11,11 +11,15 @@ from backbones.classification.random_view import RandomView
 from backbones.classification.views import Views
 from detection.classifier.config import Data
 from detection.data.images import read_image
+from detection.training.consensus import require_same, together
 
 
 def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
-    """The images of the configured split; see `open_images` for `classes` and errors."""
-    return open_images(data.root, data.train if which == "train" else data.test, read_image, classes)
+    """The images of the configured split, the same on every rank; see `open_images` for `classes` and errors."""
+    split = data.train if which == "train" else data.test
+    images = together(f"looking for the images of {split}", lambda: open_images(data.root, split, read_image, classes))
+    require_same(f"data.{which}", {"images": images.fingerprint})
+    return images
 
 
 def training_view(data: Data, expected: InputFormat) -> RandomView:

@@ -24,6 +24,7 @@ from detection.classifier.top_errors import top_errors
 from detection.config_file import config_to_dict
 from detection.experiment.placement import placed
 from detection.experiment.run_folder import root_of, write_config
+from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main
 from detection.training.loop import Outcome
@@ -50,6 +51,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
+    require_agreement("train a classifier", config, resume=resume)
     folder = run_folder(config)
     with run_lock(folder / "classifier"), determinism(config.runtime):
         images = open_split(config.data, "train")

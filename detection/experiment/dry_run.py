@@ -44,6 +44,7 @@ from detection.experiment.proposing import is_current
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
 from detection.training.artifacts import sha256_of
+from detection.training.consensus import require_agreement
 from detection.training.distributed import gather_objects, on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
 from detection.training.loop import train
@@ -65,6 +66,7 @@ class Pace(NamedTuple):
 
 def of_rpn(config: settings.Config, device: torch.device) -> str:
     """The plan of `stages.train_rpn`, as text."""
+    require_agreement("plan the RPN's training", config)
     folder = RunFolder.of(config)
     index = training_images(config.data, open_split(config.data, "train"))
     network = placed(build_rpn(config), config.runtime, device)
@@ -92,6 +94,7 @@ def of_fast_rcnn(
     Raises:
         UserError: what `stages.train_fast_rcnn` would raise, but for a missing RPN.
     """
+    require_agreement("plan the Fast R-CNN's training", config)
     folder = RunFolder.of(config)
     index = training_images(config.data, open_split(config.data, "train"))
     some = _some(index, config.fast_rcnn.training)

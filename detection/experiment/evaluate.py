@@ -39,6 +39,7 @@ from detection.experiment.model_files import Trained
 from detection.experiment.placement import for_inference
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
 from detection.report.page import Curve, read_curves, write_report
+from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -63,10 +64,12 @@ def evaluate_detector(
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
     """
+    require_agreement("measure a detector", config)
     index = open_split(config.data, "test")
     _check_categories(trained, index)
     assert trained.rpn is not None
     assert trained.fast_rcnn is not None
+    require_same_weights(trained.rpn, trained.fast_rcnn)
     network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
     detections = rounded(detect(config, network, index, device))
 
@@ -98,8 +101,10 @@ def evaluate_detector(
 
 def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
+    require_agreement("measure an RPN", config)
     index = open_split(config.data, "test")
     assert trained.rpn is not None
+    require_same_weights(trained.rpn)
     recall = proposal_recall_of(config, for_inference(trained.rpn, config.runtime, device), index, device)
     _write_recall(config, index, recall, folder)
     return recall
@@ -108,6 +113,8 @@ def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device
 def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
     """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
     when they were made."""
+    require_agreement("measure proposals", config)
+    require_same("the proposals", store.metadata)
     store.check_against(index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))

@@ -23,7 +23,7 @@ from detection.experiment.datasets import test_augmentation
 from detection.experiment.placement import autocast_dtype
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.networks.rpn import RPN
-from detection.training.distributed import gather_objects, on_main, rank, world_size
+from detection.training.distributed import gather_objects, on_main, rank, report_progress, world_size
 from detection.training.memory import memory_explained
 
 _LESS_MEMORY = "Lower runtime.test_batch, or the image size (data.test_shorter_side, data.test_longer_side)."
@@ -131,6 +131,7 @@ def _batches(
     only: Collection[int] | None = None,
 ) -> Iterator[Batch]:
     """This rank's images of a split on the device, resized and batched, with a progress line."""
+    report_progress(label)
     dataset = DetectionDataset(index, test_augmentation(config.data), unreadable="blank")
     parts = evaluation_parts(
         dataset,

@@ -26,6 +26,7 @@ from detection.experiment.model_files import load_trained, versions
 from detection.experiment.placement import for_inference
 from detection.experiment.run_folder import RunFolder
 from detection.training.artifacts import sha256_of
+from detection.training.consensus import require_agreement, require_same
 from detection.training.distributed import barrier, is_main, on_main
 from detection.training.run_lock import run_lock
 
@@ -56,6 +57,7 @@ def propose(
     Raises:
         UserError: data, weights or output cannot be used.
     """
+    require_agreement(f"propose on {which}", config)
     index = open_split(config.data, which)
     output = output or RunFolder.of(config).proposals(index.name)
     if which == "train":
@@ -77,6 +79,7 @@ def write_proposals(
     trained = load_trained(rpn_file, "rpn", "detector")
     assert trained.rpn is not None
     metadata = _metadata(config, rpn_file, index, limits)
+    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     if on_main(lambda: _is_made_of(output, metadata, index)):
         return output
     network = for_inference(trained.rpn, config.runtime, device)

@@ -32,6 +32,7 @@ from detection.experiment.run_folder import RunFolder, write_config
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 from detection.training.artifacts import sha256_of
+from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, world_size
 from detection.training.loop import Outcome
@@ -53,6 +54,7 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
+    require_agreement("train the RPN", config, resume=resume)
     folder = RunFolder.of(config)
     with run_lock(folder.rpn_training), determinism(config.runtime):
         index = training_images(config.data, open_split(config.data, "train"))
@@ -115,6 +117,7 @@ def train_fast_rcnn(
     Raises:
         UserError: no RPN; proposals that belong to other data or another RPN; and what `train_rpn` raises.
     """
+    require_agreement("train the Fast R-CNN", config, resume=resume)
     folder = RunFolder.of(config)
     rpn_file = rpn_file or folder.rpn
     if not rpn_file.is_file():

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from backbones.common.errors import UserError
-from detection.training.agreement import flat
 from detection.training.artifacts import DamagedFile, load_artifact, save_artifact
+from detection.training.consensus import flat
 from detection.training.distributed import gather_objects, is_main, on_main, rank, world_size
 from detection.training.optimizer import load_optimizer
 from detection.training.random_state import capture_random_state, restore_random_state

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from backbones.common.errors import UserError
-from detection.training.agreement import require_same, together
 from detection.training.checkpoints import Checkpointer, TrainingState
+from detection.training.consensus import require_same, together
 from detection.training.distributed import (
     DistributedError,
     explained,
