@@ -12,6 +12,7 @@ import io
 import mmap
 import os
 import pickle
+import sys
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -22,6 +23,8 @@ from torch import Tensor
 
 LARGE = 1 << 16  # bytes from which a tensor goes by shared memory
 _ALIGNMENT = 64
+# A mapping needs no open file. Before Python 3.13 each keeps one all the same.
+_WITHOUT_FILE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def send(pipe: Connection, value: Any) -> None:
@@ -55,7 +58,7 @@ def receive(pipe: Connection) -> Any:
         return pickle.loads(body)
     file = reduction.recv_handle(pipe)
     try:
-        shared = memoryview(mmap.mmap(file, starts[-1] + sizes[-1]))
+        shared = memoryview(mmap.mmap(file, starts[-1] + sizes[-1], **_WITHOUT_FILE))
     finally:
         os.close(file)
     return pickle.loads(body, buffers=[shared[at : at + size] for at, size in zip(starts, sizes, strict=True)])

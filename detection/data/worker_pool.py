@@ -165,7 +165,7 @@ class WorkerPool:
         )
 
     def _overdue(self, worker: _Worker) -> UserError:
-        alive = [other for other in self._workers if other.process.is_alive()]
+        alive = [other for other in self._workers if other.process.is_alive()]  # the others have made all of theirs
         return UserError(
             f"no batch came for {self._patience / 60:g} minutes (runtime.timeout_minutes) from process "
             f"{worker.process.pid}, which loads {self._files(worker)}. Of {len(self._workers)} processes that load "
