@@ -144,10 +144,13 @@ class WorkerPool:
         Raises:
             UserError: one has died.
         """
-        running = [worker for worker in self._workers if worker.process.exitcode != 0]
-        for worker in running:
-            if worker.process.exitcode is not None:
+        running = []
+        for worker in self._workers:
+            status = worker.process.exitcode  # asked once: it may end at any moment
+            if status:
                 raise self._lost(worker)
+            if status is None:
+                running.append(worker)
         return running
 
     def _lost(self, worker: _Worker) -> UserError:

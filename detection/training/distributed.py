@@ -164,6 +164,7 @@ def _choose_device(name: str) -> torch.device:
 def barrier() -> None:
     """Waits until every rank has come here."""
     if world_size() > 1:
+        report_progress("waiting for each other")
         with explained("waiting for each other"):
             dist.barrier()
 
@@ -173,6 +174,7 @@ def gather_objects(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()
+    report_progress("gathering values")
     with explained("gathering values"):
         dist.all_gather_object(gathered, value)
     return gathered
@@ -200,6 +202,7 @@ def broadcast_object(value: T) -> T:
     if world_size() == 1:
         return value
     holder: list[Any] = [value]
+    report_progress("sending from rank 0")
     with explained("sending from rank 0"):
         dist.broadcast_object_list(holder, src=0)
     return cast(T, holder[0])

@@ -120,7 +120,9 @@ def test_a_rank_that_hangs_ends_the_others_at_the_time_limit(start_ranks: StartR
     settings = Settings(str(tmp_path / "run"), hang_rank=1, fault_step=9, time_limit=3.0, checkpoint_every=2)
     sessions = start_ranks(settings)
     assert sessions[0].wait(20.0) == 1
+    assert "Behind the others, or gone: rank 1." in sessions[0].stderr
     assert "rank 0: computing step 10, rank 1: loading the images of step 10" in sessions[0].stderr
+    assert "start again with --resume" in sessions[0].stderr
     assert (tmp_path / "run" / "checkpoint_00000008.pt").exists()
 
 
