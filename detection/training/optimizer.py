@@ -14,6 +14,7 @@ _NORMALIZATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, n
 # (see loop.py).
 _FUSED_DEVICES = ("cpu", "cuda")
 _MEANS = ("fused", "foreach", "capturable", "differentiable")  # how an optimizer computes, not what
+_NUMBERS = ("step", "eta", "mu", "mu_product")  # what PyTorch's optimizers keep of a parameter that is one number
 
 
 def build_optimizer(
@@ -128,13 +129,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 
 def _require_fit(key: Any, value: Any, parameter: Tensor) -> None:
-    """Makes sure that what an optimizer keeps of a parameter is of its shape and type, or one number."""
-    is_number = isinstance(value, (bool, int, float)) or value is None
-    if isinstance(value, Tensor):
-        is_number = value.ndim == 0
-    elif not is_number:
+    """Makes sure that what an optimizer keeps of a parameter is of its shape and type, or a number where it is one."""
+    if key in _NUMBERS:
+        if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.ndim == 0):
+            raise TypeError(f"what the optimizer keeps as {key!r} is no number")
+        return
+    if not isinstance(value, Tensor):
         raise TypeError(f"what the optimizer keeps as {key!r:.80} is a {type(value).__name__}")
-    if not is_number and (value.shape != parameter.shape or value.dtype != parameter.dtype):
+    if value.shape != parameter.shape or value.dtype != parameter.dtype:
         raise ValueError(
             f"what the optimizer keeps as {key!r:.80} of a parameter of shape {tuple(parameter.shape)} and type "
             f"{parameter.dtype} has the shape {tuple(value.shape)} and the type {value.dtype}"

@@ -19,6 +19,7 @@ from toy_processes import (
     child_environment,
     final_weights,
     free_port,
+    logged_losses,
     logged_steps,
     wait_until,
 )
@@ -79,6 +80,7 @@ def test_two_processes_with_dropout_and_batch_norm_resume_to_the_same_bits(
     assert statuses(start_ranks(broken)) == [0, 0]
     for rank in range(2):
         assert_same_bits(final_weights(tmp_path / "whole", rank), final_weights(tmp_path / "broken", rank))
+    assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "broken")
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(start_ranks: StartRanks, tmp_path: Path, one_process: dict) -> None:
@@ -92,6 +94,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(start_ranks: StartRanks, tmp
     run(Settings(str(folder), **PLAIN, accumulation=2, resume=True), torch.device("cpu"))
     [newest] = folder.glob("checkpoint_00000024.pt")
     assert_close(load_artifact(newest, "checkpoint")["network"], one_process)
+    run(Settings(str(tmp_path / "unbroken"), **PLAIN), torch.device("cpu"))
+    for broken, unbroken in zip(logged_losses(folder), logged_losses(tmp_path / "unbroken"), strict=True):
+        assert broken == pytest.approx(unbroken, rel=1e-4)
 
 
 def test_every_rank_measures_the_network_that_is_saved(start_ranks: StartRanks, tmp_path: Path) -> None:
