@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +14,7 @@ from backbones.common.errors import UserError
 from detection import config as settings
 from detection.data.demo import make_demo_dataset
 from detection.experiment.datasets import open_split
+from tests.detection.ranks import by_ranks
 
 ANNOTATIONS = "annotations/instances_test.json"
 
@@ -35,3 +40,52 @@ def test_files_that_are_named_count_in_every_layout(tmp_path: Path, layout: str)
     split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
     index = open_split(settings.Data(root=str(tmp_path), layout=layout, test=split), "test")
     assert (index.name, len(index)) == ("mine", 2)
+
+
+def halve(content: dict[str, Any]) -> None:
+    content["annotations"] = content["annotations"][::2]
+
+
+def write_ids_as_text(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+
+
+def opened_by_two(folder: Path, change: Callable[[dict[str, Any]], object] | str) -> list[int | str]:
+    """The number of objects that each of two ranks finds, where the second has another annotation file."""
+    for rank in range(2):
+        make_demo_dataset(folder / str(rank), train=1, test=4)
+    path = folder / "1" / ANNOTATIONS
+    if isinstance(change, str):
+        path.write_text(change)
+    else:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
+
+    def work(rank: int, _: object) -> int:
+        return len(open_split(settings.Data(root=str(folder / str(rank)), test=split), "test").boxes)
+
+    begin = time.monotonic()
+    found = by_ranks(2, work)
+    assert time.monotonic() - begin < 30.0  # long before the limit of a minute
+    return found
+
+
+def test_ranks_with_other_annotations_are_refused(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, halve)
+    assert first == second
+    assert "rank 1 and rank 0 disagree on data.test: annotations is " in str(first)
+
+
+def test_annotations_that_one_rank_cannot_read_end_all_with_its_message(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, "{")
+    assert str(tmp_path / "1" / ANNOTATIONS) in str(second)
+    assert first == f"rank 1: {second}"
+
+
+def test_what_one_rank_alone_has_to_repair_holds_up_nobody(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, write_ids_as_text)
+    assert first == second
+    assert isinstance(first, int)
