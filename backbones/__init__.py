@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from .common.errors import UserError
 
 if TYPE_CHECKING:
+    from .backbone import Backbone
     from .factory import create_backbone, create_c4, create_classifier
     from .grouped import fastest_grouped_convolutions
     from .input_format import IMAGENET, InputFormat
     from .normalization import fold_batch_norm
-    from .resnext import Backbone, ResNeXt
+    from .resnext import ResNeXt, ResNeXtBackbone
     from .variants import VARIANTS, Variant
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Backbone",
     "InputFormat",
     "ResNeXt",
+    "ResNeXtBackbone",
     "UserError",
     "Variant",
     "create_backbone",
@@ -37,9 +39,10 @@ __all__ = [
 _MODULES = {
     "IMAGENET": "input_format",
     "VARIANTS": "variants",
-    "Backbone": "resnext",
+    "Backbone": "backbone",
     "InputFormat": "input_format",
     "ResNeXt": "resnext",
+    "ResNeXtBackbone": "resnext",
     "Variant": "variants",
     "create_backbone": "factory",
     "create_c4": "factory",

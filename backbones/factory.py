@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .common.errors import UserError
-from .resnext import Backbone, ResNeXt, Stage, Trunk
+from .resnext import ResNeXt, ResNeXtBackbone, Stage, Trunk
 from .variants import Variant, canonical_name, find_variant
 from .weights.loading import load_backbone_state, rgb_stem
 from .weights.sources import find_source
@@ -30,7 +30,7 @@ def create_backbone(
     norm: str = "batch",
     freeze: str | None = None,
     **structure: Any,
-) -> Backbone:
+) -> ResNeXtBackbone:
     """A network that gives feature maps by level.
 
     Args:
@@ -47,7 +47,7 @@ def create_backbone(
         UserError: an unknown name, number, level or source, or weights that do not fit.
     """
     variant = find_variant(name, structure)
-    backbone = Backbone(variant, outputs, norm=norm)
+    backbone = ResNeXtBackbone(variant, outputs, norm=norm)
     _finish(backbone, name, weights)
     if freeze is not None:
         backbone.freeze(freeze)
@@ -78,7 +78,7 @@ def create_c4(
     norm: str = "batch",
     freeze: str | None = None,
     **structure: Any,
-) -> tuple[Backbone, Stage]:
+) -> tuple[ResNeXtBackbone, Stage]:
     """The two parts of a C4 detector: a trunk that ends at c4, and conv5, which runs on each region.
 
     Returns:

@@ -60,8 +60,7 @@ from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
 from detection.experiment.placement import optimizer_for
-from detection.geometry.suppression import suppress
-from detection.kernels.region_features import region_features
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.network_input import prepare
 from detection.training.distributed import process_group
@@ -225,25 +224,28 @@ def steps(scene: Scene) -> dict[str, Functions]:
 
 def parts(scene: Scene) -> dict[str, Functions]:
     """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at
-    inference where nothing is learnt: BN folded, the RPN's 3×3 by Winograd's filtering."""
+    inference where nothing is learnt: BN folded."""
     ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
     image = prepare(batch.images, batch.sizes, ours.trunk.input_format)
     plain_image = image.contiguous()
     with torch.no_grad():
         features = ours.trunk(image)[LEVEL]
     features, plain_features = _leaf(features), _leaf(features.contiguous())
-    conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head
+    kernels, box_head = ours.kernels, ours.box_head
+    assert isinstance(box_head, C4BoxHead)
+    conv5, plain_conv5 = box_head.conv5, theirs.roi_heads.box_head
     image_sizes = [tuple(size) for size in batch.sizes.tolist()]
 
     def pool(regions: Tensor) -> Tensor:
-        return ours.pooler([features], regions)
+        return kernels.pool_regions(box_head.pooling, [features], regions)
 
     def plain_pool(regions: Tensor) -> Tensor:
         pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), image_sizes)
         return pooled
 
     def head(network: FastRCNN, regions: Tensor) -> Tensor:
-        return region_features(network.pooler, network.conv5, [features], regions)
+        vectors: Tensor = network.box_head([features], regions)
+        return vectors
 
     assert batch.proposals is not None
     few = batch.proposals[:, : config.fast_rcnn.samples]
@@ -338,7 +340,7 @@ def _suppressing(scene: Scene, before: int, after: int) -> tuple[Callable[[], An
     candidates = scene.rpn.propose(batch.images, batch.sizes, before_nms=before, after_nms=before, nms_iou=1.0)
     valid = torch.ones_like(candidates.scores, dtype=torch.bool)
     return (
-        lambda: suppress(candidates.boxes, valid, threshold, after),
+        lambda: scene.rpn.kernels.suppress(candidates.boxes, valid, threshold, after),
         lambda: torchvision.ops.nms(candidates.boxes[0], candidates.scores[0], threshold)[:after],
     )
 

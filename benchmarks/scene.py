@@ -21,6 +21,7 @@ from detection import config as settings
 from detection.data.batches import Batch, Sample, collate
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
 from detection.experiment.placement import for_inference, placed
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
@@ -125,7 +126,10 @@ def _peer(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> Torchvision
     backbone = config.backbone
     structure = {name: getattr(backbone, name) for name in names if getattr(backbone, name) is not None}
     trunk, conv5 = torchvision_body(find_variant(backbone.name, structure))
-    for theirs, ours in ((trunk, fast_rcnn.trunk), (conv5, fast_rcnn.conv5)):
+    box_head = fast_rcnn.box_head
+    assert isinstance(box_head, C4BoxHead)
+    assert isinstance(fast_rcnn.trunk, nn.Module)
+    for theirs, ours in ((trunk, fast_rcnn.trunk), (conv5, box_head.conv5)):
         theirs.load_state_dict(ours.state_dict())
         for name, parameter in theirs.named_parameters():
             parameter.requires_grad_(ours.get_parameter(name).requires_grad)
@@ -133,7 +137,7 @@ def _peer(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> Torchvision
         config,
         trunk,
         conv5,
-        widths=(fast_rcnn.trunk.channels["c4"], fast_rcnn.conv5.out_channels),  # type: ignore[arg-type]
+        widths=(fast_rcnn.trunk.channels["c4"], box_head.out_channels),
         classes=CLASSES,
         input_format=fast_rcnn.trunk.input_format,
         same_conventions=True,

@@ -168,6 +168,9 @@ class Runtime:
     compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
+    # Functions that have several forms (RoI pooling, NMS …). fastest: the fastest form for the device; plain: standard
+    # PyTorch and torchvision operators. See detection/kernels
+    kernels: Literal["fastest", "plain"] = "fastest"
     workers: int = within(2, 0)  # processes that read images, for each device
     test_batch: int = within(1, 1)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU

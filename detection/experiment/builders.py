@@ -11,7 +11,8 @@ from backbones.variants import find_variant
 from detection import config as settings
 from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
-from detection.geometry.roi_pooling import RegionPooler
+from detection.geometry.roi_pooling import RoIPooling
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
@@ -40,7 +41,7 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
         crowd_overlap=rpn.crowd_overlap,
     )
     if config.runtime.compile:
-        network.backbone.compile()
+        backbone.compile()
     return network
 
 
@@ -52,10 +53,10 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
         config.backbone.weights if pretrained else None,
         **_backbone_arguments(config.backbone),
     )
+    pooling = RoIPooling(fast.pooling, fast.pooled_size, tuple(trunk.strides.values()), fast.sampling_ratio)
     network = FastRCNN(
         trunk,
-        RegionPooler(fast.pooling, fast.pooled_size, list(trunk.strides.values()), fast.sampling_ratio),
-        conv5,
+        C4BoxHead(pooling, conv5),
         classes=classes,
         coder=BoxCoder(fast.box_stds, fast.box_means),
         positive_iou=fast.positive_iou,
@@ -66,8 +67,8 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
         crowd_overlap=fast.crowd_overlap,
     )
     if config.runtime.compile:
-        network.trunk.compile()
-        network.conv5.compile()
+        trunk.compile()
+        conv5.compile()
     return network
 
 

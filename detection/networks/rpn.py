@@ -20,8 +20,8 @@ from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
 from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
 from detection.geometry.sampling import sample
-from detection.geometry.suppression import suppress
 from detection.geometry.tensors import take
+from detection.kernels.choice import PLAIN
 from detection.networks.network_input import prepare
 from detection.networks.rpn_head import RPNHead
 
@@ -73,6 +73,9 @@ class RPN(nn.Module):
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
         crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps
             them, as the reference code does.
+
+    Attributes:
+        kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class RPN(nn.Module):
         self.allowed_border = allowed_border
         self.smooth_l1_beta = smooth_l1_beta
         self.crowd_overlap = crowd_overlap
+        self.kernels = PLAIN
 
     def feature_maps(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
         """The backbone's maps, finest first, of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width)
@@ -144,8 +148,8 @@ class RPN(nn.Module):
     def assign(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers
-        for."""
+        """What each anchor is to learn: `kind` (N, A) int8, and the position (N, A) of the ground truth it is
+        assigned to."""
         takes_part = None
         if self.allowed_border is not None:
             takes_part = box_ops.inside(anchors, sizes, self.allowed_border)
@@ -157,9 +161,11 @@ class RPN(nn.Module):
             positive=self.positive_iou,
             negative=self.negative_iou,
             best_is_positive=True,
+            overlaps_at_once=self.kernels.overlaps_at_once,
         )
         if self.crowd_overlap is not None:
-            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap)
+            at_once = self.kernels.overlaps_at_once
+            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap, overlaps_at_once=at_once)
             kind = kind.masked_fill(in_crowd & (kind != POSITIVE), IGNORED)
         return kind, ground_truth
 
@@ -192,7 +198,7 @@ class RPN(nn.Module):
         valid = (width > 0) & (height > 0)
         if min_sides is not None:
             valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
-        kept_index, kept = suppress(boxes, valid, nms_iou, after_nms)
+        kept_index, kept = self.kernels.suppress(boxes, valid, nms_iou, after_nms)
         return Proposals(
             take(boxes, kept_index).masked_fill(~kept[..., None], 0),
             # They descend, whatever the rounding of a GPU's sigmoid.

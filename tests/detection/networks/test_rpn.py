@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_training_computes_no_proposals(monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("decoded or suppressed boxes while training")
 
     network = tiny_rpn()
-    monkeypatch.setattr("detection.networks.rpn.suppress", forbidden)
+    network.kernels = dataclasses.replace(network.kernels, suppress=forbidden)
     monkeypatch.setattr(network.coder, "decode", forbidden)
     network(batch(OBJECTS, LABELS))
 
