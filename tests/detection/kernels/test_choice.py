@@ -78,7 +78,7 @@ def test_the_plain_pair_detects_the_same(network: FasterRCNN, kernels: Kernels, 
         for box, score, label in zip(expected_boxes, expected_scores, expected_labels, strict=True):
             same = (labels == label) & (
                 (scores - score).abs() < 1e-5
-            )  # scores that rounding makes tie may change places
+            )  # rounding may let two that tie change places
             assert (boxes[same] - box).abs().amax(dim=1).min() < 1e-2
         found += len(scores)
     assert found > 30
