@@ -61,7 +61,7 @@ class Backbone:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    # No gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x).
+    # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
@@ -93,7 +93,7 @@ class Training:
     nesterov: bool = False
     weight_decay: float = within(1e-4, 0)
     bias_lr_factor: float = within(2.0, 0)  # py-faster-rcnn: biases learn twice as fast …
-    bias_weight_decay: bool = False  # … and do not decay
+    bias_weight_decay: bool = True  # … and decay like weights
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
     clip_norm: float | None = within(None, 0)
     log_every: int = within(20, 1)
@@ -107,10 +107,10 @@ class Training:
 class ProposalLimits:
     """Which of the RPN's boxes become proposals."""
 
-    before_nms: int | None = within(6000, 1)  # best anchors that go into NMS, a level; null: all
+    before_nms: int | None = within(6000, 1)  # best boxes of a level that go into NMS; null: all
     after_nms: int = within(300, 1)
     nms_iou: float = within(0.7, 0, 1)
-    min_side: float = within(16.0, 0)  # in pixels of the original image
+    min_side: float = within(16.0, 0)  # in pixels of the original image; smaller boxes are dropped first
 
 
 @dataclass(frozen=True)

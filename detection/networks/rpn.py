@@ -182,22 +182,27 @@ class RPN(nn.Module):
     ) -> Proposals:
         """Proposals of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width) within the padding.
 
+        The order is that of py-faster-rcnn's `proposal_layer.py`: boxes are clipped to the image, small ones are
+        dropped, the best of the rest go into NMS. (Detectron and torchvision take the best first, and drop small ones
+        among them.)
+
         Args:
-            before_nms: at most this many of the best anchors of each level go into NMS; None takes all.
+            before_nms: at most this many of the best boxes of each level go into NMS; None takes all.
             after_nms: at most this many proposals an image.
             nms_iou: NMS threshold.
             min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
                 are those without area.
         """
         logits, targets, anchors, maps = self.predict(images, sizes)
-        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
-        index = _best_of_each_level(logits, per_level, before_nms)
-        scores = logits.gather(1, index)
-        boxes = box_ops.clip(self.coder.decode(take(targets, index), anchors[index]), sizes)
+        boxes = box_ops.clip(self.coder.decode(targets, anchors), sizes)
         width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
         valid = (width > 0) & (height > 0)
         if min_sides is not None:
             valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
+        logits = logits.masked_fill(~valid, -torch.inf)
+        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
+        index = _best_of_each_level(logits, per_level, before_nms)
+        boxes, scores, valid = take(boxes, index), logits.gather(1, index), valid.gather(1, index)
         kept_index, kept = self.kernels.suppress(boxes, valid, nms_iou, after_nms)
         return Proposals(
             take(boxes, kept_index).masked_fill(~kept[..., None], 0),

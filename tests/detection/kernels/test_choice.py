@@ -76,9 +76,7 @@ def test_the_plain_pair_detects_the_same(network: FasterRCNN, kernels: Kernels, 
         expected_boxes, expected_scores, expected_labels = detections_of(network, PLAIN, image)
         torch.testing.assert_close(scores, expected_scores, atol=1e-5, rtol=0)
         for box, score, label in zip(expected_boxes, expected_scores, expected_labels, strict=True):
-            same = (labels == label) & (
-                (scores - score).abs() < 1e-5
-            )  # rounding may let two that tie change places
+            same = (labels == label) & ((scores - score).abs() < 1e-5)  # rounding may let two that tie change places
             assert (boxes[same] - box).abs().amax(dim=1).min() < 1e-2
         found += len(scores)
     assert found > 30
