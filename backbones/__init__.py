@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .grouped import fastest_grouped_convolutions
     from .input_format import IMAGENET, InputFormat
     from .normalization import fold_batch_norm
+    from .pyramid import FeaturePyramid
     from .resnext import ResNeXt, ResNeXtBackbone
     from .variants import VARIANTS, Variant
 
@@ -24,6 +25,7 @@ __all__ = [
     "IMAGENET",
     "VARIANTS",
     "Backbone",
+    "FeaturePyramid",
     "InputFormat",
     "ResNeXt",
     "ResNeXtBackbone",
@@ -40,6 +42,7 @@ _MODULES = {
     "IMAGENET": "input_format",
     "VARIANTS": "variants",
     "Backbone": "backbone",
+    "FeaturePyramid": "pyramid",
     "InputFormat": "input_format",
     "ResNeXt": "resnext",
     "ResNeXtBackbone": "resnext",

@@ -16,15 +16,15 @@ class Backbone(Protocol):
     A network of another family becomes a backbone by having these attributes; `ResNeXtBackbone` is the one that this
     package builds. Called with images (N, 3, H, W), normalised by `input_format`, it returns a dict of maps
     (N, channels[level], ceil(H / strides[level]), …).
-
-    Attributes:
-        input_format: what numbers it expects at its input.
-        provenance: plain values for JSON that say what it is and where its weights come from.
     """
 
-    input_format: InputFormat
-    provenance: dict[str, Any]
+    input_format: InputFormat  # what numbers it expects at its input
     __call__: Callable[..., Any]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Plain values for JSON that say what it is and where its weights come from."""
+        ...
 
     @property
     def channels(self) -> Mapping[str, int]:

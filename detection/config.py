@@ -18,6 +18,9 @@ def within(default: Any, low: float | None = None, high: float | None = None) ->
     return field(default=default, metadata={"low": low, "high": high})
 
 
+PYRAMID_LEVELS = 5  # p2 to p6, of the RPN
+
+
 @dataclass(frozen=True)
 class Split:
     """One set of images with their annotations."""
@@ -61,6 +64,11 @@ class Backbone:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
     norm: Literal["frozen", "batch", "group"] = "frozen"
+    # What the two networks work on. c4: the map of that stage, with conv5 on each region. pyramid: a feature pyramid of
+    # the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
+    features: Literal["c4", "pyramid"] = "c4"
+    pyramid_width: int = within(256, 1)
+    pyramid_norm: Literal["none", "batch", "group"] = "none"  # batch or group to train from scratch
     # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
@@ -117,9 +125,11 @@ class ProposalLimits:
 class RPN:
     """The proposal network and its training."""
 
-    # Square roots of the areas, in pixels of the network's input.
+    # Square roots of the areas, in pixels of the network's input; with several levels, as many for each, finest first.
     anchor_sizes: tuple[float, ...] = within((64, 128, 256, 512), 1)
     anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01)  # height / width
+    anchor_offset: float = within(0.5, 0, 1)  # of an anchor's centre in its cell, as a share of the stride
+    anchor_rounding: bool = False  # to whole pixels; with an offset of 0: torchvision's anchors
     channels: int = within(512, 1)
     positive_iou: float = within(0.7, 0, 1)
     negative_iou: float = within(0.3, 0, 1)
@@ -138,6 +148,11 @@ class RPN:
 class FastRCNN:
     """The region classifier, its training, and what counts as a detection."""
 
+    # What makes a vector of each region. conv5: that stage of the network, over C4. two_layers: two fully connected
+    # layers. four_convolutions: four 3×3 convolutions with GroupNorm and one fully connected layer
+    box_head: Literal["conv5", "two_layers", "four_convolutions"] = "conv5"
+    box_head_width: int = within(1024, 1)  # of the fully connected layers
+    box_head_channels: int = within(256, 1)  # of the four convolutions
     pooling: Literal["max", "align"] = "max"
     pooled_size: int = within(14, 1)  # conv5 halves it
     sampling_ratio: int = within(2, 0)  # RoIAlign's samples along a bin's side; 0: adaptive
@@ -217,8 +232,19 @@ class Config:
             )
         if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
             found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
-        if self.fast_rcnn.pooled_size < 2:
+        if self.fast_rcnn.box_head == "conv5" and self.fast_rcnn.pooled_size < 2:
             found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        if self.backbone.features == "pyramid":
+            if self.fast_rcnn.box_head == "conv5":
+                found.append(
+                    "fast_rcnn.box_head: conv5 runs on C4; with backbone.features=pyramid take two_layers or "
+                    "four_convolutions"
+                )
+            if len(self.rpn.anchor_sizes) % PYRAMID_LEVELS:
+                found.append(
+                    f"rpn.anchor_sizes: {len(self.rpn.anchor_sizes)} sizes for {PYRAMID_LEVELS} levels of a pyramid; "
+                    "name as many for each level, finest first"
+                )
         for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
             if list(training.milestones) != sorted(set(training.milestones)):
                 found.append(f"{name}.training.milestones {training.milestones} must ascend")

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from backbones.normalization import make_normalization
 from detection.geometry.roi_pooling import RoIPooling
 from detection.kernels.choice import PLAIN
 
@@ -60,6 +62,81 @@ class C4BoxHead(nn.Module):
     def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         """Vectors (N·R, out_channels) of regions (N, R, 4), from maps (N, C, H, W)."""
         return self.kernels.region_features(self.pooling, self.conv5, maps, regions)
+
+    def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
+        """See `BoxHead`."""
+        return pooling_without_deterministic_gradient(self.pooling, device)
+
+
+class TwoLayerBoxHead(nn.Module):
+    """RoI pooling and two fully connected layers with ReLU (Feature Pyramid Networks, section 4.2).
+
+    Args:
+        pooling: the kind of pooling and its size; its strides are those of the trunk's maps.
+        in_channels: channels of the maps.
+        width: of both layers.
+
+    Attributes:
+        kernels: the forms of functions that have several; see `detection.kernels.choice`.
+    """
+
+    def __init__(self, pooling: RoIPooling, in_channels: int, width: int = 1024) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.fc6 = nn.Linear(in_channels * pooling.output_size**2, width)
+        self.fc7 = nn.Linear(width, width)
+        self.out_channels = width
+        self.strides = list(pooling.strides)
+        self.kernels = PLAIN
+
+    def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Vectors (N·R, out_channels) of regions (N, R, 4), from maps (N, C, H, W)."""
+        pooled = self.kernels.pool_regions(self.pooling, maps, regions)
+        return functional.relu(self.fc7(functional.relu(self.fc6(pooled.flatten(1)))))
+
+    def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
+        """See `BoxHead`."""
+        return pooling_without_deterministic_gradient(self.pooling, device)
+
+
+class ConvolutionBoxHead(nn.Module):
+    """RoI pooling, 3×3 convolutions with GroupNorm and ReLU, and one fully connected layer with ReLU.
+
+    Source: Wu and He, "Group Normalization", section 4.2 (the 4conv1fc head); Detectron's
+    `add_roi_Xconv1fc_gn_head` in `detectron/modeling/fast_rcnn_heads.py`.
+
+    Args:
+        pooling: the kind of pooling and its size; its strides are those of the trunk's maps.
+        in_channels: channels of the maps.
+        channels: of the convolutions.
+        convolutions: how many there are.
+        width: of the fully connected layer.
+
+    Attributes:
+        kernels: the forms of functions that have several; see `detection.kernels.choice`.
+    """
+
+    def __init__(
+        self, pooling: RoIPooling, in_channels: int, channels: int = 256, convolutions: int = 4, width: int = 1024
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.convolutions = nn.Sequential()
+        for number in range(convolutions):
+            convolution = nn.Conv2d(in_channels if number == 0 else channels, channels, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            self.convolutions.append(convolution)
+            self.convolutions.append(make_normalization("group", channels))
+            self.convolutions.append(nn.ReLU(inplace=True))
+        self.fc = nn.Linear((channels if convolutions else in_channels) * pooling.output_size**2, width)
+        self.out_channels = width
+        self.strides = list(pooling.strides)
+        self.kernels = PLAIN
+
+    def forward(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Vectors (N·R, out_channels) of regions (N, R, 4), from maps (N, C, H, W)."""
+        pooled = self.convolutions(self.kernels.pool_regions(self.pooling, maps, regions))
+        return functional.relu(self.fc(pooled.flatten(1)))
 
     def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
         """See `BoxHead`."""

@@ -188,7 +188,7 @@ class RPN(nn.Module):
 
         Args:
             before_nms: at most this many of the best boxes of each level go into NMS; None takes all.
-            after_nms: at most this many proposals an image.
+            after_nms: at most this many proposals an image, over all levels.
             nms_iou: NMS threshold.
             min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
                 are those without area.
@@ -200,26 +200,40 @@ class RPN(nn.Module):
         if min_sides is not None:
             valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
         logits = logits.masked_fill(~valid, -torch.inf)
-        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
-        index = _best_of_each_level(logits, per_level, before_nms)
-        boxes, scores, valid = take(boxes, index), logits.gather(1, index), valid.gather(1, index)
-        kept_index, kept = self.kernels.suppress(boxes, valid, nms_iou, after_nms)
+        boxes, scores = self._suppressed(boxes, logits, maps, before_nms, after_nms, nms_iou)
+        kept = scores > -torch.inf
         return Proposals(
-            take(boxes, kept_index).masked_fill(~kept[..., None], 0),
+            boxes.masked_fill(~kept[..., None], 0),
             # They descend, whatever the rounding of a GPU's sigmoid.
-            scores.gather(1, kept_index).sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
+            scores.sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
             kept.sum(dim=1),
         )
 
+    def _suppressed(
+        self,
+        boxes: Tensor,
+        logits: Tensor,
+        maps: list[Tensor],
+        before_nms: int | None,
+        after_nms: int,
+        nms_iou: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The boxes (N, R, 4) that remain of all boxes (N, A, 4), and their logits (N, R) in descending order.
 
-def _best_of_each_level(logits: Tensor, per_level: list[int], limit: int | None) -> Tensor:
-    """Positions (N, R) of the anchors with the highest logits (N, A), at most `limit` of each level, in descending
-    order over all levels."""
-    best, start = [], 0
-    for count in per_level:
-        best.append(start + logits[:, start : start + count].topk(min(limit or count, count), dim=1).indices)
-        start += count
-    if len(best) == 1:
-        return best[0]
-    index = torch.cat(best, dim=1)
-    return index.gather(1, logits.gather(1, index).argsort(dim=1, descending=True))
+        Level by level, the best go into NMS; the best over all levels remain (Feature Pyramid Networks, section 4.1).
+        Boxes with a logit of -inf take no part, and a logit of -inf marks padding.
+        """
+        parts, start = [], 0
+        for features in maps:
+            count = self.anchors.per_position * features.shape[-2] * features.shape[-1]
+            own, own_boxes = logits[:, start : start + count], boxes[:, start : start + count]
+            start += count
+            own, index = own.topk(min(before_nms or count, count), dim=1)
+            own_boxes = take(own_boxes, index)
+            index, kept = self.kernels.suppress(own_boxes, own > -torch.inf, nms_iou, after_nms)
+            parts.append((take(own_boxes, index), own.gather(1, index).masked_fill(~kept, -torch.inf)))
+        if len(parts) == 1:
+            return parts[0]
+        boxes, logits = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        logits, index = logits.topk(min(after_nms, logits.shape[1]), dim=1)
+        return take(boxes, index), logits
