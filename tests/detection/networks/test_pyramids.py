@@ -136,7 +136,9 @@ def test_losses_and_gradients_of_the_rpn_are_torchvisions(
         kind, _ = rpn.assign(rpn.anchors(maps), whole.boxes, whole.labels, whole.crowds, whole.sizes)
     share = (kind >= 0).sum(dim=1) / (kind >= 0).sum()
     for theirs, ours in (("loss_objectness", "objectness"), ("loss_rpn_box_reg", "box")):
-        torch.testing.assert_close((found[ours] * share).sum().double(), expected[theirs], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            (found[ours] * share).sum().double(), expected[theirs].double(), rtol=1e-5, atol=1e-6
+        )
     own, other = peer.backbone.fpn.layer_blocks, rpn.backbone.smooth  # type: ignore[attr-defined]
     (sum(expected.values())).backward()  # type: ignore[union-attr]
     sum((found[name] * share).sum() for name in found).backward()  # type: ignore[union-attr]
