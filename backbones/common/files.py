@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,23 @@ except ImportError:  # Windows: what a killed process left there stays
 
 class CannotWrite(UserError, OSError):
     """A file cannot be written: no space, no permission, a read-only disk. Whoever expects an OSError gets one."""
+
+
+def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
+    """Checks, before `path` is opened, that it is an ordinary file, and returns what the system knows of it.
+
+    A pipe that nobody writes into would keep its reader waiting for ever, and a device such as /dev/zero has no end.
+
+    Raises:
+        UserError: it is a directory, a pipe, a socket or a device.
+        OSError: there is no such file, or it cannot be looked at.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise UserError(f"{os.fspath(path)} is {kind}, not a file; name an ordinary file")
+    return status
 
 
 @contextlib.contextmanager

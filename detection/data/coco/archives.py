@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from backbones.common.progress import Progress, in_bytes
 from backbones.common.errors import UserError
+from backbones.common.progress import Progress, in_bytes
 
 CHUNK = 1 << 20
 FLUSH_EVERY = 512 << 20  # bytes written between two flushes of the disk

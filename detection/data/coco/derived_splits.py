@@ -4,22 +4,22 @@ minival is those of val2014's images that val2017 holds; trainval35k is train201
 files that go round on the web carry duplicates and fractional ids: hence val2017 itself decides. In the files made here
 a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), since trainval35k draws from two.
 
-The annotations are copied as they stand, character for character, one at a time: memory holds the text of one input
-file (train2014: 333 MB), not the several GB that its objects would take.
+The annotations are copied character for character, one at a time, so that memory holds a window of an input file and
+not the several GB that the objects of train2014 would take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from detection.common.json_stream import read_elements
+from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 
 TRAIN2014 = "annotations/instances_train2014.json"
 VAL2014 = "annotations/instances_val2014.json"
@@ -93,8 +93,8 @@ class _SplitFile:
         self.images: list[str] = []
         self.image_ids: set[int] = set()
 
-    def add_annotation(self, source: str) -> None:
-        self.file.write(f"{',' if self.annotations else ''}\n{source}")
+    def add_annotation(self, text: str) -> None:
+        self.file.write(f"{',' if self.annotations else ''}\n{text}")
         self.annotations += 1
 
     def add_image(self, image: dict[str, Any], folder: str) -> None:
@@ -118,9 +118,9 @@ def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, tra
     folder = path.stem.removeprefix("instances_")
     head: dict[str, list[Any]] = {"licenses": [], "categories": []}
     with _official(path):
-        for key, value, source in _elements(path.read_text(encoding="utf-8-sig")):
+        for key, value, text in read_elements(path):
             if key == "annotations":
-                (minival if value["image_id"] in minival_ids else trainval).add_annotation(source)
+                (minival if value["image_id"] in minival_ids else trainval).add_annotation(text)
             elif key == "images":
                 (minival if value["id"] in minival_ids else trainval).add_image(value, folder)
             elif key in head:
@@ -130,67 +130,17 @@ def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, tra
 
 def _image_ids(path: Path) -> frozenset[int]:
     with _official(path):
-        return frozenset(
-            value["id"] for key, value, _ in _elements(path.read_text(encoding="utf-8-sig")) if key == "images"
-        )
+        return frozenset(value["id"] for key, value, _ in read_elements(path) if key == "images")
 
 
 @contextlib.contextmanager
 def _official(path: Path) -> Iterator[None]:
-    """Around the reading of an official file: whatever it lacks or breaks off in becomes an error that names it."""
+    """Around the reading of an official file: what it lacks or breaks off in becomes an error that names it."""
+    if not path.exists():
+        raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it")
     try:
         yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it") from error
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except UserError as error:  # the reader's
+        raise UserError(f"{path} is damaged or not COCO's ({error}). {_REMEDY}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is damaged or not COCO's ({type(error).__name__}: {error}). {_REMEDY}") from error
-
-
-_DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\n\r]*")
-
-
-def _elements(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Walks through a JSON object without building it.
-
-    Yields (key, value, the value's own text) for each of its members; for a member whose value is a list, once for each
-    element of the list: `{"a": [1, 2.0], "b": {}}` gives ("a", 1, "1"), ("a", 2.0, "2.0"), ("b", {}, "{}").
-
-    Raises:
-        ValueError: the text is not JSON, or its outermost value is not an object.
-    """
-    position = _step(text, 0, "{")
-    while not text.startswith("}", position):
-        key, position = _DECODER.raw_decode(text, position)
-        if not isinstance(key, str):
-            raise ValueError(f"a key is no string before character {position}")
-        position = _step(text, position, ":")
-        if text.startswith("[", position):
-            position = _step(text, position, "[")
-            while not text.startswith("]", position):
-                value, end = _DECODER.raw_decode(text, position)
-                yield key, value, text[position:end]
-                position = _step(text, end, ",", before="]")
-            position += 1
-        else:
-            value, end = _DECODER.raw_decode(text, position)
-            yield key, value, text[position:end]
-            position = end
-        position = _step(text, position, ",", before="}")
-    if _behind_space(text, position + 1) != len(text):
-        raise ValueError(f"more comes after the end at character {position}")
-
-
-def _step(text: str, position: int, mark: str, *, before: str = "") -> int:
-    """The position behind `mark`, which must come next, and the space around it; or in front of `before`."""
-    position = _behind_space(text, position)
-    if before and text.startswith(before, position):
-        return position
-    if not text.startswith(mark, position):
-        raise ValueError(f"there is no {mark} at character {position}")
-    return _behind_space(text, position + 1)
-
-
-def _behind_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position

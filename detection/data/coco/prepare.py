@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.weights.download import download
+from backbones.common.errors import UserError
 from backbones.common.progress import in_bytes
+from backbones.weights.download import download
 from detection.data.coco.archives import unpack
+from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits
 from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 from detection.data.coco.parts import BASE_URL, LAYOUTS, Archive, Part
-from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits
-from backbones.common.errors import UserError
 
 FETCHED = ".archives"
 KEPT = "archives"

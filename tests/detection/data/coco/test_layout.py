@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detection.data.coco.layout import SPLITS, resolve_split
 from backbones.common.errors import UserError
+from detection.data.coco.layout import SPLITS, resolve_split
 
 
 def put(root: Path, *paths: str) -> None:
