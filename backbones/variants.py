@@ -11,13 +11,13 @@ network.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .common.errors import UserError
+from .common.names import did_you_mean
 
 EXPANSION = 4  # output channels of a block, in units of its planes
 STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
@@ -175,13 +175,14 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
     if row is None:
         known = [*VARIANTS, *_FAMILIES]
         raise UserError(
-            f"unknown network {name!r}{_nearest(name, known)}; known: {', '.join(sorted(set(known)))}, "
+            f"unknown network {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(sorted(set(known)))}, "
             "and any of these depths with numbers, as in resnext50_16x8d"
         )
     numbers = [f.name for f in dataclasses.fields(Variant)]
     for key in structure:
         if key not in numbers:
-            raise UserError(f"{name}: unknown number {key!r}{_nearest(key, numbers)}; known: {', '.join(numbers)}")
+            hint = did_you_mean(key, numbers) or "."
+            raise UserError(f"{name}: unknown number {key!r}{hint} Known: {', '.join(numbers)}")
     try:
         return dataclasses.replace(row, **structure)
     except UserError as error:
@@ -194,8 +195,3 @@ def canonical_name(name: str, variant: Variant) -> str:
     without them serve."""
     plain = dataclasses.replace(variant, in_channels=3, output_stride=None)
     return next((known for known, row in VARIANTS.items() if row == plain), name)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

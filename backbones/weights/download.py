@@ -11,7 +11,6 @@ Environment: `RESNEXT_OFFLINE=1` forbids every connection; the error then says w
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -23,7 +22,9 @@ import urllib.request
 from pathlib import Path
 
 from ..common.errors import UserError
-from ..common.progress import Progress, in_bytes
+from ..common.files import sha256_of
+from ..common.progress import ByteProgress
+from ..common.units import in_bytes
 from .partial_file import PartialFile, claimed
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -88,7 +89,7 @@ def download(
         with claimed(destination.with_name(destination.name + ".partial")) as file:
             if not destination.exists():  # else another process fetched it while this one waited
                 partial = PartialFile(file, url)
-                report = Progress(destination.name, enabled=progress)
+                report = ByteProgress(destination.name, enabled=progress)
                 _fetch(partial, size, report, timeout, attempts, backoff)
                 reason = _difference(partial.path, sha256, size)
                 if reason and partial.resumed:
@@ -108,15 +109,6 @@ def download(
     return download(url, destination, sha256=sha256, size=size)
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content: 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class _Interrupted(Exception):
     """An attempt failed in a way that a further one may cure. `wait`: the seconds that the server asked for."""
 
@@ -126,14 +118,14 @@ class _Interrupted(Exception):
 
 
 def _fetch(
-    partial: PartialFile, size: int | None, report: Progress, timeout: float, attempts: int, backoff: float
+    partial: PartialFile, size: int | None, report: ByteProgress, timeout: float, attempts: int, backoff: float
 ) -> None:
     """Asks until every byte is there. An attempt counts as failed if it did not get further than all before it."""
     failures, furthest = 0, partial.offset
     while True:
         try:
             _attempt(partial, size, report, timeout)
-            report.done(partial.offset)
+            report.say(f"{in_bytes(partial.offset)} fetched")
             return
         except _Interrupted as interruption:
             failures = 0 if partial.offset > furthest else failures + 1
@@ -148,7 +140,7 @@ def _fetch(
             time.sleep(wait)
 
 
-def _attempt(partial: PartialFile, size: int | None, report: Progress, timeout: float) -> None:
+def _attempt(partial: PartialFile, size: int | None, report: ByteProgress, timeout: float) -> None:
     """One request, and its answer to the last byte. Raises _Interrupted or UserError."""
     url = partial.url
     if size is not None:
@@ -163,10 +155,13 @@ def _attempt(partial: PartialFile, size: int | None, report: Progress, timeout: 
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
             total = _begin(partial, response, size)
+            whole = "an unknown size" if total is None else in_bytes(total)
+            resumed = f", going on from {in_bytes(partial.offset)}" if partial.offset else ""
+            report.say(f"fetching {whole}{resumed}")
             report.begin(partial.offset, total)
             while chunk := response.read(CHUNK):
                 partial.write(chunk)
-                report.update(partial.offset)
+                report.advance_to(partial.offset)
                 if total is not None and partial.offset > total:
                     partial.restart()
                     raise UserError(f"{url} sends more than the expected {total} bytes")

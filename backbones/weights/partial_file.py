@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..common.errors import UserError
-from ..common.progress import in_bytes
-
-try:
-    import fcntl
-except ImportError:  # Windows: there, two processes must not fetch the same file at once
-    fcntl = None  # type: ignore[assignment]
+from ..common.locks import close_before_renaming, is_at, lock
+from ..common.units import in_bytes
 
 
 class PartialFile:
@@ -67,20 +63,13 @@ class PartialFile:
     def finish(self, destination: Path) -> None:
         """Gives the file its name. The content reaches the disk first; if the name gets lost, the old one resumes."""
         os.fsync(self.file.fileno())
+        close_before_renaming(self.file)
         os.replace(self.path, destination)
         _note_of(self.path).unlink(missing_ok=True)
 
 
 def _note_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """What the system knows of a file, asked once: between two questions another process may have renamed it."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
 
 
 @contextlib.contextmanager
@@ -91,19 +80,18 @@ def claimed(path: Path) -> Iterator[BinaryIO]:
     """
     while True:
         file = path.open("ab", buffering=0)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
+            lock(file, wait=True)
         # Whoever held the file before may have renamed or removed it: then the lock is on a file of the past.
-        status = _status(path)
-        if status is not None and os.path.samestat(os.fstat(file.fileno()), status):
+        if is_at(path, file):
             break
         file.close()
     with file:
         try:
             yield file
         finally:
-            status = _status(path)
-            if status is not None and status.st_size == 0:
-                _note_of(path).unlink(missing_ok=True)
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):  # it has its name
+                if path.stat().st_size == 0:
+                    close_before_renaming(file)
+                    _note_of(path).unlink(missing_ok=True)
+                    path.unlink()

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ..cifar import CIFAR
 from ..common.errors import UserError
+from ..common.files import sha256_of
 from ..input_format import IMAGENET, InputFormat
-from .download import WrongFileError, download, offline, sha256_of
+from .download import WrongFileError, download, offline
 from .formats import Checkpoint, read_checkpoint
 from .sources import DETECTRON, SOURCES, Source, choices, find_source
 

@@ -10,10 +10,10 @@ others publish none: the digits in OpenMMLab's names are nowhere said to be one.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from ..common.errors import UserError
+from ..common.names import nearest_name
 from ..input_format import IMAGENET, InputFormat
 
 DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
@@ -204,6 +204,6 @@ def choices(variant: str, near: str = "") -> str:
     names = [source.name for source in sources_for(variant)]
     if not names:
         return f"No public weights are known for {variant}; name a file or a URL"
-    nearest = difflib.get_close_matches(near, names, 1, 0.6)
-    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    nearest = nearest_name(near, names)
+    hint = "" if nearest is None else f"Did you mean {nearest!r}? "
     return f"{hint}For {variant} there are {', '.join(names)}; a file or a URL serves too"

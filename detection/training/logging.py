@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from backbones.common.units import format_duration
 from detection.training.distributed import is_main
 
 
@@ -210,19 +211,6 @@ class Stopwatch:
         }
         self._began, self._waited, self._aside = now, 0.0, 0.0
         return figures
-
-
-def format_duration(seconds: float) -> str:
-    """4000 → "1:06:40"; 75 → "1:15"; days in front where there are any.
-
-    >>> [format_duration(s) for s in (75, 4000, 200_000)]
-    ['1:15', '1:06:40', '2d 7:33:20']
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02d}:{rest:02d}" if days or hours else f"{minutes}:{rest:02d}"
-    return f"{days}d {clock}" if days else clock
 
 
 _MEASURES = ("lr", "gradient_norm", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed")

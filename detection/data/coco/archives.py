@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backbones.common.errors import UserError
-from backbones.common.progress import Progress, in_bytes
+from backbones.common.progress import ByteProgress
+from backbones.common.units import in_bytes
 
 CHUNK = 1 << 20
 FLUSH_EVERY = 512 << 20  # bytes written between two flushes of the disk
@@ -62,10 +63,13 @@ def unpack(
                 raise UserError(
                     f"{archive} is not unpacked: it would come to {in_bytes(total)}, where {in_bytes(limit)} are plenty"
                 )
-            reports = Progress(archive.name, enabled=progress)
-            reports.total = total
-            reports.say(f"unpacking {len(members)} files, {in_bytes(total)}")
-            return _unpack(opened, members, root, reports, flush_every)
+            report = ByteProgress(archive.name, enabled=progress)
+            report.say(f"unpacking {len(members)} files, {in_bytes(total)}")
+            report.begin(0, total)
+            try:
+                return _unpack(opened, members, root, report, flush_every)
+            finally:
+                report.end()
     except _DAMAGE as error:
         raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
     except OSError as error:
@@ -75,7 +79,7 @@ def unpack(
 
 
 def _unpack(
-    opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, reports: Progress, flush_every: int
+    opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, report: ByteProgress, flush_every: int
 ) -> int:
     written, unflushed, position = 0, 0, 0
     waiting: list[Path] = []  # written, but perhaps not on the disk yet
@@ -91,13 +95,13 @@ def _unpack(
                 _give_names(waiting)
                 waiting, unflushed = [], 0
             position += member.file_size
-            reports.update(position)
+            report.advance_to(position)
         _give_names(waiting)
     except BaseException:
         for target in waiting:
             _unfinished(target).unlink(missing_ok=True)
         raise
-    reports.say(f"{written} files unpacked, {len(members) - written} were there")
+    report.say(f"{written} files unpacked, {len(members) - written} were there")
     return written
 
 

@@ -9,12 +9,12 @@ minival exactly val2017. With the 2014 layout both have annotation files of thei
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.errors import UserError
+from backbones.common.names import did_you_mean
 
 TRAINVAL35K = "annotations/instances_trainval35k.json"
 MINIVAL = "annotations/instances_minival.json"
@@ -72,9 +72,8 @@ def resolve_split(root: Path, split: str) -> tuple[Path, Path]:
     in the 2017 layout, `coco/annotations/instances_minival.json` and `coco` in the 2014 layout.
     """
     if split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"COCO has no split named {split!r}{hint}; there are {', '.join(SPLITS)}")
+        hint = did_you_mean(split, SPLITS) or "."
+        raise UserError(f"COCO has no split named {split!r}{hint} There are {', '.join(SPLITS)}")
     for place in SPLITS[split]:
         if (root / place.annotations).is_file() and all(_has_content(root / folder) for folder in place.folders):
             return root / place.annotations, root / place.images

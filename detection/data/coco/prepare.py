@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.errors import UserError
-from backbones.common.progress import in_bytes
+from backbones.common.units import in_bytes
 from backbones.weights.download import download
 from detection.data.coco.archives import unpack
 from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits

@@ -212,7 +212,7 @@ def test_pipeline_without_boxes_and_after_pickling() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"name": "HorizontalFlop"}, "no transform named 'HorizontalFlop'; did you mean HorizontalFlip"),
+        ({"name": "HorizontalFlop"}, "no transform named 'HorizontalFlop'; did you mean 'HorizontalFlip'"),
         ({"p": 1}, "needs a `name`"),
         ({"name": "HorizontalFlip", "probability": 1}, "HorizontalFlip cannot be built"),
         ({"name": "RandomCrop", "height": "tall"}, "RandomCrop cannot be built"),

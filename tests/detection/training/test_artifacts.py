@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.common.errors import UserError
-from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact, sha256_of
+from backbones.common.files import sha256_of
+from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact
 
 PAYLOAD = {
     "network": {"a.weight": torch.arange(12.0).reshape(3, 4), "a.count": torch.tensor(3)},
