@@ -64,11 +64,6 @@ def library_only() -> Iterator[None]:
         _library_only = False
 
 
-def forget_measurements() -> None:
-    """Clears what was measured: every shape is measured again."""
-    _chosen.clear()
-
-
 def _measure(
     key: Hashable, candidates: Iterable[Implementation], compute: Callable[[Implementation], Tensor]
 ) -> Implementation | None:

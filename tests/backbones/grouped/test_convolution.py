@@ -31,9 +31,9 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: the laye
 
 @pytest.fixture(autouse=True)
 def nothing_measured() -> Iterator[None]:
-    choice.forget_measurements()
+    choice._chosen.clear()
     yield
-    choice.forget_measurements()
+    choice._chosen.clear()
 
 
 def tensors(geometry: Geometry, channels: int, size: tuple[int, int] = (9, 12), **kind: object) -> list[Tensor]:
@@ -153,7 +153,9 @@ def test_function_and_gradients_are_conv2d_s(autocast: bool, monkeypatch: pytest
     """Every direction by a merged convolution."""
     geometry = Geometry(2, 1, 1, 8)
     leaves = tensors(geometry, 32, dtype=torch.float32)
-    monkeypatch.setattr("backbones.grouped.convolution.choose_fastest", lambda key, candidates, compute: candidates()[0])
+    monkeypatch.setattr(
+        "backbones.grouped.convolution.choose_fastest", lambda key, candidates, compute: candidates()[0]
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         got = results(grouped_conv2d(*leaves, geometry), leaves)
         expected = results(torch.nn.functional.conv2d(*leaves, *geometry), leaves)
