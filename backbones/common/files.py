@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever happens while they are written; and what is asked of them first."""
+"""Files: written so that they are either whole or absent, checked before they are opened, and hashed."""
 
 from __future__ import annotations
 
@@ -49,6 +49,18 @@ def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
         raise UserError(f"{os.fspath(path)} is {kind}, not a file; name an ordinary file")
     return status
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """The path, with `~` or `~name` at its beginning replaced by that user's home folder.
+
+    Raises:
+        UserError: there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{os.fspath(path)}: no such home folder is known; write the path in full") from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from ..common.files import require_plain_file
+
 PREFIX = b"sha256 of all before: "
 SIZE = len(PREFIX) + 64
 
@@ -23,8 +25,10 @@ def is_intact(path: Path) -> bool | None:
     """Whether a file is what its checksum says; None if it does not end in one.
 
     Raises:
+        UserError: it is no plain file (a pipe, a device).
         OSError: it cannot be read.
     """
+    require_plain_file(path)
     with open(path, "rb") as file:
         rest = file.seek(0, os.SEEK_END) - SIZE - 2
         if rest < 0:

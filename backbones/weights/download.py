@@ -11,6 +11,7 @@ Environment: `RESNEXT_OFFLINE=1` forbids every connection; the error then says w
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -18,11 +19,12 @@ import shutil
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from ..common.errors import UserError
-from ..common.files import sha256_of
+from ..common.files import require_plain_file, sha256_of
 from ..common.progress import ByteProgress
 from ..common.units import in_bytes
 from .partial_file import PartialFile, claimed
@@ -73,6 +75,7 @@ def download(
         raise ValueError(f"{sha256!r} is not a SHA-256, nor the first 8 or more hexadecimal digits of one")
     destination = Path(destination)
     if destination.exists():
+        require_plain_file(destination)
         if reason := _difference(destination, sha256, size):
             raise WrongFileError(f"{destination} is not the file at {url}: {reason}. Move or delete it, and run again")
         return destination
@@ -82,7 +85,10 @@ def download(
     scheme = url.partition(":")[0].lower()
     if scheme not in ("http", "https", "file"):
         raise UserError(f"cannot fetch {url}: only http, https and file addresses are read")
-    if offline() and scheme != "file":
+    if scheme == "file":
+        with contextlib.suppress(OSError):  # that it is missing is said below
+            require_plain_file(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    elif offline():
         raise UserError(f"{destination} is missing, and RESNEXT_OFFLINE forbids to fetch it. Unset that, or {by_hand}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..cifar import CIFAR
 from ..common.errors import UserError
-from ..common.files import sha256_of
+from ..common.files import expand_home, sha256_of
 from ..input_format import IMAGENET, InputFormat
 from .download import WrongFileError, download, offline
 from .formats import Checkpoint, read_checkpoint
@@ -71,8 +71,8 @@ def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> Pretra
     elif "://" in source:
         path = _fetch_url(source)
     else:
-        path = Path(source).expanduser()
-        if not path.exists():
+        path = expand_home(source)
+        if not os.path.exists(path):  # unlike Path.exists, no error where the name is too long to be one
             raise UserError(
                 f"weights {source!r}: neither a file here nor a known name. {choices(variant_name, source)}"
             )
@@ -113,9 +113,9 @@ def cache_folder() -> Path:
         UserError: there is no home folder and no other is named.
     """
     if named := os.environ.get("RESNEXT_CACHE"):
-        return Path(named).expanduser()
+        return expand_home(named)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
+        return expand_home(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
     except RuntimeError as error:
         raise UserError("there is no home folder to keep weights in; name a folder in RESNEXT_CACHE") from error
 

@@ -246,3 +246,10 @@ def test_whatever_stands_in_the_file_it_is_a_user_error(
         )
     with contextlib.suppress(UserError):
         load_artifact(sealed(path, bytes(content)), "rpn")
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """It would keep whoever opens it waiting for somebody who writes."""
+    os.mkfifo(tmp_path / "detector.pt")
+    with pytest.raises(UserError, match="is a pipe, not a file"):
+        load_artifact(tmp_path / "detector.pt", "detector")
