@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -25,9 +25,6 @@ from backbones.common.names import did_you_mean
 from detection.config import Config
 
 T = TypeVar("T")
-
-_HINTS = 20  # mistakes after which unknown keys come without the nearest known one
-_LISTED = 100  # mistakes that an error names before it only counts the rest
 
 
 class Configuration(Protocol):
@@ -168,10 +165,7 @@ def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: lis
     doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes}
     mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
     if mistakes:
-        more = [f"… and {len(mistakes) - _LISTED} more"] if len(mistakes) > _LISTED else []
-        raise UserError(
-            f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join([*mistakes[:_LISTED], *more])
-        )
+        raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(mistakes))
     return config
 
 
@@ -251,9 +245,7 @@ def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default
     built = {}
     for key, value in values.items():
         if key not in fields:
-            # Of very many, the first ones: to look for the nearest name takes a millisecond.
-            hint = did_you_mean(key, fields) or f"; known here: {', '.join(fields)}" if len(mistakes) < _HINTS else ""
-            mistakes.append(f"{prefix}{key!s:.100}: unknown key{hint}")
+            mistakes.append(f"{prefix}{key}: unknown key{_nearest(key, fields)}")
         elif dataclasses.is_dataclass(hints[key]):
             built[key] = _build(
                 typing.cast(type, hints[key]), value, f"{prefix}{key}.", mistakes, getattr(default, key)
@@ -265,6 +257,10 @@ def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default
             except ValueError as error:
                 mistakes.append(f"{prefix}{key}: {error}")
     return dataclasses.replace(default, **built)  # type: ignore[type-var]
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    return did_you_mean(key, known := list(known)) or f"; known here: {', '.join(known)}"
 
 
 def _convert(value: Any, hint: Any) -> Any:

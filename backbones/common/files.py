@@ -51,16 +51,13 @@ def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
     return status
 
 
-def expand_home(path: str | os.PathLike[str]) -> Path:
-    """The path, with `~` or `~name` at its beginning replaced by that user's home folder.
-
-    Raises:
-        UserError: there is no such user, or no home folder.
-    """
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a person named: `~` and `~name` at its beginning are home folders, as shells have it where they get
+    to see it (`--output=~/x` and a configuration's values they pass on as they are)."""
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{os.fspath(path)}: no such home folder is known; write the path in full") from error
+    except RuntimeError:  # no such home folder
+        return Path(path)
 
 
 @contextlib.contextmanager

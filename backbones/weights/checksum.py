@@ -1,7 +1,7 @@
-"""The SHA-256 that the project's own `.pt` files end in.
+"""The SHA-256 at the end of the project's own `.pt` files.
 
-It is the zip's comment, the very end of the file, and covers all that comes before, with the comment's length in the
-two bytes ahead of it as 0, as they are when the rest is written.
+It is the zip's comment, the last bytes of the file, and covers all bytes before it. The two bytes ahead of the comment,
+which hold its length, count as 0, as they are when the rest is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def ending(digest: str) -> bytes:
 
 
 def is_intact(path: Path) -> bool | None:
-    """Whether a file is what its checksum says; None if it does not end in one.
+    """Whether a file's content agrees with the checksum at its end; None if there is no checksum.
 
     Raises:
         UserError: it is no plain file (a pipe, a device).

@@ -1,7 +1,7 @@
-"""The unfinished file of a download: one process at a time, and never continued with another file's bytes.
+"""The unfinished file of a download: written by one process at a time, resumed only with bytes of the same file.
 
-weights.pth.partial         what was fetched so far; kill and power cut leave it
-weights.pth.partial.json    what it is a part of: URL, validator and size, as the server named them
+weights.pth.partial         what was fetched so far; it survives a kill or a power cut
+weights.pth.partial.json    what it is a part of: URL, validator and size, as the server stated them
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ..common.units import in_bytes
 
 
 class PartialFile:
-    """The unfinished file, and what the server said of it: a note beside it, so that a later run can go on safely.
+    """The unfinished file with a note beside it, which lets a later run resume it safely.
 
-    The note holds the URL, the validator and the total size. A part without a note, or of another URL, is dropped.
+    The note holds the URL, the validator and the total size. What was fetched without a note, or from another URL, is
+    discarded.
     """
 
     def __init__(self, file: BinaryIO, url: str) -> None:
@@ -41,14 +42,14 @@ class PartialFile:
         self.resumed = self.offset > 0
 
     def restart(self) -> None:
-        """Forgets what was fetched so far."""
+        """Discards what was fetched so far."""
         self.file.truncate(0)
         self.offset = 0
         self.validator = self.total = None
         self.resumed = False
 
     def describe(self, validator: str | None, total: int | None) -> None:
-        """Notes what is being fetched, before its first byte is written."""
+        """Writes the note, before the first byte is written."""
         self.validator, self.total = validator, total
         _note_of(self.path).write_text(json.dumps({"url": self.url, "validator": validator, "total": total}))
 
@@ -61,7 +62,8 @@ class PartialFile:
         self.offset += len(chunk)
 
     def finish(self, destination: Path) -> None:
-        """Gives the file its name. The content reaches the disk first; if the name gets lost, the old one resumes."""
+        """Renames the file to `destination`, after its content has reached the disk. After a power cut in between, the
+        next download finds the file complete."""
         os.fsync(self.file.fileno())
         close_before_renaming(self.file)
         os.replace(self.path, destination)
@@ -74,15 +76,15 @@ def _note_of(partial: Path) -> Path:
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[BinaryIO]:
-    """Opens the unfinished file at `path` to append to it, for this process alone: others wait here.
+    """Opens the unfinished file at `path` for appending, locked for this process: others wait here.
 
-    Unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
+    It is unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
     """
     while True:
         file = path.open("ab", buffering=0)
-        with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody waits
             lock(file, wait=True)
-        # Whoever held the file before may have renamed or removed it: then the lock is on a file of the past.
+        # Whoever held the lock before may have renamed or removed the file: then the lock is of no use.
         if is_at(path, file):
             break
         file.close()
@@ -90,7 +92,7 @@ def claimed(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
-            with contextlib.suppress(FileNotFoundError):  # it has its name
+            with contextlib.suppress(FileNotFoundError):  # it was renamed
                 if path.stat().st_size == 0:
                     close_before_renaming(file)
                     _note_of(path).unlink(missing_ok=True)

@@ -21,7 +21,6 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 
 SMALLEST_LONGER_SIDE = 480  # below it a class name and score would cover the objects they tell of
-JPEG_QUALITY = 92
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
@@ -125,7 +124,7 @@ def save_image(path: Path | str, image: np.ndarray) -> None:
     """
     path = Path(path)
     ending = path.suffix.lower()
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending in (".jpg", ".jpeg") else []
+    options = [cv2.IMWRITE_JPEG_QUALITY, 92] if ending in (".jpg", ".jpeg") else []
     try:
         done, encoded = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)
     except cv2.error as error:

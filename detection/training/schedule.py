@@ -1,7 +1,6 @@
-"""The learning rate as a pure function of the step: step number → rate.
+"""The learning rate as a pure function of the step.
 
-Nothing is remembered from one step to the next, so a resumed run needs no state of its schedule: the rate of a step
-depends on the step alone.
+It has no state, so a resumed run needs none: the rate depends on the step alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The official 2014 annotations and val2017's image ids → trainval35k and minival as annotation files of their own.
+"""The official 2014 annotations and val2017's image ids → annotation files of trainval35k and minival.
 
-minival is those of val2014's images that val2017 holds; trainval35k is train2014 and the rest of val2014. The minival
-files that go round on the web carry duplicates and fractional ids: hence val2017 itself decides. In the files made here
-a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), since trainval35k draws from two.
+minival consists of the images of val2014 that are in val2017, trainval35k of train2014 and the rest of val2014. (The
+minival files that are found on the web have duplicates and fractional ids; therefore val2017 is used.) In the files
+made here a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), because trainval35k has two.
 
 The annotations are copied character for character, one at a time, so that memory holds a window of an input file and
 not the several GB that the objects of train2014 would take.
@@ -27,7 +27,7 @@ VAL2017 = "annotations/instances_val2017.json"
 
 
 class Counts(NamedTuple):
-    """How much a split holds."""
+    """The size of a split."""
 
     images: int
     annotations: int
@@ -41,10 +41,10 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
 
     Args:
         root: the COCO folder, with `TRAIN2014`, `VAL2014` and `VAL2017`.
-        expected: what each of the two must come to, for inputs that are not the official ones.
+        expected: the sizes that the two must have, if the inputs are not the official ones.
 
     Returns:
-        What each of the two came to.
+        The size of each of the two.
 
     Raises:
         UserError: an input is missing or damaged, the inputs do not belong together, or a split is not of the expected
@@ -57,7 +57,7 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
             files.enter_context(split.file)
         categories = []
         for source, own_ids in ((VAL2014, minival_ids), (TRAIN2014, frozenset[int]())):
-            head = _share_out(root / source, own_ids, splits[MINIVAL], splits[TRAINVAL35K])
+            head = _distribute(root / source, own_ids, splits[MINIVAL], splits[TRAINVAL35K])
             categories.append(head["categories"])
         if categories[0] != categories[1]:
             raise UserError(f"{root / VAL2014} and {root / TRAIN2014} have different categories. {_REMEDY}")
@@ -84,7 +84,7 @@ def _in_words(counts: Counts) -> str:
 
 
 class _SplitFile:
-    """An annotation file that is written as its parts turn up; the images come last, being complete last."""
+    """An annotation file that is written while the input is read; the images are kept and written at the end."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", encoding="utf-8")
@@ -113,8 +113,8 @@ class _SplitFile:
         self.file.write("}\n")
 
 
-def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, trainval: _SplitFile) -> dict[str, Any]:
-    """Gives an official file's images and annotations to the splits they belong to; returns licences and categories."""
+def _distribute(path: Path, minival_ids: frozenset[int], minival: _SplitFile, trainval: _SplitFile) -> dict[str, Any]:
+    """Adds an official file's images and annotations to their splits; returns its licences and categories."""
     folder = path.stem.removeprefix("instances_")
     head: dict[str, list[Any]] = {"licenses": [], "categories": []}
     with _official(path):
@@ -135,7 +135,7 @@ def _image_ids(path: Path) -> frozenset[int]:
 
 @contextlib.contextmanager
 def _official(path: Path) -> Iterator[None]:
-    """Around the reading of an official file: what it lacks or breaks off in becomes an error that names it."""
+    """Turns errors while an official file is read into a UserError that names the file."""
     if not path.exists():
         raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it")
     try:

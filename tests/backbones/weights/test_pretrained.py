@@ -236,7 +236,7 @@ def test_a_home_folder_is_written_as_a_tilde(
     monkeypatch.delenv("RESNEXT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
     assert cache_folder() == tmp_path / "caches" / "resnext_detection"
-    with pytest.raises(UserError, match="no such home folder is known"):
+    with pytest.raises(UserError, match="neither a file here"):
         resolve_weights("~nobody-of-this-name/mine.pth", NAME)
 
 
