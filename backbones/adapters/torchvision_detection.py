@@ -87,7 +87,7 @@ class FPNBackbone(BackboneWithFPN):
         out_channels: channels of every map.
         image_mean, image_std: what the detector's transform has to apply to RGB of 0–1. For images of three channels
             they are its defaults, unless `host_format` said otherwise.
-        provenance: of the backbone, see `backbones.Backbone`.
+        provenance: of the backbone, see `backbones.ResNeXtBackbone`.
     """
 
     image_mean: list[float]

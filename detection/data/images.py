@@ -77,6 +77,14 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (header.width, header.height) if _orientation(header) >= 5 else (header.height, header.width)
 
 
+def rgb_over_white(image: Image.Image) -> np.ndarray:
+    """A Pillow image of 8-bit samples as uint8 RGB (H, W, 3); what is transparent is laid over white."""
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         status = os.stat(path)
@@ -204,14 +212,13 @@ def _decode_any(path: str | os.PathLike[str], header: Image.Image) -> np.ndarray
     try:
         header.load()
         if header.has_transparency_data:
-            white = Image.new("RGBA", header.size, (255, 255, 255, 255))
-            return np.array(Image.alpha_composite(white, header.convert("RGBA")).convert("RGB"))
+            return rgb_over_white(header)
         if header.mode.startswith("I;16") or (header.mode == "I" and header.format in ("PNG", "PPM")):
             grey = np.asarray(header).astype(np.float64) / 65535
         elif header.mode in ("I", "F"):
             grey = np.asarray(header).astype(np.float64)
         else:
-            return np.array(header.convert("RGB"))
+            return rgb_over_white(header)
     except Exception as error:  # decoders raise almost anything on damaged data
         raise ImageError(f"{os.fspath(path)}: the {header.format} is damaged ({error}); get it again") from error
     if (header.mode == "I" and header.format == "TIFF") or not (grey.min() >= 0 and grey.max() <= 1):

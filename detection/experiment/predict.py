@@ -11,7 +11,7 @@ from typing import Any
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from detection.common.progress import with_progress
+from backbones.common.progress import with_progress
 from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
 from detection.report.drawing import draw_detections, save_image
@@ -48,7 +48,7 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
     try:
-        for file, name in with_progress(zip(files, names, strict=True), len(files), "images"):
+        for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
                 image = read_image(file)
             except ImageError as error:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.blocks import Bottleneck
-from backbones.normalization import FrozenBatchNorm2d, folded
+from backbones.normalization import FrozenBatchNorm2d, fold_weights
 from detection.geometry.roi_pooling import RoIPooling
 from detection.kernels.roi_max_pool import spread
 from detection.kernels.roi_pooling import pool_distinct_bins, pool_regions, pool_regions_on_cpu
@@ -166,7 +166,7 @@ def _affine(convolution: nn.Module, normalization: nn.Module) -> tuple[Tensor, T
     dtype = convolution.weight.dtype
     weight, shift = convolution.weight, convolution.bias
     if isinstance(normalization, FrozenBatchNorm2d):
-        weight, shift = folded(convolution, normalization, torch.promote_types(dtype, torch.float32))
+        weight, shift = fold_weights(convolution, normalization, torch.promote_types(dtype, torch.float32))
     assert shift is not None  # of the convolution that has absorbed its normalisation
     return weight.to(dtype), shift.to(dtype)
 
