@@ -1,13 +1,13 @@
 """Grouped 3×3 convolution in Triton: forward with its bias, the gradient of the input, the gradient of the weight.
 
-A matrix unit wants at least sixteen channels on either side of a product, and ResNeXt's groups have as few as four. So
-a program takes a tile of channels that holds several whole groups, and multiplies by a weight tile that is zero between
-channels of different groups; it is put together from the grouped weight where it is read, so nothing wider is ever in
-memory. All sums are in float32, and each result is summed in the same order whenever it is computed: the weight's
-gradient goes through partial sums, not through atomic additions.
+A GPU's matrix units multiply at least sixteen channels on either side, and ResNeXt's groups have as few as four. So a
+program takes a tile of channels that has several whole groups, and multiplies by a weight tile that is zero between
+channels of different groups. The tile is assembled from the grouped weight when it is read, so no wider weight is ever
+in memory. All sums are in float32 and in a fixed order: the weight's gradient is computed by partial sums, not by
+atomic additions.
 
-Maps and weights may lie in any memory order; only with channels last are reads contiguous. Everything runs in Triton's
-interpreter on a CPU as well (TRITON_INTERPRET=1).
+Maps and weights may have any memory order; only with channels last are reads contiguous. Everything also runs in
+Triton's interpreter on a CPU (TRITON_INTERPRET=1).
 
 Shapes: N images, C channels, H × W map, g channels a group, T channels a tile.
 """
