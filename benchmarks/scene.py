@@ -20,10 +20,10 @@ from benchmarks.torchvision_peer import build_peer, copy_heads, torchvision_body
 from detection import config as settings
 from detection.data.batches import Batch, Sample, collate
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import for_inference, placed
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
+from detection.training.placement import for_inference, placed
 
 CLASSES = 80
 _OBJECTS = 8

@@ -115,6 +115,18 @@ class FastRCNN(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.crowd_overlap = crowd_overlap
 
+    def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
+        """What sums in another order from run to run in a training on this device, and says nothing of it."""
+        if device.type != "cuda" or not any(parameter.requires_grad for parameter in self.trunk.parameters()):
+            return []  # without a gradient through the pooling
+        if self.pooler.method == "max":
+            return [
+                "the gradient of RoI max-pooling (torchvision.ops.roi_pool); that of fast_rcnn.pooling=align has one"
+            ]
+        from torch.utils._triton import has_triton  # what torchvision asks, too
+
+        return [] if has_triton() else ["the gradient of RoIAlign (torchvision.ops.roi_align) where Triton is missing"]
+
     def predict(self, images: Tensor, sizes: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (N·R, K + 1) and box targets (N·R, K, 4) of regions (N, R, 4) of uint8 images (N, 3, H, W)."""
         maps = list(self.trunk(prepare(images, sizes, self.trunk.input_format)).values())

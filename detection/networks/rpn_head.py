@@ -21,6 +21,9 @@ class RPNHead(nn.Module):
     """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position; the same weights
     at each level."""
 
+    # On a CPU the wide, dense 3×3 convolution takes 0.85 of the time in this memory order (`training/placement.py`).
+    cpu_memory_format = torch.contiguous_format
+
     def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)

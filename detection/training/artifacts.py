@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import platform
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -110,6 +112,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its inputs, for its provenance."""
+    try:
+        torchvision = metadata.version("torchvision")  # without importing it, which not every stage needs
+    except metadata.PackageNotFoundError:
+        torchvision = "absent"
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision}
 
 
 class _Sink:

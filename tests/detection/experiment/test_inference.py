@@ -13,12 +13,16 @@ from backbones.common.errors import UserError
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import detect, propose
+from detection.experiment.inference import Inference, detect, propose
 from tests.detection.pipeline import MINIATURE
 
 
 class Greedy(nn.Module):
     """Asks for more memory than there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(()))
 
     def forward(self, *_: Any) -> Any:
         return torch.empty(1 << 58)
@@ -32,12 +36,13 @@ def test_out_of_memory_names_sizes_and_what_to_lower(look: str, tmp_path: Path) 
     make_demo_dataset(tmp_path / "data", train=2, test=2)
     (tmp_path / "miniature.yaml").write_text(MINIATURE)
     config = load_config(tmp_path / "miniature.yaml", [f"data.root={tmp_path / 'data'}"])
-    index, device, network = open_split(config.data, "test"), torch.device("cpu"), Greedy()
+    index = open_split(config.data, "test")
+    inference: Any = Inference.configured(Greedy(), config)
 
     def run() -> object:
         if look == "detect":
-            return detect(config, network, index, device)  # type: ignore[arg-type]
-        return list(propose(config, network, index, device, config.rpn.test_proposals))  # type: ignore[arg-type]
+            return detect(inference, index)
+        return list(propose(inference, index, config.rpn.test_proposals))
 
     with pytest.raises(
         UserError, match=r"out of memory on .* 1 image\(s\) of 160 × 160 pixels .*Lower runtime\.test_batch"

@@ -12,7 +12,7 @@ import torch
 from backbones.common.errors import UserError
 from detection.config_file import load_config
 from detection.experiment.builders import build_rpn
-from detection.experiment.model_files import Categories, Trained, load_trained, save_trained
+from detection.experiment.model_files import Categories, Trained, load_rpn, save_rpn
 from detection.training.artifacts import load_artifact, save_artifact
 from tests.detection.pipeline import MINIATURE
 
@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "miniature.yaml").write_text(MINIATURE)
     config = load_config(folder / "miniature.yaml")
     torch.manual_seed(0)
-    save_trained(folder / "rpn.pt", Trained(config, Categories((3, 7), ("cat", "dog")), rpn=build_rpn(config)))
+    save_rpn(folder / "rpn.pt", Trained(build_rpn(config), config, Categories((3, 7), ("cat", "dog"))))
     return folder / "rpn.pt"
 
 
@@ -38,10 +38,9 @@ def changed(trained: Path, path: Path, change: Change) -> Path:
 
 
 def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
-    loaded = load_trained(changed(trained, tmp_path / "x.pt", lambda content: None), "rpn")
+    loaded = load_rpn(changed(trained, tmp_path / "x.pt", lambda content: None))
     assert loaded.categories == Categories((3, 7), ("cat", "dog"))
-    assert loaded.rpn is not None
-    assert not loaded.rpn.training
+    assert not loaded.network.training
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
 def test_strange_contents_are_refused_in_words(trained: Path, tmp_path: Path, change: Change, part: str) -> None:
     path = changed(trained, tmp_path / "x.pt", change)
     with pytest.raises(UserError, match=part) as caught:
-        load_trained(path, "rpn")
+        load_rpn(path)
     assert "x.pt" in str(caught.value) or "vgg" in str(caught.value) or "exactly the keys" in str(caught.value)
 
 
@@ -79,10 +78,10 @@ def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path:
     """200,000 planes are terabytes of weights."""
     path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["backbone"].update({key: number}))
     with pytest.raises(UserError, match=r"cannot be built|do not fit"):
-        load_trained(path, "rpn")
+        load_rpn(path)
 
 
 def test_a_configuration_cannot_make_it_build_for_ever(trained: Path, tmp_path: Path) -> None:
     path = changed(trained, tmp_path / "x.pt", lambda c: c["config"]["backbone"].update(depths=[1, 1, 10**9, 1]))
     with pytest.raises(UserError, match=r"depths: 1000000000 is out of range"):
-        load_trained(path, "rpn")
+        load_rpn(path)
