@@ -134,6 +134,9 @@ def train_fast_rcnn(
             metadata = store_metadata(config, opened.sha256, splits.train, limits)
         if resume:
             known = fast_rcnn_identity(config, splits.train, opened, metadata)
+            if config.fast_rcnn.box_statistics == "empirical":  # they come from the proposals
+                for key in ("box_means", "box_stds", "box_statistics"):
+                    known["config"]["fast_rcnn"].pop(key)
             on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
         if proposals_file is None:
             own = folder.proposals(splits.train.name)

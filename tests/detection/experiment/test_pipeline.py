@@ -316,6 +316,9 @@ def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path
     measured = load_detector(output / "detector.pt").config.fast_rcnn
     assert measured.box_stds != (0.1, 0.1, 0.2, 0.2)
     assert all(0.01 < std < 0.5 for std in measured.box_stds)
+    said = tool("train_fastrcnn", *arguments_for(config, data, output, changes), "--resume").stderr
+    assert "all 6 steps were done before" in said
+    assert load_detector(output / "detector.pt").config.fast_rcnn == measured
 
 
 def test_augmentation_and_empty_images_by_the_configuration(config: Path, data: Path, tmp_path: Path) -> None:
