@@ -91,6 +91,37 @@ def what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) 
     return {key: values[key] for key in ("seed", "data", "backbone", network)}
 
 
+def fast_rcnn_identity(
+    config: settings.Config,
+    index: DatasetIndex,
+    rpn: Trained[RPN],
+    rpn_sha256: str,
+    store_metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a training of the Fast R-CNN is made of, but for the backbone's weights; and, where the box statistics are
+    still to be measured, but for these.
+
+    rpn_sha256: that of the RPN's file. store_metadata: that of the proposals.
+    """
+    own = what_matters(config, "fast_rcnn")
+    if config.fast_rcnn.box_statistics == "empirical":
+        for key in ("box_means", "box_stds", "box_statistics"):
+            own["fast_rcnn"].pop(key)
+    return {
+        "stage": "fastrcnn",
+        "train": index.fingerprint,
+        "rpn_sha256": rpn_sha256,
+        "rpn": {
+            **{key: rpn.provenance[key] for key in ("train", "steps") if key in rpn.provenance},
+            "config": what_matters(rpn.config, "rpn"),
+        },
+        "proposals": {key: store_metadata[key] for key in ("limits", "sides") if key in store_metadata},
+        "images": image_set(index),
+        "proposal_limit": config.rpn.training_proposals.after_nms,
+        "config": own,
+    }
+
+
 def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
     """Compares the newest checkpoint in `folder` with what is known of our run's identity before its long work begins.
 

@@ -8,12 +8,10 @@ were made of.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,13 +24,14 @@ from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
 from detection.data.proposal_store import ProposalStore
 from detection.experiment.agreement import (
+    fast_rcnn_identity,
     image_set,
     is_this_runs_rpn,
     refuse_other_run,
     require_fitting_rpn,
     what_matters,
 )
-from detection.experiment.box_statistics import measure
+from detection.experiment.box_statistics import with_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
 from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
 from detection.experiment.earlier_versions import checkpoint_upgrade
@@ -133,10 +132,7 @@ def train_fast_rcnn(
         else:
             metadata = store_metadata(config, opened.sha256, splits.train, limits)
         if resume:
-            known = fast_rcnn_identity(config, splits.train, opened, metadata)
-            if config.fast_rcnn.box_statistics == "empirical":  # they come from the proposals
-                for key in ("box_means", "box_stds", "box_statistics"):
-                    known["config"]["fast_rcnn"].pop(key)
+            known = fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, metadata)
             on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
         if proposals_file is None:
             own = folder.proposals(splits.train.name)
@@ -225,7 +221,7 @@ def fast_rcnn_stage(
         unreadable=on_unreadable(config.data),
     )
     identity = {
-        **fast_rcnn_identity(config, splits.train, opened, store.metadata),
+        **fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, store.metadata),
         "backbone": network.trunk.provenance,
     }
     provenance = {key: identity[key] for key in ("stage", "train", "rpn_sha256", "proposals", "backbone")}
@@ -261,26 +257,6 @@ def fast_rcnn_stage(
     )
 
 
-def fast_rcnn_identity(
-    config: settings.Config, index: DatasetIndex, opened: RPNFile, store_metadata: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a training of the Fast R-CNN is made of, but for the backbone's weights."""
-    rpn = opened.rpn
-    return {
-        "stage": "fastrcnn",
-        "train": index.fingerprint,
-        "rpn_sha256": opened.sha256,
-        "rpn": {
-            **{key: rpn.provenance[key] for key in ("train", "steps") if key in rpn.provenance},
-            "config": what_matters(rpn.config, "rpn"),
-        },
-        "proposals": {key: store_metadata[key] for key in ("limits", "sides") if key in store_metadata},
-        "images": image_set(index),
-        "proposal_limit": config.rpn.training_proposals.after_nms,
-        "config": what_matters(config, "fast_rcnn"),
-    }
-
-
 def batches_of(
     config: settings.Config, dataset: DetectionDataset, device: torch.device
 ) -> Callable[[settings.Training], Batches]:
@@ -302,16 +278,6 @@ def batches_of(
         )
 
     return batches
-
-
-def with_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
-    """The configuration with the box targets' means and stds measured, if it says `box_statistics: empirical`."""
-    if config.fast_rcnn.box_statistics == "fixed":
-        return config
-    means, stds = measure(index, store, config.fast_rcnn.positive_iou, config.rpn.training_proposals.after_nms)
-    on_main(lambda: logger.info("box targets: means %s, stds %s", means, stds))
-    fast_rcnn = dataclasses.replace(config.fast_rcnn, box_means=means, box_stds=stds, box_statistics="fixed")
-    return dataclasses.replace(config, fast_rcnn=fast_rcnn)
 
 
 def categories_of(index: DatasetIndex) -> Categories:
