@@ -129,7 +129,7 @@ def run_peer(config: settings.Config, budget: float, device: torch.device) -> di
     steps = train_peer(config, peer, index, begin + budget, budget, device)
     trained = time.perf_counter() - begin
     return {
-        **_evaluated(config, PeerDetector(peer), device),
+        **_evaluated(config, PeerDetector(peer)),
         "seconds": trained,
         "budget": budget,
         "images": steps * config.fast_rcnn.training.global_batch,

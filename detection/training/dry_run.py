@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import logging
 import re
@@ -18,16 +17,9 @@ from detection import config as settings
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
-from detection.training.loop import train
 from detection.training.memory import memory_in_use
-from detection.training.recipe import (
-    accumulation_steps,
-    autocast_dtype,
-    batch_in_words,
-    effective_learning_rate,
-    optimizer_for,
-    schedule_for,
-)
+from detection.training.recipe import batch_in_words, effective_learning_rate, schedule_for
+from detection.training.run import train_stage
 from detection.training.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -83,21 +75,8 @@ def _pace(stage: Stage) -> Pace:
     on_main(lambda: logger.info("measuring a few steps of %d images …", training.global_batch))
 
     def run(steps: int) -> float:
-        short = dataclasses.replace(training, steps=steps)
         began = time.monotonic()
-        train(
-            stage.network,
-            stage.batches(short),
-            optimizer_for(stage.network, training),
-            steps=steps,
-            schedule=_warm(schedule_for(training)),
-            global_batch=training.global_batch,
-            accumulation=accumulation_steps(training, world_size()),
-            device=stage.device,
-            autocast=autocast_dtype(stage.runtime, stage.device),
-            clip_norm=training.clip_norm,
-            log=TrainingLog(stream=io.StringIO()),
-        )
+        train_stage(stage, steps=steps, schedule=_warm(schedule_for(training)), log=TrainingLog(stream=io.StringIO()))
         return time.monotonic() - began
 
     with determinism(stage.runtime):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from detection import config as settings
 from detection.training.checkpoints import Checkpointer
@@ -37,27 +39,20 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
     Raises:
         UserError: the folder cannot be used; a loss that is not finite; and what else `train` raises.
     """
-    training, runtime, device, network = stage.training, stage.runtime, stage.device, stage.network
+    training, runtime = stage.training, stage.runtime
     log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard)
 
     def on_start(step: int) -> None:
         on_main(stage.save_config)
         for line in announcement(training, stage.images):
             log.remark(step, line)
-        for name in without_deterministic_form(network, device) if runtime.deterministic else []:
+        for name in without_deterministic_form(stage.network, stage.device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
-    outcome = train(
-        network,
-        stage.batches(training),
-        optimizer_for(network, training),
+    outcome = train_stage(
+        stage,
         steps=training.steps,
         schedule=schedule_for(training),
-        global_batch=training.global_batch,
-        accumulation=accumulation_steps(training, world_size()),
-        device=device,
-        autocast=autocast_dtype(runtime, device),
-        clip_norm=training.clip_norm,
         checkpointer=Checkpointer(
             stage.folder,
             stage.identity,
@@ -85,6 +80,24 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         on_main(lambda: logger.info("all %d steps were done before", training.steps))
     on_main(lambda: stage.save(outcome))
     return outcome
+
+
+def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], **options: Any) -> Outcome:
+    """`train` by the stage's recipe for so many steps, at these learning rates. options: those of `train`."""
+    training = stage.training
+    return train(
+        stage.network,
+        stage.batches(dataclasses.replace(training, steps=steps)),
+        optimizer_for(stage.network, training),
+        steps=steps,
+        schedule=schedule,
+        global_batch=training.global_batch,
+        accumulation=accumulation_steps(training, world_size()),
+        device=stage.device,
+        autocast=autocast_dtype(stage.runtime, stage.device),
+        clip_norm=training.clip_norm,
+        **options,
+    )
 
 
 def announcement(training: settings.Training, images: int) -> Sequence[str]:
