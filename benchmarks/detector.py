@@ -60,12 +60,12 @@ from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
-from detection.experiment.placement import optimizer_for
 from detection.geometry.roi_pooling import RoIPooling
 from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.network_input import prepare
 from detection.training.distributed import process_group
+from detection.training.recipe import optimizer_for
 
 Functions = Mapping[str, Callable[[], object]]
 

@@ -28,10 +28,10 @@ from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import for_inference, placed
 from detection.kernels.choice import CPU
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
+from detection.training.placement import for_inference, placed
 
 Work = Callable[[], object]
 

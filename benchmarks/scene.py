@@ -21,11 +21,11 @@ from benchmarks.torchvision_peer import C4, PYRAMID, build_peer, copy_heads, tor
 from detection import config as settings
 from detection.data.batches import Batch, Sample, collate
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import for_inference, placed
 from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
+from detection.training.placement import for_inference, placed
 
 CLASSES = 80
 _OBJECTS = 8

@@ -9,6 +9,7 @@ Networks never see these objects: `detection/experiment/builders.py` hands them 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -271,8 +272,12 @@ class Config:
                 "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
                 "or set backbone.norm=batch or group"
             )
-        if self.data.layout == "files":
-            for split in (self.data.train, self.data.test):
-                if split.annotations is None or split.images is None:
-                    found.append(f"the split {split.name!r} needs `annotations` and `images` (data.layout is files)")
+        splits = {"train": self.data.train, "test": self.data.test}
+        if self.data.layout == "files" and not any(split.annotations or split.images for split in splits.values()):
+            found.append(
+                "data.layout: files needs `annotations` and `images` of data.train and data.test, where they are used"
+            )
+        for which, split in splits.items():
+            if split.name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", split.name):
+                found.append(f"data.{which}.name: {split.name!r} is to be part of files' names: leave out slashes")
         return found

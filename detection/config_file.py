@@ -5,11 +5,14 @@ The configuration is a frozen dataclass of dataclasses: the detectors' (`detecti
 YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say
 otherwise. Repeated keys, aliases and tags are refused.
 A file may name another in `base:`, relative to itself, whose values it changes.
+A key that was renamed (`RENAMED`) is still taken under its earlier name; a notice names today's.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import logging
 import math
 import re
 import types
@@ -21,10 +24,16 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import yaml
 
 from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
 from backbones.common.names import did_you_mean
 from detection.config import Config
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+# Keys in full ("rpn.training.steps") by which earlier versions knew a value → today's.
+RENAMED: dict[str, str] = {}
 
 
 class Configuration(Protocol):
@@ -155,12 +164,56 @@ def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], wh
             hint = ", or --config before the name of a configuration file" if text.endswith((".yaml", ".yml")) else ""
             mistakes.append(f"{text!r}: write key.sub=value{hint}")
             continue
-        _set(values, key.strip().split("."), parse_yaml(value, f"{key.strip()}={value}"))
+        parsed = parse_yaml(value, f"{key.strip()}={value}")
+        _set(values, _todays_key(key.strip(), "command line").split("."), parsed)
     return _checked(kind, values, where, mistakes)
 
 
+def with_todays_keys(values: Any, where: str | None = None) -> Any:
+    """A configuration's plain values with each key that was renamed under today's name; anything else as it is.
+
+    where: what a notice calls the source; None: no notice.
+
+    Raises:
+        UserError: a value is given by both names.
+    """
+    for earlier, today in RENAMED.items():
+        if not _has(values, earlier.split(".")):
+            continue
+        values = copy.deepcopy(values)
+        value = _taken(values, earlier.split("."))
+        if _has(values, today.split(".")):
+            raise UserError(f"{where or 'configuration'}: {earlier} is called {today} now, and both are given")
+        if where is not None:
+            _todays_key(earlier, where)
+        _set(values, today.split("."), value)
+    return values
+
+
+def _todays_key(key: str, where: str) -> str:
+    """Today's name of a key; a notice is logged where it is another."""
+    today = RENAMED.get(key, key)
+    if today != key:
+        logger.warning("%s: %s is called %s now; the earlier name is still taken", where, key, today)
+    return today
+
+
+def _taken(values: dict[str, Any], keys: Sequence[str]) -> Any:
+    for key in keys[:-1]:
+        values = values[key]
+    return values.pop(keys[-1])
+
+
+def _has(values: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
 def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
-    config = _build(kind, values, "", mistakes)
+    config = _build(kind, with_todays_keys(values), "", mistakes)
     # A default stands in for a wrong value: what it seems to contradict, in its section, says nothing.
     doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes}
     mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
@@ -195,6 +248,12 @@ def config_to_yaml(config: Configuration) -> str:
     )
 
 
+def write_config(config: Configuration, path: Path) -> None:
+    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")
+
+
 def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"{path}: `base:` leads back to itself")
@@ -207,6 +266,7 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values, this is a {type(values).__name__}")
+    values = with_todays_keys(values, str(path))
     base = values.pop("base", None)
     if base is None:
         return values

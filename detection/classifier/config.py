@@ -46,7 +46,7 @@ class Network:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     norm: Literal["batch", "group"] = "batch"
     # Any network by its numbers: these take the place of the named variant's own.
-    depths: tuple[int, ...] | None = within(None, 1)
+    depths: tuple[int, ...] | None = within(None, 1, 1000)
     cardinality: int | None = within(None, 1)
     base_width: int | None = within(None, 1)
     planes: int | None = within(None, 1)

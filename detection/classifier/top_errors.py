@@ -23,8 +23,9 @@ from detection.classifier.classifier_file import TrainedClassifier
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.image_input import open_split
 from detection.classifier.labelled_batches import evaluation_batches_for
-from detection.experiment.placement import autocast_dtype, for_inference
 from detection.training.distributed import gather_objects, on_main, world_size
+from detection.training.placement import for_inference
+from detection.training.recipe import autocast_dtype
 
 TOP = (1, 5)
 

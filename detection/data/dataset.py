@@ -85,20 +85,47 @@ class DetectionDataset(Dataset[Sample]):
         return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
 
     def _sample(self, i: int, image: np.ndarray, seed: int, problem: str | None = None) -> Sample:
-        boxes, labels, crowds = self.index.objects(i)
-        proposals = None
-        if self.proposals is not None:
-            proposals = self.proposals.boxes(int(self.index.image_ids[i]), self.proposal_limit)
-        augmented = self.augmentation(image, boxes, proposals, seed)
-        return Sample(
-            image=torch.from_numpy(augmented.image).permute(2, 0, 1),
-            image_id=int(self.index.image_ids[i]),
+        image_id = int(self.index.image_ids[i])
+        proposals = None if self.proposals is None else self.proposals.boxes(image_id, self.proposal_limit)
+        return augmented_sample(
+            image,
+            self.augmentation,
+            image_id=image_id,
             index=i,
-            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
-            boxes=torch.from_numpy(augmented.boxes),
-            labels=torch.from_numpy(labels[augmented.kept]),
-            crowds=torch.from_numpy(crowds[augmented.kept]),
-            proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
+            objects=self.index.objects(i),
+            proposals=proposals,
             seed=seed,
             problem=problem,
         )
+
+
+_NO_OBJECTS = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+
+
+def augmented_sample(
+    image: np.ndarray,
+    augmentation: Augmentation,
+    *,
+    image_id: int,
+    index: int,
+    objects: tuple[np.ndarray, np.ndarray, np.ndarray] = _NO_OBJECTS,
+    proposals: np.ndarray | None = None,
+    seed: int = 0,
+    problem: str | None = None,
+) -> Sample:
+    """An image uint8 (H, W, 3) with its boxes (G, 4), labels (G,) and crowds (G,), by default none → the sample that
+    the augmentation makes of them."""
+    boxes, labels, crowds = objects
+    augmented = augmentation(image, boxes, proposals, seed)
+    return Sample(
+        image=torch.from_numpy(augmented.image).permute(2, 0, 1),
+        image_id=image_id,
+        index=index,
+        original_size=(image.shape[0], image.shape[1]),
+        boxes=torch.from_numpy(augmented.boxes),
+        labels=torch.from_numpy(labels[augmented.kept]),
+        crowds=torch.from_numpy(crowds[augmented.kept]),
+        proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
+        seed=seed,
+        problem=problem,
+    )

@@ -80,13 +80,6 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
     return network
 
 
-def build_faster_rcnn(config: settings.Config, classes: int, *, pretrained: bool = False) -> FasterRCNN:
-    """The pair, with the limits that the configuration sets for proposals and detections at test."""
-    return pair(
-        config, build_rpn(config, pretrained=pretrained), build_fast_rcnn(config, classes, pretrained=pretrained)
-    )
-
-
 def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
     """Two networks that were trained apart as one detector."""
     limits, fast = config.rpn.test_proposals, config.fast_rcnn

@@ -100,6 +100,11 @@ def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path,
             f"data.{which}.{given} without data.{which}.{missing}: give both, or neither for the files of "
             f"data.layout={data.layout}"
         )
+    if data.layout == "files":
+        raise UserError(
+            f"data.{which}: no files are named; give data.{which}.annotations and data.{which}.images "
+            "(data.layout is files)"
+        )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
         return root / "annotations" / f"instances_{split.name}.json", root / split.name

@@ -6,7 +6,8 @@ The last stages of an experiment; each writes into one folder:
     figures.json    the figures by name
     report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
     report.txt      the same as text
-    images/       the images that the report shows, evaluated_<image id>.jpg
+    images/         the images that the report shows, evaluated_<image id>.jpg
+    dataset.json    which data set all of it is of
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded, write_results
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import detect, proposal_recall_of, recall_of
-from detection.experiment.model_files import Trained
-from detection.experiment.placement import for_inference
+from detection.experiment.evaluation_folder import claim
+from detection.experiment.inference import detect, prepared, proposal_recall_of, recall_of
+from detection.experiment.model_files import Trained, TrainedDetector
+from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
 from detection.report.page import Curve, read_curves, write_report
 from detection.training.distributed import is_main, on_main, rank, world_size
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate_detector(
     config: settings.Config,
-    trained: Trained,
+    trained: TrainedDetector,
     device: torch.device,
     folder: Path,
     *,
@@ -65,10 +67,9 @@ def evaluate_detector(
     """
     index = open_split(config.data, "test")
     _check_categories(trained, index)
-    assert trained.rpn is not None
-    assert trained.fast_rcnn is not None
-    network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
-    detections = rounded(detect(config, network, index, device))
+    claim(folder, index)
+    inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    detections = rounded(detect(inference, index))
 
     def finish() -> AveragePrecision:
         truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
@@ -84,7 +85,7 @@ def evaluate_detector(
         shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
         write_report(
             folder,
-            title=f"{config.name}: {index.name}",
+            title=f"{config.name}: {index.annotation_file.stem}",
             average_precision=figures,
             errors=errors,
             facts=_facts(config, index),
@@ -96,11 +97,11 @@ def evaluate_detector(
     return on_main(finish)
 
 
-def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:
+def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     index = open_split(config.data, "test")
-    assert trained.rpn is not None
-    recall = proposal_recall_of(config, for_inference(trained.rpn, config.runtime, device), index, device)
+    claim(folder, index)
+    recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
 
@@ -109,6 +110,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
     when they were made."""
     store.check_against(index)
+    claim(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
@@ -123,12 +125,12 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
     if is_main():
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
-            folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
+            folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}", recall=recall,
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
 
 
-def _check_categories(trained: Trained, index: DatasetIndex) -> None:
+def _check_categories(trained: TrainedDetector, index: DatasetIndex) -> None:
     own, other = trained.categories, index
     if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
         raise UserError(

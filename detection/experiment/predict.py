@@ -39,9 +39,11 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     looked at.
 
     Raises:
-        UserError: a path does not exist, or there is no image; the output cannot be written, or an image that is not
-            this function's would be overwritten there.
+        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written,
+            or an image that is not this function's would be overwritten there.
     """
+    if not 0 <= min_score <= 1:
+        raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
     _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)

@@ -23,8 +23,8 @@ class RPNHead(nn.Module):
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
 
-    # The one wide, dense 3×3 convolution takes 0.85 of the time in this memory order on a CPU; placement follows it.
-    memory_format_on_cpu = torch.contiguous_format
+    # On a CPU the wide, dense 3×3 convolution takes 0.85 of the time in this memory order (`training/placement.py`).
+    cpu_memory_format = torch.contiguous_format
 
     def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
         super().__init__()

@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import platform
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -101,6 +103,15 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
                 f"{path} is refused: {key} holds NaN or infinite numbers. Take an earlier checkpoint or train again."
             )
     return content
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its inputs, for its provenance."""
+    try:
+        torchvision = metadata.version("torchvision")  # without importing it, which not every stage needs
+    except metadata.PackageNotFoundError:
+        torchvision = "absent"
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision}
 
 
 class _Sink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbones.common.errors import UserError
+from detection import config_file
 from detection.config import Config
 from detection.config_file import (
     change_config,
@@ -257,6 +259,65 @@ def test_dangerous_and_broken_yaml_is_refused(text: str, part: str | None) -> No
         return
     with pytest.raises(UserError, match=part):
         parse_yaml(text, "text")
+
+
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if two keys had other names once, one of them in another section."""
+    names = {"rpn.training.batch": "rpn.training.global_batch", "test_batch": "runtime.test_batch"}
+    monkeypatch.setattr(config_file, "RENAMED", names)
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_renamed_key_is_taken_by_its_earlier_name_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "base.yaml").write_text("data: {layout: coco}\nbackbone: {weights: x}\nrpn: {training: {batch: 4}}\n")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\ntest_batch: 3\n")
+    with caplog.at_level(logging.WARNING):
+        config = load_config(tmp_path / "own.yaml")
+    assert (config.rpn.training.global_batch, config.runtime.test_batch) == (4, 3)
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'own.yaml'}: test_batch is called runtime.test_batch now; the earlier name is still taken",
+        f"{tmp_path / 'base.yaml'}: rpn.training.batch is called rpn.training.global_batch now; the earlier name is "
+        "still taken",
+    ]
+    caplog.clear()
+    changed = load_config(tmp_path / "own.yaml", ["rpn.training.batch=8", "test_batch=7"])
+    assert (changed.rpn.training.global_batch, changed.runtime.test_batch) == (8, 7)
+    assert "command line: rpn.training.batch is called rpn.training.global_batch now" in caplog.text
+    (tmp_path / "new.yaml").write_text("base: base.yaml\nrpn: {training: {global_batch: 2}}\n")
+    assert load_config(tmp_path / "new.yaml").rpn.training.global_batch == 2  # whichever name the base has
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_stored_configuration_of_an_earlier_version_is_read_silently(caplog: pytest.LogCaptureFixture) -> None:
+    values = config_to_dict(load_config(None, VALID))
+    values["rpn"]["training"]["batch"] = values["rpn"]["training"].pop("global_batch") + 5
+    assert config_from_dict(values, "file").rpn.training.global_batch == Config().rpn.training.global_batch + 5
+    assert "global_batch" not in values["rpn"]["training"]
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_value_by_both_its_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("rpn: {training: {batch: 4, global_batch: 4}}\n")
+    with pytest.raises(UserError, match=r"rpn.training.batch is called rpn.training.global_batch now, and both"):
+        load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\\b", "a\nb"])
+def test_a_split_is_not_named_like_a_path(name: str) -> None:
+    """It is part of files' names, also where the configuration is a stranger's."""
+    values = config_to_dict(load_config(None, VALID))
+    values["data"]["train"]["name"] = name
+    with pytest.raises(UserError, match=r"data.train.name: .* is to be part of files' names"):
+        config_from_dict(values, "file")
+
+
+def test_of_two_splits_the_one_that_is_not_used_may_lack_its_files() -> None:
+    files = ["data.layout=files", "data.test.annotations=a.json", "data.test.images=images"]
+    assert load_config(None, [*VALID[1:], *files]).data.train.annotations is None
 
 
 def test_a_base_file_is_changed_not_replaced(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+import detection
 from backbones.common.errors import UserError
 from detection.data.augmentation import Augmentation
 from detection.detector import Detector, ImageDetections
@@ -228,6 +229,27 @@ def test_tensors_in_a_list_are_images(detector: Detector, images: list[np.ndarra
 def test_what_is_no_image_is_refused_in_words(detector: Detector, given: object, named: str) -> None:
     with pytest.raises(UserError, match=rf"^an image is a path, an array uint8 \(H, W, 3\).*; not {named}"):
         detector(given)
+
+
+def test_its_detections_are_shown_in_a_line(detector: Detector, images: list[np.ndarray]) -> None:
+    found = detector(images[0])
+    shown = repr(found)
+    assert len(found) > 3
+    assert shown.startswith(f"<ImageDetections: {len(found)}: {found.names[0]} {found.scores[0]:.2f}, ")
+    assert shown.endswith(", …>")
+    assert len(shown) < 80
+    assert repr(found.above(1.0)) == "<ImageDetections: 0>"
+    assert repr(found.above(found.scores[0])) == f"<ImageDetections: 1: {found.names[0]} {found.scores[0]:.2f}>"
+
+
+def test_the_package_lists_what_it_offers_and_knows_an_earlier_name() -> None:
+    assert {"Detector", "ImageDetections"} <= set(dir(detection))
+    assert "PictureDetections" not in dir(detection)
+    with pytest.warns(DeprecationWarning, match="PictureDetections is called ImageDetections now"):
+        earlier = detection.PictureDetections
+    assert earlier is ImageDetections
+    with pytest.raises(AttributeError, match="no attribute 'Detectr'"):
+        detection.Detectr  # noqa: B018
 
 
 def test_a_device_that_is_not_there_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,3 +35,12 @@ def test_files_that_are_named_count_in_every_layout(tmp_path: Path, layout: str)
     split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
     index = open_split(settings.Data(root=str(tmp_path), layout=layout, test=split), "test")
     assert (index.name, len(index)) == ("mine", 2)
+
+
+def test_files_that_are_not_named_are_asked_for_where_they_are_used(tmp_path: Path) -> None:
+    make_demo_dataset(tmp_path, train=1, test=2)
+    test = settings.Split("test", annotations=ANNOTATIONS, images="test")
+    data = settings.Data(root=str(tmp_path), layout="files", test=test)
+    assert len(open_split(data, "test")) == 2
+    with pytest.raises(UserError, match=r"data\.train: no files are named; give data\.train\.annotations and"):
+        open_split(data, "train")

@@ -131,3 +131,12 @@ def test_stopped_before_the_first_image_an_earlier_listing_stays(
     with pytest.raises(KeyboardInterrupt):
         predict(detector, [images], tmp_path / "out")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("score", [5, -0.1, float("nan")])
+def test_a_least_score_that_none_can_have_is_refused(
+    score: float, detector: Detector, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"the least score to be drawn is .*; scores lie in 0–1"):
+        predict(detector, [images], tmp_path / "out", min_score=score)
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from backbones.common.errors import UserError
 from detection.config import Config
 from detection.config_file import load_config
 from detection.data.index import DatasetIndex, load_index
-from detection.experiment.inference import average_precision_of
+from detection.experiment.inference import Inference, average_precision_of
 from detection.networks.fast_rcnn import Detections
 from detection.training.distributed import process_group
 from tests.detection.pipeline import MINIATURE
@@ -40,6 +41,7 @@ class Scripted(nn.Module):
     def __init__(self, nan_in: int = -1) -> None:
         super().__init__()
         self.nan_in = nan_in
+        self.place = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
         return [self.found(int(level)) for level in images[:, 0, 0, 0]]
@@ -90,7 +92,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, DatasetInde
 
 def figures_of(config: Config, index: DatasetIndex, nan_in: int, device: torch.device) -> tuple[str, bytes]:
     try:
-        figures, detections = average_precision_of(config, Scripted(nan_in), index, device)  # type: ignore[arg-type]
+        inference: Any = Inference.configured(Scripted(nan_in).to(device), config)
+        figures, detections = average_precision_of(inference, index)
     except UserError as error:
         return f"error: {error}", b""
     return json.dumps(figures.to_dict()), detections.tobytes()

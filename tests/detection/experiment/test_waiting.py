@@ -21,10 +21,10 @@ from detection.config import Config
 from detection.config_file import load_config
 from detection.data.batches import Batch
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.placement import optimizer_for
 from detection.kernels.choice import CUDA, use_kernels
 from detection.training.loop import _clipped
 from detection.training.loss_watch import LossWatch
+from detection.training.recipe import optimizer_for
 from tests.detection.pipeline import REPOSITORY
 
 META = torch.device("meta")

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional
 
 from detection import config as settings
-from detection.experiment.placement import placed
 from detection.kernels import anchor_head
 from detection.kernels.choice import CPU
 from detection.networks.rpn_head import RPNHead
+from detection.training.placement import placed
 from tests.detection.tiny_networks import batch, tiny_rpn
 
 SHAPES = [(7, 5), (4, 3)]
