@@ -17,9 +17,9 @@ from detection.data.batches import Sample, collate
 from detection.data.demo_drawing import draw_image
 from detection.data.images import read_image
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import placed
 from detection.kernels.choice import CPU, CUDA, PLAIN, Kernels, kernels_for, use_kernels
 from detection.networks.faster_rcnn import FasterRCNN
+from detection.training.placement import placed
 from tests.detection.pipeline import REPOSITORY
 from tests.detection.tiny_networks import batch, spread, tiny_fast_rcnn, tiny_rpn
 
