@@ -12,7 +12,9 @@ from backbones.common import text as module
 from backbones.common.text import printable
 
 
-@pytest.mark.parametrize("text", ["cat", "größe 猫 кот قطة", "a b", "C:\\new\\table", "👩‍🚀", "می‌خواهم", "", "a\u00a0b"])
+@pytest.mark.parametrize(
+    "text", ["cat", "größe 猫 кот قطة", "a b", "C:\\new\\table", "👩‍🚀", "می‌خواهم", "", "a\u00a0b"]
+)
 def test_letters_of_all_scripts_stay(text: str) -> None:
     assert printable(text) == text
 
