@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import yaml
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
 from detection.config import Config
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[s
     Raises:
         UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
     """
-    values = _read_with_base(Path(path), ()) if path is not None else {}
+    values = _read_with_base(user_path(path), ()) if path is not None else {}
     return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ..common.errors import UserError
+from ..common.files import user_path
 from .cifar_archives import find_archives, read_archive
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".avif", ".jp2"})
@@ -61,7 +62,7 @@ def open_images(
     Raises:
         UserError: nothing there, no class folders, classes that do not match, or a damaged archive.
     """
-    root = Path(root)
+    root = user_path(root)
     if (root / split).is_dir():
         return FolderImages(root / split, read, classes)
     archives = find_archives(root)

@@ -20,6 +20,15 @@ class CannotWrite(UserError, OSError):
     """A file cannot be written: no space, no permission, a read-only disk. Whoever expects an OSError gets one."""
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a person named: `~` and `~name` at its beginning are home folders, as shells have it where they get
+    to see it (`--output=~/x` and a configuration's values they pass on as they are)."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such home folder
+        return Path(path)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there replaces `path` in one step when the block ends.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from typing import Any
 
 # Control characters, lone surrogates (bytes of a file's name that are no UTF-8), line and paragraph separators
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -34,3 +36,22 @@ def _is_escaped(letter: str, keep_lines: bool) -> bool:
 
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    r"""The value as JSON with letters of all scripts as they are and what `printable` escapes as JSON's own escapes:
+    whoever reads it gets the same text, and a terminal that it is printed on carries out nothing.
+
+    Its bytes are `json_text(…).encode("utf-8")`: it holds no lone surrogates.
+
+    >>> print(json_text({"größe": "a\x9bb\udcff"}))
+    {"größe": "a\u009bb\udcff"}
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    # New lines that are left stand between the values: within texts `json` has escaped them.
+    return "".join(
+        f"\\u{ord(letter):04x}" if letter != "\n" and _is_escaped(letter, keep_lines=False) else letter
+        for letter in text
+    )

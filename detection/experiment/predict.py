@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.text import json_text, printable
 from detection.common.progress import with_progress
+from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
 from detection.report.drawing import draw_detections, save_image
@@ -19,7 +24,7 @@ from detection.report.drawing import draw_detections, save_image
 logger = logging.getLogger(__name__)
 
 LISTING = "detections.json"
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
+_LOCK = ".predict.lock"
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,25 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     the work early (Ctrl-C, a full disk), the JSON tells what was found until then, and names the images that were not
     looked at.
 
+    Args:
+        min_score: detections of this score (0–1) and above are drawn.
+
     Raises:
         UserError: a path does not exist, or there is no image; the output cannot be written, or an image that is not
-            this function's would be overwritten there.
+            this function's would be overwritten there, or another process is writing there; a score out of range.
     """
+    if not 0 <= min_score <= 1:
+        raise UserError(f"a score lies in 0–1, so that {min_score:g} is no lowest score to draw")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
-    _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
+    with _held(output):
+        _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
+        return _predict(detector, files, names, output, min_score)
+
+
+def _predict(
+    detector: Detector, files: Sequence[Path], names: Sequence[str], output: Path, min_score: float
+) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
     try:
@@ -80,29 +97,27 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     return Summary(len(files), unreadable, drawn)
 
 
-def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
-    """The files named, and all images below the folders named, in order, each once.
-
-    leave_out: a folder whose images do not count, if it lies within a folder named.
-
-    Raises:
-        UserError: a path does not exist, or no image is found.
-    """
-    found: dict[Path, None] = {}
-    left_out = leave_out and leave_out.resolve()
-    for path in paths:
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            if left_out and path.resolve() in left_out.parents:
-                below = [p for p in below if left_out not in p.resolve().parents]
-            found |= dict.fromkeys(below)
-        elif path.exists():
-            found[path] = None
-        else:
-            raise UserError(f"{path}: no such file or folder")
-    if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: no images there (known endings: {' '.join(sorted(ENDINGS))})")
-    return list(found)
+@contextlib.contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """Holds the folder, which is made if missing, for one `predict` at a time; the lock's file goes with it."""
+    lock = FileLock(output / _LOCK, timeout=0)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{output}: another process is writing its detections there; wait for it, or name another output"
+        ) from None
+    except NotImplementedError:  # a file system without locks: better no protection than no detections
+        pass
+    except OSError as error:
+        raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            (output / _LOCK).unlink()
+        lock.release()
 
 
 def _distinct_names(files: Sequence[Path]) -> list[str]:
@@ -111,12 +126,17 @@ def _distinct_names(files: Sequence[Path]) -> list[str]:
     names = []
     for file in files:
         name, number = f"{file.stem}.jpg", 1
-        while name.lower() in taken:
+        while _as_on_disk(name) in taken:
             number += 1
             name = f"{file.stem}_{number}.jpg"
-        taken.add(name.lower())
+        taken.add(_as_on_disk(name))
         names.append(name)
     return names
+
+
+def _as_on_disk(name: str) -> str:
+    """The same for names that some disk takes for one: of Windows by capitals, of macOS by Unicode normal form too."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
@@ -126,10 +146,12 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
         if not target.exists():
             continue
         if _identity(target) in inputs:
-            raise UserError(f"{target}: is an image to look at, and would be overwritten; name another output")
+            raise UserError(
+                f"{printable(str(target))}: is an image to look at, and would be overwritten; name another output"
+            )
         if not listing.exists():
             raise UserError(
-                f"{target}: exists already, and no {listing.name} beside it says that it is a drawing; "
+                f"{printable(str(target))}: exists already, and no {listing.name} beside it says that it is a drawing; "
                 "name another output, or move it away"
             )
 
@@ -145,9 +167,7 @@ def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Pat
         logger.warning("stopped: %s tells of %d images; %d were not looked at", path, len(entries), len(rest))
     not_reached = [{"file": str(file), "error": "not looked at: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
-        text = json.dumps(entries + not_reached, indent=1, ensure_ascii=False) + "\n"
-        # A name's bytes that are no UTF-8 become JSON's own escapes (\udcff), which os.fsencode turns back.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 
 
 def _as_dicts(found: ImageDetections) -> list[dict[str, Any]]:

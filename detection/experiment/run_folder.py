@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.files import atomic_write
+from backbones.common.files import atomic_write, user_path
 from detection import config as settings
 from detection.config_file import Configuration, config_to_yaml
 
@@ -63,7 +63,7 @@ class RunFolder:
 
 def root_of(output: str | None, name: str) -> Path:
     """The folder that a configuration names as its `output`, or `runs/<name>`."""
-    return Path(output) if output is not None else Path("runs") / name
+    return user_path(output) if output is not None else Path("runs") / name
 
 
 def write_config(config: Configuration, path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import unicodedata
 
 import pytest
 
 from backbones.common import text as module
-from backbones.common.text import printable
+from backbones.common.text import json_text, printable
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,13 @@ def test_worked_example() -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_gives_every_text_back(indent: int | None) -> None:
+    letters = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xDCFF, 0xD800, 0x1F408]))
+    text = json_text({"é猫": [letters, 0.5, None]}, indent)
+    assert json.loads(text) == {"é猫": [letters, 0.5, None]}
+    text.encode("utf-8")
+    assert "é猫" in text
+    assert printable(text.replace("\n", "")) == text.replace("\n", "")

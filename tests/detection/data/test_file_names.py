@@ -103,7 +103,16 @@ def test_all_files_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_names_that_lead_out() -> None:
-    for name in ("/etc/passwd", "../a.jpg", "sub/../../a.jpg", "..\\a.jpg", "C:\\a.jpg", "C:a.jpg", "\\a.jpg", "\\\\s\\a"):
+    for name in (
+        "/etc/passwd",
+        "../a.jpg",
+        "sub/../../a.jpg",
+        "..\\a.jpg",
+        "C:\\a.jpg",
+        "C:a.jpg",
+        "\\a.jpg",
+        "\\\\s\\a",
+    ):
         assert leads_out(name), name
     for name in ("a.jpg", "sub/../a.jpg", "./a.jpg", "..a.jpg", "a..jpg", "sub\\a.jpg", ""):
         assert not leads_out(name), name
