@@ -88,7 +88,7 @@ def test_text_grows_with_the_image() -> None:
     def plate_height(scale: int) -> int:
         box = np.array([[100.0, 100, 300, 300]]) * scale
         drawn = draw_detections(grey(480 * scale, 640 * scale), box, [1], ["x" * 20])
-        column = (drawn[:, 110 * scale] == class_color(1)).all(axis=-1)
+        column = (drawn[:, 100 * scale + 1] == class_color(1)).all(axis=-1)  # the margin before the text
         return int(column[: 102 * scale].sum())
 
     assert 3.2 < plate_height(4) / plate_height(1) < 4.8
