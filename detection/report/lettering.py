@@ -22,7 +22,7 @@ def caption_of(name: str, label: int) -> str:
     """The name of class `label` as it can be written: whole, or with the class's number and without what cannot."""
     text = _normalised(name)
     written = "".join(_writable(letter) for letter in text)
-    if written != text or not text.strip():
+    if written != text or not any(map(_stands_alone, text)):
         text = f"#{label} {' '.join(written.split())}".strip()
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
@@ -39,6 +39,11 @@ def text_mask(text: str, size: int) -> np.ndarray:
         if font is not None:
             parts.append(font.mask("".join(letters), size))
     return np.concatenate(parts, axis=1) if parts else np.zeros((line_height(size), 1), dtype=np.uint8)
+
+
+def _stands_alone(letter: str) -> bool:
+    """Whether a letter leaves a mark by itself: spaces, joiners and accents do not."""
+    return not letter.isspace() and unicodedata.category(letter) not in ("Cf", "Mn", "Mc", "Me")
 
 
 def _normalised(text: str) -> str:
