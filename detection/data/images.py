@@ -17,6 +17,7 @@ Memory: with the result and without the file itself, decoding takes at most 1.5 
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 
@@ -32,6 +33,7 @@ from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, pn
 # Pillow's own bound for what is not yet suspected to be a decompression bomb: a quarter of a GiB as RGB.
 PIXEL_LIMIT = 89_478_485
 ORIENTATION_TAG = 0x0112
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 FILE_LIMIT = 1 << 30  # bytes; an image of PIXEL_LIMIT pixels as uncompressed 16-bit RGB with alpha has 0.7 GiB
 # A progressive JPEG has about ten scans; each goes over all pixels. libtiff has the same bound (tif_jpeg.c,
 # TIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
@@ -110,7 +112,7 @@ def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
     """The image's header, with the pixels still undecoded."""
     try:
         header = Image.open(io.BytesIO(data), formats=readable_formats())
-        width, height = header.size
+        width, height = max(header.size, _tile_size(header), key=math.prod)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{_name(path)}: {str(error).split(', could be')[0]}; scale it down") from error
     except Exception as error:  # a damaged header makes the readers raise almost anything
@@ -124,6 +126,12 @@ def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
             f"{_name(path)}: claims {width}×{height} pixels, more than the {limit} accepted{kind}; scale it down"
         )
     return header
+
+
+def _tile_size(header: Image.Image) -> tuple[int, int]:
+    """(width, height) of a TIFF's tiles, which may be larger than the image and are decoded whole; else (0, 0)."""
+    tags = getattr(header, "tag_v2", {})
+    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
 
 def _orientation(header: Image.Image, data: bytes) -> int:

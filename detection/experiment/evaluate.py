@@ -170,7 +170,10 @@ def _draw(
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, both)
-        caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"
+        caption = (
+            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; in full "
+            f"size: images/{path.name}"
+        )
         shown.append((embed_image(both), caption))
     return shown
 

@@ -323,6 +323,39 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path: Path) -> None:
     assert time.process_time() - start < 2  # decoding takes more than a minute
 
 
+def tiled_tiff(size: tuple[int, int], tile: tuple[int, int]) -> bytes:
+    """A TIFF of one black tile, 8-bit RGB, compressed."""
+    data = zlib.compress(bytes(3 * tile[0] * tile[1]), 1)
+    entries = [(256, 4, 1, size[0]), (257, 4, 1, size[1]), (258, 3, 3, 146), (259, 3, 1, 8), (262, 3, 1, 2)]
+    entries += [(277, 3, 1, 3), (284, 3, 1, 1), (322, 4, 1, tile[0]), (323, 4, 1, tile[1])]
+    entries += [(324, 4, 1, 152), (325, 4, 1, len(data))]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + struct.pack("<3H", 8, 8, 8) + data
+
+
+def test_tiles_that_are_larger_than_any_image_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").write_bytes(tiled_tiff((100, 90), (112, 96)))
+    assert np.array_equal(read_image(tmp_path / "a.tiff"), np.zeros((90, 100, 3)))
+    small = bytearray(tiled_tiff((100, 90), (16, 16)))
+    for value in (322, 323):
+        place = small.index(struct.pack("<HH", value, 4)) + 8
+        small[place : place + 4] = struct.pack("<I", 20_000)
+    (tmp_path / "b.tiff").write_bytes(small)
+    with pytest.raises(ImageError, match=r"b\.tiff: claims 20000×20000 pixels"):
+        read_image(tmp_path / "b.tiff")
+
+
+def test_a_kind_that_takes_more_memory_a_pixel_has_a_lower_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: np.ndarray
+) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.jp2")
+    monkeypatch.setitem(module._PIXEL_LIMITS, "JPEG2000", 24 * 40)
+    assert read_image(tmp_path / "a.jp2").shape == (24, 40, 3)
+    monkeypatch.setitem(module._PIXEL_LIMITS, "JPEG2000", 24 * 40 - 1)
+    with pytest.raises(ImageError, match=r"a\.jp2: claims 40×24 pixels, more than the 959 accepted of a JPEG2000"):
+        read_image(tmp_path / "a.jp2")
+
+
 PEAK = """
 import resource, sys
 from detection.data.images import read_image
