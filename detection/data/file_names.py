@@ -68,8 +68,8 @@ def leads_out(name: str) -> bool:
 def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNames:
     """Finds the file of each name.
 
-    A name that no file has exactly means the one file that differs from it by nothing but backslashes, percent-encoding,
-    Unicode normal form and capitals. Files that other names have exactly do not count, and nothing is taken where two
+    A name that no file has exactly means the one file that differs from it by backslashes, percent-encoding, Unicode
+    normal form and capitals alone. Files that other names have exactly do not count, and nothing is taken where two
     names could mean one file or one name two files.
 
     Args:

@@ -22,6 +22,7 @@ from detection.report.captions import PAPER, Color, draw_captions, titled
 from detection.report.lettering import caption_of
 
 SMALLEST_LONGER_SIDE = 480  # below it a class name and score would cover the objects they tell of
+_LONGEST_JPEG = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
     (255, 136, 0),  # orange
@@ -141,13 +142,18 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 2, width: int = 1
 def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -> None:
     """Writes a uint8 (H, W, 3) RGB image in the format of the name's ending; the file is whole or not there.
 
+    A JPEG has at most 65,500 pixels a side; a longer image is scaled down to that.
+
     Raises:
         UserError: OpenCV cannot write a format of that name.
         CannotWrite: the folder cannot be written.
     """
     path = Path(path)
     ending = path.suffix.lower()
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if ending in (".jpg", ".jpeg") else []
+    options = []
+    if ending in (".jpg", ".jpeg"):
+        options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        image = _at_most(image, _LONGEST_JPEG)
     try:
         done, encoded = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)
     except cv2.error as error:
@@ -156,6 +162,15 @@ def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -
         raise UserError(f"{path}: an image of {image.shape[1]} × {image.shape[0]} does not go into this format")
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
+
+
+def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if max(height, width) <= longest:
+        return image
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def enlargement(height: int, width: int) -> int:
@@ -168,18 +183,18 @@ def enlargement(height: int, width: int) -> int:
 
 
 def _canvas(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of the image to draw on, enlarged where it is too small, and int (B, 4) its boxes' outermost pixels, within
-    it: (x0, y0, x1, y1), both ends included."""
+    """A copy of the image to draw on, enlarged where it is too small, and its boxes' outermost pixels within it, int
+    (B, 4): (x0, y0, x1, y1), both ends included."""
     height, width = image.shape[:2]
     factor = enlargement(height, width)
     if factor == 1:
         canvas = np.array(image, dtype=np.uint8, order="C")
     else:
         size = (width * factor, height * factor)
-        canvas = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
-    boxes = np.nan_to_num(np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor)
+        canvas = np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC))
+    drawn = np.nan_to_num(np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor)
     limits = np.array([width, height, width, height]) * factor - 1
-    corners = np.clip(np.round(boxes - [0, 0, 1, 1]), 0, limits).astype(int)
+    corners = np.clip(np.round(drawn - [0, 0, 1, 1]), 0, limits).astype(int)
     corners[:, 2:] = np.maximum(corners[:, :2], corners[:, 2:])
     return canvas, corners
 

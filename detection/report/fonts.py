@@ -50,7 +50,7 @@ def fonts_for(text: str) -> Iterator[Font]:
     Letters that join or change places are left to the system's fonts, where there are any: OpenCV puts letter beside
     letter.
     """
-    built_in: list[Font] = [_OpenCVFont()] if hasattr(cv2, "FontFace") else []
+    built_in = [_opencvs_own()] if hasattr(cv2, "FontFace") else []
     if _needs_shaping(text):
         yield from system_fonts()
         yield from built_in
@@ -120,9 +120,7 @@ def _pillows_own() -> Font:
     return _PillowFont(None)
 
 
-def _open(
-    file: Path | None, size: int, layout: ImageFont.Layout | None = None
-) -> ImageFont.FreeTypeFont | None:
+def _open(file: Path | None, size: int, layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont | None:
     try:
         font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size, layout_engine=layout)
     except Exception:  # damaged, or of a kind that cannot be scaled
@@ -155,10 +153,15 @@ class _OpenCVFont:
         return mask
 
 
+@functools.cache
+def _opencvs_own() -> Font:
+    return _OpenCVFont()
+
+
 @functools.lru_cache(10_000)
 def _opencv_has(letter: str) -> bool:
     """It draws a question mark in place of what it has not."""
-    font = _OpenCVFont()
+    font = _opencvs_own()
     return letter == "?" or not np.array_equal(font.mask(letter, _TESTED_AT), font.mask("?", _TESTED_AT))
 
 

@@ -27,17 +27,15 @@ def caption_of(name: str, label: int) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-@functools.lru_cache(2000)
+@functools.lru_cache(64)
 def text_mask(text: str, size: int) -> np.ndarray:
     """A line of text as uint8 (line_height(size), W), 255 where a letter is. Letters without a font are left out."""
     text = _normalised(text)
     for font in fonts_for(text):
         if all(map(font.has, text)):
             return font.mask(text, size)
-    parts = []
-    for font, letters in itertools.groupby(text, key=_font_of):
-        if font is not None:
-            parts.append(font.mask("".join(letters), size))
+    runs = itertools.groupby(text, key=_font_of)
+    parts = [own.mask("".join(letters), size) for own, letters in runs if own is not None]
     return np.concatenate(parts, axis=1) if parts else np.zeros((line_height(size), 1), dtype=np.uint8)
 
 

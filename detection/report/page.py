@@ -1,7 +1,6 @@
 """Figures, curves and images of an evaluation → one HTML page that needs nothing else, and the same as plain text.
 
-    <folder>/report.html    opens from anywhere: the images are within it, and it asks for no script, no font and nothing
-                            of the network
+    <folder>/report.html    opens from anywhere: its images are within it; no script, no font, nothing from the network
     <folder>/report.txt     the tables, for a terminal
 
 Figures come as the plain dicts that the evaluation's results give (`to_dict()`, and `figures.json` holds); curves from
@@ -40,7 +39,8 @@ _STYLE = """
   :root { --ink: #e6e8ec; --soft: #99a1b0; --line: #343a46; --fill: #6c9bff; --paper: #1c2029; --back: #14171d }
 }
 * { box-sizing: border-box }
-body { margin: 0; overflow-wrap: anywhere; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+body { overflow-wrap: anywhere }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { margin: 0 0 4px; font-size: 26px } h2 { margin: 0 0 14px; font-size: 18px }
 section { margin-top: 20px; padding: 20px; overflow-x: auto }
@@ -66,8 +66,8 @@ svg path { fill: none; stroke: var(--line) }
 
 
 def embed_image(image: np.ndarray) -> str:
-    """A uint8 (H, W, 3) RGB image, scaled down to what a page shows, as the text that stands for it in a page (a JPEG in
-    a data URI)."""
+    """A uint8 (H, W, 3) RGB image, scaled down to what a page shows → the text that stands for it in a page: a JPEG as a
+    data URI."""
     height, width = image.shape[:2]
     scale = min(1.0, _IMAGE_WIDTH / width, _IMAGE_HEIGHT / height)
     image = np.ascontiguousarray(image[:, :, ::-1])
@@ -277,7 +277,8 @@ def _chart(points: Curve, width: int = 320, height: int = 150) -> str:
 
 def _images_section(images: Sequence[tuple[str, str]]) -> str:
     shown = [
-        f'<figure><img src="{escape(embedded)}" alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>\n'
+        f'<figure><img src="{escape(embedded)}" alt="{_text(caption)}">'
+        f"<figcaption>{_text(caption)}</figcaption></figure>\n"
         for embedded, caption in images
     ]
     return _section("Images", "".join(shown)) if shown else ""

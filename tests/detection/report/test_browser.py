@@ -48,13 +48,13 @@ def test_it_is_drawn_whole(browser: str, page: Path, width: int, dark: bool, tmp
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=http://127.0.0.1:9"]  # no network
     command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--force-dark-mode"] if dark else []
-    picture = tmp_path / "page.png"
-    command += [f"--screenshot={picture}", f"--window-size={width},3500", page.as_uri()]
+    screenshot = tmp_path / "page.png"
+    command += [f"--screenshot={screenshot}", f"--window-size={width},3500", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if not picture.exists():
+    if not screenshot.exists():
         pytest.skip(f"THE BROWSER DID NOT START, so that the report was opened in none: {done.stderr[-300:]}")
     assert "CONSOLE" not in done.stderr  # what the page's console would show: errors, refused requests
-    pixels = cv2.imread(str(picture))[:, :, ::-1].astype(int)
+    pixels = cv2.imread(str(screenshot))[:, :, ::-1].astype(int)
     assert pixels.shape[1] == width
     assert (pixels[0, 0].mean() < 60) == dark
     # both images, in the page's width and in their proportions

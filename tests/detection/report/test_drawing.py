@@ -148,6 +148,16 @@ def test_saves_rgb(tmp_path: Path, name: str) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
 
 
+def test_a_jpeg_of_an_image_longer_than_jpegs_are(tmp_path: Path) -> None:
+    image = np.zeros((20, 80_000, 3), dtype=np.uint8)
+    image[:, 40_000:] = (0, 0, 250)
+    save_image(tmp_path / "a.jpg", image)
+    read = cv2.imread(str(tmp_path / "a.jpg"))
+    assert read.shape == (16, 65_500, 3)
+    assert read[8, 1000].max() < 10
+    assert read[8, 64_000, 0] > 240
+
+
 @pytest.mark.parametrize("name", ["a", "a.xyz", "a.txt"])
 def test_unknown_formats_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"\.jpg or \.png"):

@@ -16,7 +16,8 @@ from backbones.common.errors import UserError
 from detection.report import page as module
 from detection.report.page import embed_image, read_curves, write_report
 
-FIGURES = "AP AP50 AP75 AP_small AP_medium AP_large AR_1 AR_10 AR_100 AR_small AR_medium AR_large".split()
+FIGURES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+FIGURES += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
 AVERAGE_PRECISION: dict[str, Any] = {
     "figures": {name: None if name == "AP_large" else 0.5 for name in FIGURES},
     "classes": [
