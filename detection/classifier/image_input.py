@@ -16,7 +16,8 @@ from detection.data.images import read_image
 
 def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
     """The images of the configured split; see `open_images` for `classes` and errors."""
-    return open_images(data.root, data.train if which == "train" else data.test, read_image, classes, readable_endings())
+    split = data.train if which == "train" else data.test
+    return open_images(data.root, split, read_image, classes, readable_endings())
 
 
 def training_view(data: Data, expected: InputFormat) -> RandomView:

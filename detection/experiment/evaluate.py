@@ -124,7 +124,8 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
     if is_main():
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
-            folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall.to_dict(), tables=(recall.table(),),
+            folder / "proposals", title=f"{config.name}: proposals on {index.name}",
+            recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
 
@@ -171,8 +172,8 @@ def _draw(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, both)
         caption = (
-            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; in full "
-            f"size: images/{path.name}"
+            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; "
+            f"in full size: images/{path.name}"
         )
         shown.append((embed_image(both), caption))
     return shown

@@ -66,8 +66,8 @@ svg path { fill: none; stroke: var(--line) }
 
 
 def embed_image(image: np.ndarray) -> str:
-    """A uint8 (H, W, 3) RGB image, scaled down to what a page shows → the text that stands for it in a page: a JPEG as a
-    data URI."""
+    """A uint8 (H, W, 3) RGB image → the text that stands for it in a page: a JPEG as a data URI, scaled down to what a
+    page shows."""
     height, width = image.shape[:2]
     scale = min(1.0, _IMAGE_WIDTH / width, _IMAGE_HEIGHT / height)
     image = np.ascontiguousarray(image[:, :, ::-1])
