@@ -35,7 +35,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from backbones import create_c4
 from backbones.common.errors import UserError
 from benchmarks.common import OURS, PEER, RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
-from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer
+from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer, c4_box_head
 from detection import config as settings
 from detection.command_line import run
 from detection.config_file import config_to_dict, load_config
@@ -146,7 +146,9 @@ def peer_of(config: settings.Config, classes: int) -> TorchvisionFasterRCNN:
     structure = {name: getattr(backbone, name) for name in names if getattr(backbone, name) is not None}
     trunk, conv5 = create_c4(backbone.name, norm=backbone.norm, freeze=backbone.freeze, **structure)
     widths = (trunk.channels["c4"], conv5.out_channels)
-    return build_peer(config, trunk, conv5, widths=widths, classes=classes, input_format=trunk.input_format)
+    return build_peer(
+        config, trunk, c4_box_head(conv5), widths=widths, classes=classes, input_format=trunk.input_format
+    )
 
 
 def train_peer(

@@ -18,6 +18,9 @@ def within(default: Any, low: float | None = None, high: float | None = None) ->
     return field(default=default, metadata={"low": low, "high": high})
 
 
+PYRAMID_LEVELS = 5  # p2 to p6, of the RPN
+
+
 @dataclass(frozen=True)
 class Split:
     """One set of images with their annotations."""
@@ -61,7 +64,12 @@ class Backbone:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    # No gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x).
+    # What the two networks work on. c4: the map of that stage, with conv5 on each region. pyramid: a feature pyramid of
+    # the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
+    features: Literal["c4", "pyramid"] = "c4"
+    pyramid_width: int = within(256, 1)
+    pyramid_norm: Literal["none", "batch", "group"] = "none"  # batch or group to train from scratch
+    # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
@@ -93,7 +101,7 @@ class Training:
     nesterov: bool = False
     weight_decay: float = within(1e-4, 0)
     bias_lr_factor: float = within(2.0, 0)  # py-faster-rcnn: biases learn twice as fast …
-    bias_weight_decay: bool = False  # … and do not decay
+    bias_weight_decay: bool = True  # … and decay like weights
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
     clip_norm: float | None = within(None, 0)
     log_every: int = within(20, 1)
@@ -107,19 +115,21 @@ class Training:
 class ProposalLimits:
     """Which of the RPN's boxes become proposals."""
 
-    before_nms: int | None = within(6000, 1)  # best anchors that go into NMS, a level; null: all
+    before_nms: int | None = within(6000, 1)  # best boxes of a level that go into NMS; null: all
     after_nms: int = within(300, 1)
     nms_iou: float = within(0.7, 0, 1)
-    min_side: float = within(16.0, 0)  # in pixels of the original image
+    min_side: float = within(16.0, 0)  # in pixels of the original image; smaller boxes are dropped first
 
 
 @dataclass(frozen=True)
 class RPN:
     """The proposal network and its training."""
 
-    # Square roots of the areas, in pixels of the network's input.
+    # Square roots of the areas, in pixels of the network's input; with several levels, as many for each, finest first.
     anchor_sizes: tuple[float, ...] = within((64, 128, 256, 512), 1)
     anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01)  # height / width
+    anchor_offset: float = within(0.5, 0, 1)  # of an anchor's centre in its cell, as a share of the stride
+    anchor_rounding: bool = False  # to whole pixels; with an offset of 0: torchvision's anchors
     channels: int = within(512, 1)
     positive_iou: float = within(0.7, 0, 1)
     negative_iou: float = within(0.3, 0, 1)
@@ -138,6 +148,11 @@ class RPN:
 class FastRCNN:
     """The region classifier, its training, and what counts as a detection."""
 
+    # What makes a vector of each region. conv5: that stage of the network, over C4. two_layers: two fully connected
+    # layers. four_convolutions: four 3×3 convolutions with GroupNorm and one fully connected layer
+    box_head: Literal["conv5", "two_layers", "four_convolutions"] = "conv5"
+    box_head_width: int = within(1024, 1)  # of the fully connected layers
+    box_head_channels: int = within(256, 1)  # of the four convolutions
     pooling: Literal["max", "align"] = "max"
     pooled_size: int = within(14, 1)  # conv5 halves it
     sampling_ratio: int = within(2, 0)  # RoIAlign's samples along a bin's side; 0: adaptive
@@ -168,6 +183,9 @@ class Runtime:
     compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
+    # Functions that have several forms (RoI pooling, NMS …). fastest: the fastest form for the device; plain: standard
+    # PyTorch and torchvision operators. See detection/kernels
+    kernels: Literal["fastest", "plain"] = "fastest"
     workers: int = within(2, 0)  # processes that read images, for each device
     test_batch: int = within(1, 1)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
@@ -214,8 +232,19 @@ class Config:
             )
         if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
             found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
-        if self.fast_rcnn.pooled_size < 2:
+        if self.fast_rcnn.box_head == "conv5" and self.fast_rcnn.pooled_size < 2:
             found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        if self.backbone.features == "pyramid":
+            if self.fast_rcnn.box_head == "conv5":
+                found.append(
+                    "fast_rcnn.box_head: conv5 runs on C4; with backbone.features=pyramid take two_layers or "
+                    "four_convolutions"
+                )
+            if len(self.rpn.anchor_sizes) % PYRAMID_LEVELS:
+                found.append(
+                    f"rpn.anchor_sizes: {len(self.rpn.anchor_sizes)} sizes for {PYRAMID_LEVELS} levels of a pyramid; "
+                    "name as many for each level, finest first"
+                )
         for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
             if list(training.milestones) != sorted(set(training.milestones)):
                 found.append(f"{name}.training.milestones {training.milestones} must ascend")

@@ -10,7 +10,6 @@ A file may name another in `base:`, relative to itself, whose values it changes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -23,6 +22,7 @@ import yaml
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from backbones.common.names import did_you_mean
 from detection.config import Config
 
 T = TypeVar("T")
@@ -261,9 +261,7 @@ def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+    return did_you_mean(key, known := list(known)) or f"; known here: {', '.join(known)}"
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -28,7 +28,7 @@ from backbones.common.errors import UserError
 from detection.config_file import change_config
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample, collate, padded_size
-from detection.data.images import read_image
+from detection.data.images import read_image, rgb_over_white
 from detection.experiment.builders import pair
 from detection.experiment.datasets import test_augmentation
 from detection.experiment.model_files import Categories, load_trained
@@ -205,7 +205,9 @@ def _as_array(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return _pixels(image)
+        if image.mode[0] in "IF" or 0 in image.size:
+            raise _not_accepted(image)
+        return rgb_over_white(image)
     if isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
         image = image.cpu().permute(1, 2, 0).numpy()
     if not isinstance(image, np.ndarray):
@@ -213,16 +215,6 @@ def _as_array(image: ImageLike) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise _not_accepted(image)
     return np.require(image, requirements=["C", "W"])  # torch warns of arrays that are read-only
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """A Pillow image's, with what shines through it laid over white, as `read_image` does."""
-    if image.mode[0] in "IF" or 0 in image.size:
-        raise _not_accepted(image)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
 
 
 def _not_accepted(image: Any) -> UserError:

@@ -28,7 +28,7 @@ from detection.data.index import load_index  # noqa: E402
 from detection.geometry import boxes as box_ops  # noqa: E402
 from detection.geometry.coding import BoxCoder  # noqa: E402
 from detection.geometry.matching import match  # noqa: E402
-from detection.geometry.suppression import suppress  # noqa: E402
+from detection.kernels.suppression import suppress_in_blocks as suppress  # noqa: E402
 
 bounded = hypothesis.settings(
     max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "60")), deadline=None, derandomize=True, database=None

@@ -1,4 +1,4 @@
-"""A folder on disk → images with one label each: the ImageFolder layout, or CIFAR's official archives unpacked.
+"""A folder → images with one label each: the ImageFolder layout, or CIFAR's official archives, unpacked.
 
     <root>/<split>/<class>/….jpeg     ImageFolder: a folder a class, labels in the order of the classes' names
     <root>/cifar-10-batches-py/…      see cifar_archives.py; the splits are `train` and `test`
@@ -26,10 +26,10 @@ Reader = Callable[[Path], np.ndarray]
 
 
 class LabelledImages(Protocol):
-    """Images with one label each; cheap to hand to worker processes.
+    """Images with one label each; cheap to send to worker processes.
 
     Attributes:
-        classes: K names; label l stands for `classes[l]`.
+        classes: K names; label l is `classes[l]`.
         labels: int64 (M,).
         fingerprint: SHA-256 of names and labels (and of the pixels, where they are in memory).
     """
@@ -45,7 +45,7 @@ class LabelledImages(Protocol):
         ...
 
     def name(self, i: int) -> str:
-        """What messages call image i."""
+        """The name of image i in messages."""
         ...
 
 
@@ -113,7 +113,7 @@ class FolderImages:
             names += files
             labels += [label_of[name]] * len(files)
         self.labels = np.array(labels, dtype=np.int64)
-        # The names end to end: workers share one array where a million strings would be copied page by page.
+        # The names in one array: forked workers share its memory, while a million strings would be copied page by page.
         encoded = [os.fsencode(name) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)])
@@ -123,7 +123,7 @@ class FolderImages:
         return len(self.labels)
 
     def read(self, i: int) -> np.ndarray:
-        """Image i, by the reader; raises what that raises."""
+        """Image i, decoded by the reader; raises what that raises."""
         return self._read(self.folder / self._relative(i))
 
     def name(self, i: int) -> str:

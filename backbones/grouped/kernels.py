@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .implementations import Geometry, empty_in_order_of
+from .shapes import Geometry, empty_in_order_of
 
 _ROWS = 64  # positions that a program works on at once
 _PROGRAMS = 1024  # of a weight's gradient, about: several for each processor of a large GPU
@@ -30,14 +30,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, 
     height, width = (
         (side + 2 * geometry.padding - 2 * geometry.dilation - 1) // geometry.stride + 1 for side in x.shape[2:]
     )
-    return _convolved(x, weight, bias, (*x.shape[:2], height, width), geometry, tile, transposed=False)
+    return _convolve(x, weight, bias, (*x.shape[:2], height, width), geometry, tile, transposed=False)
 
 
 def input_gradient(
     gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry, tile: int
 ) -> Tensor:
     """The gradient (N, C, H, W) of x from that of y, with the memory order of the latter."""
-    return _convolved(gradient, weight, None, input_size, geometry, tile, transposed=True)
+    return _convolve(gradient, weight, None, input_size, geometry, tile, transposed=True)
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, tile: int) -> Tensor:
@@ -71,7 +71,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geome
     return weights.to(weight.dtype)
 
 
-def _convolved(
+def _convolve(
     source: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -108,7 +108,7 @@ def _convolved(
 
 
 def _constants(geometry: Geometry, dtype: torch.dtype, used: int, tile: int) -> dict[str, int | str]:
-    """What both kernels are compiled for. Float32 is multiplied as cuDNN does by PyTorch's settings."""
+    """The constants that both kernels are compiled with. Float32 is multiplied as PyTorch's settings tell cuDNN to."""
     is_rounded = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     return {
         "USED": used,

@@ -1,4 +1,4 @@
-"""State dicts → networks, strictly: what is missing, too much or of another shape is named, never passed over.
+"""Loads state dicts into networks strictly: missing, unknown and misshapen tensors are errors that name them.
 
 Names are torchvision's: conv1, bn1, layer1.0.conv1 …, fc. The readers of other formats (`formats/`) translate first.
 """

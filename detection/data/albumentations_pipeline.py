@@ -8,7 +8,6 @@ looks for a newer version on the network unless told not to.
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.names import did_you_mean
 
 SLIVER = 0.01  # pixels: of boxes that a crop leaves nothing of, rounding lets some come back with a side of 1e-6
 
@@ -92,11 +92,8 @@ def _build(albumentations: Any, transform: Mapping[str, Any]) -> Any:
         if isinstance(value, type) and issubclass(value, (albumentations.BasicTransform, albumentations.BaseCompose))
     ]
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise UserError(
-            f"albumentations has no transform named {name!r}"
-            + (f"; did you mean {near[0]}?" if near else "; each needs a `name`")
-        )
+        hint = did_you_mean(name, known) or "; each needs a `name`"
+        raise UserError(f"albumentations has no transform named {name!r:.100}{hint}")
     if "transforms" in arguments:
         arguments["transforms"] = [_build(albumentations, inner) for inner in arguments["transforms"]]
     try:

@@ -91,6 +91,14 @@ def _name(path: str | os.PathLike[str]) -> str:
     return printable(os.fspath(path))
 
 
+def rgb_over_white(image: Image.Image) -> np.ndarray:
+    """A Pillow image of 8-bit samples as uint8 RGB (H, W, 3); what is transparent is laid over white."""
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         status = os.stat(path)
@@ -230,8 +238,7 @@ class _NoWhiteLevel(Exception):
 def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
     """A decoded image, or some rows of one, from a file of this kind → uint8 RGB (H, W, 3)."""
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+        return rgb_over_white(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() > 65535:
@@ -245,5 +252,5 @@ def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
     elif image.mode == "I":
         raise _NoWhiteLevel
     else:
-        return np.array(image.convert("RGB"))
+        return rgb_over_white(image)
     return np.repeat(grey[:, :, None], 3, axis=2)

@@ -76,17 +76,17 @@ class ProposalStore:
         return len(self.image_ids)
 
     def boxes(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """The image's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original image: a
-        copy.
+        """A copy of the image's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original image.
 
         Raises:
             UserError: the store does not have the image, or its boxes or scores are NaN, infinite or out of order.
         """
-        return self._checked(image_id, limit)[0]
-
-    def scores(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """The scores float32 (R,) of `boxes`, descending: a copy. Raises what `boxes` raises."""
-        return self._checked(image_id, limit)[1]
+        rows = self._rows(image_id, limit)
+        boxes = np.array(self._boxes[rows])
+        fault = fault_of(boxes, self._scores[rows])
+        if fault is not None:
+            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
+        return boxes
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
         """Makes sure that the store belongs to this data set, and was made by this RPN if its weights' SHA-256 is
@@ -119,15 +119,7 @@ class ProposalStore:
     def verify(self) -> None:
         """Reads the whole store once and raises UserError if any image's boxes or scores are damaged."""
         for image_id in self.image_ids.tolist():
-            self._checked(image_id, None)
-
-    def _checked(self, image_id: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._rows(image_id, limit)
-        boxes, scores = np.array(self._boxes[rows]), np.array(self._scores[rows])
-        fault = fault_of(boxes, scores)
-        if fault is not None:
-            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
-        return boxes, scores
+            self.boxes(image_id)
 
     def _rows(self, image_id: int, limit: int | None) -> slice:
         place = int(np.searchsorted(self._sorted_ids, image_id))

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from backbones.common.files import sha256_of
+from backbones.common.units import format_duration
 from detection import config as settings
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
@@ -43,9 +45,8 @@ from detection.experiment.placement import (
 from detection.experiment.proposing import is_current
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
-from detection.training.artifacts import sha256_of
 from detection.training.distributed import gather_objects, on_main, world_size
-from detection.training.logging import TrainingLog, format_duration
+from detection.training.logging import TrainingLog
 from detection.training.loop import train
 from detection.training.memory import memory_in_use
 from detection.training.micro_batches import TrainingBatch

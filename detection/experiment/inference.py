@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 import numpy as np
 import torch
 
+from backbones.common.progress import with_progress
 from detection import config as settings
-from detection.common.progress import with_progress
 from detection.data.batches import Batch
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex

@@ -15,6 +15,7 @@ from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch
 from detection.data.dataset import DetectionDataset
 from detection.data.loader import training_batches
+from detection.kernels.choice import PLAIN, kernels_for, use_kernels
 from detection.networks.rpn_head import RPNHead
 from detection.training.distributed import rank, world_size
 from detection.training.optimizer import build_optimizer
@@ -131,6 +132,7 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
     if device.type == "cpu":
         for head in _rpn_heads(network):
             head.to(memory_format=torch.contiguous_format)
+    use_kernels(network, kernels_for(device) if runtime.kernels == "fastest" else PLAIN)
     return network
 
 

@@ -8,14 +8,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import IO, Any
 
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.locks import is_at, lock
+from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
-from detection.common.progress import with_progress
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
@@ -65,7 +64,7 @@ def _predict(
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
     try:
-        for file, name in with_progress(zip(files, names, strict=True), len(files), "images"):
+        for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
                 image = read_image(file)
             except ImageError as error:
@@ -100,24 +99,37 @@ def _predict(
 @contextlib.contextmanager
 def _held(output: Path) -> Iterator[None]:
     """Holds the folder, which is made if missing, for one `predict` at a time; the lock's file goes with it."""
-    lock = FileLock(output / _LOCK, timeout=0)
+    path = output / _LOCK
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"{output}: another process is writing its detections there; wait for it, or name another output"
-        ) from None
-    except NotImplementedError:  # a file system without locks: better no protection than no detections
-        pass
+        file = _locked(path)
     except OSError as error:
         raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
+    if file is None:
+        raise UserError(
+            f"{output}: another process is writing its detections there; wait for it, or name another output"
+        )
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows removes no file that is open
-            (output / _LOCK).unlink()
-        lock.release()
+            path.unlink()
+        file.close()
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """The file, made if missing and locked; None if another process has it."""
+    while True:
+        file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            is_ours = lock(file)
+        except OSError:  # a file system without locks: better no protection than no detections
+            return file
+        if is_ours and is_at(path, file):
+            return file
+        file.close()
+        if not is_ours:
+            return None
 
 
 def _distinct_names(files: Sequence[Path]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from backbones.common.errors import UserError
+from backbones.common.files import sha256_of
 from detection import config as settings
 from detection.config_file import config_to_dict
 from detection.data.index import DatasetIndex
@@ -25,7 +26,6 @@ from detection.experiment.inference import propose as proposals_of
 from detection.experiment.model_files import load_trained, versions
 from detection.experiment.placement import for_inference
 from detection.experiment.run_folder import RunFolder
-from detection.training.artifacts import sha256_of
 from detection.training.distributed import barrier, is_main, on_main
 from detection.training.run_lock import run_lock
 

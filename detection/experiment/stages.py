@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from backbones.common.errors import UserError
+from backbones.common.files import sha256_of
 from detection import config as settings
 from detection.config_file import config_to_dict
 from detection.data.dataset import DetectionDataset
@@ -31,7 +32,6 @@ from detection.experiment.proposing import write_proposals
 from detection.experiment.run_folder import RunFolder, write_config
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
-from detection.training.artifacts import sha256_of
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, world_size
 from detection.training.loop import Outcome

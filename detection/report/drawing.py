@@ -1,4 +1,4 @@
-"""Images and boxes → images to look at: detections, ground truth, the two side by side, many on one sheet.
+"""Images and boxes → images to look at: detections, ground truth, the two side by side.
 
 Shapes: images are uint8 (H, W, 3) RGB; boxes are (B, 4) `(x0, y0, x1, y1)` in pixels of the image; labels are 1..K,
 names the K class names. Every function returns a new image and leaves its inputs alone.
@@ -112,34 +112,7 @@ def side_by_side(
     return np.concatenate([columns[0], between, columns[1]], axis=1)
 
 
-def contact_sheet(images: Sequence[np.ndarray], columns: int = 2, width: int = 1600) -> np.ndarray:
-    """Many images on one sheet of `width` pixels, row by row; each is scaled to the width of its column.
-
-    Raises:
-        ValueError: no images, or not a column's width of at least one pixel.
-    """
-    columns = min(columns, len(images))
-    gap = max(2, width // 200)
-    if columns < 1 or (tile := (width - gap * (columns + 1)) // columns) < 1:
-        raise ValueError(f"{len(images)} images do not go into {columns} columns of a sheet {width} pixels wide")
-    tiles = []
-    for image in images:
-        height = max(1, round(image.shape[0] * tile / image.shape[1]))
-        shrinks = tile <= image.shape[1]
-        tiles.append(cv2.resize(image, (tile, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(image.shape[0] for image in row) for row in rows]
-    sheet = np.full((sum(heights) + gap * (len(rows) + 1), width, 3), PAPER, dtype=np.uint8)
-    top = gap
-    for row, row_height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            left = gap + column * (tile + gap)
-            sheet[top : top + image.shape[0], left : left + tile] = image
-        top += row_height + gap
-    return sheet
-
-
-def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -> None:
+def save_image(path: Path | str, image: np.ndarray) -> None:
     """Writes a uint8 (H, W, 3) RGB image in the format of the name's ending; the file is whole or not there.
 
     A JPEG has at most 65,500 pixels a side; a longer image is scaled down to that.
@@ -152,7 +125,7 @@ def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -
     ending = path.suffix.lower()
     options = []
     if ending in (".jpg", ".jpeg"):
-        options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        options = [cv2.IMWRITE_JPEG_QUALITY, 92]
         image = _at_most(image, _LONGEST_JPEG)
     try:
         done, encoded = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)

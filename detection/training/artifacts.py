@@ -103,15 +103,6 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     return content
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hex: the name by which other files' provenance refers to it."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class _Sink:
     """A file for torch.save that hashes what it gets, and remembers why a write failed, which torch does not say."""
 

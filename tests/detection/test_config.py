@@ -50,6 +50,8 @@ def test_the_papers_schedule_is_appendix_b() -> None:
     assert (config.data.shorter_sides, config.data.longer_side) == ((600,), 1000)
     assert config.rpn.test_proposals.after_nms == 300
     assert (config.fast_rcnn.pooling, config.fast_rcnn.pooled_size) == ("max", 14)
+    for training in (rpn, fast):  # py-faster-rcnn's prototxts: lr_mult 2 and no decay_mult
+        assert (training.bias_lr_factor, training.bias_weight_decay) == (2.0, True)
 
 
 def test_the_modern_preset_is_detectrons() -> None:
@@ -65,7 +67,7 @@ def test_the_modern_preset_is_detectrons() -> None:
     assert (rpn.warmup_steps, rpn.warmup_factor) == (500, pytest.approx(1 / 3))
     assert config.rpn.anchor_sizes == (32, 64, 128, 256, 512)
     assert (config.fast_rcnn.samples, config.fast_rcnn.nms_iou, config.fast_rcnn.pooling) == (512, 0.5, "align")
-    for training in (rpn, fast):  # SOLVER.BIAS_DOUBLE_LR and SOLVER.BIAS_WEIGHT_DECAY, by their defaults
+    for training in (rpn, fast):  # detectron/modeling/optimizer.py: twice the rate, no weight decay
         assert (training.bias_lr_factor, training.bias_weight_decay) == (2.0, False)
     limits = config.rpn.test_proposals  # TEST.RPN_PRE_NMS_TOP_N by its default, and TEST.PROPOSAL_LIMIT
     assert (limits.before_nms, limits.after_nms, limits.nms_iou, limits.min_side) == (12_000, 1000, 0.7, 0)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
+from ...common.files import require_plain_file
 from ...input_format import InputFormat
 from . import detectron, detectron2, fused_norm, restricted_pickle, safetensors_file, torch7, torch7_resnext, torch_file
 from .prefixes import find_prefix, under_prefix
@@ -54,6 +55,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     try:
+        require_plain_file(path)
         content = _load_container(path)
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error

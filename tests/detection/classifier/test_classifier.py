@@ -234,7 +234,7 @@ def test_the_detectors_own_backbone_as_a_classifier_of_cifar_starts_them(tmp_pat
     for name in ("demo", "bccd"):
         detector = load_config(CONFIGS / f"{name}.yaml", [f"backbone.weights={tmp_path / 'classifier.pt'}"])
         assert torch.equal(build_rpn(detector).backbone.conv1.weight, network.conv1.weight)
-        assert torch.equal(build_fast_rcnn(detector, 3).conv5[0].conv3.weight, network.layer4[0].conv3.weight)
+        assert torch.equal(build_fast_rcnn(detector, 3).box_head.conv5[0].conv3.weight, network.layer4[0].conv3.weight)
 
 
 def test_the_input_format_travels_with_the_weights(config: Path, data: Path, tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
 def test_drawing_tells_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_demo_dataset(tmp_path, train=2, test=1)
     told = capsys.readouterr().err
-    assert f"drawing {tmp_path / 'train'} 2/2" in told
-    assert f"drawing {tmp_path / 'test'} 1/1" in told
+    assert f"drawing {tmp_path / 'train'}: 2 images in 0:0" in told
+    assert f"drawing {tmp_path / 'test'}: 1 images in 0:0" in told
     make_demo_dataset(tmp_path, train=2, test=1)
     assert capsys.readouterr().err == ""
 

@@ -44,6 +44,13 @@ def write(path: Path, image_ids: list[int], **metadata: Any) -> ProposalStore:
     return ProposalStore.open(path)
 
 
+def stored_scores(path: Path, row: int) -> np.ndarray:
+    with safetensors.safe_open(path, "np") as file:
+        begin, end = file.get_tensor("offsets")[row : row + 2]
+        scores: np.ndarray = file.get_tensor("scores")[begin:end]
+    return scores
+
+
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     ids = [900, 3, 71, 2**40, -5, 12]
     store = write(tmp_path / "proposals", ids)
@@ -52,7 +59,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     for image_id in ids:
         boxes, scores = proposals_of(image_id)
         assert np.array_equal(store.boxes(image_id), boxes)
-        assert np.array_equal(store.scores(image_id), scores)
+        assert np.array_equal(stored_scores(tmp_path / "proposals", ids.index(image_id)), scores)
         assert np.array_equal(store.boxes(image_id, limit=2), boxes[:2])
         assert store.boxes(image_id).flags.writeable
     assert os.listdir(tmp_path) == ["proposals"]
@@ -305,9 +312,8 @@ def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="image 8"):
         store.verify()
     store = with_change("scores", 4, 0.95)
-    for read in (store.scores, store.boxes):  # whoever takes the first few boxes takes the best
-        with pytest.raises(UserError, match="scores are not in descending order for image 8"):
-            read(8)
+    with pytest.raises(UserError, match="scores are not in descending order for image 8"):
+        store.boxes(8)  # whoever takes the first few boxes takes the best
     data = bytearray(whole)
     np.frombuffer(data, dtype=np.int64, count=3, offset=places["image_ids"].start)[0] = 8
     path.write_bytes(data)

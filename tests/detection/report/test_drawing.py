@@ -13,7 +13,6 @@ from backbones.common.errors import UserError
 from detection.report import drawing
 from detection.report.drawing import (
     class_color,
-    contact_sheet,
     draw_detections,
     draw_ground_truth,
     enlargement,
@@ -125,16 +124,6 @@ def test_side_by_side() -> None:
     np.testing.assert_array_equal(both[bar:, :400], left)
     np.testing.assert_array_equal(both[bar : bar + 200, -500:], right)
     assert (both[:bar] < 100).any()  # the titles
-
-
-def test_contact_sheet() -> None:
-    images = [np.full((100, 200, 3), value, dtype=np.uint8) for value in (10, 60, 110)]
-    sheet = contact_sheet(images, columns=2, width=800)
-    assert sheet.shape[1] == 800
-    assert [bool((sheet == value).all(axis=-1).any()) for value in (10, 60, 110)] == [True] * 3
-    assert contact_sheet(images[:1], columns=3, width=100).shape[1] == 100
-    with pytest.raises(ValueError, match="0 images"):
-        contact_sheet([])
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "ü ß.JPEG"])

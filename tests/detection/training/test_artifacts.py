@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.common.errors import UserError
-from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact, sha256_of
+from backbones.common.files import sha256_of
+from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact
 
 PAYLOAD = {
     "network": {"a.weight": torch.arange(12.0).reshape(3, 4), "a.count": torch.tensor(3)},
@@ -245,3 +246,10 @@ def test_whatever_stands_in_the_file_it_is_a_user_error(
         )
     with contextlib.suppress(UserError):
         load_artifact(sealed(path, bytes(content)), "rpn")
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """It would keep whoever opens it waiting for somebody who writes."""
+    os.mkfifo(tmp_path / "detector.pt")
+    with pytest.raises(UserError, match="is a pipe, not a file"):
+        load_artifact(tmp_path / "detector.pt", "detector")

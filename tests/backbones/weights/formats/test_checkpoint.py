@@ -192,8 +192,8 @@ def test_files_of_no_known_format(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(UserError, match="cannot read the weights"):
+    for path, reason in ((tmp_path / "absent.pth", "cannot read the weights"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=reason):
             read_checkpoint(path)
 
 
