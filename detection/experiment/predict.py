@@ -42,15 +42,12 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     the work early (Ctrl-C, a full disk), the JSON tells what was found until then, and names the images that were not
     looked at.
 
-    Args:
-        min_score: detections of this score (0–1) and above are drawn.
-
     Raises:
-        UserError: a path does not exist, or there is no image; the output cannot be written, or an image that is not
-            this function's would be overwritten there, or another process is writing there; a score out of range.
+        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written,
+            or an image that is not this function's would be overwritten there, or another process is writing there.
     """
     if not 0 <= min_score <= 1:
-        raise UserError(f"a score lies in 0–1, so that {min_score:g} is no lowest score to draw")
+        raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
     with _held(output):
