@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
+from backbones.common.text import printable
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config
 
@@ -29,12 +31,13 @@ def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
     stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
     try:
         status = main()
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep_lines=True)}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -45,6 +48,13 @@ def run(main: Callable[[], int]) -> int:
         traceback.print_exc()
         status = 1
     return leave(status)
+
+
+class _Printable(logging.Formatter):
+    """Messages without control characters, which a terminal would carry out: they may tell of any file's name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep_lines=True)
 
 
 def leave(status: int) -> int:
@@ -64,10 +74,12 @@ def _is_one_of_several() -> bool:
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser whose help keeps line breaks."""
-    return argparse.ArgumentParser(
+    """A parser whose help keeps line breaks, and whose arguments of type `Path` may begin with `~`."""
+    made = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    made.register("type", Path, user_path)
+    return made
 
 
 def add_config_arguments(

@@ -102,7 +102,7 @@ class Training:
     nesterov: bool = False
     weight_decay: float = within(1e-4, 0)
     bias_lr_factor: float = within(2.0, 0)  # py-faster-rcnn: biases learn twice as fast …
-    bias_weight_decay: bool = True  # … and decay like weights
+    bias_weight_decay: bool = False  # … and do not decay (Detectron); in configs/paper/ they do
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
     clip_norm: float | None = within(None, 0)
     log_every: int = within(20, 1)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import yaml
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import atomic_write, user_path
 from backbones.common.names import did_you_mean
 from detection.config import Config
 
@@ -142,7 +142,7 @@ def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[s
     Raises:
         UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
     """
-    values = _read_with_base(Path(path), ()) if path is not None else {}
+    values = _read_with_base(user_path(path), ()) if path is not None else {}
     return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 

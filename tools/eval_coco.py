@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
 from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     from detection.training.run_lock import run_lock
 
     file = options.weights or options.proposals
-    folder = Path(options.output) if options.output else file.parent / "evaluation"
+    folder = user_path(options.output) if options.output else file.parent / "evaluation"
     if options.proposals is not None:
         store = ProposalStore.open(file)
         _refuse_idle(

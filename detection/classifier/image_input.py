@@ -10,12 +10,14 @@ from backbones.classification.labelled_images import LabelledImages, open_images
 from backbones.classification.random_view import RandomView
 from backbones.classification.views import Views
 from detection.classifier.config import Data
+from detection.data.image_kinds import readable_endings
 from detection.data.images import read_image
 
 
 def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
     """The images of the configured split; see `open_images` for `classes` and errors."""
-    return open_images(data.root, data.train if which == "train" else data.test, read_image, classes)
+    split = data.train if which == "train" else data.test
+    return open_images(data.root, split, read_image, classes, readable_endings())
 
 
 def training_view(data: Data, expected: InputFormat) -> RandomView:

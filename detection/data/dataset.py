@@ -25,8 +25,8 @@ class DetectionDataset(Dataset[Sample]):
     seed: the run's; with it, epoch and i every draw is determined.
     unreadable: what an image that cannot be read does. "stop": raises its `ImageError`. "replace" (training):
     another image of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
-    "blank" (evaluation): a grey image of the size that the annotations state stands in, and `problem` tells, so that
-    its detections can be left out.
+    "blank" (evaluation): a grey image stands in, of the size to which the image would have been brought, and without
+    objects; `problem` tells, so that its detections can be left out.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class DetectionDataset(Dataset[Sample]):
                 raise
             problem = error
         if self.unreadable == "blank":
-            grey = np.full((int(self.index.heights[i]), int(self.index.widths[i]), 3), 128, dtype=np.uint8)
-            return self._sample(i, grey, seed, str(problem))
+            return self._blank((epoch, i), seed, str(problem))
         for attempt in range(ATTEMPTS):
             other = hash63(seed, attempt) % len(self.index)
             try:
@@ -80,6 +79,23 @@ class DetectionDataset(Dataset[Sample]):
         epoch, i = key
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
         return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
+
+    def _blank(self, key: tuple[int, int], seed: int, problem: str) -> Sample:
+        """Made at its final size: what the annotations state of a file that cannot be read may be any size."""
+        _, i = key
+        nothing = torch.zeros((0, 4), dtype=torch.float32)
+        return Sample(
+            image=torch.full((*self.size(key), 3), 128, dtype=torch.uint8).permute(2, 0, 1),
+            image_id=int(self.index.image_ids[i]),
+            index=i,
+            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
+            boxes=nothing,
+            labels=torch.zeros(0, dtype=torch.int64),
+            crowds=torch.zeros(0, dtype=torch.bool),
+            proposals=None if self.proposals is None else nothing,
+            seed=seed,
+            problem=problem,
+        )
 
     def _read(self, i: int) -> np.ndarray:
         return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))

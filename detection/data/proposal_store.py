@@ -15,6 +15,7 @@ import numpy as np
 from detection.data.index import DatasetIndex
 from detection.data.tensor_file import map_array, read_header
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
 
 KIND = "proposals"
 _ARRAYS = {
@@ -45,7 +46,7 @@ class ProposalStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.metadata, places = read_header(self.path)
         if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
             raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")

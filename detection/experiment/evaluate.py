@@ -6,7 +6,7 @@ The last stages of an experiment; each writes into one folder:
     figures.json    the figures by name
     report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
     report.txt      the same as text
-    images/         the images that the report shows, evaluated_<image id>.jpg
+    images/         the images that the report shows, in full size, evaluated_<image id>.jpg
     dataset.json    which data set all of it is of
 """
 
@@ -40,7 +40,7 @@ from detection.experiment.inference import detect, prepared, proposal_recall_of,
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
-from detection.report.page import Curve, read_curves, write_report
+from detection.report.page import Curve, embed_image, read_curves, write_report
 from detection.training.distributed import is_main, on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,9 @@ def evaluate_detector(
         write_report(
             folder,
             title=f"{config.name}: {index.annotation_file.stem}",
-            average_precision=figures,
-            errors=errors,
+            average_precision=figures.to_dict(),
+            errors=errors.to_dict(),
+            tables=(figures.table(), errors.table()),
             facts=_facts(config, index),
             curves=_curves(folder.parent),
             images=shown,
@@ -125,7 +126,8 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
     if is_main():
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
-            folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}", recall=recall,
+            folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
+            recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
 
@@ -146,8 +148,9 @@ def _listing(ids: Any, names: Any) -> str:
 
 def _draw(
     index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
-) -> list[tuple[Path, str]]:
-    """Images spread evenly over the split, ground truth beside detections; (path, caption) of each."""
+) -> list[tuple[str, str]]:
+    """Images spread evenly over the split, ground truth beside detections, as files; (the image for a page, caption) of
+    each."""
     for path in folder.glob("evaluated_*.jpg"):
         if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # an earlier evaluation's; all else is not ours
             path.unlink()
@@ -170,8 +173,11 @@ def _draw(
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, both)
-        caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"
-        shown.append((path, caption))
+        caption = (
+            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; "
+            f"in full size: images/{path.name}"
+        )
+        shown.append((embed_image(both), caption))
     return shown
 
 

@@ -24,7 +24,7 @@ from typing import IO, Any, cast
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import atomic_write, user_path
 from backbones.weights import checksum
 
 FORMAT = "resnext-detection"
@@ -67,7 +67,7 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
         UserError: it is missing, not a file of ours, holds code, is of another kind than `kinds` (of which, and what
             takes it), or was written by a newer release.
     """
-    path = Path(path)
+    path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from backbones.common.files import user_path
 from detection import config as settings
 from detection.training.loop import Outcome
 from detection.training.micro_batches import TrainingBatch
@@ -64,4 +65,4 @@ class Stage:
 
 def root_of(output: str | None, name: str) -> Path:
     """The folder of a run: what its configuration names as `output`, or `runs/<name>`."""
-    return Path(output) if output is not None else Path("runs") / name
+    return user_path(output) if output is not None else Path("runs") / name

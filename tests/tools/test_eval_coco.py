@@ -70,6 +70,8 @@ def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: P
     assert drawn == ["evaluated_000000000001.jpg", "evaluated_000000000004.jpg"]
     report = (tmp_path / "mine" / "report.html").read_text()
     assert all(f"images/{name}" in report for name in drawn)
+    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 2  # the page needs no file
+    assert "href" not in report
 
 
 def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Path) -> None:

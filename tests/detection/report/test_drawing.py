@@ -87,7 +87,7 @@ def test_text_grows_with_the_image() -> None:
     def plate_height(scale: int) -> int:
         box = np.array([[100.0, 100, 300, 300]]) * scale
         drawn = draw_detections(grey(480 * scale, 640 * scale), box, [1], ["x" * 20])
-        column = (drawn[:, 110 * scale] == class_color(1)).all(axis=-1)
+        column = (drawn[:, 100 * scale + 1] == class_color(1)).all(axis=-1)  # the margin before the text
         return int(column[: 102 * scale].sum())
 
     assert 3.2 < plate_height(4) / plate_height(1) < 4.8
@@ -135,6 +135,16 @@ def test_saves_rgb(tmp_path: Path, name: str) -> None:
     read = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
     assert np.abs(read.astype(int) - image).max() < 8
     assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
+
+
+def test_a_jpeg_of_an_image_longer_than_jpegs_are(tmp_path: Path) -> None:
+    image = np.zeros((20, 80_000, 3), dtype=np.uint8)
+    image[:, 40_000:] = (0, 0, 250)
+    save_image(tmp_path / "a.jpg", image)
+    read = cv2.imread(str(tmp_path / "a.jpg"))
+    assert read.shape == (16, 65_500, 3)
+    assert read[8, 1000].max() < 10
+    assert read[8, 64_000, 0] > 240
 
 
 @pytest.mark.parametrize("name", ["a", "a.xyz", "a.txt"])
