@@ -16,6 +16,11 @@ from torch import Tensor
 from .common.errors import UserError
 from .constants import constant
 
+
+class WrongInputFormat(UserError, ValueError):
+    """Values that are no input convention. Whoever reads them from a file says which file."""
+
+
 MOST_CHANNELS = 1024
 LARGEST = 1e9  # of a mean, a standard deviation or a value range
 
@@ -38,20 +43,28 @@ class InputFormat:
 
     def __post_init__(self) -> None:
         if self.channel_order not in ("rgb", "bgr"):
-            raise UserError(f"input format: channel_order is {self.channel_order!r:.50}; it must be 'rgb' or 'bgr'")
+            raise WrongInputFormat(
+                f"input format: channel_order is {self.channel_order!r:.50}; it must be 'rgb' or 'bgr'"
+            )
         if not 0 < self.value_range <= LARGEST:
-            raise UserError(f"input format: value_range is {self.value_range}; it must be above 0 (1.0 or 255.0)")
+            raise WrongInputFormat(
+                f"input format: value_range is {self.value_range}; it must be above 0 (1.0 or 255.0)"
+            )
         if not 1 <= len(self.mean) <= MOST_CHANNELS or len(self.mean) != len(self.std):
-            raise UserError(
+            raise WrongInputFormat(
                 f"input format: {len(self.mean)} means and {len(self.std)} stds; both need one number a channel, of at "
                 f"most {MOST_CHANNELS}"
             )
         if not all(abs(center) <= LARGEST for center in self.mean):  # not so for NaN
-            raise UserError(f"input format: mean {self.mean} needs one number a channel, none of them NaN or infinite")
+            raise WrongInputFormat(
+                f"input format: mean {str(self.mean)[:100]} needs one number a channel, none of them NaN or infinite"
+            )
         if not all(1 / LARGEST <= deviation <= LARGEST for deviation in self.std):
-            raise UserError(f"input format: std {self.std} needs one number a channel, above 0 and finite")
+            raise WrongInputFormat(
+                f"input format: std {str(self.std)[:100]} needs one number a channel, above 0 and finite"
+            )
         if self.channel_order == "bgr" and len(self.mean) != 3:
-            raise UserError("input format: channel_order 'bgr' means three channels")
+            raise WrongInputFormat("input format: channel_order 'bgr' means three channels")
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels as they are decoded → what the network expects.
@@ -101,12 +114,12 @@ class InputFormat:
         """The inverse of `to_dict`.
 
         Raises:
-            UserError: a key is missing or unknown, or a value is of the wrong kind.
+            WrongInputFormat: a key is missing or unknown, or a value is of the wrong kind.
         """
         expected = {"channel_order", "value_range", "mean", "std"}
         if not isinstance(values, Mapping) or set(values) != expected:
             found = f"got {sorted(map(str, values))[:10]}" if isinstance(values, Mapping) else "got none"
-            raise UserError(f"input format: needs exactly the keys {sorted(expected)}, {found}")
+            raise WrongInputFormat(f"input format: needs exactly the keys {sorted(expected)}, {found}")
         return cls(
             str(_of_kind("channel_order", values["channel_order"], str)),
             float(_of_kind("value_range", values["value_range"], (int, float))),
@@ -118,13 +131,13 @@ class InputFormat:
 def _numbers(key: str, values: Any) -> tuple[float, ...]:
     _of_kind(key, values, (list, tuple))
     if len(values) > MOST_CHANNELS:
-        raise UserError(f"input format: {key} has {len(values)} numbers, at most {MOST_CHANNELS} are possible")
+        raise WrongInputFormat(f"input format: {key} has {len(values)} numbers, at most {MOST_CHANNELS} are possible")
     return tuple(float(_of_kind(key, value, (int, float))) for value in values)
 
 
 def _of_kind(key: str, value: Any, kind: type | tuple[type, ...]) -> Any:
     if isinstance(value, bool) or not isinstance(value, kind) or (isinstance(value, int) and abs(value) > LARGEST):
-        raise UserError(f"input format: {key} is of the wrong kind, or out of any range")
+        raise WrongInputFormat(f"input format: {key} is of the wrong kind, or out of any range")
     return value
 
 
