@@ -219,6 +219,12 @@ class Config:
         ):
             if not values:
                 found.append(f"{key}: at least one value is needed")
+        for transform in self.data.albumentations:
+            if not isinstance(transform.get("name"), str):
+                found.append(
+                    "data.albumentations: each transform needs a `name`, as in [{name: HorizontalFlip, p: 0.5}, …]"
+                )
+                break
         if self.rpn.negative_iou > self.rpn.positive_iou:
             found.append(
                 f"rpn.negative_iou ({self.rpn.negative_iou}) is above rpn.positive_iou ({self.rpn.positive_iou}): "

@@ -149,6 +149,8 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
         (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
         (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),
+        (["data.albumentations=[{p: 1}]"], "data.albumentations: each transform needs a `name`"),
+        (["data.albumentations=[{name: 3}]"], "data.albumentations: each transform needs a `name`"),
         (["runtime.deterministic=true", "runtime.grouped_convolutions=fastest"], "is measured anew in each run"),
     ],
 )
