@@ -18,7 +18,7 @@ from typing import Any
 from .common.errors import UserError
 from .resnext import ResNeXt, ResNeXtBackbone, Stage, Trunk
 from .variants import Variant, canonical_name, find_variant
-from .weights.loading import load_backbone_state, rgb_stem
+from .weights.loading import load_backbone_state
 from .weights.sources import find_source
 
 
@@ -113,10 +113,7 @@ def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -
 
     pretrained = resolve_weights(weights, network.provenance["name"])
     _check_norm(weights, network.norm, pretrained.frozen_norm_only)
-    state = pretrained.state_dict
-    if network.variant.in_channels != len(pretrained.input_format.mean):
-        state = rgb_stem(state, pretrained.input_format)
-    load_backbone_state(network, state, source=weights)
+    load_backbone_state(network, pretrained.state_dict, source=weights, input_format=pretrained.input_format)
     network.input_format = pretrained.input_format.for_channels(variant.in_channels)
     network.provenance["weights"] = pretrained.provenance
 

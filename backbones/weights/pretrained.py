@@ -10,6 +10,7 @@ RESNEXT_OFFLINE=1 forbids connections.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -29,10 +30,12 @@ from ..common.progress import is_first_rank
 from ..input_format import IMAGENET, InputFormat
 from .download import WrongFileError, download, offline
 from .formats import Checkpoint, read_checkpoint
-from .sources import DETECTRON, SOURCES, Source, choices, find_source
+from .sources import DETECTRON, DETECTRON2_RESNEXT, SOURCES, Source, choices, find_source
 
 logger = logging.getLogger(__name__)
 
+# MODEL.PIXEL_MEAN and PIXEL_STD in detectron2/config/defaults.py; its configurations of ResNeXt set another PIXEL_STD.
+DETECTRON2_RESNET = dataclasses.replace(DETECTRON2_RESNEXT, std=(1.0, 1.0, 1.0))
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub names files: resnext50_32x4d-7cdf4587.pth
 
 
@@ -41,7 +44,8 @@ class PretrainedWeights:
     """Weights that are ready to be loaded.
 
     Attributes:
-        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has it.
+        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has
+            it; unchecked, for `load_backbone_state`.
         input_format: what they expect at their input.
         provenance: plain values for JSON: source, file, sha256, layout, licence, input_format …
         frozen_norm_only: their BN was fused into scale and bias; it loads as frozen BN and cannot train.
@@ -185,6 +189,12 @@ def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputForm
         return DETECTRON, False
     if checkpoint.layout == "torch7":
         return (CIFAR if checkpoint.state_dict["conv1.weight"].shape[-1] == 3 else IMAGENET), False
-    if checkpoint.layout == "detectron2":  # its default configuration
-        return InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)), True
+    if checkpoint.layout == "detectron2":  # what its configurations set for either family
+        return (DETECTRON2_RESNEXT if _is_grouped(checkpoint) else DETECTRON2_RESNET), True
     return IMAGENET, True
+
+
+def _is_grouped(checkpoint: Checkpoint) -> bool:
+    """Whether the 3×3 convolutions see only a part of the channels each, as those of ResNeXt do."""
+    weight = checkpoint.state_dict.get("layer1.0.conv2.weight")
+    return weight is not None and weight.dim() == 4 and weight.shape[1] < weight.shape[0]

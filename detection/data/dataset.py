@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from detection.data.albumentations_pipeline import TransformError
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample
 from detection.data.index import DatasetIndex
@@ -53,17 +54,19 @@ class DetectionDataset(Dataset[Sample]):
         """The sample of image i in an epoch.
 
         Raises:
-            ImageError: the image cannot be read, unless `unreadable` tolerates it.
+            ImageError: the image cannot be read, or a transform fails on it, unless `unreadable` tolerates it.
             UserError: its stored proposals are damaged.
         """
         epoch, i = int(key[0]), int(key[1])
         seed = hash63(self.seed, epoch, i)
         try:
             return self._sample(i, self._read(i), seed)
+        except TransformError as error:  # which does not know the image that it was given
+            problem = ImageError(f"{self.index.path(i)}: {error}")
         except ImageError as error:
-            if self.unreadable == "stop":
-                raise
             problem = error
+        if self.unreadable == "stop":
+            raise problem
         if self.unreadable == "blank":
             return self._blank((epoch, i), seed, str(problem))
         for attempt in range(ATTEMPTS):

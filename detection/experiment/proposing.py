@@ -102,11 +102,14 @@ def is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> boo
         return False
     try:
         store = ProposalStore.open(path)
+        same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
+        same = same and np.array_equal(store.image_ids, index.image_ids)
+        if same:
+            store.verify()
     except UserError as error:
         logger.warning("%s; it is made anew", error)
         return False
-    same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
-    return same and np.array_equal(store.image_ids, index.image_ids)
+    return same
 
 
 def store_metadata(
