@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Any
 from .common.errors import UserError
 
 if TYPE_CHECKING:
+    from .backbone import Backbone
     from .factory import create_backbone, create_c4, create_classifier
     from .grouped import fastest_grouped_convolutions
     from .input_format import IMAGENET, InputFormat
     from .normalization import fold_batch_norm
-    from .resnext import Backbone, ResNeXt
+    from .pyramid import FeaturePyramid
+    from .resnext import ResNeXt, ResNeXtBackbone
     from .variants import VARIANTS, Variant
 
 __all__ = [
     "IMAGENET",
     "VARIANTS",
     "Backbone",
+    "FeaturePyramid",
     "InputFormat",
     "ResNeXt",
+    "ResNeXtBackbone",
     "UserError",
     "Variant",
     "create_backbone",
@@ -37,9 +41,11 @@ __all__ = [
 _MODULES = {
     "IMAGENET": "input_format",
     "VARIANTS": "variants",
-    "Backbone": "resnext",
+    "Backbone": "backbone",
+    "FeaturePyramid": "pyramid",
     "InputFormat": "input_format",
     "ResNeXt": "resnext",
+    "ResNeXtBackbone": "resnext",
     "Variant": "variants",
     "create_backbone": "factory",
     "create_c4": "factory",
@@ -50,7 +56,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: who only wants an error class or a download does not wait for torch.
+    # On first use, so that importing an error class or the download does not import torch.
     if name in _MODULES:
         return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

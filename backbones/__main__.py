@@ -1,4 +1,4 @@
-"""python -m backbones: the networks and what they cost.
+"""python -m backbones: lists the networks with their parameters and multiply-adds, and their public weights.
 
     python -m backbones                              every variant: parameters, multiply-adds, and the paper's figures
     python -m backbones resnext50_32x4d --stages     one of them, stage by stage
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _list(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at the end either
+    except BrokenPipeError:  # `| head` reads no more; nothing may be written when Python ends, either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,7 +76,7 @@ def _list(arguments: Sequence[str]) -> None:
         variant = find_variant(name, {})
         complexity = _measure(variant, options.size, options.classes)
         paper = PAPER_FIGURES.get(canonical_name(name, variant))
-        # The paper's figures stand beside ours only where they are figures of the same thing
+        # The paper's figures are shown only if they are for the same number of classes and the same image size.
         parameters = paper.parameters if paper and options.classes is None else None
         multiply_adds = paper.multiply_adds if paper and options.size in (None, (224, 224)) else None
         rows.append(

@@ -4,7 +4,7 @@
     create_classifier("resnext50", cardinality=16, base_width=8, num_classes=5000)
     trunk, conv5 = create_c4("resnext101_32x4d", norm="frozen")
 
-Networks are trained from scratch unless `weights` names a source: an entry of the table in `pretrained.py`, a URL, or a
+Networks have random weights unless `weights` names a source: an entry of the table in `weights/sources.py`, a URL, or a
 file.
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .common.errors import UserError
-from .resnext import Backbone, ResNeXt, Stage, Trunk
+from .resnext import ResNeXt, ResNeXtBackbone, Stage, Trunk
 from .variants import Variant, canonical_name, find_variant
-from .weights.loading import load_backbone_state, rgb_stem
+from .weights.loading import load_backbone_state
 from .weights.sources import find_source
 
 
@@ -30,13 +30,13 @@ def create_backbone(
     norm: str = "batch",
     freeze: str | None = None,
     **structure: Any,
-) -> Backbone:
-    """A network that gives feature maps by level.
+) -> ResNeXtBackbone:
+    """Builds a network that returns feature maps by level.
 
     Args:
         name: a row of `VARIANTS`, or a name by its pattern; see `find_variant`.
-        weights: a source of pretrained weights; None starts from random numbers.
-        outputs: the levels wanted. Stages beyond the last are not built.
+        weights: a source of pretrained weights; None initialises at random.
+        outputs: the levels to return. Stages beyond the last are not built.
         norm: "batch", "frozen" (BN as constants) or "group" (GroupNorm, from scratch only).
         freeze: the last part that does not train: "stem", "c2", … BN in frozen parts is constant too. None freezes
             nothing.
@@ -47,7 +47,7 @@ def create_backbone(
         UserError: an unknown name, number, level or source, or weights that do not fit.
     """
     variant = find_variant(name, structure)
-    backbone = Backbone(variant, outputs, norm=norm)
+    backbone = ResNeXtBackbone(variant, outputs, norm=norm)
     _finish(backbone, name, weights)
     if freeze is not None:
         backbone.freeze(freeze)
@@ -62,7 +62,7 @@ def create_classifier(
     norm: str = "batch",
     **structure: Any,
 ) -> ResNeXt:
-    """A network that gives logits (N, num_classes). Arguments as in `create_backbone`.
+    """Builds a network that returns logits (N, num_classes). Arguments as in `create_backbone`.
 
     Weights for another number of classes load without their classifier, and a warning says so.
     """
@@ -78,8 +78,8 @@ def create_c4(
     norm: str = "batch",
     freeze: str | None = None,
     **structure: Any,
-) -> tuple[Backbone, Stage]:
-    """The two parts of a C4 detector: a trunk that ends at c4, and conv5, which runs on each region.
+) -> tuple[ResNeXtBackbone, Stage]:
+    """Builds the two parts of a C4 detector: a trunk that ends at c4, and conv5, which runs on each region.
 
     Returns:
         The backbone, giving {"c4": (N, C4, H/16, W/16)}, and the stage (R, C4, h, w) → (R, C5, ceil(h/2), ceil(w/2))
@@ -93,7 +93,7 @@ def create_c4(
 
 
 def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -> None:
-    """Writes the network's provenance, and loads its weights if there are any."""
+    """Sets the network's provenance and loads its weights, if any."""
     variant: Variant = network.variant
     network.provenance = {
         "name": canonical_name(name, variant),
@@ -105,7 +105,7 @@ def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -
         return
     weights = os.fspath(weights)
     row = find_source(weights, network.provenance["name"])
-    if row is not None:  # before it is fetched
+    if row is not None:  # before the download
         _check_norm(weights, network.norm, row.fused_norm)
         if network.norm == "group":
             raise UserError(f"{weights}: it was trained with BN; use norm='batch' or norm='frozen'")
@@ -113,10 +113,7 @@ def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -
 
     pretrained = resolve_weights(weights, network.provenance["name"])
     _check_norm(weights, network.norm, pretrained.frozen_norm_only)
-    state = pretrained.state_dict
-    if network.variant.in_channels != len(pretrained.input_format.mean):
-        state = rgb_stem(state, pretrained.input_format)
-    load_backbone_state(network, state, source=weights)
+    load_backbone_state(network, pretrained.state_dict, source=weights, input_format=pretrained.input_format)
     network.input_format = pretrained.input_format.for_channels(variant.in_channels)
     network.provenance["weights"] = pretrained.provenance
 

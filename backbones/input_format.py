@@ -17,6 +17,14 @@ from .common.errors import UserError
 from .constants import constant
 
 
+class WrongInputFormat(UserError, ValueError):
+    """Values that are no input convention. Whoever reads them from a file says which file."""
+
+
+MOST_CHANNELS = 1024
+LARGEST = 1e9  # of a mean, a standard deviation or a value range
+
+
 @dataclass(frozen=True)
 class InputFormat:
     """The convention of one set of weights.
@@ -35,13 +43,28 @@ class InputFormat:
 
     def __post_init__(self) -> None:
         if self.channel_order not in ("rgb", "bgr"):
-            raise UserError(f"input format: channel_order is {self.channel_order!r}; it must be 'rgb' or 'bgr'")
-        if not self.value_range > 0:
-            raise UserError(f"input format: value_range is {self.value_range}; it must be above 0 (1.0 or 255.0)")
-        if not self.mean or len(self.mean) != len(self.std) or not all(deviation > 0 for deviation in self.std):
-            raise UserError(f"input format: mean {self.mean} and std {self.std} need one number a channel, std above 0")
+            raise WrongInputFormat(
+                f"input format: channel_order is {self.channel_order!r:.50}; it must be 'rgb' or 'bgr'"
+            )
+        if not 0 < self.value_range <= LARGEST:
+            raise WrongInputFormat(
+                f"input format: value_range is {self.value_range}; it must be above 0 (1.0 or 255.0)"
+            )
+        if not 1 <= len(self.mean) <= MOST_CHANNELS or len(self.mean) != len(self.std):
+            raise WrongInputFormat(
+                f"input format: {len(self.mean)} means and {len(self.std)} stds; both need one number a channel, of at "
+                f"most {MOST_CHANNELS}"
+            )
+        if not all(abs(center) <= LARGEST for center in self.mean):  # not so for NaN
+            raise WrongInputFormat(
+                f"input format: mean {str(self.mean)[:100]} needs one number a channel, none of them NaN or infinite"
+            )
+        if not all(1 / LARGEST <= deviation <= LARGEST for deviation in self.std):
+            raise WrongInputFormat(
+                f"input format: std {str(self.std)[:100]} needs one number a channel, above 0 and finite"
+            )
         if self.channel_order == "bgr" and len(self.mean) != 3:
-            raise UserError("input format: channel_order 'bgr' means three channels")
+            raise WrongInputFormat("input format: channel_order 'bgr' means three channels")
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels as they are decoded → what the network expects.
@@ -91,17 +114,31 @@ class InputFormat:
         """The inverse of `to_dict`.
 
         Raises:
-            UserError: a key is missing or unknown.
+            WrongInputFormat: a key is missing or unknown, or a value is of the wrong kind.
         """
         expected = {"channel_order", "value_range", "mean", "std"}
-        if set(values) != expected:
-            raise UserError(f"input format: needs exactly the keys {sorted(expected)}, got {sorted(values)}")
+        if not isinstance(values, Mapping) or set(values) != expected:
+            found = f"got {sorted(map(str, values))[:10]}" if isinstance(values, Mapping) else "got none"
+            raise WrongInputFormat(f"input format: needs exactly the keys {sorted(expected)}, {found}")
         return cls(
-            str(values["channel_order"]),
-            float(values["value_range"]),
-            tuple(float(value) for value in values["mean"]),
-            tuple(float(value) for value in values["std"]),
+            str(_of_kind("channel_order", values["channel_order"], str)),
+            float(_of_kind("value_range", values["value_range"], (int, float))),
+            _numbers("mean", values["mean"]),
+            _numbers("std", values["std"]),
         )
+
+
+def _numbers(key: str, values: Any) -> tuple[float, ...]:
+    _of_kind(key, values, (list, tuple))
+    if len(values) > MOST_CHANNELS:
+        raise WrongInputFormat(f"input format: {key} has {len(values)} numbers, at most {MOST_CHANNELS} are possible")
+    return tuple(float(_of_kind(key, value, (int, float))) for value in values)
+
+
+def _of_kind(key: str, value: Any, kind: type | tuple[type, ...]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind) or (isinstance(value, int) and abs(value) > LARGEST):
+        raise WrongInputFormat(f"input format: {key} is of the wrong kind, or out of any range")
+    return value
 
 
 IMAGENET = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

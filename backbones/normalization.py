@@ -1,9 +1,9 @@
-"""Normalisation layers: what follows each convolution, made frozen, exchanged, or folded away.
+"""Normalisation layers, frozen batch normalisation, and folding it into convolutions.
 
     make_normalization(kind, channels) → layer    "batch" | "frozen" | "group", under the same attribute names
     freeze_batch_norm(module)          → in place: every BatchNorm2d becomes a FrozenBatchNorm2d that computes the same
-    fold_batch_norm(module)            → a copy for inference whose convolutions have taken BN over
-    conv_norm(conv, norm, x)           → norm(conv(x)), as one convolution where the norm is frozen
+    fold_batch_norm(module)            → a copy for inference whose convolutions include their BN
+    conv_norm(conv, norm, x)           → norm(conv(x)), as one convolution if the norm is frozen
 
 Maps are (N, C, H, W).
 """
@@ -26,8 +26,8 @@ NORMALIZATIONS = ("batch", "frozen", "group")
 
 
 class _FixedAffine(torch.autograd.Function):
-    """Batch normalisation by fixed statistics whose backward pass keeps C numbers, where autograd's own would keep the
-    whole input map."""
+    """Batch normalisation by fixed statistics. Its backward pass saves C numbers; autograd's own would save the whole
+    input map."""
 
     @staticmethod
     def forward(
@@ -50,9 +50,9 @@ class FrozenBatchNorm2d(nn.Module):
     evaluation mode.
 
     y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, one fused multiply-add a value. The four are
-    buffers with BatchNorm2d's names, so that either kind's state dict loads into the other as it stands. eps stays
-    1e-5, as in training: ResNeXt has channels of nearly zero variance, which an eps of 0 would blow up to NaN. Under
-    autocast the map keeps its low precision while the statistics keep theirs.
+    buffers with BatchNorm2d's names, so that either kind's state dict loads into the other. eps stays 1e-5, as in
+    training: ResNeXt has channels of nearly zero variance, which give NaN with an eps of 0. Under autocast the map
+    keeps its low precision and the statistics keep theirs.
     """
 
     weight: Tensor
@@ -103,8 +103,14 @@ def make_normalization(kind: str, channels: int) -> nn.Module:
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Replaces, in place, every BatchNorm2d under `module` by a FrozenBatchNorm2d with the same numbers; returns
-    `module`, or its replacement where it is a BatchNorm2d itself."""
+    """Replaces, in place, every BatchNorm2d under `module` by a FrozenBatchNorm2d with the same numbers.
+
+    Returns:
+        `module`, or its replacement if it is a BatchNorm2d itself.
+
+    Raises:
+        UserError: a BatchNorm2d without running statistics.
+    """
     if isinstance(module, nn.BatchNorm2d):
         if module.running_mean is None or module.running_var is None:
             raise UserError(
@@ -119,14 +125,14 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy of `module` for inference whose convolutions have absorbed the batch normalisation that follows them.
+    """A copy of `module` for inference in which each convolution includes the batch normalisation that follows it.
 
-    Computed in float64. Pairs are found by the names of the networks here, of torchvision's and of timm's: `bn1`
-    follows `conv1`, and in a Sequential the normalisation stands directly behind its convolution (not for networks that
-    normalise first). It is replaced by Identity. GroupNorm depends on its input and stays; so does BN that follows a
+    Weights are computed in float64. Pairs are found by the names of these networks, of torchvision's and of timm's:
+    `bn1` follows `conv1`, and in a Sequential the normalisation comes directly after its convolution (not for networks
+    that normalise first). It is replaced by Identity. GroupNorm, which depends on its input, stays; so does BN after a
     sum of convolutions (form a).
 
-    The copy is in evaluation mode and does not train; `module` stays as it was.
+    The copy is in evaluation mode and cannot be trained; `module` is not changed.
     """
     folded = copy.deepcopy(module).eval().requires_grad_(False)
     for parent in folded.modules():
@@ -141,7 +147,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
                 following = f"bn{numbered[1]}" if numbered else ""
             normalization = children.get(following)
             if _is_convolution(convolution) and isinstance(normalization, (nn.BatchNorm2d, FrozenBatchNorm2d)):
-                _absorb(convolution, normalization)
+                _fold_into(convolution, normalization)
                 setattr(parent, following, nn.Identity())
     return folded
 
@@ -149,11 +155,11 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
 def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Tensor:
     """normalization(convolution(x)): (N, C_in, H, W) → (N, C, H', W').
 
-    Frozen BN is folded into the weight on the fly, y = conv(x, w · s) + b, which saves a pass over the map forwards and
-    another one backwards (the gradient of w is s times that of w · s) for one over the weight each: so it is done where
-    the map is the larger of the two. Under autocast the weight is folded in float32 and the convolution alone is in low
-    precision. Layers of other classes, and layers with hooks, are called as they are; so are all under torch.compile,
-    which fuses the affine itself and would compile anew for sizes on the other side of the condition.
+    Frozen BN is folded into the weight when the layer runs, y = conv(x, w · s) + b. That saves a pass over the map in
+    the forward and in the backward direction (the gradient of w is s times that of w · s) and costs one over the weight
+    each, so it is done if the map is the larger of the two. Under autocast the weight is folded in float32 and only the
+    convolution is in low precision. Layers of other classes, and layers with hooks, are called as they are; so are all
+    layers under torch.compile, which fuses the affine itself and would recompile whenever the condition changes.
     """
     if (
         _is_convolution(convolution)
@@ -163,15 +169,15 @@ def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Te
         and x.shape[0] * x.shape[2:].numel() > convolution.weight[0].numel() * math.prod(convolution.stride)
     ):
         dtype = convolution.weight.dtype
-        weight, bias = folded(convolution, normalization, torch.promote_types(dtype, torch.float32))
+        weight, bias = fold_weights(convolution, normalization, torch.promote_types(dtype, torch.float32))
         return convolution._conv_forward(x, weight.to(dtype), bias.to(dtype))
     return normalization(convolution(x))
 
 
-def folded(
+def fold_weights(
     convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias (C,) of the one convolution that computes normalization(convolution(x)), statistics fixed:
+    """Weight and bias (C,) of the single convolution that computes normalization(convolution(x)) with fixed statistics:
     w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), in `dtype`.
 
     Raises:
@@ -193,7 +199,7 @@ def folded(
 
 
 def _is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is a plain convolution of weight, bias and input; another class may make something else of them."""
+    """Whether it computes a plain convolution; a subclass may compute something else."""
     return type(module) in (nn.Conv2d, GroupedConvolution)
 
 
@@ -203,8 +209,8 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _absorb(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
-    weight, bias = folded(convolution, normalization, torch.float64)
+def _fold_into(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    weight, bias = fold_weights(convolution, normalization, torch.float64)
     dtype = convolution.weight.dtype
     memory_format = (
         torch.channels_last

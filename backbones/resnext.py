@@ -26,7 +26,7 @@ from .input_format import IMAGENET, InputFormat
 from .normalization import conv_norm, freeze_batch_norm, make_normalization
 from .variants import VARIANTS, Variant, find_variant
 
-__all__ = ["VARIANTS", "Backbone", "ResNeXt", "Stage", "Trunk", "Variant", "find_variant"]
+__all__ = ["VARIANTS", "ResNeXt", "ResNeXtBackbone", "Stage", "Trunk", "Variant", "find_variant"]
 
 
 class Stage(nn.Sequential):
@@ -126,7 +126,7 @@ class Trunk(nn.Module):
             module.requires_grad_(False)
 
 
-class Backbone(Trunk):
+class ResNeXtBackbone(Trunk):
     """Images → maps by level. Stages beyond the last output are not built.
 
     Args:

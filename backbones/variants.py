@@ -1,4 +1,4 @@
-"""The table of networks: a variant is a row of numbers, and a name stands for a row.
+"""The table of networks: a variant is a row of numbers, and a name refers to a row.
 
     find_variant("resnext50_32x4d", {})               → the row
     find_variant("resnext50", {"cardinality": 16})    → the row with another number
@@ -11,13 +11,13 @@ network.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .common.errors import UserError
+from .common.names import did_you_mean
 
 EXPANSION = 4  # output channels of a block, in units of its planes
 STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
@@ -25,7 +25,7 @@ STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
 
 @dataclass(frozen=True)
 class Variant:
-    """The numbers that make a network.
+    """The numbers that define a network.
 
     Attributes:
         depths: blocks of each stage; a block is three layers.
@@ -36,11 +36,11 @@ class Variant:
         stem: "imagenet" (7×7 stride 2, max-pool) or "cifar" (3×3 stride 1).
         in_channels: channels of the images.
         output_stride: stride of the last stage. None is the network's own (32; 4 with the CIFAR stem); a smaller one
-            turns strides into dilation.
+            replaces strides by dilation.
         residual: False leaves every shortcut out (the paper's ablation).
 
     Raises:
-        UserError: numbers that make no network.
+        UserError: numbers that define no network.
     """
 
     depths: tuple[int, ...]
@@ -85,7 +85,7 @@ class Variant:
 
     @property
     def stem_stride(self) -> int:
-        """Stride of the map that the first stage gets; it keeps it."""
+        """Stride of the stem's map, and of the first stage's."""
         return STEMS[self.stem]
 
     @property
@@ -107,14 +107,14 @@ class Variant:
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels of the image a step on the map stands for, at each level."""
+        """Stride of the map at each level, in pixels of the image."""
         natural = self._natural_strides()
         largest = self.output_stride or natural[-1]
         return {level: min(stride, largest) for level, stride in zip(self.levels, natural, strict=True)}
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Dilation of each stage's 3×3 convolutions: what it lacks of the stride it has without `output_stride`."""
+        """Dilation of each stage's 3×3 convolutions: its stride without `output_stride`, divided by its stride."""
         return tuple(
             natural // stride for natural, stride in zip(self._natural_strides(), self.strides.values(), strict=True)
         )
@@ -148,7 +148,7 @@ VARIANTS: dict[str, Variant] = {
     "resnext14_8x16d_small": Variant((1, 1, 1, 1), 8, 16, planes=16, stem_width=32),
 }
 
-# What a name without numbers stands for: the row whose numbers the paper takes as its standard.
+# Names without numbers: they refer to the row whose numbers are the paper's standard.
 _FAMILIES = {
     **{f"resnext{depth}": Variant(blocks, 32, 4) for depth, blocks in DEPTHS.items()},
     **{f"resnet{depth}": Variant(blocks) for depth, blocks in DEPTHS.items()},
@@ -157,7 +157,7 @@ _FAMILIES = {
 
 
 def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
-    """The row that `name` stands for, with the numbers in `structure` in place of its own.
+    """The row that `name` refers to, with the numbers in `structure` in place of its own.
 
     Args:
         name: a row of `VARIANTS`; a family such as "resnext50" or "resnext29"; or a family with numbers,
@@ -165,7 +165,7 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
         structure: any attributes of `Variant`.
 
     Raises:
-        UserError: an unknown name or number (the nearest known one is named), or numbers that make no network.
+        UserError: an unknown name or number (the nearest known one is named), or numbers that define no network.
     """
     row = VARIANTS.get(name)
     if row is None and (match := re.fullmatch(r"(resnex?t\d+)(?:_(\d+)x(\d+)d)?", name)) and match[1] in _FAMILIES:
@@ -175,13 +175,14 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
     if row is None:
         known = [*VARIANTS, *_FAMILIES]
         raise UserError(
-            f"unknown network {name!r}{_nearest(name, known)}; known: {', '.join(sorted(set(known)))}, "
+            f"unknown network {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(sorted(set(known)))}, "
             "and any of these depths with numbers, as in resnext50_16x8d"
         )
     numbers = [f.name for f in dataclasses.fields(Variant)]
     for key in structure:
         if key not in numbers:
-            raise UserError(f"{name}: unknown number {key!r}{_nearest(key, numbers)}; known: {', '.join(numbers)}")
+            hint = did_you_mean(key, numbers) or "."
+            raise UserError(f"{name}: unknown number {key!r}{hint} Known: {', '.join(numbers)}")
     try:
         return dataclasses.replace(row, **structure)
     except UserError as error:
@@ -189,13 +190,9 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
 
 
 def canonical_name(name: str, variant: Variant) -> str:
-    """The table's name for a network with these weights, whatever it was asked for as ("resnext50" →
-    "resnext50_32x4d"); `name` where the table has none. Input channels and output stride do not count: weights made
-    without them serve."""
+    """The table's name for a network ("resnext50" → "resnext50_32x4d"); `name` if the table has none.
+
+    Input channels and output stride are ignored: the same weights serve with any.
+    """
     plain = dataclasses.replace(variant, in_channels=3, output_stride=None)
     return next((known for known, row in VARIANTS.items() if row == plain), name)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -35,7 +35,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from backbones import create_c4
 from backbones.common.errors import UserError
 from benchmarks.common import OURS, PEER, RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
-from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer
+from benchmarks.torchvision_peer import PeerDetector, as_lists, build_peer, c4_box_head
 from detection import config as settings
 from detection.command_line import run
 from detection.config_file import config_to_dict, load_config
@@ -45,9 +45,8 @@ from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split, training_augmentation, training_images
-from detection.experiment.inference import average_precision_of
-from detection.experiment.model_files import load_trained
-from detection.experiment.placement import effective_learning_rate, optimizer_for, placed
+from detection.experiment.inference import Inference, average_precision_of
+from detection.experiment.model_files import load_detector
 from detection.experiment.proposing import propose
 from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import train_fast_rcnn, train_rpn
@@ -55,6 +54,8 @@ from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import process_group
 from detection.training.loop import Outcome
 from detection.training.optimizer import set_learning_rate
+from detection.training.placement import placed
+from detection.training.recipe import effective_learning_rate, optimizer_for
 
 _ENDLESS = sys.maxsize // 2**20  # more steps than any budget holds
 _LOG_SECONDS = 10.0
@@ -106,14 +107,12 @@ def run_ours(config: settings.Config, device: torch.device) -> dict[str, Any]:
         clock.append(time.perf_counter())
         _finished(train_fast_rcnn(config, device))
         clock.append(time.perf_counter())
-        trained = load_trained(folder.detector, "detector")
-    assert trained.rpn is not None
-    assert trained.fast_rcnn is not None
-    detector = placed(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
+        trained = load_detector(folder.detector)
+    detector = placed(pair(config, trained.rpn.network, trained.fast_rcnn.network), config.runtime, device)
     images = sum(part.steps * part.global_batch for part in (config.rpn.training, config.fast_rcnn.training))
     parts = [end - start for start, end in itertools.pairwise(clock)]
     return {
-        **_evaluated(config, detector, device),
+        **_evaluated(config, detector),
         "seconds": clock[-1] - clock[0],
         "images": images,
         "parts": dict(zip(("rpn", "proposals", "fast_rcnn"), parts, strict=True)),
@@ -130,7 +129,7 @@ def run_peer(config: settings.Config, budget: float, device: torch.device) -> di
     steps = train_peer(config, peer, index, begin + budget, budget, device)
     trained = time.perf_counter() - begin
     return {
-        **_evaluated(config, PeerDetector(peer), device),
+        **_evaluated(config, PeerDetector(peer)),
         "seconds": trained,
         "budget": budget,
         "images": steps * config.fast_rcnn.training.global_batch,
@@ -146,7 +145,9 @@ def peer_of(config: settings.Config, classes: int) -> TorchvisionFasterRCNN:
     structure = {name: getattr(backbone, name) for name in names if getattr(backbone, name) is not None}
     trunk, conv5 = create_c4(backbone.name, norm=backbone.norm, freeze=backbone.freeze, **structure)
     widths = (trunk.channels["c4"], conv5.out_channels)
-    return build_peer(config, trunk, conv5, widths=widths, classes=classes, input_format=trunk.input_format)
+    return build_peer(
+        config, trunk, c4_box_head(conv5), widths=widths, classes=classes, input_format=trunk.input_format
+    )
 
 
 def train_peer(
@@ -232,11 +233,11 @@ def _peer_config(config: settings.Config, rate: float | None, batch: int, region
     return dataclasses.replace(config, fast_rcnn=fast_rcnn)
 
 
-def _evaluated(config: settings.Config, detector: nn.Module, device: torch.device) -> dict[str, Any]:
+def _evaluated(config: settings.Config, detector: nn.Module) -> dict[str, Any]:
     index = open_split(config.data, "test")
     begin = time.perf_counter()
     # `detect` calls the detector and asks no more of it
-    figures, _ = average_precision_of(config, cast(FasterRCNN, detector), index, device)
+    figures, _ = average_precision_of(Inference.configured(cast(FasterRCNN, detector), config), index)
     taken = time.perf_counter() - begin
     rounded = {name: None if value is None else round(value, 5) for name, value in figures.figures.items()}
     return {

@@ -2,6 +2,7 @@
 
     python -m benchmarks.detector                    the paper's settings, 1 × 3 × 608 × 800
     python -m benchmarks.detector --preset modern
+    python -m benchmarks.detector --preset pyramid
     python -m benchmarks.detector --device cuda --precision bf16 --backbone resnext101_32x4d
     python -m benchmarks.detector --quick            to see that it runs: small, twice
 
@@ -56,15 +57,15 @@ from benchmarks.common import (
 )
 from benchmarks.roofline import exact_convolutions, operations, peak, peak_memory
 from benchmarks.scene import Scene, make_scene
-from benchmarks.torchvision_peer import LEVEL, PeerDetector, as_lists
+from benchmarks.torchvision_peer import PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
-from detection.experiment.placement import optimizer_for
-from detection.geometry.suppression import suppress
-from detection.kernels.region_features import region_features
+from detection.geometry.roi_pooling import RoIPooling
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.network_input import prepare
 from detection.training.distributed import process_group
+from detection.training.recipe import optimizer_for
 
 Functions = Mapping[str, Callable[[], object]]
 
@@ -225,55 +226,65 @@ def steps(scene: Scene) -> dict[str, Functions]:
 
 def parts(scene: Scene) -> dict[str, Functions]:
     """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at
-    inference where nothing is learnt: BN folded, the RPN's 3×3 by Winograd's filtering."""
+    inference where nothing is learnt: BN folded."""
     ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
     image = prepare(batch.images, batch.sizes, ours.trunk.input_format)
     plain_image = image.contiguous()
     with torch.no_grad():
-        features = ours.trunk(image)[LEVEL]
-    features, plain_features = _leaf(features), _leaf(features.contiguous())
-    conv5, plain_conv5 = ours.conv5, theirs.roi_heads.box_head
+        rpn_maps = [_leaf(features) for features in scene.rpn.backbone(image).values()]
+    plain_rpn_maps = [_leaf(features.contiguous()) for features in rpn_maps]
+    levels = len(ours.trunk.channels)
+    maps, plain_maps = rpn_maps[:levels], plain_rpn_maps[:levels]
+    kernels, box_head = ours.kernels, ours.box_head
+    pooling: RoIPooling = box_head.pooling  # type: ignore[attr-defined]
+    head_name = "conv5" if isinstance(box_head, C4BoxHead) else "box head"
+    learning = box_head.conv5 if isinstance(box_head, C4BoxHead) else box_head
+    assert isinstance(learning, nn.Module)
     image_sizes = [tuple(size) for size in batch.sizes.tolist()]
 
     def pool(regions: Tensor) -> Tensor:
-        return ours.pooler([features], regions)
+        return kernels.pool_regions(pooling, maps, regions)
 
     def plain_pool(regions: Tensor) -> Tensor:
-        pooled: Tensor = theirs.roi_heads.box_roi_pool({LEVEL: plain_features}, list(regions), image_sizes)
+        named = dict(zip(theirs.roi_heads.box_roi_pool.featmap_names, plain_maps, strict=True))
+        pooled: Tensor = theirs.roi_heads.box_roi_pool(named, list(regions), image_sizes)
         return pooled
 
     def head(network: FastRCNN, regions: Tensor) -> Tensor:
-        return region_features(network.pooler, network.conv5, [features], regions)
+        vectors: Tensor = network.box_head(maps, regions)
+        return vectors
+
+    def plain_head(regions: Tensor) -> Tensor:
+        vectors: Tensor = theirs.roi_heads.box_head(plain_pool(regions))
+        return vectors
 
     assert batch.proposals is not None
     few = batch.proposals[:, : config.fast_rcnn.samples]
     many = batch.proposals[:, : config.rpn.test_proposals.after_nms]
     found = {
-        "trunk forward": _forward(
-            lambda: folded.fast_rcnn.trunk(image)[LEVEL], lambda: theirs.backbone(plain_image)[LEVEL]
-        ),
+        "trunk forward": _forward(lambda: folded.fast_rcnn.trunk(image), lambda: theirs.backbone(plain_image)),
         "trunk forward + backward": {
-            OURS: _backward(lambda: ours.trunk(image)[LEVEL], ours.trunk),
-            PEER: _backward(lambda: theirs.backbone(plain_image)[LEVEL], theirs.backbone),
+            OURS: _backward(lambda: list(ours.trunk(image).values()), ours.trunk),
+            PEER: _backward(lambda: list(theirs.backbone(plain_image).values())[:levels], theirs.backbone),
         },
         "RPN head": _forward(
-            lambda: folded.rpn.head([features]),
-            lambda: concat_box_prediction_layers(*theirs.rpn.head([plain_features])),
+            lambda: folded.rpn.head(rpn_maps),
+            lambda: concat_box_prediction_layers(*theirs.rpn.head(plain_rpn_maps)),
         ),
         f"RPN head for {config.rpn.samples} anchors, forward + backward": _asking_some_anchors(
-            scene, features, plain_features
+            scene, rpn_maps, plain_rpn_maps
         ),
         f"RoI pooling, {many.shape[1]} regions": _forward(lambda: pool(many), lambda: plain_pool(many)),
         f"RoI pooling, {few.shape[1]} regions, forward + backward": {
-            OURS: _backward(lambda: pool(few), features),
-            PEER: _backward(lambda: plain_pool(few), plain_features),
+            OURS: _backward(lambda: pool(few), *maps),
+            PEER: _backward(lambda: plain_pool(few), *plain_maps),
         },
-        f"RoI pooling and conv5, {many.shape[1]} regions": _forward(
-            lambda: head(folded.fast_rcnn, many), lambda: plain_conv5(plain_pool(many))
+        f"RoI pooling and {head_name}, {many.shape[1]} regions": _forward(
+            lambda: head(folded.fast_rcnn, many), lambda: plain_head(many)
         ),
-        f"RoI pooling and conv5, {few.shape[1]} regions, forward + backward": {
-            OURS: _backward(lambda: head(ours, few), features, conv5),
-            PEER: _backward(lambda: plain_conv5(plain_pool(few)), plain_features, plain_conv5),
+        f"RoI pooling and {head_name}, {few.shape[1]} regions, forward + backward": {
+            OURS: _backward(lambda: head(ours, few), *maps, learning),
+            PEER: _backward(lambda: plain_head(few), *plain_maps, theirs.roi_heads.box_head),
         },
     }
     for before, after in ((12_000, 2_000), (6_000, 300)):
@@ -305,31 +316,32 @@ def _proposing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any]
     theirs._post_nms_top_n = {"testing": after}
     min_sides = limits.min_side * batch.sizes / batch.original_sizes
     sizes = [tuple(size) for size in batch.sizes.tolist()]
+    anchors = [scene.rpn.anchors.per_position * features.shape[2:].numel() for features in prediction.maps]
     return (
         lambda: ours.propose(
             batch.images, batch.sizes, before_nms=before, after_nms=after, nms_iou=limits.nms_iou, min_sides=min_sides
         ),
-        lambda: theirs.filter_proposals(boxes, prediction.logits, sizes, [prediction.logits.shape[1]]),
+        lambda: theirs.filter_proposals(boxes, prediction.logits, sizes, anchors),
     )
 
 
-def _asking_some_anchors(scene: Scene, features: Tensor, plain_features: Tensor) -> Functions:
+def _asking_some_anchors(scene: Scene, maps: list[Tensor], plain_maps: list[Tensor]) -> Functions:
     """Forward and backward of what a training step asks of the RPN's head: logits and targets of a few anchors. Ours
     computes those alone, torchvision's computes all and picks them."""
     ours, theirs = scene.rpn.head, scene.peer.rpn.head
-    anchors = features.shape[2] * features.shape[3] * scene.rpn.anchors.per_position
+    anchors = sum(features.shape[2:].numel() for features in maps) * scene.rpn.anchors.per_position
     index = torch.randperm(anchors, generator=torch.Generator().manual_seed(0))[: scene.config.rpn.samples]
-    index = index.to(features.device)[None]
+    index = index.to(maps[0].device)[None]
 
     def asked() -> Tensor:
-        logits, targets = ours.at([features], index)
+        logits, targets = ours.at(maps, index)
         return torch.cat([logits[..., None], targets], dim=2)
 
     def picked() -> Tensor:
-        logits, targets = concat_box_prediction_layers(*theirs([plain_features]))
+        logits, targets = concat_box_prediction_layers(*theirs(plain_maps))
         return torch.cat([logits, targets], dim=1)[index]
 
-    return {OURS: _backward(asked, features, ours), PEER: _backward(picked, plain_features, theirs)}
+    return {OURS: _backward(asked, *maps, ours), PEER: _backward(picked, *plain_maps, theirs)}
 
 
 def _suppressing(scene: Scene, before: int, after: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -338,7 +350,7 @@ def _suppressing(scene: Scene, before: int, after: int) -> tuple[Callable[[], An
     candidates = scene.rpn.propose(batch.images, batch.sizes, before_nms=before, after_nms=before, nms_iou=1.0)
     valid = torch.ones_like(candidates.scores, dtype=torch.bool)
     return (
-        lambda: suppress(candidates.boxes, valid, threshold, after),
+        lambda: scene.rpn.kernels.suppress(candidates.boxes, valid, threshold, after),
         lambda: torchvision.ops.nms(candidates.boxes[0], candidates.scores[0], threshold)[:after],
     )
 
@@ -347,7 +359,7 @@ def _forward(ours: Callable[[], object], theirs: Callable[[], object]) -> Functi
     return {OURS: torch.inference_mode()(ours), PEER: torch.inference_mode()(theirs)}
 
 
-def _backward(function: Callable[[], Tensor], *inputs: Tensor | nn.Module) -> Callable[[], object]:
+def _backward(function: Callable[[], Tensor | list[Tensor]], *inputs: Tensor | nn.Module) -> Callable[[], object]:
     """Forward and backward, to tensors and to networks' parameters."""
     leaves: list[Tensor] = []
     for one in inputs:
@@ -355,7 +367,8 @@ def _backward(function: Callable[[], Tensor], *inputs: Tensor | nn.Module) -> Ca
 
     def call() -> object:
         result = function()
-        return torch.autograd.grad(result, leaves, torch.ones_like(result))
+        results = [result] if isinstance(result, Tensor) else result
+        return torch.autograd.grad(results, leaves, [torch.ones_like(one) for one in results], allow_unused=True)
 
     return call
 
@@ -367,7 +380,7 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=["paper", "modern"], default="paper", help="default: paper")
+    parser.add_argument("--preset", choices=["paper", "modern", "pyramid"], default="paper", help="default: paper")
     parser.add_argument("--backbone", default="resnext50_32x4d", help="a file of configs/<preset>/, without its ending")
     parser.add_argument("--size", type=int, nargs=2, default=[608, 800], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--regions", type=int, default=64, help="in training, an image (default: 64)")

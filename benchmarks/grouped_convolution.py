@@ -23,7 +23,13 @@ import torch
 from torch import Tensor
 
 from backbones.common.errors import UserError
-from backbones.grouped.implementations import LIBRARY, Geometry, Implementation, compiled, merged
+from backbones.grouped.implementations import (
+    LIBRARY,
+    Implementation,
+    block_diagonal_candidates,
+    triton_candidates,
+)
+from backbones.grouped.shapes import Geometry
 from benchmarks.common import RESULTS, Timing, environment, interleaved, markdown, seconds, table, write_result
 from detection.command_line import run
 from detection.training.distributed import process_group
@@ -107,9 +113,9 @@ def compared(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, 
     x = random(case.maps, case.channels, case.height, case.width)
     weight = random(case.channels, case.channels // GROUPS, 3, 3)
     gradient = random(*LIBRARY.forward(x, weight, None, geometry).shape)
-    implementations = [LIBRARY, *merged(case.channels, GROUPS)]
+    implementations = [LIBRARY, *block_diagonal_candidates(case.channels, GROUPS)]
     if device.type == "cuda":
-        implementations += compiled(case.channels, GROUPS, dtype)
+        implementations += triton_candidates(case.channels, GROUPS, dtype)
 
     def work(direction: str, by: Implementation) -> Tensor:
         if direction == "forward":

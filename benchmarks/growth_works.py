@@ -28,10 +28,10 @@ from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import for_inference, placed
-from detection.geometry.suppression import suppress
+from detection.kernels.choice import CPU
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
+from detection.training.placement import for_inference, placed
 
 Work = Callable[[], object]
 
@@ -84,7 +84,7 @@ def regions(count: int, _: Path) -> dict[str, Work]:
     return {
         "Fast R-CNN training step": _training_step(fast_rcnn, batch),
         "Fast R-CNN inference": _looking(config, fast_rcnn, batch, count),
-        "NMS of 12,000 boxes": lambda: suppress(scattered[None], takes_part, 0.7, count),
+        "NMS of 12,000 boxes": lambda: CPU.suppress(scattered[None], takes_part, 0.7, count),
     }
 
 

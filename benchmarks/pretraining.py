@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from backbones.common.files import sha256_of
 from benchmarks.bccd import run_ours, settings_key
 from benchmarks.common import RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
 from detection import config as settings
 from detection.command_line import run
 from detection.config_file import load_config
-from detection.training.artifacts import sha256_of
 from detection.training.distributed import process_group
 
 SCRATCH, CLASSIFIER = "from scratch", "from the classifier"

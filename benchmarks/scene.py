@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +17,15 @@ from torch.nn import functional
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from backbones.variants import find_variant
-from benchmarks.torchvision_peer import build_peer, copy_heads, torchvision_body
+from benchmarks.torchvision_peer import C4, PYRAMID, build_peer, copy_heads, torchvision_c4, torchvision_pyramid
 from detection import config as settings
 from detection.data.batches import Batch, Sample, collate
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.placement import for_inference, placed
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
+from detection.training.placement import for_inference, placed
 
 CLASSES = 80
 _OBJECTS = 8
@@ -64,11 +66,19 @@ def make_scene(config: settings.Config, size: tuple[int, int], device: torch.dev
     rpn, fast_rcnn = placed(rpn, config.runtime, device).eval(), placed(fast_rcnn, config.runtime, device).eval()
     detector = for_inference(pair(config, rpn, fast_rcnn), config.runtime, device)
     shared = copy.deepcopy(detector)
-    shared.rpn.backbone = shared.fast_rcnn.trunk = _SharedTrunk(shared.fast_rcnn.trunk)  # type: ignore[assignment]
+    _share_trunk(shared)
     limits = config.rpn.training_proposals
     proposals = rpn.propose(batch.images, batch.sizes, before_nms=limits.before_nms, after_nms=limits.after_nms)
     batch = dataclasses.replace(batch, proposals=proposals.boxes, proposal_counts=proposals.counts)
     return Scene(config, batch, rpn, fast_rcnn, detector, shared, peer.to(device).eval())
+
+
+def _share_trunk(detector: FasterRCNN) -> None:
+    """Lets both networks look at the RPN's maps, all of which it computes once for an image."""
+    trunk = _SharedTrunk(detector.rpn.backbone)  # type: ignore[arg-type]
+    wanted = list(detector.fast_rcnn.trunk.channels)
+    detector.rpn.backbone = trunk  # type: ignore[assignment]
+    detector.fast_rcnn.trunk = _SomeMaps(trunk, wanted)  # type: ignore[assignment]
 
 
 class _SharedTrunk(nn.Module):
@@ -85,6 +95,20 @@ class _SharedTrunk(nn.Module):
         if maps is None:
             maps = self._maps = self.trunk(images)
         return maps
+
+
+class _SomeMaps(nn.Module):
+    """Those of a trunk's maps that a network was trained on."""
+
+    def __init__(self, trunk: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.input_format = trunk.input_format
+        self.names = names
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.trunk(images)
+        return {name: maps[name] for name in self.names}
 
 
 def _batch(size: tuple[int, int], size_divisor: int) -> Batch:
@@ -124,18 +148,29 @@ def _peer(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> Torchvision
     names = ("depths", "cardinality", "base_width")
     backbone = config.backbone
     structure = {name: getattr(backbone, name) for name in names if getattr(backbone, name) is not None}
-    trunk, conv5 = torchvision_body(find_variant(backbone.name, structure))
-    for theirs, ours in ((trunk, fast_rcnn.trunk), (conv5, fast_rcnn.conv5)):
-        theirs.load_state_dict(ours.state_dict())
-        for name, parameter in theirs.named_parameters():
-            parameter.requires_grad_(ours.get_parameter(name).requires_grad)
+    variant = find_variant(backbone.name, structure)
+    box_head, trunk = fast_rcnn.box_head, fast_rcnn.trunk
+    if isinstance(box_head, C4BoxHead):
+        theirs, their_head = torchvision_c4(variant)
+        pairs = [(theirs, trunk), (their_head[0], box_head.conv5)]
+    else:
+        theirs, their_head = torchvision_pyramid(variant, config)
+        pairs = [(theirs.body, trunk.backbone), (their_head, box_head)]  # type: ignore[attr-defined]
+        for i, level in enumerate(trunk.channels):
+            pairs.append((theirs.fpn.inner_blocks[i][0], trunk.lateral[level]))  # type: ignore[attr-defined]
+            pairs.append((theirs.fpn.layer_blocks[i][0], trunk.smooth[level]))  # type: ignore[attr-defined]
+    for their_part, our_part in pairs:
+        their_part.load_state_dict(our_part.state_dict())
+        for name, parameter in their_part.named_parameters():
+            parameter.requires_grad_(our_part.get_parameter(name).requires_grad)
     peer = build_peer(
         config,
-        trunk,
-        conv5,
-        widths=(fast_rcnn.trunk.channels["c4"], fast_rcnn.conv5.out_channels),  # type: ignore[arg-type]
+        theirs,
+        their_head,
+        strides=C4 if isinstance(box_head, C4BoxHead) else PYRAMID,
+        widths=(next(iter(trunk.channels.values())), box_head.out_channels),
         classes=CLASSES,
-        input_format=fast_rcnn.trunk.input_format,
+        input_format=trunk.input_format,
         same_conventions=True,
     )
     copy_heads(rpn, fast_rcnn, peer)

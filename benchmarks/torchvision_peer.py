@@ -1,7 +1,8 @@
 """Our configuration → torchvision's own Faster R-CNN: one trunk for both halves, its RPN, its RoI heads, its operators.
 
-    build_peer(config, trunk, conv5, …)   the detector, on any trunk and conv5
-    torchvision_body(variant)             torchvision's own ResNeXt, cut into trunk and conv5
+    build_peer(config, trunk, head, …)    the detector, on any trunk and box head
+    torchvision_c4(variant)               torchvision's own ResNeXt, cut into trunk and box head
+    torchvision_pyramid(variant, …)       torchvision's own ResNeXt with its own feature pyramid, and its box head
     as_lists(batch)                       our batch → the lists of images and targets that it takes
     PeerDetector(peer)                    the detector, called as ours is
 
@@ -14,20 +15,25 @@ Shapes: N images, H × W padded size, G ground-truth boxes, D detections.
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from backbones import InputFormat, Variant
 from backbones.constants import constant
@@ -38,15 +44,16 @@ from detection.networks.fast_rcnn import Detections, FastRCNN
 from detection.networks.faster_rcnn import to_original
 from detection.networks.rpn import RPN
 
-STRIDE = 16  # of C4
-LEVEL = "c4"
+C4 = {"c4": 16}  # the strides of its levels
+PYRAMID = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 
 
 def build_peer(
     config: settings.Config,
     trunk: nn.Module,
-    conv5: nn.Module,
+    box_head: nn.Module,
     *,
+    strides: Mapping[str, int] = C4,
     widths: tuple[int, int],
     classes: int,
     input_format: InputFormat,
@@ -55,9 +62,10 @@ def build_peer(
     """torchvision's detector.
 
     Args:
-        trunk: images (N, 3, H, W) → {"c4": (N, C4, H/16, W/16)}.
-        conv5: pooled regions (R, C4, P, P) → (R, C5, …).
-        widths: (C4, C5).
+        trunk: images (N, 3, H, W) → {"c4": (N, C, H/16, W/16)}, or the levels of a pyramid.
+        box_head: pooled regions (R, C, P, P) → vectors (R, D).
+        strides: of the trunk's levels, finest first. All are the RPN's; of several, the coarsest is not pooled from.
+        widths: (C, D).
         classes: K, without the background.
         same_conventions: take our anchors (not rounded, centred on cells) and our pooling (RoIAlign on pixel centres,
             max-pooling of half-open boxes), by torchvision's operators, so that both find the same boxes.
@@ -70,12 +78,15 @@ def build_peer(
         raise ValueError("torchvision's box targets have no means; set fast_rcnn.box_means to zeros")
     if input_format.channel_order != "rgb" or input_format.value_range != 1.0:
         raise ValueError(f"torchvision's detector takes RGB images in 0–1, and these weights want {input_format}")
+    each = len(rpn.anchor_sizes) // len(strides)
+    sizes = [list(rpn.anchor_sizes[start : start + each]) for start in range(0, len(rpn.anchor_sizes), each)]
+    pooled = dict(itertools.islice(strides.items(), max(1, len(strides) - 1)))
     if same_conventions:
-        anchors: AnchorGenerator = _OurAnchors(Anchors([rpn.anchor_sizes], rpn.anchor_ratios, [STRIDE]))
-        pooling: MultiScaleRoIAlign = _OurPooling(fast.pooling, fast.pooled_size, fast.sampling_ratio)
+        anchors: AnchorGenerator = _OurAnchors(Anchors(sizes, rpn.anchor_ratios, list(strides.values())))
+        pooling: MultiScaleRoIAlign = _OurPooling(pooled, fast.pooling, fast.pooled_size, fast.sampling_ratio)
     else:
-        anchors = AnchorGenerator((rpn.anchor_sizes,), (rpn.anchor_ratios,))
-        pooling = MultiScaleRoIAlign([LEVEL], fast.pooled_size, fast.sampling_ratio)
+        anchors = AnchorGenerator(tuple(map(tuple, sizes)), (rpn.anchor_ratios,) * len(strides))
+        pooling = MultiScaleRoIAlign(list(pooled), fast.pooled_size, fast.sampling_ratio)
     training, test = rpn.training_proposals, rpn.test_proposals
     peer = FasterRCNN(
         _Trunk(trunk, widths[0]),
@@ -91,7 +102,7 @@ def build_peer(
         rpn_batch_size_per_image=rpn.samples,
         rpn_positive_fraction=rpn.positive_share,
         box_roi_pool=pooling,
-        box_head=nn.Sequential(conv5, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        box_head=box_head,
         box_predictor=FastRCNNPredictor(widths[1], classes + 1),
         box_score_thresh=fast.min_score,
         box_nms_thresh=fast.nms_iou,
@@ -114,16 +125,36 @@ def build_peer(
     return peer
 
 
-def torchvision_body(variant: Variant) -> tuple[nn.Module, nn.Module]:
-    """torchvision's own ResNet or ResNeXt of our variant, frozen BN, cut into trunk and conv5 with our names."""
-    body = torchvision.models.resnet.ResNet(
+def torchvision_c4(variant: Variant) -> tuple[nn.Module, nn.Module]:
+    """torchvision's own ResNet or ResNeXt of our variant, frozen BN, cut into trunk and conv5 with our names; the box
+    head is that conv5, `[0]`, and the mean."""
+    body = _torchvision_body(variant)
+    return IntermediateLayerGetter(body, {"layer3": "c4"}), c4_box_head(body.layer4)
+
+
+def c4_box_head(conv5: nn.Module) -> nn.Module:
+    """Pooled regions → conv5 → the mean over its map."""
+    return nn.Sequential(conv5, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def torchvision_pyramid(variant: Variant, config: settings.Config) -> tuple[nn.Module, nn.Module]:
+    """torchvision's own ResNet or ResNeXt of our variant, frozen BN, with its feature pyramid and its box head of two
+    layers."""
+    body = _torchvision_body(variant)
+    width, levels = config.backbone.pyramid_width, list(PYRAMID)
+    channels = [256 * 2**stage for stage in range(4)]
+    trunk = BackboneWithFPN(body, {f"layer{i + 1}": levels[i] for i in range(4)}, channels, width)
+    return trunk, TwoMLPHead(width * config.fast_rcnn.pooled_size**2, config.fast_rcnn.box_head_width)
+
+
+def _torchvision_body(variant: Variant) -> Any:
+    return torchvision.models.resnet.ResNet(
         torchvision.models.resnet.Bottleneck,
         list(variant.depths),
         groups=variant.cardinality,
         width_per_group=variant.base_width,
         norm_layer=FrozenBatchNorm2d,
     )
-    return torchvision.models._utils.IntermediateLayerGetter(body, {"layer3": LEVEL}), body.layer4
 
 
 def copy_heads(rpn: RPN, fast_rcnn: FastRCNN, peer: FasterRCNN) -> None:
@@ -204,28 +235,44 @@ class _OurAnchors(AnchorGenerator):
         self.anchors = anchors
 
     def num_anchors_per_location(self) -> list[int]:
-        return [self.anchors.per_position]
+        return [self.anchors.per_position] * len(self.anchors.strides)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         return [self.anchors(feature_maps)] * len(image_list.image_sizes)
 
 
 class _OurPooling(MultiScaleRoIAlign):
-    """torchvision's operators as our `RegionPooler` defines pooling: RoIAlign aligned, max-pooling without the +1."""
+    """torchvision's operators as our `RoIPooling` defines pooling: RoIAlign aligned, max-pooling without the +1. Which
+    level a region is pooled from is torchvision's choice."""
 
-    def __init__(self, method: str, output_size: int, sampling_ratio: int) -> None:
-        super().__init__([LEVEL], output_size, sampling_ratio)
+    def __init__(self, strides: Mapping[str, int], method: str, output_size: int, sampling_ratio: int) -> None:
+        super().__init__(list(strides), output_size, sampling_ratio)
+        self.strides = strides
         self.method = method
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Sequence[tuple[int, int]]) -> Tensor:
+        maps = [x[name] for name in self.strides]
+        if len(maps) == 1:
+            return self._pool(maps[0], boxes, next(iter(self.strides.values())))
+        low, high = (round(math.log2(stride)) for stride in (min(self.strides.values()), max(self.strides.values())))
+        levels = initLevelMapper(low, high)(boxes)
+        counts = [len(own) for own in boxes]
+        pooled = maps[0].new_empty(len(levels), maps[0].shape[1], *self.output_size)
+        for level, (features, stride) in enumerate(zip(maps, self.strides.values(), strict=True)):
+            own = levels == level
+            some = [one[here] for one, here in zip(boxes, own.split(counts), strict=True)]
+            pooled[own] = self._pool(features, some, stride)
+        return pooled
+
+    def _pool(self, features: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
         if self.method == "align":
             return torchvision.ops.roi_align(
-                x[LEVEL], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True
+                features, boxes, self.output_size, 1 / stride, self.sampling_ratio, aligned=True
             )
-        precise = torch.promote_types(x[LEVEL].dtype, torch.float32)  # as the operator does by itself on a GPU
+        precise = torch.promote_types(features.dtype, torch.float32)  # as the operator does by itself on a GPU
         inclusive = [own.to(precise) - constant((0.0, 0.0, 1.0, 1.0), own.device, precise) for own in boxes]
-        pooled = torchvision.ops.roi_pool(x[LEVEL].to(precise), inclusive, self.output_size, 1 / STRIDE)
-        return pooled.to(x[LEVEL].dtype)
+        pooled = torchvision.ops.roi_pool(features.to(precise), inclusive, self.output_size, 1 / stride)
+        return pooled.to(features.dtype)
 
 
 def _rpn_head(width: int, channels: int, anchors: int) -> RPNHead:

@@ -6,6 +6,7 @@ Detector.load("detector.pt")("image.jpg")
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ __all__ = ["Detector", "ImageDetections"]
 
 def __getattr__(name: str) -> Any:
     # On first use: the command-line tools answer --help without loading torch.
+    if name == "PictureDetections":
+        warnings.warn("PictureDetections is called ImageDetections now", DeprecationWarning, stacklevel=2)
+        name = "ImageDetections"
     if name in __all__:
         from detection import detector
 
         return getattr(detector, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
+from backbones.common.text import printable
 from detection.common.environment import environment_number
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config
@@ -36,12 +38,13 @@ def run(main: Callable[[], int]) -> int:
     """
     with _readers_may_leave():
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
         try:
             status = main()
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (UserError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error), keep_lines=True)}", file=sys.stderr)
             status = 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -52,6 +55,13 @@ def run(main: Callable[[], int]) -> int:
             traceback.print_exc()
             status = 1
         return leave(status)
+
+
+class _Printable(logging.Formatter):
+    """Messages without control characters, which a terminal would carry out: they may tell of any file's name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep_lines=True)
 
 
 def leave(status: int) -> int:
@@ -133,10 +143,12 @@ class _PatientStream:
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser whose help keeps line breaks."""
-    return argparse.ArgumentParser(
+    """A parser whose help keeps line breaks, and whose arguments of type `Path` may begin with `~`."""
+    made = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    made.register("type", Path, user_path)
+    return made
 
 
 def add_config_arguments(

@@ -9,13 +9,29 @@ Networks never see these objects: `detection/experiment/builders.py` hands them 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Upper bounds. No sane use comes near them: they are there so that a mistyped number, or one in a stranger's
+# detector.pt, is refused by its key before anything is built, read or allocated from it. What lies below them may still
+# be more than a machine has; that is told when an allocation fails (`detection/training/memory.py`).
+SIDE = 32_768  # pixels along one side of an image or a region
+CHANNELS = 65_536
+WIDTH = 4_096  # planes, cardinality and base width, which a network multiplies with each other
+COUNT = 1_000_000  # images, boxes or regions at once
+STEPS = 1_000_000_000
+PROCESSES = 512
+FACTOR = 1e6  # rates, weights of losses, ratios
+LENGTH = 1_000  # values in a list
 
-def within(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """A field whose value, or each of whose values, must lie in [low, high]."""
-    return field(default=default, metadata={"low": low, "high": high})
+
+def within(default: Any, low: float, high: float, most: int = LENGTH) -> Any:
+    """A field whose value, or each of whose at most `most` values, must lie in [low, high]."""
+    return field(default=default, metadata={"low": low, "high": high, "most": most})
+
+
+PYRAMID_LEVELS = 5  # p2 to p6, of the RPN
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Split:
     name: str = "train"  # shows in reports and file names; for `data.layout: coco` it says which of COCO's splits
     annotations: str | None = None  # COCO-format JSON, relative to data.root; for `data.layout: files`
     images: str | None = None  # folder that the annotations' file names are relative to, relative to data.root
-    limit: int | None = within(None, 1)  # only the first so many images, to try things out
+    limit: int | None = within(None, 1, STEPS)  # only the first so many images, to try things out
 
 
 @dataclass(frozen=True)
@@ -41,16 +57,16 @@ class Data:
     keep_empty: bool = False  # train on images without objects too
     skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
     # Training: the shorter side is scaled to one of these, drawn for each image …
-    shorter_sides: tuple[int, ...] = within((600,), 1)
-    longer_side: int = within(1000, 1)  # … unless the longer side would exceed this
-    test_shorter_side: int = within(600, 1)
-    test_longer_side: int = within(1000, 1)
+    shorter_sides: tuple[int, ...] = within((600,), 1, SIDE)
+    longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
+    test_shorter_side: int = within(600, 1, SIDE)
+    test_longer_side: int = within(1000, 1, SIDE)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     vertical_flip: float = within(0.0, 0, 1)
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
     albumentations: tuple[dict[str, Any], ...] = ()
     group_by_aspect: bool = True  # batches hold either upright or lying images: less padding
-    size_divisor: int = within(32, 1)  # padded sides are multiples of this
+    size_divisor: int = within(32, 1, 1024)  # padded sides are multiples of this
 
 
 @dataclass(frozen=True)
@@ -61,14 +77,19 @@ class Backbone:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    # No gradients up to and including this stage (py-faster-rcnn: conv1 and conv2_x).
+    # What the two networks work on. c4: the map of that stage, with conv5 on each region. pyramid: a feature pyramid of
+    # the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
+    features: Literal["c4", "pyramid"] = "c4"
+    pyramid_width: int = within(256, 1, WIDTH)
+    pyramid_norm: Literal["none", "batch", "group"] = "none"  # batch or group to train from scratch
+    # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Any network by its numbers: these take the place of the named variant's own.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
-    cardinality: int | None = within(None, 1)
-    base_width: int | None = within(None, 1)
-    planes: int | None = within(None, 1)
-    stem_width: int | None = within(None, 1)
+    cardinality: int | None = within(None, 1, WIDTH)
+    base_width: int | None = within(None, 1, WIDTH)
+    planes: int | None = within(None, 1, WIDTH)
+    stem_width: int | None = within(None, 1, WIDTH)
 
 
 @dataclass(frozen=True)
@@ -76,57 +97,59 @@ class Training:
     """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the
     work."""
 
-    global_batch: int = within(16, 1)  # images a step, over all devices
+    global_batch: int = within(16, 1, COUNT)  # images a step, over all devices
     # Images that one device holds at once; the rest of its share is accumulated.
-    images_per_device: int = within(2, 1)
-    learning_rate: float = within(0.02, 0)
+    images_per_device: int = within(2, 1, COUNT)
+    learning_rate: float = within(0.02, 0, FACTOR)
     # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it
     # stands.
-    learning_rate_batch: int | None = within(16, 1)
-    steps: int = within(180_000, 1)
-    milestones: tuple[int, ...] = within((120_000,), 1)  # steps at which the rate is multiplied by `decay`
+    learning_rate_batch: int | None = within(16, 1, COUNT)
+    steps: int = within(180_000, 1, STEPS)
+    milestones: tuple[int, ...] = within((120_000,), 1, STEPS)  # steps at which the rate is multiplied by `decay`
     decay: float = within(0.1, 0, 1)
     schedule: Literal["step", "cosine"] = "step"
-    warmup_steps: int = within(0, 0)  # the rate rises linearly from warmup_factor × itself
+    warmup_steps: int = within(0, 0, STEPS)  # the rate rises linearly from warmup_factor × itself
     warmup_factor: float = within(1 / 3, 0, 1)
     momentum: float = within(0.9, 0, 1)
     nesterov: bool = False
-    weight_decay: float = within(1e-4, 0)
-    bias_lr_factor: float = within(2.0, 0)  # py-faster-rcnn: biases learn twice as fast …
-    bias_weight_decay: bool = False  # … and do not decay
+    weight_decay: float = within(1e-4, 0, FACTOR)
+    bias_lr_factor: float = within(2.0, 0, FACTOR)  # py-faster-rcnn: biases learn twice as fast …
+    bias_weight_decay: bool = False  # … and do not decay (Detectron); in configs/paper/ they do
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
-    clip_norm: float | None = within(None, 0)
-    log_every: int = within(20, 1)
-    checkpoint_every: int = within(2_000, 1)
-    keep_checkpoints: int = within(2, 1)
+    clip_norm: float | None = within(None, 0, 1e12)
+    log_every: int = within(20, 1, STEPS)
+    checkpoint_every: int = within(2_000, 1, STEPS)
+    keep_checkpoints: int = within(2, 1, COUNT)
     # AP (the RPN: AR) on data.test each so many steps, and after the last; null: never.
-    evaluate_every: int | None = within(None, 1)
+    evaluate_every: int | None = within(None, 1, STEPS)
 
 
 @dataclass(frozen=True)
 class ProposalLimits:
     """Which of the RPN's boxes become proposals."""
 
-    before_nms: int | None = within(6000, 1)  # best anchors that go into NMS, a level; null: all
-    after_nms: int = within(300, 1)
+    before_nms: int | None = within(6000, 1, COUNT)  # best boxes of a level that go into NMS; null: all
+    after_nms: int = within(300, 1, COUNT)
     nms_iou: float = within(0.7, 0, 1)
-    min_side: float = within(16.0, 0)  # in pixels of the original image
+    min_side: float = within(16.0, 0, SIDE)  # in pixels of the original image; smaller boxes are dropped first
 
 
 @dataclass(frozen=True)
 class RPN:
     """The proposal network and its training."""
 
-    # Square roots of the areas, in pixels of the network's input.
-    anchor_sizes: tuple[float, ...] = within((64, 128, 256, 512), 1)
-    anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01)  # height / width
-    channels: int = within(512, 1)
+    # Square roots of the areas, in pixels of the network's input; with several levels, as many for each, finest first.
+    anchor_sizes: tuple[float, ...] = within((64, 128, 256, 512), 1, SIDE, most=100)
+    anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01, 100, most=100)  # height / width
+    anchor_offset: float = within(0.5, 0, 1)  # of an anchor's centre in its cell, as a share of the stride
+    anchor_rounding: bool = False  # to whole pixels; with an offset of 0: torchvision's anchors
+    channels: int = within(512, 1, CHANNELS)
     positive_iou: float = within(0.7, 0, 1)
     negative_iou: float = within(0.3, 0, 1)
-    samples: int = within(256, 1)
+    samples: int = within(256, 1, COUNT)
     positive_share: float = within(0.5, 0, 1)
-    allowed_border: float | None = within(0.0, 0)  # null: anchors that cross the image's border learn too
-    smooth_l1_beta: float = within(1 / 9, 1e-9)  # σ = 3
+    allowed_border: float | None = within(0.0, 0, SIDE)  # null: anchors that cross the image's border learn too
+    smooth_l1_beta: float = within(1 / 9, 1e-9, FACTOR)  # σ = 3
     crowd_overlap: float | None = within(None, 0, 1)
     # What the Fast R-CNN learns from.
     training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
@@ -138,22 +161,27 @@ class RPN:
 class FastRCNN:
     """The region classifier, its training, and what counts as a detection."""
 
+    # What makes a vector of each region. conv5: that stage of the network, over C4. two_layers: two fully connected
+    # layers. four_convolutions: four 3×3 convolutions with GroupNorm and one fully connected layer
+    box_head: Literal["conv5", "two_layers", "four_convolutions"] = "conv5"
+    box_head_width: int = within(1024, 1, CHANNELS)  # of the fully connected layers
+    box_head_channels: int = within(256, 1, WIDTH)  # of the four convolutions
     pooling: Literal["max", "align"] = "max"
-    pooled_size: int = within(14, 1)  # conv5 halves it
-    sampling_ratio: int = within(2, 0)  # RoIAlign's samples along a bin's side; 0: adaptive
+    pooled_size: int = within(14, 1, 1024)  # conv5 halves it
+    sampling_ratio: int = within(2, 0, 1024)  # RoIAlign's samples along a bin's side; 0: adaptive
     positive_iou: float = within(0.5, 0, 1)
     background_low: float = within(0.0, 0, 1)
-    samples: int = within(64, 1)
+    samples: int = within(64, 1, COUNT)
     positive_share: float = within(0.25, 0, 1)
-    box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9)
-    box_means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9, FACTOR)
+    box_means: tuple[float, float, float, float] = within((0.0, 0.0, 0.0, 0.0), -FACTOR, FACTOR)
     # Empirical: means and stds measured on the training set's proposals (alternating training).
     box_statistics: Literal["fixed", "empirical"] = "fixed"
-    smooth_l1_beta: float = within(1.0, 1e-9)
+    smooth_l1_beta: float = within(1.0, 1e-9, FACTOR)
     crowd_overlap: float | None = within(0.7, 0, 1)
     min_score: float = within(0.05, 0, 1)
     nms_iou: float = within(0.3, 0, 1)
-    detections: int = within(100, 1)  # at most so many an image
+    detections: int = within(100, 1, COUNT)  # at most so many an image
     training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
 
 
@@ -168,11 +196,14 @@ class Runtime:
     compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
-    workers: int = within(2, 0)  # processes that read images, for each device
-    test_batch: int = within(1, 1)  # images at once when proposing and evaluating
+    # Functions that have several forms (RoI pooling, NMS …). fastest: the fastest form for the device; plain: standard
+    # PyTorch and torchvision operators. See detection/kernels
+    kernels: Literal["fastest", "plain"] = "fastest"
+    workers: int = within(2, 0, PROCESSES)  # processes that read images, for each device
+    test_batch: int = within(1, 1, COUNT)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
     tensorboard: bool = True
-    timeout_minutes: float = within(30.0, 0.01)  # how long one rank waits for another, and for a batch of images
+    timeout_minutes: float = within(30.0, 0.01, 100_000)  # how long a rank waits for another, or for a batch
 
     def contradictions(self) -> list[str]:
         """As those of the whole configuration."""
@@ -207,6 +238,12 @@ class Config:
         ):
             if not values:
                 found.append(f"{key}: at least one value is needed")
+        for transform in self.data.albumentations:
+            if not isinstance(transform.get("name"), str):
+                found.append(
+                    "data.albumentations: each transform needs a `name`, as in [{name: HorizontalFlip, p: 0.5}, …]"
+                )
+                break
         if self.rpn.negative_iou > self.rpn.positive_iou:
             found.append(
                 f"rpn.negative_iou ({self.rpn.negative_iou}) is above rpn.positive_iou ({self.rpn.positive_iou}): "
@@ -214,8 +251,19 @@ class Config:
             )
         if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
             found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
-        if self.fast_rcnn.pooled_size < 2:
+        if self.fast_rcnn.box_head == "conv5" and self.fast_rcnn.pooled_size < 2:
             found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        if self.backbone.features == "pyramid":
+            if self.fast_rcnn.box_head == "conv5":
+                found.append(
+                    "fast_rcnn.box_head: conv5 runs on C4; with backbone.features=pyramid take two_layers or "
+                    "four_convolutions"
+                )
+            if len(self.rpn.anchor_sizes) % PYRAMID_LEVELS:
+                found.append(
+                    f"rpn.anchor_sizes: {len(self.rpn.anchor_sizes)} sizes for {PYRAMID_LEVELS} levels of a pyramid; "
+                    "name as many for each level, finest first"
+                )
         for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
             if list(training.milestones) != sorted(set(training.milestones)):
                 found.append(f"{name}.training.milestones {training.milestones} must ascend")
@@ -242,8 +290,12 @@ class Config:
                 "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
                 "or set backbone.norm=batch or group"
             )
-        if self.data.layout == "files":
-            for split in (self.data.train, self.data.test):
-                if split.annotations is None or split.images is None:
-                    found.append(f"the split {split.name!r} needs `annotations` and `images` (data.layout is files)")
+        splits = {"train": self.data.train, "test": self.data.test}
+        if self.data.layout == "files" and not any(split.annotations or split.images for split in splits.values()):
+            found.append(
+                "data.layout: files needs `annotations` and `images` of data.train and data.test, where they are used"
+            )
+        for which, split in splits.items():
+            if split.name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", split.name):
+                found.append(f"data.{which}.name: {split.name!r} is to be part of files' names: leave out slashes")
         return found

@@ -5,26 +5,37 @@ The configuration is a frozen dataclass of dataclasses: the detectors' (`detecti
 YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say
 otherwise. Repeated keys, aliases and tags are refused.
 A file may name another in `base:`, relative to itself, whose values it changes.
+A key that was renamed (`RENAMED`) is still taken under its earlier name; a notice names today's.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
-import math
+import logging
 import re
-import types
+import stat
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import yaml
 
 from backbones.common.errors import UserError
+from backbones.common.files import atomic_write, user_path
+from backbones.common.names import did_you_mean
 from detection.config import Config
+from detection.config_values import check_range, convert, short
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Keys in full ("rpn.training.steps") by which earlier versions knew a value → today's.
+RENAMED: dict[str, str] = {}
+SIZE_LIMIT = 1 << 18  # bytes of a file: fifty times the longest one here, and parsed in three seconds at the worst
+TOLD = 20  # mistakes that are told; the rest is counted
 
 
 class Configuration(Protocol):
@@ -131,14 +142,15 @@ def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[s
     """Reads a file, applies `key.sub=value` overrides in order, and checks the whole.
 
     Raises:
-        UserError: with all mistakes at once, each with its key; an unknown key comes with the nearest known one.
+        UserError: with all mistakes at once (of very many, the first ones), each with its key; an unknown key comes
+            with the nearest known one.
     """
-    values = _read_with_base(Path(path), ()) if path is not None else {}
+    values = _read_with_base(user_path(path), ()) if path is not None else {}
     return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 
 def change_config(config: C, overrides: Sequence[str]) -> C:
-    """`config` with `key.sub=value` overrides applied; errors as in `load_config_of`."""
+    """`config` with `key.sub=value` overrides applied, one alone or several; errors as in `load_config_of`."""
     return _changed(type(config), config_to_dict(config), overrides, "command line") if overrides else config
 
 
@@ -149,23 +161,70 @@ def config_of(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 
 def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], where: str) -> C:
     mistakes: list[str] = []
-    for text in overrides:
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: a change is a text, key.sub=value, not {short(text)}")
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             hint = ", or --config before the name of a configuration file" if text.endswith((".yaml", ".yml")) else ""
             mistakes.append(f"{text!r}: write key.sub=value{hint}")
             continue
-        _set(values, key.strip().split("."), parse_yaml(value, f"{key.strip()}={value}"))
+        parsed = parse_yaml(value, f"{key.strip()}={value}")
+        _set(values, _todays_key(key.strip(), "command line").split("."), parsed)
     return _checked(kind, values, where, mistakes)
 
 
+def with_todays_keys(values: Any, where: str | None = None) -> Any:
+    """A configuration's plain values with each key that was renamed under today's name; anything else as it is.
+
+    where: what a notice calls the source; None: no notice.
+
+    Raises:
+        UserError: a value is given by both names.
+    """
+    for earlier, today in RENAMED.items():
+        if not _has(values, earlier.split(".")):
+            continue
+        values = copy.deepcopy(values)
+        value = _taken(values, earlier.split("."))
+        if _has(values, today.split(".")):
+            raise UserError(f"{where or 'configuration'}: {earlier} is called {today} now, and both are given")
+        if where is not None:
+            _todays_key(earlier, where)
+        _set(values, today.split("."), value)
+    return values
+
+
+def _todays_key(key: str, where: str) -> str:
+    """Today's name of a key; a notice is logged where it is another."""
+    today = RENAMED.get(key, key)
+    if today != key:
+        logger.warning("%s: %s is called %s now; the earlier name is still taken", where, key, today)
+    return today
+
+
+def _taken(values: dict[str, Any], keys: Sequence[str]) -> Any:
+    for key in keys[:-1]:
+        values = values[key]
+    return values.pop(keys[-1])
+
+
+def _has(values: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
 def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
-    config = _build(kind, values, "", mistakes)
+    config = _build(kind, with_todays_keys(values), "", mistakes)
     # A default stands in for a wrong value: what it seems to contradict, in its section, says nothing.
-    doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes}
+    doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes[:TOLD]}
     mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
     if mistakes:
-        raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(mistakes))
+        told = mistakes[:TOLD] + ([f"… and {len(mistakes) - TOLD} more"] if len(mistakes) > TOLD else [])
+        raise UserError(f"{where}: " + ("\n  " if len(mistakes) > 1 else "") + "\n  ".join(told))
     return config
 
 
@@ -195,24 +254,44 @@ def config_to_yaml(config: Configuration) -> str:
     )
 
 
+def write_config(config: Configuration, path: Path) -> None:
+    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")
+
+
 def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in chain:
         raise UserError(f"{path}: `base:` leads back to itself")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the configuration: {error}") from None
-    values = parse_yaml(text, str(path))
+    values = parse_yaml(_text_of(path), str(path))
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values, this is a {type(values).__name__}")
+    values = with_todays_keys(values, str(path))
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: `base` names another configuration file, got {base!r}")
     return _merge(_read_with_base(path.parent / base, (*chain, path.resolve())), values)
+
+
+def _text_of(path: Path) -> str:
+    """The text of a configuration file, which is looked at before it is opened: a pipe could wait for ever, and a
+    device has no end."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: cannot read the configuration: it is no plain file")
+        if status.st_size > SIZE_LIMIT:
+            raise UserError(
+                f"{path}: cannot read the configuration: it has {status.st_size} bytes, more than the {SIZE_LIMIT} "
+                "accepted; is it another file?"
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read the configuration: {error}") from None
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,73 +317,30 @@ def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default
     defaults)."""
     default = default if default is not None else kind()
     if not isinstance(values, Mapping):
-        mistakes.append(f"{prefix.rstrip('.')}: expected keys and values below it, got {values!r}")
+        mistakes.append(f"{prefix.rstrip('.')}: expected keys and values below it, got {short(values)}")
         return default
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     built = {}
     for key, value in values.items():
         if key not in fields:
-            mistakes.append(f"{prefix}{key}: unknown key{_nearest(key, fields)}")
+            # The nearest name takes a millisecond to find, and a file may have any number of keys.
+            name = key[:100] if isinstance(key, str) else short(key)
+            nearest = _nearest(name, fields) if len(mistakes) < TOLD else ""
+            mistakes.append(f"{prefix}{name}: unknown key{nearest}")
         elif dataclasses.is_dataclass(hints[key]):
             built[key] = _build(
                 typing.cast(type, hints[key]), value, f"{prefix}{key}.", mistakes, getattr(default, key)
             )
         else:
             try:
-                built[key] = _convert(value, hints[key])
-                _check_range(built[key], fields[key].metadata)
+                converted = convert(value, hints[key])
+                check_range(converted, fields[key].metadata)
+                built[key] = converted
             except ValueError as error:
                 mistakes.append(f"{prefix}{key}: {error}")
     return dataclasses.replace(default, **built)  # type: ignore[type-var]
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` says, without guessing: an integer serves as a float, and a list as a tuple, nothing
-    else is turned into anything."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(value, inner)
-    if origin is Literal:
-        if isinstance(value, bool) or value not in arguments:
-            raise ValueError(f"{value!r} is none of {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"expected a list [a, b, …], got {value!r}")
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(item, arguments[0]) for item in value)
-        if len(value) != len(arguments):
-            raise ValueError(f"expected {len(arguments)} values, got {len(value)}")
-        return tuple(_convert(item, argument) for item, argument in zip(value, arguments, strict=True))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"expected keys and values, got {value!r}")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise ValueError(f"expected {names[hint]}, got {value!r}")
-    return value
-
-
-def _check_range(value: Any, bounds: Mapping[str, Any]) -> None:
-    low, high = bounds.get("low"), bounds.get("high")
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError(f"{number} is not a finite number")
-        if number is None or (low is None and high is None):
-            continue
-        if (low is not None and number < low) or (high is not None and number > high):
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise ValueError(f"{number} is out of range: {limits}")
+    return did_you_mean(key, known := list(known)) or f"; known here: {', '.join(known)}"

@@ -12,7 +12,6 @@ Shapes: D detections, H × W image.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -25,17 +24,15 @@ import torch
 from PIL import Image
 
 from backbones.common.errors import UserError
-from detection.config_file import change_config
 from detection.data.augmentation import Augmentation
-from detection.data.batches import Sample, collate, padded_size
-from detection.data.images import read_image
+from detection.data.images import read_image, rgb_over_white
+from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
-from detection.experiment.datasets import test_augmentation
-from detection.experiment.model_files import Categories, load_trained
-from detection.experiment.placement import for_inference
+from detection.experiment.inference import Inference, batches_of_images, detect_batch, prepared
+from detection.experiment.model_files import Categories, load_detector
+from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
-from detection.training.memory import memory_explained
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
 
@@ -50,7 +47,10 @@ _LESS_MEMORY = (
 )
 
 
-@dataclass(frozen=True)
+_SHOWN = 3  # detections that the repr names
+
+
+@dataclass(frozen=True, repr=False)
 class ImageDetections:
     """What was found in one image, in descending order of score.
 
@@ -71,6 +71,10 @@ class ImageDetections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
+        return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
+
     def above(self, score: float) -> ImageDetections:
         """Those that score at least `score`."""
         count = int((self.scores >= score).sum())
@@ -87,15 +91,21 @@ class Detector:
         categories: the classes.
         resize: how an image is brought to the size that the networks were trained at.
         size_divisor: padded sides are multiples of this.
+        autocast: the type of half precision that it computes in; None: float32.
     """
 
     def __init__(
-        self, network: FasterRCNN, categories: Categories, resize: Augmentation, *, size_divisor: int = 32
+        self,
+        network: FasterRCNN,
+        categories: Categories,
+        resize: Augmentation,
+        *,
+        size_divisor: int = 32,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.network = network.eval()
         self.categories = categories
-        self._resize = resize
-        self._size_divisor = size_divisor
+        self._inference = Inference(self.network, resize, size_divisor, autocast)
 
     @classmethod
     def load(
@@ -103,25 +113,33 @@ class Detector:
     ) -> Detector:
         """The detector of a `detector.pt`.
 
+        On a CPU with the GNU C library, the process keeps the large blocks that tensors free for the next ones, as a
+        training does (`detection.training.memory.keep_freed_memory`): no other setting of the process is changed.
+
         Args:
             device: "cpu", "cuda", "cuda:1", or "auto", which takes a GPU where there is one.
-            changes: values of its configuration to be changed, such as "fast_rcnn.min_score=0.3".
+            changes: values of its configuration to be changed, such as "fast_rcnn.min_score=0.3" or, on a GPU,
+                "runtime.precision=bf16".
 
         Raises:
             UserError: no such file, damaged, or not a detector; a change that cannot be made; no such device.
         """
         chosen = _choose_device(str(device))
-        trained = load_trained(path, "detector")
-        assert trained.rpn is not None
-        assert trained.fast_rcnn is not None
-        config = change_config(trained.config, changes)
-        network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, chosen)
-        return cls(network, trained.categories, test_augmentation(config.data), size_divisor=config.data.size_divisor)
+        trained = load_detector(path)
+        config = change_trained(trained.config, changes, path)
+        inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, chosen)
+        return cls(
+            inference.network,
+            trained.categories,
+            inference.resize,
+            size_divisor=inference.size_divisor,
+            autocast=inference.autocast,
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the networks lie."""
-        return next(self.network.parameters()).device
+        return self._inference.device
 
     def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
         """Detections in one image, or in each of several.
@@ -142,50 +160,17 @@ class Detector:
         """
         arrays = isinstance(images, (np.ndarray, torch.Tensor))
         if isinstance(images, (str, os.PathLike, Image.Image)) or (arrays and images.ndim not in (1, 4)):
-            return self._detect([self._sample(images, 0)])[0]
+            return self([images])[0]
         if not isinstance(images, Iterable):
             raise _not_accepted(images)
-        found: list[ImageDetections] = []
-        waiting: list[Sample] = []
-        for sample in map(self._sample, images, itertools.count()):
-            if waiting and (len(waiting) >= batch_size or self._padded(sample) != self._padded(waiting[0])):
-                found += self._detect(waiting)
-                waiting = []
-            waiting.append(sample)
-        return found + (self._detect(waiting) if waiting else [])
-
-    @torch.inference_mode()
-    def _detect(self, samples: Sequence[Sample]) -> list[ImageDetections]:
-        batch = collate(samples, self._size_divisor)
-        with memory_explained(batch, _LESS_MEMORY, "numbers in the call, from 0:"):
-            batch = batch.to(self.device)
-            found = self.network(batch.images, batch.sizes, batch.original_sizes)
         return [
-            self._named(one.boxes.float().cpu().numpy(), one.scores.float().cpu().numpy(), one.labels.cpu().numpy())
-            for one in found
+            self._named(found)
+            for batch in batches_of_images(self._inference, map(_as_array, images), batch_size)
+            for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:")
         ]
 
-    def _padded(self, sample: Sample) -> tuple[int, int]:
-        height, width = sample.image.shape[1:]
-        return padded_size((height, width), self._size_divisor)
-
-    def _sample(self, image: ImageLike, number: int) -> Sample:
-        array = _as_array(image)
-        nothing = np.zeros((0, 4), dtype=np.float32)
-        resized = self._resize(array, nothing, None, seed=0).image
-        return Sample(
-            image=torch.from_numpy(resized).permute(2, 0, 1),
-            image_id=number,
-            index=number,
-            original_size=array.shape[:2],
-            boxes=torch.from_numpy(nothing),
-            labels=torch.zeros(0, dtype=torch.int64),
-            crowds=torch.zeros(0, dtype=torch.bool),
-            proposals=None,
-            seed=0,
-        )
-
-    def _named(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
+    def _named(self, found: Detections) -> ImageDetections:
+        boxes, scores, labels = (values.numpy() for values in found)
         names = [self.categories.name(label) for label in labels.tolist()]
         return ImageDetections(boxes, scores, labels, names, np.array(self.categories.ids, dtype=np.int64)[labels - 1])
 
@@ -205,7 +190,9 @@ def _as_array(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return _pixels(image)
+        if image.mode[0] in "IF" or 0 in image.size:
+            raise _not_accepted(image)
+        return rgb_over_white(image)
     if isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
         image = image.cpu().permute(1, 2, 0).numpy()
     if not isinstance(image, np.ndarray):
@@ -213,16 +200,6 @@ def _as_array(image: ImageLike) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise _not_accepted(image)
     return np.require(image, requirements=["C", "W"])  # torch warns of arrays that are read-only
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """A Pillow image's, with what shines through it laid over white, as `read_image` does."""
-    if image.mode[0] in "IF" or 0 in image.size:
-        raise _not_accepted(image)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
 
 
 def _not_accepted(image: Any) -> UserError:

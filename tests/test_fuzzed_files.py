@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no file was fuzzed; pip install hypothesis")
 
@@ -86,9 +86,13 @@ def safetensors_file() -> bytes:
     return save(STATE)
 
 
-def image_file(kind: str, **options: object) -> bytes:
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+
+
+def image_file(kind: str, mode: str = "RGB", **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(SCENE).save(buffer, kind, **options)
+    Image.fromarray(SCENE).convert("L" if mode == "I;16" else mode).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -224,7 +228,23 @@ TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] 
         kind: (lambda kind=kind: image_file(kind), read_image)  # type: ignore[misc]
         for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
     },
-    "progressive JPEG": (lambda: image_file("JPEG", progressive=True), read_image),
+    **{
+        name: (lambda kind=kind, options=options: image_file(kind, **options), read_image)  # type: ignore[misc]
+        for name, (kind, options) in {
+            "progressive JPEG": ("JPEG", {"progressive": True}),
+            "CMYK JPEG": ("JPEG", {"mode": "CMYK"}),
+            "JPEG with EXIF": ("JPEG", {"exif": EXIF}),
+            "PNG with EXIF": ("PNG", {"exif": EXIF}),
+            "PNG of 16 bits": ("PNG", {"mode": "I;16"}),
+            "PNG with alpha": ("PNG", {"mode": "RGBA"}),
+            "PNG of a palette": ("PNG", {"mode": "P", "transparency": 0}),
+            "TIFF with EXIF": ("TIFF", {"exif": EXIF, "compression": "tiff_lzw"}),
+            "TIFF of floating point": ("TIFF", {"mode": "F", "compression": "tiff_deflate"}),
+            "JPEG 2000": ("JPEG2000", {}),
+            "PGM": ("PPM", {"mode": "L"}),
+            **({"AVIF": ("AVIF", {})} if features.check("avif") else {}),
+        }.items()
+    },
 }
 
 

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = read_config(options_parser.parse_intermixed_args(arguments))
 
     from backbones.common.errors import UserError
+    from backbones.common.text import printable
     from detection.experiment.datasets import check_split
 
     refused = False
@@ -32,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             index = check_split(config.data, which)
         except UserError as error:
-            print(f"data.{which}: {error}", file=sys.stderr)
+            print(f"data.{which}: {printable(str(error), keep_lines=True)}", file=sys.stderr)
             refused = True
             continue
-        found = index.findings.summary()
+        found = printable(index.findings.summary(), keep_lines=True)
         print(
             f"data.{which}: {index.annotation_file}: {len(index)} images, {len(index.boxes)} objects, "
             f"{len(index.category_ids)} classes; " + (f"repaired:\n{found}" if found else "nothing to repair")

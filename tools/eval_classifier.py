@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_intermixed_args(arguments)
 
     from backbones.common.errors import UserError
+    from backbones.common.files import user_path
     from detection.classifier.classifier_file import load_classifier
     from detection.classifier.config import ClassifierConfig
     from detection.classifier.image_input import views_for_test
@@ -81,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         except UserError as error:
             raise UserError(f"{error}\nWeights that tools/train_classifier.py did not write need --network") from error
         config = change_config(trained.config, overrides(options))
-        home = Path(options.weights).parent
-    folder = Path(options.output) if options.output else home / "evaluation"
+        home = user_path(options.weights).parent
+    folder = user_path(options.output) if options.output else home / "evaluation"
     among = None if options.classes is None else read_class_list(options.classes, trained.classes)
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         views = views_for_test(config.data, size=options.size, crops=options.crops, scales=options.scales)

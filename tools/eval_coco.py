@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
 from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
@@ -23,7 +24,10 @@ EPILOG = """examples:
   python tools/eval_coco.py --results results.json --annotations instances_val2017.json
       AP of detections that exist already, in COCO's results format
   torchrun --nproc-per-node 8 tools/eval_coco.py --weights …
-      on eight GPUs; the figures are the same to the last digit"""
+      on eight GPUs; the figures are the same to the last digit
+
+Other images with a detector's own classes: data.test.annotations=FILE data.test.images=DIR, both relative to where the
+command is typed or, with --data, to that folder. Each data set needs an --output of its own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser.add_argument(
         "--images", type=_count, metavar="N", help="images that the report of AP shows (default: 12)"
     )
+    options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # its earlier name
     options_parser.add_argument(
         "--backend", choices=("arrays", "pycocotools"),
         help="what computes AP: our own code, or pycocotools, the number of record; the figures are the same "
@@ -55,16 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
 
-    from detection.config_file import change_config, config_from_dict
+    from detection.config_file import config_from_dict
     from detection.data.proposal_store import ProposalStore
     from detection.experiment import evaluate
     from detection.experiment.datasets import split_of_images
-    from detection.experiment.model_files import load_trained
+    from detection.experiment.model_files import TrainedDetector, load_rpn_or_detector
+    from detection.experiment.stored_configuration import config_of_trained
     from detection.training.distributed import is_main, process_group
     from detection.training.run_lock import run_lock
 
     file = options.weights or options.proposals
-    folder = Path(options.output) if options.output else file.parent / "evaluation"
+    folder = user_path(options.output) if options.output else file.parent / "evaluation"
     if options.proposals is not None:
         store = ProposalStore.open(file)
         _refuse_idle(
@@ -74,21 +80,22 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(
                 f"{file}: names no data set: tools/propose.py did not write it. Make the proposals with that tool"
             )
-        config = change_config(config_from_dict(store.metadata["config"], str(file)), overrides(options))
+        stored = config_from_dict(store.metadata["config"], str(file))
     else:
-        trained = load_trained(file, "detector", "rpn")
-        config = change_config(trained.config, overrides(options))
-        if trained.fast_rcnn is None:
+        trained = load_rpn_or_detector(file)
+        stored = trained.config
+        if not isinstance(trained, TrainedDetector):
             _refuse_idle(
                 options, "the recall of an RPN, which is measured at up to 2,000 proposals an image",
                 ("images", "backend"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
+    config = config_of_trained(stored, file, overrides(options))
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:
             table = evaluate.evaluate_store(config, store, split_of_images(config.data, store), folder).table()
-        elif trained.fast_rcnn is None:
+        elif not isinstance(trained, TrainedDetector):
             table = evaluate.evaluate_rpn(config, trained, device, folder).table()
         else:
             images = 12 if options.images is None else options.images

@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
+from backbones.common.text import printable
 from detection.command_line import parser, run
 
 EPILOG = """examples:
@@ -18,7 +19,9 @@ detections.json holds a list, one entry an image: {"file": …, "width": …, "h
 the images show those of --min-score and above. An image that cannot be read is named, and has "error" in place of
 "detections"; so have those that were not reached when the tool was stopped.
 
-The images looked at are never overwritten, nor is any other in a folder that has no detections.json yet."""
+In a folder every kind of image that can be read is taken, by its ending; hidden files (macOS's ._a.jpg, for example)
+are passed over. The images looked at are never overwritten, nor is any other in a folder that has no detections.json
+yet; a folder that another predict is writing into is refused."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
     detections = f"{summary.detections} detections of score {options.min_score:g} and above"
     print(f"{summary.images} images{unreadable}, {detections}")
-    print(f"written: {options.output}")
+    print(f"written: {printable(str(options.output))}")
     return 1 if summary.unreadable else 0
 
 

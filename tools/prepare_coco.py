@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
 from backbones.common.errors import UserError
-from backbones.common.progress import in_bytes
+from backbones.common.units import in_bytes
 from detection.command_line import run
 from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts
 from detection.data.coco.parts import BASE_URL, LAYOUTS, Part

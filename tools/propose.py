@@ -31,17 +31,22 @@ def main(arguments: list[str] | None = None) -> int:
         help="data.train, under rpn.training_proposals, or data.test, under rpn.test_proposals (default: train)",
     )
     options_parser.add_argument(
-        "--store", type=Path, metavar="FILE", help="the file to write; <output>/proposals/<split>.st by default"
+        "--store",
+        type=Path,
+        metavar="FILE",
+        help="the file to write; proposals/<split>.st beside the weights by default",
     )
-    add_config_arguments(options_parser, config=False)
+    add_config_arguments(
+        options_parser, config=False, output="folder in which proposals/<split>.st is written; the weights' by default"
+    )
     options = options_parser.parse_intermixed_args(arguments)
 
-    from detection.config_file import change_config
     from detection.experiment import proposing
-    from detection.experiment.model_files import load_trained
+    from detection.experiment.model_files import load_rpn_or_detector
+    from detection.experiment.stored_configuration import config_of_trained
     from detection.training.distributed import is_main, process_group
 
-    config = change_config(load_trained(options.weights, "rpn", "detector").config, overrides(options))
+    config = config_of_trained(load_rpn_or_detector(options.weights).config, options.weights, overrides(options))
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         path = proposing.propose(config, options.weights, options.split, device, output=options.store)
         if is_main():

@@ -55,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection.classifier import dry_run as plan
-    from detection.classifier import stage
+    from detection.classifier.stage import classifier_stage, train_classifier
+    from detection.training.dry_run import dry_run
 
     return plan_or_train(
         options,
         config.runtime,
-        lambda device: plan.of_classifier(config, device),
-        lambda device, resume: stage.train_classifier(config, device, resume=resume),
+        lambda device: dry_run(classifier_stage(config, device)),
+        lambda device, resume: train_classifier(config, device, resume=resume),
     )
 
 

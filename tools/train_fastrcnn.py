@@ -46,14 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection.experiment import dry_run as plan
-    from detection.experiment import stages
+    from detection.experiment import dry_run, stages
 
     files = {"rpn_file": options.rpn, "proposals_file": options.proposals}
     return plan_or_train(
         options,
         config.runtime,
-        lambda device: plan.of_fast_rcnn(config, device, **files),
+        lambda device: dry_run.of_fast_rcnn(config, device, **files),
         lambda device, resume: stages.train_fast_rcnn(config, device, **files, resume=resume),
     )
 

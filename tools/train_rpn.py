@@ -41,13 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection.experiment import dry_run as plan
-    from detection.experiment import stages
+    from detection.experiment import dry_run, stages
 
     return plan_or_train(
         options,
         config.runtime,
-        lambda device: plan.of_rpn(config, device),
+        lambda device: dry_run.of_rpn(config, device),
         lambda device, resume: stages.train_rpn(config, device, resume=resume),
     )
 

@@ -16,13 +16,13 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from ..input_format import InputFormat
-from ..resnext import Backbone
+from ..resnext import ResNeXtBackbone
 from .host_input import HostInput, default_host_format
 
 STEM = "relu"  # the layer whose output is the stem's map
 
 
-def layers_in_order(backbone: Backbone, host_format: InputFormat | None = None) -> nn.Sequential:
+def layers_in_order(backbone: ResNeXtBackbone, host_format: InputFormat | None = None) -> nn.Sequential:
     """The layers of `backbone`, shared with it, up to its last level.
 
     Args:

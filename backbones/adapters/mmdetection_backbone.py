@@ -70,7 +70,7 @@ class ResNeXtBackbone(BaseModule):
     Attributes:
         channels: of each map that is returned.
         input_format: what the weights expect; the images have been brought into it when they reach conv1.
-        provenance: see `backbones.Backbone`.
+        provenance: see `backbones.ResNeXtBackbone`.
 
     Raises:
         UserError: an index or number of stages that the network does not have, weights together with init_cfg, or as in

@@ -49,7 +49,7 @@ class SegmentationBackbone(IntermediateLayerGetter):
 
     Attributes:
         out_channels, aux_channels: of the two maps; aux_channels is None without one.
-        provenance: of the backbone, see `backbones.Backbone`.
+        provenance: of the backbone, see `backbones.ResNeXtBackbone`.
     """
 
     out_channels: int

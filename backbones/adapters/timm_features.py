@@ -43,7 +43,7 @@ class TimmFeatures(FeatureListNet):
     Attributes:
         feature_info: timm's FeatureInfo: channels (num_chs), reduction and module of each map.
         pretrained_cfg: the mean and standard deviation that `timm.data` normalises images by.
-        provenance: of the backbone, see `backbones.Backbone`.
+        provenance: of the backbone, see `backbones.ResNeXtBackbone`.
     """
 
     pretrained_cfg: dict[str, Any]

@@ -75,7 +75,7 @@ except ImportError as error:
 
 from ..factory import create_backbone, create_c4
 from ..input_format import InputFormat
-from ..resnext import Backbone, Stage
+from ..resnext import ResNeXtBackbone, Stage
 from .host_input import default_host_format, mean_and_std
 from .layers import layer_name, layers_in_order
 
@@ -87,7 +87,7 @@ class FPNBackbone(BackboneWithFPN):
         out_channels: channels of every map.
         image_mean, image_std: what the detector's transform has to apply to RGB of 0–1. For images of three channels
             they are its defaults, unless `host_format` said otherwise.
-        provenance: of the backbone, see `backbones.Backbone`.
+        provenance: of the backbone, see `backbones.ResNeXtBackbone`.
     """
 
     image_mean: list[float]
@@ -174,7 +174,7 @@ def c4_backbone(
     return _one_map(trunk, host_format), Conv5Head(stage)
 
 
-def _one_map(backbone: Backbone, host_format: InputFormat | None) -> MapBackbone:
+def _one_map(backbone: ResNeXtBackbone, host_format: InputFormat | None) -> MapBackbone:
     (level,) = backbone.outputs
     getter = MapBackbone(layers_in_order(backbone, host_format), {layer_name(level): "0"})
     getter.out_channels = backbone.channels[level]
@@ -182,7 +182,7 @@ def _one_map(backbone: Backbone, host_format: InputFormat | None) -> MapBackbone
     return getter
 
 
-def _describe(adapted: FPNBackbone | MapBackbone, backbone: Backbone, host_format: InputFormat | None) -> None:
+def _describe(adapted: FPNBackbone | MapBackbone, backbone: ResNeXtBackbone, host_format: InputFormat | None) -> None:
     host = host_format or default_host_format(backbone.input_format)
     adapted.image_mean, adapted.image_std = mean_and_std(host)
     adapted.provenance = backbone.provenance

@@ -27,7 +27,8 @@ _PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class _Archive:
-    """One of the four layouts. `labels`: a pickle's key, or the bytes ahead of a row's pixels, the last the label."""
+    """One of the four layouts. `labels`: a pickle's key, or the number of bytes ahead of a row's pixels, the last of
+    which is the label."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -57,7 +58,7 @@ def read_archive(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tupl
     """Images uint8 RGB (M, 32, 32, 3), labels int64 (M,), names of the K classes.
 
     Raises:
-        UserError: no such split, a file that is missing or damaged.
+        UserError: an unknown split, or a file that is missing or damaged.
     """
     archive = _ARCHIVES[folder.name]
     if split not in ("train", "test"):

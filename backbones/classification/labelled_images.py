@@ -1,4 +1,4 @@
-"""A folder on disk → images with one label each: the ImageFolder layout, or CIFAR's official archives unpacked.
+"""A folder → images with one label each: the ImageFolder layout, or CIFAR's official archives, unpacked.
 
     <root>/<split>/<class>/….jpeg     ImageFolder: a folder a class, labels in the order of the classes' names
     <root>/cifar-10-batches-py/…      see cifar_archives.py; the splits are `train` and `test`
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..common.errors import UserError
+from ..common.files import user_path
 from .cifar_archives import find_archives, read_archive
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".avif", ".jp2"})
@@ -25,10 +26,10 @@ Reader = Callable[[Path], np.ndarray]
 
 
 class LabelledImages(Protocol):
-    """Images with one label each; cheap to hand to worker processes.
+    """Images with one label each; cheap to send to worker processes.
 
     Attributes:
-        classes: K names; label l stands for `classes[l]`.
+        classes: K names; label l is `classes[l]`.
         labels: int64 (M,).
         fingerprint: SHA-256 of names and labels (and of the pixels, where they are in memory).
     """
@@ -44,12 +45,16 @@ class LabelledImages(Protocol):
         ...
 
     def name(self, i: int) -> str:
-        """What messages call image i."""
+        """The name of image i in messages."""
         ...
 
 
 def open_images(
-    root: str | os.PathLike[str], split: str, read: Reader, classes: Sequence[str] | None = None
+    root: str | os.PathLike[str],
+    split: str,
+    read: Reader,
+    classes: Sequence[str] | None = None,
+    endings: Collection[str] = EXTENSIONS,
 ) -> LabelledImages:
     """The images of a split: the folder `<root>/<split>` if there is one, else a CIFAR archive in (or at) `root`.
 
@@ -57,13 +62,14 @@ def open_images(
         read: an image's path → uint8 RGB (H, W, 3).
         classes: the classes whose order gives the labels (those of a trained network); None: the folders' own, sorted.
             With them, a class may have no images; a folder that is none of them is refused.
+        endings: the files of a folder that count as images, in small letters.
 
     Raises:
         UserError: nothing there, no class folders, classes that do not match, or a damaged archive.
     """
-    root = Path(root)
+    root = user_path(root)
     if (root / split).is_dir():
-        return FolderImages(root / split, read, classes)
+        return FolderImages(root / split, read, classes, endings)
     archives = find_archives(root)
     if len(archives) == 1:
         images = ArrayImages(*read_archive(archives[0], split))
@@ -83,7 +89,13 @@ def open_images(
 class FolderImages:
     """The ImageFolder layout: `folder/<class>/<any depth>/<image>`; see `open_images`."""
 
-    def __init__(self, folder: Path, read: Reader, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        read: Reader,
+        classes: Sequence[str] | None = None,
+        endings: Collection[str] = EXTENSIONS,
+    ) -> None:
         self.folder = folder
         self._read = read
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -95,13 +107,13 @@ class FolderImages:
         label_of = {name: label for label, name in enumerate(self.classes)}
         names, labels = [], []
         for name in found:
-            files = sorted(_files(folder / name, name))
+            files = sorted(_files(folder / name, name, endings))
             if not files and classes is None:
-                raise UserError(f"{folder / name}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+                raise UserError(f"{folder / name}: no images in it ({', '.join(sorted(endings))})")
             names += files
             labels += [label_of[name]] * len(files)
         self.labels = np.array(labels, dtype=np.int64)
-        # The names end to end: workers share one array where a million strings would be copied page by page.
+        # The names in one array: forked workers share its memory, while a million strings would be copied page by page.
         encoded = [os.fsencode(name) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)])
@@ -111,7 +123,7 @@ class FolderImages:
         return len(self.labels)
 
     def read(self, i: int) -> np.ndarray:
-        """Image i, by the reader; raises what that raises."""
+        """Image i, decoded by the reader; raises what that raises."""
         return self._read(self.folder / self._relative(i))
 
     def name(self, i: int) -> str:
@@ -143,15 +155,15 @@ class ArrayImages:
         return f"image {i}"
 
 
-def _files(folder: Path, prefix: str) -> Iterator[str]:
+def _files(folder: Path, prefix: str, endings: Collection[str]) -> Iterator[str]:
     """The images below a folder, each as a path that begins with `prefix`."""
     for entry in os.scandir(folder):
         name = f"{prefix}/{entry.name}"
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _files(folder / entry.name, name)
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            yield from _files(folder / entry.name, name, endings)
+        elif os.path.splitext(entry.name)[1].lower() in endings:
             yield name
 
 

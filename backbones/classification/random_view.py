@@ -1,8 +1,8 @@
-"""An image → what the network learns from: a random crop, perhaps mirrored, perhaps in other colours.
+"""An image → an augmented crop for training: a random crop, flip and change of colours.
 
-Images are uint8 RGB (H, W, 3). All randomness comes from one number, by Python's own generator, whose sequence is the
-same in every release. Sources: the paper's reference code for ImageNet (random-sized crop, colour jitter, PCA
-lighting); appendix A for CIFAR (pad and crop). Both mirror half of the images.
+Images are uint8 RGB (H, W, 3). All randomness comes from one seed, through Python's own generator, whose sequence is
+the same in every release. Sources: the paper's reference code for ImageNet (random-sized crop, colour jitter, PCA
+lighting); appendix A for CIFAR (pad and crop). Both flip half of the images.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomView:
-    """What is done to each training image.
+    """The augmentation of training images.
 
     Attributes:
-        size: side of the square that comes out.
-        crop: "random_sized": a random part of the image, resized. "padded": a random square of the image's own
-            pixels, after padding.
-        min_area: of "random_sized": the least share of the image's area; the most is all of it.
+        size: side of the square crop.
+        crop: "random_sized": a random part of the image, resized. "padded": a random square of the padded image, not
+            resized.
+        min_area: of "random_sized": the smallest share of the image's area; the largest is 1.
         padding: of "padded": pixels on each side.
         fill: the colour of the padding. The reference code pads with zeros after it has subtracted the mean, so this is
             the mean.
@@ -56,13 +56,13 @@ class RandomView:
     interpolation: str = "bilinear"
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """The view (size, size, 3) that `seed` stands for.
+        """The augmented crop (size, size, 3), determined by `seed`.
 
         Raises:
             UserError: an image too small for a padded crop, or far too large.
         """
         draws = random.Random(seed)
-        # Always drawn, so that switching one change off leaves the others as they were.
+        # All numbers are always drawn, so that switching one change off does not alter the others.
         is_mirrored = draws.random() < self.horizontal_flip
         factors = [draws.uniform(-1, 1) for _ in range(3)]
         order = draws.sample(range(3), 3)
@@ -79,8 +79,8 @@ class RandomView:
         return view
 
     def _random_sized(self, image: np.ndarray, draws: random.Random) -> np.ndarray:
-        """Area and aspect ratio as in Szegedy et al., "Going deeper with convolutions", section 6; where the part does
-        not fit in ten attempts, the middle of the image."""
+        """A part of random area and aspect ratio (Szegedy et al., "Going deeper with convolutions", section 6), or the
+        centre of the image if none of ten attempts fits."""
         height, width = image.shape[:2]
         for _ in range(_ATTEMPTS):
             area = height * width * draws.uniform(self.min_area, 1)
@@ -97,7 +97,7 @@ class RandomView:
         part = image[y : y + part_height, x : x + part_width]
         if part.shape[:2] == (self.size, self.size):
             return part
-        # Pillow's resize averages over all pixels that fall on one; OpenCV's would skip some.
+        # Pillow's resize averages over all pixels that an output pixel covers; OpenCV's would skip some.
         return np.asarray(Image.fromarray(part).resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
 
     def _padded(self, image: np.ndarray, draws: random.Random) -> np.ndarray:
@@ -122,10 +122,10 @@ class RandomView:
 def colour_change(
     mean: np.ndarray, jitter: list[float], order: list[int], light: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness, contrast and saturation by the factors `jitter`, done in `order`, then `light` added: one affine map
-    of colours, matrix (3, 3) and offset (3,), for an image whose mean colour is `mean` (3,).
+    """The affine map of colours, matrix (3, 3) and offset (3,), that changes brightness, contrast and saturation by the
+    factors `jitter`, in `order`, and then adds `light`; for an image whose mean colour is `mean` (3,).
 
-    Brightness blends the image with black, contrast with its mean grey, saturation with its own grey.
+    Brightness blends the image with black, contrast with its mean grey, saturation with its grey version.
 
     >>> matrix, offset = colour_change(np.zeros(3), [1.5, 1.0, 1.0], [0, 1, 2], np.array([1.0, 2.0, 3.0]))
     >>> (matrix @ [10, 20, 30] + offset).tolist()

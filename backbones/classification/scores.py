@@ -15,13 +15,12 @@ from ..resnext import ResNeXt
 
 @torch.inference_mode()
 def class_scores(network: ResNeXt, views: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
-    """The mean, over each image's views, of the network's scores before the softmax, as the reference code averages
-    its ten crops.
+    """The network's scores before the softmax, averaged over each image's views (the reference code: over ten crops).
 
     Args:
         network: in evaluation mode.
         views: as `stack_views` gives them, on the network's device: images uint8 RGB (V, 3, h, w), owners int64 (V,).
-        images: N; each has as many views as the others.
+        images: N; all images have the same number of views.
 
     Returns:
         float32 (N, K).
@@ -46,8 +45,8 @@ def is_missed(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         scores: (N, K). labels: int64 (N,).
 
     Returns:
-        bool (N,). Classes that tie with the true one count as ahead of it, so that a network that scores all classes
-        alike, or gives NaN, is always wrong; with k at K or more nothing is missed.
+        bool (N,). Classes that tie with the true one are counted before it: a network that gives all classes the same
+        score, or NaN, is always wrong. With k ≥ K nothing is missed.
 
     >>> scores = torch.tensor([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]])
     >>> is_missed(scores, torch.tensor([2, 0]), 1).tolist(), is_missed(scores, torch.tensor([2, 0]), 2).tolist()

@@ -1,7 +1,7 @@
-"""An image → the views of it that a test averages over: one crop, ten, or the whole image, at one size or several.
+"""An image → the views that a test averages over: one crop, ten, or the whole image, at one size or several.
 
-A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that on a whole image
-it gives the average over all positions: fully-convolutional testing needs nothing more.
+A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that its output for a
+whole image is the average over all positions; fully-convolutional testing needs nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Views:
 
     Attributes:
         size: side of the crops.
-        scales: the image is resized so that its shorter side is each of these in turn; None leaves it as it is.
+        scales: lengths of the shorter side to which the image is resized, one after the other; None: not resized.
         crops: "centre"; "ten": corners and centre of the image and of its mirror image (Krizhevsky et al., "ImageNet
             classification with deep convolutional networks", section 4.1); "whole": the whole image and its mirror
             image (He et al., "Deep residual learning", section 4.1).
@@ -62,7 +62,7 @@ class Views:
         """
         views = []
         for scale in self.scales:
-            at_scale = resized(image, scale, self.interpolation)
+            at_scale = resize_shorter_side(image, scale, self.interpolation)
             views += self._crops(at_scale)
             if self.crops != "centre":
                 views += self._crops(at_scale[:, ::-1])
@@ -81,8 +81,8 @@ class Views:
         return [image[y : y + self.size, x : x + self.size] for y, x in corners]
 
 
-def resized(image: np.ndarray, shorter_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
-    """The image (H, W, 3) with its shorter side at this length, the longer in proportion, rounded down."""
+def resize_shorter_side(image: np.ndarray, shorter_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
+    """The image (H, W, 3) resized so that its shorter side has this length; the longer side is rounded down."""
     height, width = image.shape[:2]
     if shorter_side is None or min(height, width) == shorter_side:
         return image
@@ -91,8 +91,8 @@ def resized(image: np.ndarray, shorter_side: int | None, interpolation: str = "b
 
 
 def stack_views(images: Sequence[Sequence[np.ndarray]]) -> list[tuple[Tensor, Tensor]]:
-    """The views of several images, those of one size together: (images uint8 (V, 3, h, w), whose they are: position
-    in `images`, int64 (V,)) for each size."""
+    """Batches the views of several images by size: for each size, the views uint8 (V, 3, h, w) and, int64 (V,), the
+    position in `images` of the image that each belongs to."""
     groups: dict[tuple[int, ...], list[tuple[np.ndarray, int]]] = {}
     for owner, views in enumerate(images):
         for view in views:

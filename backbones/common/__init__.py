@@ -1,1 +1,1 @@
-"""What every room stands on: errors for people, whole files, locks, progress, nearest names. Imports nothing here."""
+"""Small helpers for every package: errors for people, files, locks, progress, names, units."""

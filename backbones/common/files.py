@@ -1,23 +1,63 @@
-"""Files that are either whole or absent, whatever happens while they are written."""
+"""Files: written so that they are either whole or absent, checked before they are opened, and hashed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .errors import UserError
+from .locks import close_before_renaming, is_at, lock
 
-try:
-    import fcntl
-except ImportError:  # Windows: what a killed process left there stays
-    fcntl = None  # type: ignore[assignment]
+_CHUNK = 1 << 20  # bytes read at a time
 
 
 class CannotWrite(UserError, OSError):
-    """A file cannot be written: no space, no permission, a read-only disk. Whoever expects an OSError gets one."""
+    """A file cannot be written: no space, no permission, a read-only disk. Code that expects an OSError gets one."""
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content: 64 lower-case hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
+    """Checks, before `path` is opened, that it is an ordinary file, and returns what the system knows of it.
+
+    A pipe that nobody writes into would keep its reader waiting for ever, and a device such as /dev/zero has no end.
+
+    Raises:
+        UserError: it is a directory, a pipe, a socket or a device.
+        OSError: there is no such file, or it cannot be looked at.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise UserError(f"{os.fspath(path)} is {kind}, not a file; name an ordinary file")
+    return status
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a person named: `~` and `~name` at its beginning are home folders, as shells have it where they get
+    to see it (`--output=~/x` and a configuration's values they pass on as they are)."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such home folder
+        return Path(path)
 
 
 @contextlib.contextmanager
@@ -26,7 +66,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut
     leaves the old file or the new one, never a part. If the block raises, the temporary file is removed and `path`
-    stays as it was. If the process is killed the temporary file stays, until `path` is written again.
+    stays as it was. If the process is killed, the temporary file stays until `path` is written again.
 
     Raises:
         CannotWrite: the folder cannot be written, or the disk is full.
@@ -34,7 +74,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _temporary_file(path)
+        file, temporary = _temporary_file(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
@@ -44,44 +84,40 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         _flush_to_disk(temporary)
+        close_before_renaming(file)
         os.replace(temporary, path)
         _flush_to_disk(path.parent)
     except BaseException as error:
+        close_before_renaming(file)
         temporary.unlink(missing_ok=True)
         # A full disk shows in a write, which names no file; an error that names another file is not about this one.
         if isinstance(error, OSError) and error.filename in (None, str(temporary), str(path.parent)):
             raise _cannot_write(path, error) from error
         raise
     finally:
-        os.close(descriptor)
+        file.close()
 
 
-def _temporary_file(path: Path) -> tuple[int, Path]:
-    """An empty file beside `path` for this writer alone: (its descriptor, to be closed at the end; its path).
+def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
+    """An empty file beside `path` for this writer alone: (the file, to be closed at the end; its path).
 
     Its name is always the same, so that the next writer of `path` takes over what a killed one left. A lock on it says
     that its writer lives; another writer at the same time gets a file of a name of its own.
     """
-    if fcntl is not None:
+    if hasattr(os, "O_NOFOLLOW"):  # not on Windows, where a locked file cannot be written by opening it once more
         usual = path.with_name(f".{path.name}.tmp")
-        with contextlib.suppress(OSError):  # locked, somebody else's, a link, or a file system without locks
-            descriptor = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            if _is_ours(descriptor, usual):
-                os.truncate(descriptor, 0)
-                return descriptor, usual
-            os.close(descriptor)
+        with contextlib.suppress(OSError):  # somebody else's, a link, or a file system without locks
+            file = os.fdopen(os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb+", buffering=0)
+            try:
+                if lock(file) and is_at(usual, file):
+                    file.truncate(0)
+                    return file, usual
+            except OSError:
+                file.close()
+                raise
+            file.close()
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    return descriptor, Path(name)
-
-
-def _is_ours(descriptor: int, path: Path) -> bool:
-    """Whether the file, which now is locked, was free, and is still the one at `path`: a writer that has just ended
-    may have renamed or removed it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
+    return os.fdopen(descriptor, "rb+", buffering=0), Path(name)
 
 
 def _cannot_write(path: Path, error: OSError) -> CannotWrite:
@@ -90,7 +126,9 @@ def _cannot_write(path: Path, error: OSError) -> CannotWrite:
 
 
 def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folder
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

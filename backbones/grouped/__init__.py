@@ -1,11 +1,12 @@
-"""Grouped 3×3 convolutions, ResNeXt's own operator, by whatever computes them fastest on the GPU at hand.
+"""Grouped 3×3 convolutions, ResNeXt's own operator, computed by the fastest implementation on the GPU at hand.
 
 fastest_grouped_convolutions(network)    in place: each grouped 3×3 of it is computed by the fastest implementation
 
 convolution.py        the layer, and its gradient
-choice.py             which implementation: by measurement, at each shape, once
-implementations.py    cuDNN's, dense ones over merged groups, and ours
-kernels.py            ours, in Triton
+choice.py             chooses the implementation: by measurement, once for each shape
+implementations.py    the library's (cuDNN), dense ones over merged groups, and Triton's
+kernels.py            the Triton kernels
+shapes.py             what they have in common
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which implementation computes a grouped convolution: the fastest one at its shape, as measured when it first occurs.
+"""Chooses the implementation of a grouped convolution: the fastest at its shape, measured when it first occurs.
 
 A candidate that does not compile or run, or whose result is not the library's, is left out; without any left, the
 library computes. Shapes are told apart by their number of positions to the next power of two, so that images of many
@@ -22,7 +22,7 @@ from .implementations import LIBRARY, Implementation
 logger = logging.getLogger(__name__)
 
 _RUNS = 7
-_HEAD_START = 5_000_000  # a GPU's cycles: some milliseconds
+_HEAD_START = 5_000_000  # cycles of a GPU: some milliseconds
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}  # of the largest value; float32 may be multiplied as TF32
 _LOW_PRECISION = 5e-2
 
@@ -31,15 +31,15 @@ _library_only = False
 _one_at_a_time = threading.Lock()
 
 
-def fastest(
+def choose_fastest(
     key: Hashable, candidates: Callable[[], Iterable[Implementation]], compute: Callable[[Implementation], Tensor]
 ) -> Implementation:
     """The implementation with which `compute` takes the least time; measured at the first call with a key.
 
     Args:
-        key: what tells one case from another.
-        candidates: what there is to choose from besides the library.
-        compute: the work; its result with the library is what every candidate's must equal.
+        key: identifies the case; the choice is remembered by it.
+        candidates: gives the implementations to choose from besides the library.
+        compute: computes the result with an implementation; every candidate's result must equal the library's.
     """
     if _library_only:
         return LIBRARY
@@ -48,14 +48,14 @@ def fastest(
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return LIBRARY  # a graph is being recorded: nothing may be waited for
     with _one_at_a_time:
-        if key not in _chosen and (best := _measured(key, candidates(), compute)) is not None:
+        if key not in _chosen and (best := _measure(key, candidates(), compute)) is not None:
             _chosen[key] = best
     return _chosen.get(key, LIBRARY)
 
 
 @contextlib.contextmanager
 def library_only() -> Iterator[None]:
-    """Within it the library computes everything, on all threads."""
+    """Within the block the library computes everything, on all threads."""
     global _library_only
     _library_only = True
     try:
@@ -64,15 +64,10 @@ def library_only() -> Iterator[None]:
         _library_only = False
 
 
-def forget() -> None:
-    """Has every shape measured again."""
-    _chosen.clear()
-
-
-def _measured(
+def _measure(
     key: Hashable, candidates: Iterable[Implementation], compute: Callable[[Implementation], Tensor]
 ) -> Implementation | None:
-    """The fastest implementation; None if the numbers at hand allow no comparison."""
+    """The fastest implementation; None if the library's result is not finite, which allows no comparison."""
     expected = compute(LIBRARY)
     largest = expected.abs().max()
     if not largest.isfinite():
@@ -85,7 +80,7 @@ def _measured(
                 logger.warning("%s: %s differs from the library by %.1e, left out", key, candidate.name, difference)
                 continue
             duration = _duration(functools.partial(compute, candidate), expected.device)
-        except Exception as error:  # whatever a compiler or a driver raises; the library computes then
+        except Exception as error:  # compilers and drivers raise anything; the library always works
             logger.debug("%s: %s does not run here: %s", key, candidate.name, error)
             continue
         logger.debug("%s: %s takes %.3f ms", key, candidate.name, 1e3 * duration)
@@ -95,14 +90,14 @@ def _measured(
 
 
 def _duration(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one of several runs."""
+    """Seconds that one run takes, the mean of several."""
     if device.type != "cuda":
         began = time.perf_counter()
         for _ in range(_RUNS):
             work()
         return (time.perf_counter() - began) / _RUNS
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(_HEAD_START)  # the GPU begins when all is queued: its time is wanted, not the host's
+    torch.cuda._sleep(_HEAD_START)  # the GPU begins when all runs are queued, so that its own time is measured
     start.record()
     for _ in range(_RUNS):
         work()

@@ -1,4 +1,4 @@
-"""The layer: a grouped 3×3 convolution that is computed, and differentiated, by the fastest implementation.
+"""The layer: a grouped 3×3 convolution whose output and gradients are computed by the fastest implementation.
 
 Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y (N, C, H', W').
 """
@@ -15,16 +15,17 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .choice import fastest
-from .implementations import Geometry, Implementation, compiled, merged
+from .choice import choose_fastest
+from .implementations import Implementation, block_diagonal_candidates, triton_candidates
+from .shapes import Geometry, geometry_of
 
 
 class GroupedConvolution(nn.Conv2d):
-    """What nn.Conv2d of the same numbers and weights computes, to rounding; on a GPU by the fastest implementation,
-    each direction by its own (`grouped_conv2d`).
+    """nn.Conv2d, computed on a GPU by the fastest implementation; the same result to rounding.
 
-    Which one is fastest is found by measurement, so another run may take another one, whose rounding differs. Gradients
-    of gradients are not supported on a GPU. torch.fx traces it; torch.jit.script does not take it.
+    The output and each gradient are computed by the implementation that is fastest for it (`grouped_conv2d`). Which one
+    that is, is found by measurement, so another run may take another one, whose rounding differs. Gradients of
+    gradients are not supported on a GPU. torch.fx traces it; torch.jit.script does not take it.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,25 +33,25 @@ class GroupedConvolution(nn.Conv2d):
 
 
 def fastest_grouped_convolutions(module: nn.Module) -> nn.Module:
-    """Has, in place, every grouped 3×3 convolution under `module` computed by the fastest implementation on a GPU;
-    returns `module`. Works on any network: torchvision's and timm's ResNeXts have the same layer.
+    """Turns every grouped 3×3 convolution under `module` into a `GroupedConvolution`, in place; returns `module`.
 
-    Parameters, names and state dict stay the same. Subclasses of nn.Conv2d are left as they are.
+    Works on any network: torchvision's and timm's ResNeXts have the same layer. Parameters, names and state dict stay
+    the same. Subclasses of nn.Conv2d are left as they are.
     """
     for part in module.modules():
-        if type(part) is nn.Conv2d and _fits(part):
+        if type(part) is nn.Conv2d and _is_grouped_3x3(part):
             part.__class__ = GroupedConvolution
     return module
 
 
 @torch.fx.wrap
 def grouped_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y, by the implementation that is fastest on the device of x; in autocast's type where that is on.
+    """y, computed by the implementation that is fastest on the device of x; in autocast's type where that is on.
 
-    By torch.nn.functional.conv2d on a CPU, under torch.compile, in double precision, and for whatever shapes and types
-    it might refuse.
+    On a CPU, under torch.compile, in double precision, and for shapes or types that are not a convolution's,
+    torch.nn.functional.conv2d computes it, or refuses.
     """
-    if torch.compiler.is_compiling() or not _is_for_choice(x, weight):
+    if torch.compiler.is_compiling() or not _has_a_choice(x, weight):
         return functional.conv2d(x, weight, bias, *geometry)
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -60,22 +61,15 @@ def grouped_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geo
     return result
 
 
-def _is_for_choice(x: Tensor, weight: Tensor) -> bool:
+def _has_a_choice(x: Tensor, weight: Tensor) -> bool:
+    """Whether other implementations than the library's may be tried on these tensors."""
     if not x.is_cuda or x.ndim != 4 or x.numel() == 0 or x.shape[1] != weight.shape[0]:
         return False
     same = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
     return same and torch.float64 not in (x.dtype, weight.dtype)
 
 
-def geometry_of(convolution: nn.Conv2d) -> Geometry:
-    """The numbers of a convolution that are the same along both axes."""
-    stride, padding, dilation = (
-        int(number[0]) for number in (convolution.stride, convolution.padding, convolution.dilation)
-    )
-    return Geometry(stride, padding, dilation, convolution.groups)
-
-
-def _fits(convolution: nn.Conv2d) -> bool:
+def _is_grouped_3x3(convolution: nn.Conv2d) -> bool:
     numbers = (convolution.stride, convolution.padding, convolution.dilation)
     return (
         convolution.groups > 1
@@ -92,7 +86,7 @@ class _GroupedConvolution(torch.autograd.Function):
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         ctx.geometry = geometry
         ctx.input_size = tuple(x.shape)
-        return _by_the_fastest("forward", x, weight, geometry, lambda by: by.forward(x, weight, bias, geometry))
+        return _compute_by_fastest("forward", x, weight, geometry, lambda by: by.forward(x, weight, bias, geometry))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -100,7 +94,7 @@ class _GroupedConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         geometry, size = ctx.geometry, ctx.input_size
         of_input, of_weight, of_bias = None, None, None
-        work = partial(_by_the_fastest, maps=gradient, weight=weight, geometry=geometry)
+        work = partial(_compute_by_fastest, maps=gradient, weight=weight, geometry=geometry)
         if ctx.needs_input_grad[0]:
             of_input = work("input gradient", compute=lambda by: by.input_gradient(gradient, weight, size, geometry))
         if ctx.needs_input_grad[1]:
@@ -110,16 +104,16 @@ class _GroupedConvolution(torch.autograd.Function):
         return of_input, of_weight, of_bias, None
 
 
-def _by_the_fastest(
+def _compute_by_fastest(
     direction: str, maps: Tensor, weight: Tensor, geometry: Geometry, compute: Callable[[Implementation], Tensor]
 ) -> Tensor:
     channels = weight.shape[0]
     is_last = maps.is_contiguous(memory_format=torch.channels_last)
 
     def candidates() -> list[Implementation]:
-        found = merged(channels, geometry.groups)
-        if is_last:  # Triton's kernels read channels side by side
-            found += compiled(channels, geometry.groups, weight.dtype)
+        found = block_diagonal_candidates(channels, geometry.groups)
+        if is_last:  # Triton's kernels read the channels of a position together
+            found += triton_candidates(channels, geometry.groups, weight.dtype)
         return found
 
     key = (
@@ -132,4 +126,4 @@ def _by_the_fastest(
         is_last,
     )
     with torch.cuda.device(maps.device) if maps.is_cuda else contextlib.nullcontext():  # where Triton launches
-        return compute(fastest(key, candidates, compute))
+        return compute(choose_fastest(key, candidates, compute))

@@ -11,28 +11,21 @@ Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y and its gradient (N, C, 
 from __future__ import annotations
 
 import importlib.util
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .shapes import Geometry, empty_in_order_of, memory_order
 
 _MERGED_WIDTHS = (16, 32, 64)
 _TILES = (16, 32, 64, 128)
 _WIDEST_TILE = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # that fits a processor's shared memory
 
 
-class Geometry(NamedTuple):
-    """The numbers of a 3×3 convolution besides its shapes; the same along both axes."""
-
-    stride: int
-    padding: int
-    dilation: int
-    groups: int
-
-
 class Implementation(Protocol):
-    """One way to compute the three."""
+    """One way to compute the convolution and its two gradients."""
 
     name: str
 
@@ -45,7 +38,7 @@ class Implementation(Protocol):
         """The gradient of x, which has `input_size`, from that of y."""
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        """The gradient of the weight, of whose values none is looked at, from that of y."""
+        """The gradient of the weight, whose own values are not read, from that of y."""
 
 
 class Library:
@@ -59,8 +52,8 @@ class Library:
     def input_gradient(
         self, gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry
     ) -> Tensor:
-        # Not read, but its memory order is that of the result: torch.nn.grad's stand-in for it has none, and a gradient
-        # with channels last would be reordered twice.
+        # Its values are not read, but the result takes its memory order. torch.nn.grad passes a placeholder in the
+        # default order here, so that a gradient with channels last would be reordered twice.
         x = empty_in_order_of(input_size, gradient)
         return _gradients(gradient, x, weight, geometry, [True, False, False])[0]
 
@@ -76,30 +69,31 @@ class BlockDiagonal:
         self.name = f"groups of {width}"
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        return F.conv2d(x, self._widened(weight), bias, *self._merged(weight, geometry))
+        return F.conv2d(x, self._widen(weight), bias, *self._merge(weight, geometry))
 
     def input_gradient(
         self, gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry
     ) -> Tensor:
-        return LIBRARY.input_gradient(gradient, self._widened(weight), input_size, self._merged(weight, geometry))
+        return LIBRARY.input_gradient(gradient, self._widen(weight), input_size, self._merge(weight, geometry))
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         channels, own = weight.shape[:2]
         wide = empty_in_order_of((channels, self.width, 3, 3), weight)
-        wide = LIBRARY.weight_gradient(gradient, x, wide, self._merged(weight, geometry))
+        wide = LIBRARY.weight_gradient(gradient, x, wide, self._merge(weight, geometry))
         blocks = wide.reshape(channels // self.width, self.width // own, own, self.width // own, own, 3, 3)
         return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).reshape(weight.shape)
 
-    def _merged(self, weight: Tensor, geometry: Geometry) -> Geometry:
+    def _merge(self, weight: Tensor, geometry: Geometry) -> Geometry:
+        """The geometry with groups of `width` channels."""
         return geometry._replace(groups=weight.shape[0] // self.width)
 
-    def _widened(self, weight: Tensor) -> Tensor:
+    def _widen(self, weight: Tensor) -> Tensor:
         """(C, C / groups, 3, 3) → (C, width, 3, 3), zero between channels of different groups."""
         channels, own = weight.shape[:2]
         together = self.width // own
         wide = weight.new_zeros(channels // self.width, together, own, together, own, 3, 3)
         wide.diagonal(dim1=1, dim2=3).copy_(weight.view(-1, together, own, own, 3, 3).movedim(1, -1))
-        return wide.view(channels, self.width, 3, 3).contiguous(memory_format=_order(weight))
+        return wide.view(channels, self.width, 3, 3).contiguous(memory_format=memory_order(weight))
 
 
 class Kernels:
@@ -130,13 +124,13 @@ class Kernels:
 LIBRARY: Implementation = Library()
 
 
-def merged(channels: int, groups: int) -> list[Implementation]:
+def block_diagonal_candidates(channels: int, groups: int) -> list[Implementation]:
     """The block-diagonal implementations of a convolution."""
     own = channels // groups
     return [BlockDiagonal(width) for width in _MERGED_WIDTHS if width > own and width % own == channels % width == 0]
 
 
-def compiled(channels: int, groups: int, dtype: torch.dtype) -> list[Implementation]:
+def triton_candidates(channels: int, groups: int, dtype: torch.dtype) -> list[Implementation]:
     """Triton's implementations of a convolution; none without Triton, in double precision, or for the widest groups."""
     if dtype not in _WIDEST_TILE or importlib.util.find_spec("triton") is None:
         return []
@@ -145,20 +139,10 @@ def compiled(channels: int, groups: int, dtype: torch.dtype) -> list[Implementat
 
 
 def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> list[Tensor]:
-    """Those of x, weight and bias, as far as they are wanted."""
+    """The gradients of x, weight and bias; None for those that are not wanted."""
     stride, padding, dilation, groups = geometry
     pairs = ([stride] * 2, [padding] * 2, [dilation] * 2)
     found: list[Tensor] = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, *pairs, False, [0, 0], groups, wanted
     )
     return found
-
-
-def empty_in_order_of(size: tuple[int, ...], like: Tensor) -> Tensor:
-    """A tensor of this size without values, with the type, device and memory order of `like`."""
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=_order(like))
-
-
-def _order(tensor: Tensor) -> torch.memory_format:
-    is_last = tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_last else torch.contiguous_format

@@ -1,13 +1,13 @@
 """Grouped 3×3 convolution in Triton: forward with its bias, the gradient of the input, the gradient of the weight.
 
-A matrix unit wants at least sixteen channels on either side of a product, and ResNeXt's groups have as few as four. So
-a program takes a tile of channels that holds several whole groups, and multiplies by a weight tile that is zero between
-channels of different groups; it is put together from the grouped weight where it is read, so nothing wider is ever in
-memory. All sums are in float32, and each result is summed in the same order whenever it is computed: the weight's
-gradient goes through partial sums, not through atomic additions.
+A GPU's matrix units multiply at least sixteen channels on either side, and ResNeXt's groups have as few as four. So a
+program takes a tile of channels that has several whole groups, and multiplies by a weight tile that is zero between
+channels of different groups. The tile is assembled from the grouped weight when it is read, so no wider weight is ever
+in memory. All sums are in float32 and in a fixed order: the weight's gradient is computed by partial sums, not by
+atomic additions.
 
-Maps and weights may lie in any memory order; only with channels last are reads contiguous. Everything runs in Triton's
-interpreter on a CPU as well (TRITON_INTERPRET=1).
+Maps and weights may have any memory order; only with channels last are reads contiguous. Everything also runs in
+Triton's interpreter on a CPU (TRITON_INTERPRET=1).
 
 Shapes: N images, C channels, H × W map, g channels a group, T channels a tile.
 """
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .implementations import Geometry, empty_in_order_of
+from .shapes import Geometry, empty_in_order_of
 
 _ROWS = 64  # positions that a program works on at once
 _PROGRAMS = 1024  # of a weight's gradient, about: several for each processor of a large GPU
@@ -30,14 +30,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, 
     height, width = (
         (side + 2 * geometry.padding - 2 * geometry.dilation - 1) // geometry.stride + 1 for side in x.shape[2:]
     )
-    return _convolved(x, weight, bias, (*x.shape[:2], height, width), geometry, tile, transposed=False)
+    return _convolve(x, weight, bias, (*x.shape[:2], height, width), geometry, tile, transposed=False)
 
 
 def input_gradient(
     gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry, tile: int
 ) -> Tensor:
     """The gradient (N, C, H, W) of x from that of y, with the memory order of the latter."""
-    return _convolved(gradient, weight, None, input_size, geometry, tile, transposed=True)
+    return _convolve(gradient, weight, None, input_size, geometry, tile, transposed=True)
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, tile: int) -> Tensor:
@@ -71,7 +71,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geome
     return weights.to(weight.dtype)
 
 
-def _convolved(
+def _convolve(
     source: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -108,7 +108,7 @@ def _convolved(
 
 
 def _constants(geometry: Geometry, dtype: torch.dtype, used: int, tile: int) -> dict[str, int | str]:
-    """What both kernels are compiled for. Float32 is multiplied as cuDNN does by PyTorch's settings."""
+    """The constants that both kernels are compiled with. Float32 is multiplied as PyTorch's settings tell cuDNN to."""
     is_rounded = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     return {
         "USED": used,

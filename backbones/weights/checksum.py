@@ -1,7 +1,7 @@
-"""The SHA-256 that the project's own `.pt` files end in.
+"""The SHA-256 at the end of the project's own `.pt` files.
 
-It is the zip's comment, the very end of the file, and covers all that comes before, with the comment's length in the
-two bytes ahead of it as 0, as they are when the rest is written.
+It is the zip's comment, the last bytes of the file, and covers all bytes before it. The two bytes ahead of the comment,
+which hold its length, count as 0, as they are when the rest is written.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+
+from ..common.files import require_plain_file
 
 PREFIX = b"sha256 of all before: "
 SIZE = len(PREFIX) + 64
@@ -20,11 +22,13 @@ def ending(digest: str) -> bytes:
 
 
 def is_intact(path: Path) -> bool | None:
-    """Whether a file is what its checksum says; None if it does not end in one.
+    """Whether a file's content agrees with the checksum at its end; None if there is no checksum.
 
     Raises:
+        UserError: it is no plain file (a pipe, a device).
         OSError: it cannot be read.
     """
+    require_plain_file(path)
     with open(path, "rb") as file:
         rest = file.seek(0, os.SEEK_END) - SIZE - 2
         if rest < 0:

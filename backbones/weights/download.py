@@ -1,17 +1,17 @@
-"""A URL → a file on the disk that is whole and checked, however often the connection drops on the way.
+"""A URL → a file on the disk, whole and checked. A download that is interrupted is resumed.
 
-The bytes gather in `<destination>.partial`, which takes the destination's name only once size and SHA-256 are right.
-A download that was interrupted (lost connection, kill, power cut) goes on from where it stood by an HTTP range request,
-as long as the server's validator says that the file there is still the same one (RFC 9110, sections 13.1.5 and 14);
-a server that knows no ranges is asked from the first byte again. Processes that want the same file at the same time
-wait for one another and fetch it once.
+The bytes are written to `<destination>.partial`, which is renamed to the destination once its size and SHA-256 are
+right. After an interruption (lost connection, kill, power cut) an HTTP range request fetches the rest, provided that
+the server's validator says that the file there is still the same one (RFC 9110, sections 13.1.5 and 14); from a server
+without ranges, the whole file is fetched again. Processes that want the same file at the same time wait for one another
+and fetch it once.
 
 Environment: `RESNEXT_OFFLINE=1` forbids every connection; the error then says which file to put where.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import http.client
 import os
 import re
@@ -19,20 +19,23 @@ import shutil
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from ..common.errors import UserError
-from ..common.progress import Progress, in_bytes
+from ..common.files import require_plain_file, sha256_of
+from ..common.progress import ByteProgress
+from ..common.units import in_bytes
 from .partial_file import PartialFile, claimed
 
 CHUNK = 1 << 20  # bytes read at a time
 LONGEST_WAIT = 60.0  # seconds between two attempts
-DISK_RESERVE = 64 << 20  # bytes left free for everybody else
+DISK_RESERVE = 64 << 20  # bytes left free for other programs
 
 
 class WrongFileError(UserError):
-    """A file was had, but by its size or SHA-256 it is not the expected one."""
+    """A file was obtained, but its size or SHA-256 is not the expected one."""
 
 
 def offline() -> bool:
@@ -51,28 +54,30 @@ def download(
     attempts: int = 5,
     backoff: float = 1.0,
 ) -> Path:
-    """Fetches `url` into the file `destination`, or finds it there already, and returns its path.
+    """Fetches `url` into the file `destination`, unless it is there already, and returns its path.
 
     Args:
         url: http, https or file.
-        destination: the file to make, and its folder if need be. A file that is there already is checked and kept.
+        destination: the file to write; its folder is made if missing. A file that is there already is checked and kept.
         sha256: the expected SHA-256 in hexadecimal: all 64 digits, or the first 8 or more where no more is published.
-        size: expected size in bytes. The server's word and the free disk space are checked against it beforehand.
+        size: the expected size in bytes. The size that the server states and the free disk space are checked against
+            it before anything is written.
         progress: report on stderr.
         timeout: seconds without a byte after which a connection counts as lost.
-        attempts: how often in a row to try without getting any further than before.
-        backoff: seconds before the second attempt; doubled for every further one.
+        attempts: how many attempts in a row may fail to get further than before.
+        backoff: seconds before the second attempt; doubled for each further one.
 
     Raises:
-        UserError: the file cannot be had, or (WrongFileError) is not the expected one. Names the URL, the file and the
-            remedy; an interrupted download stays in `<destination>.partial`.
+        UserError: the file cannot be obtained, or (WrongFileError) is not the expected one. The message names the URL,
+            the file and the remedy; an interrupted download stays in `<destination>.partial`.
         ValueError: `sha256` is not a hash.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256, nor the first 8 or more hexadecimal digits of one")
     destination = Path(destination)
     if destination.exists():
-        if reason := _difference(destination, sha256, size):
+        require_plain_file(destination)
+        if reason := _describe_difference(destination, sha256, size):
             raise WrongFileError(f"{destination} is not the file at {url}: {reason}. Move or delete it, and run again")
         return destination
     by_hand = f"get {url} in another way and put it at {destination}"
@@ -81,21 +86,24 @@ def download(
     scheme = url.partition(":")[0].lower()
     if scheme not in ("http", "https", "file"):
         raise UserError(f"cannot fetch {url}: only http, https and file addresses are read")
-    if offline() and scheme != "file":
+    if scheme == "file":
+        with contextlib.suppress(OSError):  # a missing file is reported below
+            require_plain_file(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    elif offline():
         raise UserError(f"{destination} is missing, and RESNEXT_OFFLINE forbids to fetch it. Unset that, or {by_hand}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with claimed(destination.with_name(destination.name + ".partial")) as file:
             if not destination.exists():  # else another process fetched it while this one waited
                 partial = PartialFile(file, url)
-                report = Progress(destination.name, enabled=progress)
+                report = ByteProgress(destination.name, enabled=progress)
                 _fetch(partial, size, report, timeout, attempts, backoff)
-                reason = _difference(partial.path, sha256, size)
+                reason = _describe_difference(partial.path, sha256, size)
                 if reason and partial.resumed:
                     # A server without validators: the part of the earlier run may have been another version's.
                     partial.restart()
                     _fetch(partial, size, report, timeout, attempts, backoff)
-                    reason = _difference(partial.path, sha256, size)
+                    reason = _describe_difference(partial.path, sha256, size)
                 if reason:
                     partial.restart()
                     raise WrongFileError(f"what {url} sends is not the expected file: {reason}")
@@ -108,17 +116,8 @@ def download(
     return download(url, destination, sha256=sha256, size=size)
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content: 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class _Interrupted(Exception):
-    """An attempt failed in a way that a further one may cure. `wait`: the seconds that the server asked for."""
+    """An attempt failed, and another may succeed. `wait`: the seconds to wait that the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -126,14 +125,14 @@ class _Interrupted(Exception):
 
 
 def _fetch(
-    partial: PartialFile, size: int | None, report: Progress, timeout: float, attempts: int, backoff: float
+    partial: PartialFile, size: int | None, report: ByteProgress, timeout: float, attempts: int, backoff: float
 ) -> None:
-    """Asks until every byte is there. An attempt counts as failed if it did not get further than all before it."""
+    """Makes requests until the file is complete. An attempt that gets no further than those before it has failed."""
     failures, furthest = 0, partial.offset
     while True:
         try:
             _attempt(partial, size, report, timeout)
-            report.done(partial.offset)
+            report.say(f"{in_bytes(partial.offset)} fetched")
             return
         except _Interrupted as interruption:
             failures = 0 if partial.offset > furthest else failures + 1
@@ -148,8 +147,8 @@ def _fetch(
             time.sleep(wait)
 
 
-def _attempt(partial: PartialFile, size: int | None, report: Progress, timeout: float) -> None:
-    """One request, and its answer to the last byte. Raises _Interrupted or UserError."""
+def _attempt(partial: PartialFile, size: int | None, report: ByteProgress, timeout: float) -> None:
+    """Makes one request and reads the answer to the last byte. Raises _Interrupted or UserError."""
     url = partial.url
     if size is not None:
         if partial.offset == size:
@@ -162,16 +161,19 @@ def _attempt(partial: PartialFile, size: int | None, report: Progress, timeout: 
             headers["If-Range"] = partial.validator
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
-            total = _begin(partial, response, size)
+            total = _read_headers(partial, response, size)
+            whole = "an unknown size" if total is None else in_bytes(total)
+            resumed = f", going on from {in_bytes(partial.offset)}" if partial.offset else ""
+            report.say(f"fetching {whole}{resumed}")
             report.begin(partial.offset, total)
             while chunk := response.read(CHUNK):
                 partial.write(chunk)
-                report.update(partial.offset)
+                report.advance_to(partial.offset)
                 if total is not None and partial.offset > total:
                     partial.restart()
                     raise UserError(f"{url} sends more than the expected {total} bytes")
     except urllib.error.HTTPError as error:
-        _refused(partial, error)
+        _handle_status(partial, error)
         return
     except (http.client.HTTPException, OSError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -185,8 +187,9 @@ def _attempt(partial: PartialFile, size: int | None, report: Progress, timeout: 
         raise _Interrupted(f"connection lost after {in_bytes(partial.offset)} of {in_bytes(total)}")
 
 
-def _begin(partial: PartialFile, response: http.client.HTTPResponse, size: int | None) -> int | None:
-    """Reads an answer's head and brings `partial` to where its body starts. Returns the whole file's size if known."""
+def _read_headers(partial: PartialFile, response: http.client.HTTPResponse, size: int | None) -> int | None:
+    """Reads the headers of an answer and moves `partial` to where its body starts; returns the file's whole size, None
+    if it is not known."""
     headers = response.headers
     etag = headers.get("ETag")
     # A weak ETag vouches for the meaning, not for the bytes.
@@ -218,8 +221,8 @@ def _begin(partial: PartialFile, response: http.client.HTTPResponse, size: int |
     return total
 
 
-def _refused(partial: PartialFile, error: urllib.error.HTTPError) -> None:
-    """An answer with a status of 400 or above. Returns only if it says that nothing is missing any more."""
+def _handle_status(partial: PartialFile, error: urllib.error.HTTPError) -> None:
+    """Handles an answer with a status of 400 or above: raises, unless it says that the file is complete already."""
     code, url = error.code, partial.url
     if code == 416:  # the range starts at or beyond the end: whole already, or not the same file
         if error.headers.get("Content-Range", "").strip() == f"bytes */{partial.offset}":
@@ -234,8 +237,8 @@ def _refused(partial: PartialFile, error: urllib.error.HTTPError) -> None:
     raise UserError(f"{url} answers {code} {error.reason}: {remedies.get(code, 'access to it is refused')}") from error
 
 
-def _difference(path: Path, sha256: str | None, size: int | None) -> str | None:
-    """What distinguishes the file from the expected one, in words; None if nothing does."""
+def _describe_difference(path: Path, sha256: str | None, size: int | None) -> str | None:
+    """How the file differs from the expected one, in words; None if it does not."""
     found_size = path.stat().st_size
     if size is not None and found_size != size:
         return f"it has {found_size} bytes, {size} are expected"

@@ -1,4 +1,4 @@
-"""State dicts → networks, strictly: what is missing, too much or of another shape is named, never passed over.
+"""Loads state dicts into networks strictly: missing, unknown and misshapen tensors are errors that name them.
 
 Names are torchvision's: conv1, bn1, layer1.0.conv1 …, fc. The readers of other formats (`formats/`) translate first.
 """
@@ -13,26 +13,37 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import UserError
-from ..input_format import InputFormat
+from ..input_format import IMAGENET, InputFormat
 from ..resnext import ResNeXt, Trunk
+from .formats.fused_norm import absorb_convolution_bias, norm_of_bias
 
 logger = logging.getLogger(__name__)
 
 _LISTED = 30  # keys an error names before it only counts the rest
+_SHOWN = 200  # characters of each
+_RGB = 3
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COUNTS = (*_NUMBERS, torch.int64, torch.int32)
 
 
-def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: str) -> list[str]:
+def load_backbone_state(
+    network: Trunk, state: Mapping[str, Tensor], *, source: str, input_format: InputFormat = IMAGENET
+) -> list[str]:
     """Copies `state` into `network`, all of it or nothing.
 
     Keys of stages that `network` does not build, and the classifier where it has none, are left out: a backbone takes
     them from a whole network's state. A classifier for another number of classes is dropped with a warning, and the
-    network keeps its initial one. Where the network has other input channels, the stem is adapted (`adapt_stem`).
-    BatchNorm2d's counters may be absent.
+    network keeps its initial one. Where the network has other input channels, the stem is adapted (`adapt_stem`). A
+    convolution's bias goes into the BN that follows it. BatchNorm2d's counters may be absent.
+
+    Every tensor's kind and shape is held against the network's own before anything is computed from it: a file of some
+    bytes may show a tensor of any size.
 
     Args:
         network: what `create_backbone` or `create_classifier` built.
         state: tensors by torchvision's names.
         source: where they come from, for messages.
+        input_format: what `state` expects; its channel order decides how the stem is adapted.
 
     Returns:
         The keys of a dropped classifier; empty where it was used, or was not asked for.
@@ -42,19 +53,22 @@ def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: 
     """
     own = network.state_dict()
     wanted = {name: tensor for name, tensor in state.items() if not _is_unbuilt(name, network)}
-    if odd := [name for name, tensor in wanted.items() if name in own and not _is_ordinary(tensor)]:
-        raise UserError(f"{source}: {_listing('sparse, quantized, complex or without numbers', odd)}")
-    if "conv1.weight" in wanted:
-        wanted["conv1.weight"] = adapt_stem(wanted["conv1.weight"], network.variant.in_channels)
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    shapes |= {name: own[mean].shape for name in wanted if (mean := norm_of_bias(name)) in own}
+    if odd := [name for name, tensor in wanted.items() if name in shapes and not _is_ordinary(name, tensor)]:
+        listing = _listing("sparse, quantized, complex, of whole numbers, booleans or 8 bits, or without numbers", odd)
+        raise UserError(f"{source}: {listing}")
     dropped = _drop_other_classifier(network, own, wanted, source)
 
+    if (stem := wanted.get("conv1.weight")) is not None and stem.dim() == 4 and stem.shape[1] == _RGB:
+        shapes["conv1.weight"] = torch.Size((shapes["conv1.weight"][0], _RGB, *shapes["conv1.weight"][2:]))
     counters = {name for name in {*own, *wanted} if name.endswith(".num_batches_tracked")}
     missing = [name for name in own if name not in wanted and name not in counters and name not in dropped]
-    extra = [name for name in wanted if name not in own and name not in counters]
+    extra = [name for name in wanted if name not in shapes and name not in counters]
     misshapen = [
-        f"{name}: {tuple(wanted[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in wanted and wanted[name].shape != own[name].shape
+        f"{name}: {tuple(wanted[name].shape)} instead of {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in wanted and wanted[name].shape != shape
     ]
     if missing or extra or misshapen:
         lines = [f"the weights of {source} do not fit the network {network.provenance.get('name', '')}".rstrip() + ":"]
@@ -66,6 +80,11 @@ def load_backbone_state(network: Trunk, state: Mapping[str, Tensor], *, source: 
                 "choose the network the weights belong to, with the same depths, cardinality, base width and norm"
             )
         raise UserError("\n  ".join(line for line in lines if line))
+
+    absorb_convolution_bias(wanted)
+    wanted["conv1.weight"] = adapt_stem(
+        _as_rgb(wanted["conv1.weight"], network, input_format), network.variant.in_channels
+    )
     if unsound := [name for name in own if name in wanted and not _is_sound(name, wanted[name])]:
         listing = _listing("NaN, infinite, or variances below 0", unsound)
         raise UserError(f"the weights of {source} are damaged, or of a training that diverged: {listing}")
@@ -89,11 +108,10 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (given / in_channels)
 
 
-def rgb_stem(state: Mapping[str, Tensor], input_format: InputFormat) -> dict[str, Tensor]:
-    """A state whose stem takes RGB, whatever order it was trained in: where adapting to other channels starts."""
-    if input_format.channel_order == "rgb" or "conv1.weight" not in state:
-        return dict(state)
-    return {**state, "conv1.weight": state["conv1.weight"].flip(1)}
+def _as_rgb(weight: Tensor, network: Trunk, input_format: InputFormat) -> Tensor:
+    """A stem that takes RGB, whatever order it was trained in, where it is going to be adapted to other channels."""
+    adapted = network.variant.in_channels != len(input_format.mean)
+    return weight.flip(1) if adapted and input_format.channel_order == "bgr" else weight
 
 
 def _is_unbuilt(name: str, network: Trunk) -> bool:
@@ -103,8 +121,12 @@ def _is_unbuilt(name: str, network: Trunk) -> bool:
     return stage is not None and len(network.levels) < int(stage[1]) <= len(network.variant.levels)
 
 
-def _is_ordinary(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+def _is_ordinary(name: str, tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    if name.endswith(".num_batches_tracked"):
+        return tensor.dtype in _COUNTS
+    return tensor.dtype in _NUMBERS
 
 
 def _is_sound(name: str, tensor: Tensor) -> bool:
@@ -139,4 +161,4 @@ def _listing(what: str, keys: Sequence[str]) -> str:
     if not keys:
         return ""
     more = f" … and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return f"{what} ({len(keys)}): {', '.join(keys[:_LISTED])}{more}"
+    return f"{what} ({len(keys)}): {', '.join(key[:_SHOWN] for key in keys[:_LISTED])}{more}"

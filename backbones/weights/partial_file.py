@@ -1,7 +1,7 @@
-"""The unfinished file of a download: one process at a time, and never continued with another file's bytes.
+"""The unfinished file of a download: written by one process at a time, resumed only with bytes of the same file.
 
-weights.pth.partial         what was fetched so far; kill and power cut leave it
-weights.pth.partial.json    what it is a part of: URL, validator and size, as the server named them
+weights.pth.partial         what was fetched so far; it survives a kill or a power cut
+weights.pth.partial.json    what it is a part of: URL, validator and size, as the server stated them
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..common.errors import UserError
-from ..common.progress import in_bytes
-
-try:
-    import fcntl
-except ImportError:  # Windows: there, two processes must not fetch the same file at once
-    fcntl = None  # type: ignore[assignment]
+from ..common.locks import close_before_renaming, is_at, lock
+from ..common.units import in_bytes
 
 
 class PartialFile:
-    """The unfinished file, and what the server said of it: a note beside it, so that a later run can go on safely.
+    """The unfinished file with a note beside it, which lets a later run resume it safely.
 
-    The note holds the URL, the validator and the total size. A part without a note, or of another URL, is dropped.
+    The note holds the URL, the validator and the total size. What was fetched without a note, or from another URL, is
+    discarded.
     """
 
     def __init__(self, file: BinaryIO, url: str) -> None:
@@ -45,14 +42,14 @@ class PartialFile:
         self.resumed = self.offset > 0
 
     def restart(self) -> None:
-        """Forgets what was fetched so far."""
+        """Discards what was fetched so far."""
         self.file.truncate(0)
         self.offset = 0
         self.validator = self.total = None
         self.resumed = False
 
     def describe(self, validator: str | None, total: int | None) -> None:
-        """Notes what is being fetched, before its first byte is written."""
+        """Writes the note, before the first byte is written."""
         self.validator, self.total = validator, total
         _note_of(self.path).write_text(json.dumps({"url": self.url, "validator": validator, "total": total}))
 
@@ -65,8 +62,10 @@ class PartialFile:
         self.offset += len(chunk)
 
     def finish(self, destination: Path) -> None:
-        """Gives the file its name. The content reaches the disk first; if the name gets lost, the old one resumes."""
+        """Renames the file to `destination`, after its content has reached the disk. After a power cut in between, the
+        next download finds the file complete."""
         os.fsync(self.file.fileno())
+        close_before_renaming(self.file)
         os.replace(self.path, destination)
         _note_of(self.path).unlink(missing_ok=True)
 
@@ -75,35 +74,26 @@ def _note_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _status(path: Path) -> os.stat_result | None:
-    """What the system knows of a file, asked once: between two questions another process may have renamed it."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[BinaryIO]:
-    """Opens the unfinished file at `path` to append to it, for this process alone: others wait here.
+    """Opens the unfinished file at `path` for appending, locked for this process: others wait here.
 
-    Unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
+    It is unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
     """
     while True:
         file = path.open("ab", buffering=0)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks: then there is no waiting
-                fcntl.flock(file, fcntl.LOCK_EX)
-        # Whoever held the file before may have renamed or removed it: then the lock is on a file of the past.
-        status = _status(path)
-        if status is not None and os.path.samestat(os.fstat(file.fileno()), status):
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody waits
+            lock(file, wait=True)
+        # Whoever held the lock before may have renamed or removed the file: then the lock is of no use.
+        if is_at(path, file):
             break
         file.close()
     with file:
         try:
             yield file
         finally:
-            status = _status(path)
-            if status is not None and status.st_size == 0:
-                _note_of(path).unlink(missing_ok=True)
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):  # it was renamed
+                if path.stat().st_size == 0:
+                    close_before_renaming(file)
+                    _note_of(path).unlink(missing_ok=True)
+                    path.unlink()

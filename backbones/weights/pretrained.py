@@ -1,4 +1,4 @@
-"""A source of weights → tensors by torchvision's names, with the input they expect and where they come from.
+"""A source of weights → tensors under torchvision's names, the input format that they expect, and their provenance.
 
     resolve_weights("timm/gluon_in1k", "resnext101_32x4d")     a name of the table in `sources.py`
     resolve_weights("runs/classifier.pt", "resnext50_32x4d")   a file in any format of `formats/`
@@ -10,6 +10,7 @@ RESNEXT_OFFLINE=1 forbids connections.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -24,13 +25,17 @@ from torch import Tensor
 
 from ..cifar import CIFAR
 from ..common.errors import UserError
+from ..common.files import sha256_of, user_path
+from ..common.progress import is_first_rank
 from ..input_format import IMAGENET, InputFormat
-from .download import WrongFileError, download, offline, sha256_of
+from .download import WrongFileError, download, offline
 from .formats import Checkpoint, read_checkpoint
-from .sources import DETECTRON, SOURCES, Source, choices, find_source
+from .sources import DETECTRON, DETECTRON2_RESNEXT, SOURCES, Source, choices, find_source
 
 logger = logging.getLogger(__name__)
 
+# MODEL.PIXEL_MEAN and PIXEL_STD in detectron2/config/defaults.py; its configurations of ResNeXt set another PIXEL_STD.
+DETECTRON2_RESNET = dataclasses.replace(DETECTRON2_RESNEXT, std=(1.0, 1.0, 1.0))
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub names files: resnext50_32x4d-7cdf4587.pth
 
 
@@ -39,7 +44,8 @@ class PretrainedWeights:
     """Weights that are ready to be loaded.
 
     Attributes:
-        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has it.
+        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has
+            it; unchecked, for `load_backbone_state`.
         input_format: what they expect at their input.
         provenance: plain values for JSON: source, file, sha256, layout, licence, input_format …
         frozen_norm_only: their BN was fused into scale and bias; it loads as frozen BN and cannot train.
@@ -52,13 +58,13 @@ class PretrainedWeights:
 
 
 def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> PretrainedWeights:
-    """Finds, fetches if need be, checks and reads weights for a network.
+    """Finds, downloads if necessary, checks and reads weights for a network.
 
     Args:
         source: a name of the table, "default" for the network's first row there, the path of a file, or a URL (http,
-            https, file). A URL of the table is its row. Another one may end in #sha256=…; else digits in its name are
-            checked as torch.hub does.
-        variant_name: the network's name in the table of variants; decides which row a name stands for.
+            https, file). A URL of the table stands for its row. Another URL may end in #sha256=…; otherwise a checksum
+            in the file's name is checked, as torch.hub does.
+        variant_name: the network's name in the table of variants; a name stands for the row of this network.
 
     Raises:
         UserError: no such source for this network, no connection, a wrong checksum, an unreadable file.
@@ -70,16 +76,16 @@ def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> Pretra
     elif "://" in source:
         path = _fetch_url(source)
     else:
-        path = Path(source).expanduser()
-        if not path.exists():
+        path = user_path(source)
+        if not os.path.exists(path):  # unlike Path.exists, no error where the name is too long to be one
             raise UserError(
                 f"weights {source!r}: neither a file here nor a known name. {choices(variant_name, source)}"
             )
     checkpoint = read_checkpoint(path)
     sha256 = sha256_of(path)
-    row = row or _recognised(path, sha256, checkpoint)
+    row = row or _recognise(path, sha256, checkpoint)
     if checkpoint.left_out:
-        logger.info("%s: left out what is no part of the network: %s", source, ", ".join(checkpoint.left_out))
+        logger.info("%s: left out, as no part of the network: %s", source, ", ".join(checkpoint.left_out))
     if row is None and checkpoint.layout.startswith("detectron") and variant_name.startswith("resnet"):
         logger.warning(
             "%s: if it is one of MSRA's ResNets, its stride sits in the first 1×1 and not, as here, in the 3×3", source
@@ -112,9 +118,9 @@ def cache_folder() -> Path:
         UserError: there is no home folder and no other is named.
     """
     if named := os.environ.get("RESNEXT_CACHE"):
-        return Path(named).expanduser()
+        return user_path(named)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
+        return user_path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
     except RuntimeError as error:
         raise UserError("there is no home folder to keep weights in; name a folder in RESNEXT_CACHE") from error
 
@@ -126,8 +132,8 @@ def cached_path(source: Source) -> Path:
 
 def _fetch_row(row: Source) -> Path:
     destination = cached_path(row)
-    if not destination.exists() and not offline():
-        print(row.describe(), file=sys.stderr)  # the terms, before the download
+    if not destination.exists() and not offline() and is_first_rank():
+        print(row.describe(), file=sys.stderr)  # the licence, before the download
     return _fetch(row.url, destination, row.sha256)
 
 
@@ -161,8 +167,8 @@ def _fetch(url: str, destination: Path, sha256: str | None) -> Path:
     return download(url, destination, sha256=sha256)
 
 
-def _recognised(path: Path, sha256: str, checkpoint: Checkpoint) -> Source | None:
-    """The row that a file put somewhere by hand, or fetched by its URL, is: by its checksum, else by its name."""
+def _recognise(path: Path, sha256: str, checkpoint: Checkpoint) -> Source | None:
+    """The row of the table that a file is, wherever it came from: found by its checksum, else by its name."""
     for row in SOURCES:
         if row.sha256 is not None and sha256.startswith(row.sha256):
             return row
@@ -174,7 +180,7 @@ def _recognised(path: Path, sha256: str, checkpoint: Checkpoint) -> Source | Non
 
 
 def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputFormat, bool]:
-    """What the weights expect, and whether that is a guess."""
+    """The input format that the weights expect, and whether it is assumed because nothing states it."""
     if checkpoint.input_format is not None:
         return checkpoint.input_format, False
     if row is not None:
@@ -183,6 +189,12 @@ def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputForm
         return DETECTRON, False
     if checkpoint.layout == "torch7":
         return (CIFAR if checkpoint.state_dict["conv1.weight"].shape[-1] == 3 else IMAGENET), False
-    if checkpoint.layout == "detectron2":  # its default configuration
-        return InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)), True
+    if checkpoint.layout == "detectron2":  # what its configurations set for either family
+        return (DETECTRON2_RESNEXT if _is_grouped(checkpoint) else DETECTRON2_RESNET), True
     return IMAGENET, True
+
+
+def _is_grouped(checkpoint: Checkpoint) -> bool:
+    """Whether the 3×3 convolutions see only a part of the channels each, as those of ResNeXt do."""
+    weight = checkpoint.state_dict.get("layer1.0.conv2.weight")
+    return weight is not None and weight.dim() == 4 and weight.shape[1] < weight.shape[0]

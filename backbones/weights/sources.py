@@ -1,19 +1,19 @@
-"""The table of public weights: which network each is for, where it lies, how to check it, and what input it expects.
+"""The table of public weights: the network of each file, its URL, its checksum, and the input format that it expects.
 
-A row per file. Stride in the 3×3 convolution in every one. Accuracies are the sources' own: torchvision's and timm's
-published results at the image size given, and 100 less the paper's top-1 error.
+One row per file. In all of them the stride is in the 3×3 convolution. Accuracies are the sources' own: torchvision's
+and timm's published results at the image size given, and 100 minus the paper's top-1 error.
 
-Checksums are those that somebody published: torchvision puts the first digits into the file's name, the Hugging Face
-hub states a whole SHA-256 for each file (rows of its without one: it was not to be had when the table was made). The
-others publish none: the digits in OpenMMLab's names are nowhere said to be one.
+Checksums are published ones: torchvision puts the first digits into the file's name, and the Hugging Face hub states a
+whole SHA-256 for each file (its rows without one: it could not be looked up when the table was made). The others
+publish none; the digits in OpenMMLab's names are not documented as a checksum.
 """
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from ..common.errors import UserError
+from ..common.names import nearest_name
 from ..input_format import IMAGENET, InputFormat
 
 DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
@@ -33,13 +33,13 @@ class Source:
     Attributes:
         name: what a user writes: "timm/gluon_in1k". The same name may serve several networks.
         variant: the network it is for: "resnext101_32x4d".
-        url: where it lies.
-        sha256: all 64 digits of its SHA-256 or the first ones, None where none is published.
+        url: its address.
+        sha256: all 64 digits of its SHA-256 or the first ones; None if none is published.
         input_format: what it expects at its input.
         licence: of the weights.
         top1: top-1 accuracy on ImageNet-1K's validation set in per cent, single centre crop, as its source states it.
         image_size: side of that crop in pixels.
-        fused_norm: BN is fused into scale and bias: it stays frozen.
+        fused_norm: whether BN is fused into scale and bias, so that it stays frozen.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Source:
 
     @property
     def file_name(self) -> str:
-        """What the file is called in the cache, below a folder for its provider."""
+        """The file's name in the cache, below a folder for its provider."""
         base = self.url.rpartition("/")[2]
-        # Every model on the Hugging Face hub is called the same.
+        # On the Hugging Face hub the file has the same name in every model.
         return f"{self.url.split('/')[4]}.{base}" if self.name.startswith("timm/") else base
 
     def describe(self) -> str:
-        """One line for people: what it is and on what terms."""
+        """One line for people: name, accuracy and licence."""
         accuracy = f"top-1 {self.top1:.1f} % at {self.image_size} px, " if self.top1 is not None else ""
         norm = "BN fused (frozen only), " if self.fused_norm else ""
         licence = self.licence + (", NON-COMMERCIAL USE ONLY" if self.non_commercial else "")
@@ -175,7 +175,7 @@ def sources_for(variant: str) -> list[Source]:
 
 
 def find_source(name: str, variant: str) -> Source | None:
-    """The row of that name for that network, or of that URL; None if no row has it at all.
+    """The row of that name for that network, or of that URL; None if no row has the name at all.
 
     Args:
         name: a name of the table, a URL of it, or "default" for the network's first row.
@@ -200,10 +200,10 @@ def find_source(name: str, variant: str) -> Source | None:
 
 
 def choices(variant: str, near: str = "") -> str:
-    """What can be had for a network, for an error message; the name nearest to `near` first."""
+    """The weights that are known for a network, for an error message; the name nearest to `near` first."""
     names = [source.name for source in sources_for(variant)]
     if not names:
         return f"No public weights are known for {variant}; name a file or a URL"
-    nearest = difflib.get_close_matches(near, names, 1, 0.6)
-    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    nearest = nearest_name(near, names)
+    hint = "" if nearest is None else f"Did you mean {nearest!r}? "
     return f"{hint}For {variant} there are {', '.join(names)}; a file or a URL serves too"

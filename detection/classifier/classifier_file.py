@@ -10,15 +10,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from backbones import InputFormat, ResNeXt
 from backbones.common.errors import UserError
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.network import build_classifier
 from detection.config_file import config_of, config_to_dict
-from detection.experiment.model_files import versions
-from detection.training.artifacts import load_artifact, save_artifact
+from detection.training.artifacts import load_artifact, save_artifact, versions
+from detection.training.network_state import filled, plain_state
 
 KIND = "classifier"
 
@@ -39,16 +37,12 @@ def save_classifier(path: str | os.PathLike[str], trained: TrainedClassifier) ->
     Raises:
         UserError: it cannot be written; what stood there before is untouched.
     """
-    state = {
-        name: value.detach().to("cpu", memory_format=torch.contiguous_format)
-        for name, value in trained.network.state_dict().items()
-    }
     save_artifact(
         path,
         KIND,
         config=config_to_dict(trained.config),
         classes=list(trained.classes),
-        network=state,
+        network=plain_state(trained.network),
         input_format=trained.network.input_format.to_dict(),
         provenance={**trained.provenance, "versions": versions()},
     )
@@ -67,13 +61,11 @@ def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
         classes = tuple(map(str, content["classes"]))
         input_format = InputFormat.from_dict(content["input_format"])
         state, provenance = content["network"], dict(content["provenance"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a file of tools/train_classifier.py ({error!r})") from None
-    network = build_classifier(config.network, len(classes), pretrained=False)
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        lines = "\n".join(str(error).splitlines()[:6])
-        raise UserError(f"{path}: its weights do not fit the network that its configuration names: {lines}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: an entry is missing or of the wrong kind ({error!r}); it was not written by "
+            "tools/train_classifier.py"
+        ) from None
+    network = filled(lambda: build_classifier(config.network, len(classes), pretrained=False), state, path)
     network.input_format = input_format
-    return TrainedClassifier(config, classes, network.eval(), provenance)
+    return TrainedClassifier(config, classes, network, provenance)

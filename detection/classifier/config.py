@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from detection import config as settings
-from detection.config import within
+from detection.config import COUNT, FACTOR, SIDE, STEPS, WIDTH, within
 
 STRUCTURE = ("depths", "cardinality", "base_width", "planes", "stem_width", "stem", "residual")
 
@@ -26,16 +26,16 @@ class Data:
     skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
     # Training. random_sized: a random part, resized; padded: a random square of the image padded on all sides
     crop: Literal["random_sized", "padded"] = "random_sized"
-    size: int = within(224, 1)
+    size: int = within(224, 1, SIDE)
     min_area: float = within(0.08, 0.001, 1)  # of a random-sized crop, as a share of the image's area
-    padding: int = within(4, 0)  # pixels on each side, for padded crops
+    padding: int = within(4, 0, SIDE)  # pixels on each side, for padded crops
     colour_jitter: float = within(0.4, 0, 1)
-    lighting: float = within(0.1, 0)
+    lighting: float = within(0.1, 0, FACTOR)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # wherever an image is resized
     # Testing: the shorter side is resized to this (null: left as it is), and the centre taken
-    test_resize: int | None = within(256, 1)
-    test_size: int = within(224, 1)
+    test_resize: int | None = within(256, 1, SIDE)
+    test_size: int = within(224, 1, SIDE)
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Network:
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     norm: Literal["batch", "group"] = "batch"
     # Any network by its numbers: these take the place of the named variant's own.
-    depths: tuple[int, ...] | None = within(None, 1)
-    cardinality: int | None = within(None, 1)
-    base_width: int | None = within(None, 1)
-    planes: int | None = within(None, 1)
-    stem_width: int | None = within(None, 1)
+    depths: tuple[int, ...] | None = within(None, 1, 1000)
+    cardinality: int | None = within(None, 1, WIDTH)
+    base_width: int | None = within(None, 1, WIDTH)
+    planes: int | None = within(None, 1, WIDTH)
+    stem_width: int | None = within(None, 1, WIDTH)
     stem: Literal["imagenet", "cifar"] | None = None
     residual: bool | None = None
     # What the network expects at its input, RGB of 0-255; null: the weights' convention, or the stem's
@@ -66,27 +66,27 @@ class Network:
 class Training:
     """Stochastic gradient descent, counted in epochs: as many steps as it takes to see each image, rounded up."""
 
-    global_batch: int = within(256, 1)  # images a step, over all devices
-    images_per_device: int = within(32, 1)  # that one device holds at once; the rest of its share is accumulated
-    learning_rate: float = within(0.1, 0)
+    global_batch: int = within(256, 1, COUNT)  # images a step, over all devices
+    images_per_device: int = within(32, 1, COUNT)  # that one device holds at once; the rest of its share is accumulated
+    learning_rate: float = within(0.1, 0, FACTOR)
     # The rate above is for this global batch; with another it is scaled in proportion. null: taken as it stands
-    learning_rate_batch: int | None = within(256, 1)
-    epochs: int = within(100, 1)
-    milestones: tuple[int, ...] = within((30, 60, 90), 1)  # epochs after which the rate is multiplied by `decay`
+    learning_rate_batch: int | None = within(256, 1, COUNT)
+    epochs: int = within(100, 1, COUNT)
+    milestones: tuple[int, ...] = within((30, 60, 90), 1, COUNT)  # epochs after which the rate is multiplied by `decay`
     decay: float = within(0.1, 0, 1)
     schedule: Literal["step", "cosine"] = "step"
-    warmup_epochs: float = within(0.0, 0)  # the rate rises linearly from warmup_factor × itself
+    warmup_epochs: float = within(0.0, 0, COUNT)  # the rate rises linearly from warmup_factor × itself
     warmup_factor: float = within(1 / 3, 0, 1)
     momentum: float = within(0.9, 0, 1)
     nesterov: bool = True
-    weight_decay: float = within(1e-4, 0)
+    weight_decay: float = within(1e-4, 0, FACTOR)
     bias_weight_decay: bool = True  # the reference code lets every parameter decay
     norm_weight_decay: bool = True
-    clip_norm: float | None = within(None, 0)
-    log_every: int = within(100, 1)  # steps
-    checkpoint_every: int = within(2_000, 1)  # steps
-    keep_checkpoints: int = within(2, 1)
-    evaluate_every: int | None = within(1, 1)  # epochs between measurements of the test error; null: never
+    clip_norm: float | None = within(None, 0, 1e12)
+    log_every: int = within(100, 1, STEPS)  # steps
+    checkpoint_every: int = within(2_000, 1, STEPS)  # steps
+    keep_checkpoints: int = within(2, 1, COUNT)
+    evaluate_every: int | None = within(1, 1, COUNT)  # epochs between measurements of the test error; null: never
 
     def steps_per_epoch(self, images: int) -> int:
         """As the reference code counts them, whose last batch of an epoch is smaller."""
@@ -129,7 +129,7 @@ class ClassifierConfig:
 
     name: str = "unnamed"
     output: str | None = None  # folder of everything that is written; null: runs/<name>
-    seed: int = within(0, 0)
+    seed: int = within(0, 0, 2**62)
     data: Data = Data()
     network: Network = Network()
     training: Training = Training()

@@ -10,6 +10,7 @@ from backbones.classification.labelled_images import LabelledImages, open_images
 from backbones.classification.random_view import RandomView
 from backbones.classification.views import Views
 from detection.classifier.config import Data
+from detection.data.image_kinds import readable_endings
 from detection.data.images import read_image
 from detection.training.consensus import require_same, together
 
@@ -17,7 +18,10 @@ from detection.training.consensus import require_same, together
 def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
     """The images of the configured split, the same on every rank; see `open_images` for `classes` and errors."""
     split = data.train if which == "train" else data.test
-    images = together(f"looking for the images of {split}", lambda: open_images(data.root, split, read_image, classes))
+    images = together(
+        f"looking for the images of {split}",
+        lambda: open_images(data.root, split, read_image, classes, readable_endings()),
+    )
     require_same(f"data.{which}", {"images": images.fingerprint})
     return images
 

@@ -20,12 +20,11 @@ from backbones.classification.views import Views, stack_views
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.common.seeds import hash63
-from detection.data.batch_plan import BatchPlan
+from detection.data.batch_plan import BatchPlan, TrainingSteps
 from detection.data.images import ImageError
-from detection.data.loader import TrainingSteps
 from detection.data.workers import joined_batches
-from detection.experiment.placement import accumulation_steps
 from detection.training.distributed import rank, world_size
+from detection.training.recipe import accumulation_steps
 
 logger = logging.getLogger(__name__)
 

@@ -9,27 +9,28 @@ With several ranks, each calls `train_classifier`, inside `detection.training.di
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detection.classifier.classifier_file import TrainedClassifier, save_classifier
+from backbones.common.errors import UserError
+from detection.classifier.classifier_file import TrainedClassifier, load_classifier, save_classifier
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.image_input import open_split, training_view, views_for_test
 from detection.classifier.labelled_batches import TrainingSamples, training_batches_for
 from detection.classifier.network import ClassifierTraining, build_classifier
 from detection.classifier.top_errors import top_errors
-from detection.config_file import config_to_dict
-from detection.experiment.placement import placed
-from detection.experiment.run_folder import root_of, write_config
+from detection.config_file import config_to_dict, write_config
 from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
-from detection.training.distributed import on_main
 from detection.training.loop import Outcome
+from detection.training.placement import placed
 from detection.training.run import run_training
 from detection.training.run_lock import run_lock
+from detection.training.stage import Stage, root_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,51 +52,61 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
-    require_agreement("train a classifier", config, resume=resume)
+    with run_lock(run_folder(config) / "classifier"), determinism(config.runtime):
+        return run_training(classifier_stage(config, device), resume=resume)
+
+
+def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
+    """The training of a classifier.
+
+    Raises:
+        UserError: data or weights cannot be used.
+    """
+    require_agreement("train a classifier", config)
     folder = run_folder(config)
-    with run_lock(folder / "classifier"), determinism(config.runtime):
-        images = open_split(config.data, "train")
-        training = config.training.in_steps(len(images))
-        tested = None if training.evaluate_every is None else open_split(config.data, "test", images.classes)
-        torch.manual_seed(config.seed)
-        network = build_classifier(config.network, len(images.classes))
-        if config.runtime.compile:
-            network.compile()
-        placed(network, config.runtime, device)
-        provenance: dict[str, Any] = {
-            "stage": "classifier",
-            "train": images.fingerprint,
-            "backbone": network.provenance,
-        }
+    images = open_split(config.data, "train")
+    training = config.training.in_steps(len(images))
+    tested = None if training.evaluate_every is None else open_split(config.data, "test", images.classes)
+    torch.manual_seed(config.seed)
+    network = build_classifier(config.network, len(images.classes))
+    if config.runtime.compile:
+        network.compile()
+    placed(network, config.runtime, device)
+    provenance = {"stage": "classifier", "train": images.fingerprint, "backbone": network.provenance}
+    samples = TrainingSamples(
+        images, training_view(config.data, network.input_format), config.seed, config.data.skip_unreadable
+    )
+    path = folder / "classifier.pt"
 
-        def evaluate(step: int) -> dict[str, float]:
-            assert tested is not None
-            errors = top_errors(network, tested, views_for_test(config.data), config.runtime, device)
-            return {"top1_error": errors.top1, "top5_error": errors.top5}
+    def evaluate(step: int) -> dict[str, float]:
+        assert tested is not None
+        errors = top_errors(network, tested, views_for_test(config.data), config.runtime, device)
+        return {"top1_error": errors.top1, "top5_error": errors.top5}
 
-        view = training_view(config.data, network.input_format)
-        samples = TrainingSamples(images, view, config.seed, config.data.skip_unreadable)
-        outcome = run_training(
-            ClassifierTraining(network),
-            training_batches_for(samples, training, config.runtime, device),
-            training,
-            config.runtime,
-            device,
-            folder / "classifier",
-            what="classifier",
-            images=len(images),
-            identity={**provenance, "config": _what_matters(config)},
-            evaluate=evaluate,
-            save_config=lambda: write_config(config, folder / "config.yaml"),
-            resume=resume,
-        )
-        if outcome.finished:
-            trained = TrainedClassifier(
-                config, images.classes, network, {**provenance, "steps": outcome.step, "test": outcome.metrics}
-            )
-            on_main(lambda: save_classifier(folder / "classifier.pt", trained))
-            on_main(lambda: logger.info("written: %s", folder / "classifier.pt"))
-        return outcome
+    def save(outcome: Outcome) -> None:
+        own = {**provenance, "steps": outcome.step, "test": outcome.metrics}
+        trained = TrainedClassifier(config, images.classes, network, own)
+        # Resumed after the last step, there are no figures; and a detector's backbone refers to the file by its hash.
+        if outcome.first_step < outcome.step or not _is_this_runs(path, trained):
+            save_classifier(path, trained)
+        logger.info("written: %s", path)
+
+    return Stage(
+        name="classifier",
+        network=ClassifierTraining(network),
+        batches=lambda training: training_batches_for(samples, training, config.runtime, device),
+        training=training,
+        runtime=config.runtime,
+        device=device,
+        images=len(images),
+        root=folder,
+        folder=folder / "classifier",
+        identity={**provenance, "config": _what_matters(config)},
+        evaluate=None if tested is None else evaluate,
+        save_config=lambda: write_config(config, folder / "config.yaml"),
+        save=save,
+        files=(folder / "config.yaml", path),
+    )
 
 
 def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
@@ -106,3 +117,25 @@ def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
     for key in ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"):
         values["training"].pop(key)
     return {key: values[key] for key in ("seed", "data", "network", "training")}
+
+
+def _is_this_runs(path: Path, trained: TrainedClassifier) -> bool:
+    """Whether the file holds the weights of `trained`, made of the same by the same configuration.
+
+    A file that was written by an earlier run into the same folder does not.
+    """
+    try:
+        found = load_classifier(path)
+    except UserError:
+        return False
+    own, state = trained.network.state_dict(), found.network.state_dict()
+    return (
+        _made_of(found) == _made_of(trained)
+        and own.keys() == state.keys()
+        and all(torch.equal(value, own[name].cpu()) for name, value in state.items())
+    )
+
+
+def _made_of(trained: TrainedClassifier) -> str:
+    provenance = {key: value for key, value in trained.provenance.items() if key not in ("versions", "test")}
+    return json.dumps([provenance, _what_matters(trained.config), list(trained.classes)], sort_keys=True)

@@ -17,15 +17,16 @@ from backbones.classification.scores import class_scores, is_missed
 from backbones.classification.views import Views
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from backbones.common.progress import with_progress
 from detection import config as settings
 from detection.classifier.classifier_file import TrainedClassifier
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.image_input import open_split
 from detection.classifier.labelled_batches import evaluation_batches_for
-from detection.common.progress import with_progress
-from detection.experiment.placement import autocast_dtype, for_inference
 from detection.training.consensus import require_agreement, require_same_weights
 from detection.training.distributed import gather_objects, on_main, world_size
+from detection.training.placement import for_inference
+from detection.training.recipe import autocast_dtype
 
 TOP = (1, 5)
 
@@ -122,7 +123,7 @@ def top_errors(
     batches = evaluation_batches_for(images, indices, views, runtime)
     if label is not None:
         own = range(0, len(indices), world_size() * runtime.test_batch)  # rank 0's, which alone speaks
-        batches = with_progress(batches, len(own), label)
+        batches = with_progress(batches, len(own), label, unit="batches")
     missed = torch.zeros(len(TOP), dtype=torch.int64, device=device)
     for batch in batches:
         stacks = [(stack.to(device), owners.to(device)) for stack, owners in batch.views]

@@ -1,9 +1,14 @@
-"""A JSON file of any size → the members of its outermost object, arrays block by block.
+"""A JSON file of any size → its parts, one block at a time, so that memory holds a window of the file and a block.
 
-`json.load` holds the text and all its objects at once: gigabytes for COCO's annotations, most of it outlines that a
-detector never looks at. Here the standard library's scanner reads one array element at a time from a window of the
-file, so memory is bounded by a window and a block; outlines are cut from the text before it is scanned, which is where
-most of the time would go.
+    read_members(path)    an object → (name, value) of each member, arrays in blocks (annotation files)
+    read_elements(path)   the same element by element, each with the text that it was read from (for copying)
+    read_list(path)       an array → blocks of its elements (results files)
+
+`json.load` holds the text and all its objects at once: gigabytes for COCO's annotations, most of it segmentation
+outlines that a detector never looks at. Here the standard library's scanner reads from a window of the file; outlines
+are cut from the text before it is scanned, which is where most of the time would go.
+
+NaN and Infinity are accepted, as `json` does, and a byte order mark is skipped.
 """
 
 from __future__ import annotations
@@ -11,39 +16,72 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from backbones.common.errors import UserError
+from backbones.common.files import require_plain_file
 
-WINDOW = 1 << 22  # characters read at a time
+WINDOW = 1 << 22  # bytes read at a time
 FEW = 1000  # array elements handed out at a time where they are scanned one by one
 VALUE_LIMIT = 1 << 28  # characters of one array element or other value: far above any real one, far below any memory
 
 _space = re.compile(r"[ \t\r\n]*")
 _opening = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\[\[)")
+_gap = re.compile(r"\}[ \t\r\n]*,[ \t\r\n]*\{")  # between two objects of an array
+_GAP_WITHIN = 1 << 16  # characters before the window's end in which a gap is looked for
+
+T = TypeVar("T")
 
 
 def read_members(path: Path, outlines: str | None = None) -> Iterator[tuple[str, Any]]:
     """Yields (name, value) for each member of the JSON object in `path`.
 
-    An array comes as several (name, block of its elements), an empty one as one empty block. NaN and Infinity are
-    accepted, as `json` does. A byte order mark is skipped. outlines: a key, at any depth, whose arrays of arrays of
-    numbers read as 0, unchecked.
+    An array comes as several (name, block of its elements), an empty one as one empty block.
+
+    Args:
+        outlines: a key, at any depth, whose arrays of arrays of numbers read as 0, unchecked.
 
     Raises:
-        UserError: the file cannot be read, is no UTF-8, is no JSON object (with the position), is cut short, names a
-            member twice, or is nested deeper than Python reads.
+        UserError: the file cannot be read, is no plain file, is not UTF-8, is no JSON object (with the position), is
+            cut short, names a member twice, or is nested deeper than Python reads.
     """
+    return _read(path, lambda cursor: cursor.members(cursor.blocks), outlines)
+
+
+def read_elements(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yields (name, value, the value's own text) for each member of the JSON object in `path`.
+
+    An array comes element by element: `{"a": [1, 2.0], "b": {}}` gives ("a", 1, "1"), ("a", 2.0, "2.0"),
+    ("b", {}, "{}"); an empty one does not come. The text is the file's, character for character.
+
+    Raises:
+        UserError: as for `read_members`.
+    """
+    return ((name, *element) for name, element in _read(path, lambda cursor: cursor.members(cursor.elements)))
+
+
+def read_list(path: Path) -> Iterator[list[Any]]:
+    """Yields the elements of the JSON array in `path` in blocks; an empty array is one empty block.
+
+    Raises:
+        UserError: as for `read_members`, but for an array where that reads an object.
+    """
+    return _read(path, _Cursor.list_blocks)
+
+
+def _read(path: Path, parts: Callable[[_Cursor], Iterator[T]], outlines: str | None = None) -> Iterator[T]:
+    """Opens the file and yields `parts` of it; what goes wrong becomes an error that names the file."""
     try:
+        require_plain_file(path)
         with path.open("rb") as file:
             try:
-                yield from _Cursor(path, file, outlines).members()
+                yield from parts(_Cursor(path, file, outlines))
             except UserError:
                 if outlines is not None:  # with text cut out, positions do not count: find the fault in the whole text
                     file.seek(0)
-                    for _ in _Cursor(path, file, None).members():
+                    for _ in parts(_Cursor(path, file, None)):
                         pass
                 raise
     except OSError as error:
@@ -51,7 +89,7 @@ def read_members(path: Path, outlines: str | None = None) -> Iterator[tuple[str,
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text, so it is no JSON file: {error.reason}") from error
     except RecursionError:
-        raise UserError(f"{path}: is nested too deeply for an annotation file") from None
+        raise UserError(f"{path}: is nested too deeply to be read") from None
 
 
 class _Cursor:
@@ -68,7 +106,8 @@ class _Cursor:
         self.before = 0
         self.ended = False
 
-    def members(self) -> Iterator[tuple[str, Any]]:
+    def members(self, elements: Callable[[], Iterator[T]]) -> Iterator[tuple[str, T]]:
+        """(name, value) of each member of an object, as `elements` reads the value that comes next."""
         first = self._next_character()
         if first == "":
             raise UserError(f"{self.path}: is empty")
@@ -88,17 +127,29 @@ class _Cursor:
                 raise UserError(f"{self.path}: has the member {name!r} twice; which one is meant?")
             seen.add(name)
             self._take(":")
-            if self._next_character() == "[":
-                for block in self._blocks():
-                    yield name, block
-            else:
-                yield name, self._value()
+            for value in elements():
+                yield name, value
         self._take("}")
-        if self._next_character() != "":
-            raise self._fault("the object has ended, but more text follows")
+        self._end()
 
-    def _blocks(self) -> Iterator[list[Any]]:
-        self._take("[")
+    def list_blocks(self) -> Iterator[list[Any]]:
+        """The blocks of an array that is the whole file."""
+        first = self._next_character()
+        if first == "":
+            raise UserError(f"{self.path}: is empty")
+        if first == "{":
+            raise UserError(f"{self.path}: must hold a list, but holds an object: is it an annotation file?")
+        if first != "[":
+            raise self._fault("a list was expected")
+        yield from self.blocks()
+        self._end()
+
+    def blocks(self) -> Iterator[Any]:
+        """The value that comes next: an array in blocks, anything else whole."""
+        if self._next_character() != "[":
+            yield self._value()
+            return
+        self.position += 1
         if self._next_character() == "]":
             self.position += 1
             yield []
@@ -111,11 +162,29 @@ class _Cursor:
             self._take(",")
             self._next_character()
 
+    def elements(self) -> Iterator[tuple[Any, str]]:
+        """The value that comes next with its text: an array element by element, anything else whole."""
+        if self._next_character() != "[":
+            yield self._value_and_text()
+            return
+        self.position += 1
+        if self._next_character() == "]":
+            self.position += 1
+            return
+        while True:
+            yield self._value_and_text()
+            if self._next_character() == "]":
+                self.position += 1
+                return
+            self._take(",")
+            self._next_character()
+
     def _many(self) -> list[Any]:
-        """All the elements of the window in one scan, if it goes: none if the window's last brace ends no element."""
+        """The objects of the window in one scan; none if they cannot be told apart so."""
         if len(self.text) - self.position < WINDOW // 2:
             self._read(WINDOW)
-        end = self.text.rfind("}", self.position) + 1
+        start = max(self.position, len(self.text) - _GAP_WITHIN)
+        end = 1 + max((gap.start() for gap in _gap.finditer(self.text, start)), default=self.text.rfind("}", start))
         try:
             block, used = self.scan(f"[{self.text[self.position : end]}]", 0)
         except ValueError:
@@ -133,9 +202,19 @@ class _Cursor:
         return block
 
     def _value(self) -> Any:
-        """The value that starts at `position`. Where the window may have cut it, more is read and the value scanned
-        again.
-        """
+        """The value at `position`, which then is behind it."""
+        value, self.position = self._scan()
+        return value
+
+    def _value_and_text(self) -> tuple[Any, str]:
+        value, end = self._scan()
+        text = self.text[self.position : end]
+        self.position = end
+        return value, text
+
+    def _scan(self) -> tuple[Any, int]:
+        """The value that starts at `position`, and where it ends. Where the window may have cut it, more is read and
+        the value scanned again."""
         while True:
             try:
                 value, end = self.scan(self.text, self.position)
@@ -150,11 +229,14 @@ class _Cursor:
                 raise self._fault(str(error)) from None
             else:
                 if end + 2 < len(self.text) or self.ended:  # "1", where the window ends in "1e-", may go on
-                    self.position = end
-                    return value
+                    return value, end
             if len(self.text) - self.position > VALUE_LIMIT:
                 raise self._fault(f"one value is longer than {VALUE_LIMIT} characters")
             self._read(max(WINDOW, len(self.text) - self.position))
+
+    def _end(self) -> None:
+        if self._next_character() != "":
+            raise self._fault("the outermost value has ended, but more text follows")
 
     def _next_character(self) -> str:
         """The next character that is no white space, at `position` afterwards; "" at the end of the file."""
@@ -187,7 +269,8 @@ class _Cursor:
         if self.ended and (position >= len(self.text) or reason.startswith("Unterminated string")):
             end = self.before + len(self.text)
             return UserError(
-                f"{self.path}: ends in the middle, after {end} characters ({reason}): it was cut short; get it again"
+                f"{self.path}: is not a whole JSON file: it ends in the middle, after {end} characters ({reason}); "
+                "get it again"
             )
         around = self.text[max(0, position - 20) : position + 20]
         return UserError(

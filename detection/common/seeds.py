@@ -1,23 +1,48 @@
-"""(seed, epoch, index) → numbers that look random, with no state in between.
+"""Whole numbers (seed, epoch, index) → numbers that look random, with no state in between.
 
-Every draw is a function of whole numbers alone, so it is the same whatever the number of workers or ranks, after a
-resume, and with any version of NumPy. The mixing step is SplitMix64's (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", 2014).
+Every draw is a function of whole numbers alone, so it is the same for any number of workers or ranks, after a resume,
+and with any version of NumPy. The mixing step is SplitMix64's (Steele, Lea and Flood, "Fast splittable pseudorandom
+number generators", 2014).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-_INCREMENT = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+"""2⁶⁴ / golden ratio, as a signed number: SplitMix64's increment."""
+
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 _MASK = (1 << 64) - 1
+
+
+def mix64(bits: Any) -> Any:
+    """SplitMix64's finaliser: a permutation of the 64-bit numbers in which each bit of the input changes half of the
+    output's.
+
+    Args:
+        bits: an int64 array of NumPy, an int64 tensor of torch, or a whole number, of which the lower 64 bits count.
+
+    Returns:
+        The same kind; of a whole number's result the lower 64 bits count.
+    """
+    bits = (bits ^ shift_right(bits, 30)) * _FIRST
+    bits = (bits ^ shift_right(bits, 27)) * _SECOND
+    return bits ^ shift_right(bits, 31)
+
+
+def shift_right(bits: Any, places: int) -> Any:
+    """The lower 64 bits shifted, with zeros moving in: int64's own shift moves the sign bit in."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def hash63(*numbers: int) -> int:
     """A whole number in [0, 2**63), determined by `numbers` and their order."""
     state = 0
     for number in numbers:
-        state = _mix((state ^ (number & _MASK)) + _INCREMENT)
+        state = mix64((state ^ number) + GOLDEN) & _MASK
     return state >> 1
 
 
@@ -28,17 +53,5 @@ def uniform(*numbers: int) -> float:
 
 def permutation(count: int, *numbers: int) -> np.ndarray:
     """A permutation of 0 … count − 1 (int64), determined by `numbers` and their order."""
-    state = np.uint64(hash63(*numbers))
-    with np.errstate(over="ignore"):
-        keys = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_INCREMENT)) ^ state
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        keys ^= keys >> np.uint64(31)
-    return np.argsort(keys, kind="stable")
-
-
-def _mix(number: int) -> int:
-    number &= _MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
+    keys = mix64((np.arange(1, count + 1, dtype=np.int64) * GOLDEN) ^ hash63(*numbers))
+    return np.argsort(keys.view(np.uint64), kind="stable")

@@ -1,6 +1,7 @@
 """Transforms named in the config → one albumentations pipeline that moves an image, its boxes and proposals alike.
 
-albumentations is imported only here and only when a pipeline is built (the import takes seconds). What is known to
+A pipeline is tried when it is built (`pipeline_trial.py`), so that what can work on no image is told before a training
+starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds). What is known to
 bite, and is seen to here: with several loader workers each would draw the same augmentations, so every call is seeded;
 boxes pass through float32 fractions of the image, so pipelines that only change colours never see them; importing it
 looks for a newer version on the network unless told not to.
@@ -8,56 +9,106 @@ looks for a newer version on the network unless told not to.
 
 from __future__ import annotations
 
-import difflib
+import functools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.names import did_you_mean
+from detection.data.images import ImageError
+from detection.data.pipeline_trial import check_arguments, try_pipeline
 
 SLIVER = 0.01  # pixels: of boxes that a crop leaves nothing of, rounding lets some come back with a side of 1e-6
+
+
+class TransformError(ImageError):
+    """A transform that failed on one image; the message names the transform, and whoever knows the image adds it."""
 
 
 class Pipeline:
     """A callable pipeline. `transforms`: each {"name": a class of albumentations, argument: value, …}; compositions
     such as OneOf hold a list of the same under "transforms".
 
+    Args:
+        tried: that it works was made sure of before.
+
     Raises:
-        UserError: a name or an argument that albumentations does not know.
+        UserError: a name or an argument that albumentations does not know; sizes that no image has; a transform that
+            needs more than an image and its boxes, or that works on none of the images that it is tried on.
     """
 
-    def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, transforms: Sequence[Mapping[str, Any]], *, tried: bool = False) -> None:
         self.transforms = transforms
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        import albumentations
+        try:
+            import albumentations
+        except ImportError as error:
+            raise UserError(
+                f"data.albumentations needs the package albumentations, which cannot be imported ({error}); install "
+                "it, or leave the key out"
+            ) from error
+        self._albumentations = albumentations
+        check_arguments(transforms)
+        self.compose, self.moves_boxes = self._composed(transforms)
+        if not tried:
+            try_pipeline(transforms, self._trial)
 
+    def _composed(self, transforms: Sequence[Mapping[str, Any]]) -> tuple[Any, bool]:
+        """The pipeline, and whether it moves boxes."""
+        albumentations = self._albumentations
         steps = [_build(albumentations, transform) for transform in transforms]
-        self.moves_boxes = not all(_only_colours(albumentations, step) for step in steps)
-        if self.moves_boxes:
-            rows = albumentations.BboxParams(
-                format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
-            )
-            self.compose = albumentations.Compose(steps, bbox_params=rows)
-        else:
-            self.compose = albumentations.Compose(steps)
+        if all(_only_colours(albumentations, step) for step in steps):
+            return albumentations.Compose(steps), False
+        rows = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True)
+        return albumentations.Compose(steps, bbox_params=rows), True
 
-    def __reduce__(self) -> tuple[type[Pipeline], tuple[Sequence[Mapping[str, Any]]]]:
-        return Pipeline, (self.transforms,)
+    def _trial(self, transforms: Sequence[Mapping[str, Any]], image: np.ndarray, seed: int, *, whole: bool) -> None:
+        """Runs transforms once; the whole pipeline must also leave pixels of the kind that they were."""
+        compose, moves_boxes = self._composed(transforms)
+        needed = sorted({key for step in _leaves(compose) for key in step.targets_as_params} - {"image", "bboxes"})
+        if needed:
+            raise UserError(
+                f"albumentations.{transforms[0].get('name')} needs {', '.join(needed)} beside the image and its boxes, "
+                "which a detector's training does not have; leave it out of data.albumentations"
+            )
+        boxes = np.array([[1, 1, image.shape[1] // 2, image.shape[0] // 2]], dtype=np.float32)
+        compose.set_random_seed(seed)
+        boxed = {"bboxes": boxes, "rows": np.arange(1)} if moves_boxes else {}
+        result = compose(image=image, **boxed)
+        if whole:
+            self._pixels(result)
+
+    def __reduce__(self) -> tuple[Any, tuple[Sequence[Mapping[str, Any]]]]:
+        return functools.partial(Pipeline, tried=True), (self.transforms,)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """(image, boxes (G', 4), kept bool (G,), proposals (R', 4) or None): what a crop leaves nothing of is gone;
         the rest is clipped.
+
+        Raises:
+            TransformError: a transform fails on this image.
         """
-        self.compose.set_random_seed(seed % 2**32)
-        if not self.moves_boxes:
-            return self._pixels(self.compose(image=image)), boxes, np.ones(len(boxes), dtype=bool), proposals
         together = boxes if proposals is None else np.concatenate([boxes, proposals])
-        result = self.compose(image=image, bboxes=together, rows=np.arange(len(together)))
+        boxed = {"bboxes": together, "rows": np.arange(len(together))} if self.moves_boxes else {}
+        self.compose.set_random_seed(seed % 2**32)
+        try:
+            result = self.compose(image=image, **boxed)
+        except Exception as error:  # somebody else's code, on any image
+            name = self._failed(error)
+            raise TransformError(
+                f"{name} failed on this image of {image.shape[1]}×{image.shape[0]} pixels with {len(boxes)} boxes "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Change its arguments in "
+                "data.albumentations or leave it out; or set data.skip_unreadable=true, and other images stand in for "
+                "those that it fails on"
+            ) from error
+        if not self.moves_boxes:
+            return self._pixels(result), boxes, np.ones(len(boxes), dtype=bool), proposals
         rows = np.asarray(result["rows"]).astype(np.int64).reshape(-1)  # they come back as floats
         moved = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         visible = (moved[:, 2:] - moved[:, :2] > SLIVER).all(axis=1)
@@ -68,6 +119,15 @@ class Pipeline:
         kept[rows[own]] = True
         return self._pixels(result), moved[own], kept, None if proposals is None else moved[~own]
 
+    def _failed(self, error: BaseException) -> str:
+        """The transform that raised an error: the innermost one in its traceback."""
+        name, frame = "the albumentations pipeline", error.__traceback__
+        while frame is not None:
+            if isinstance(step := frame.tb_frame.f_locals.get("self"), self._albumentations.BasicTransform):
+                name = f"albumentations.{type(step).__name__}"
+            frame = frame.tb_next
+        return name
+
     def _pixels(self, result: dict[str, Any]) -> np.ndarray:
         image = result["image"]
         if (
@@ -75,8 +135,9 @@ class Pipeline:
             or image.dtype != np.uint8
             or image.ndim != 3
             or image.shape[2] != 3
+            or image.size == 0
         ):
-            raise UserError(
+            raise TransformError(
                 "the albumentations pipeline does not return 8-bit RGB pixels; leave out transforms such as Normalize, "
                 "ToFloat, ToTensorV2: the network's own input format sees to that"
             )
@@ -92,11 +153,8 @@ def _build(albumentations: Any, transform: Mapping[str, Any]) -> Any:
         if isinstance(value, type) and issubclass(value, (albumentations.BasicTransform, albumentations.BaseCompose))
     ]
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise UserError(
-            f"albumentations has no transform named {name!r}"
-            + (f"; did you mean {near[0]}?" if near else "; each needs a `name`")
-        )
+        hint = did_you_mean(name, known) or "; each needs a `name`"
+        raise UserError(f"albumentations has no transform named {name!r:.100}{hint}")
     if "transforms" in arguments:
         arguments["transforms"] = [_build(albumentations, inner) for inner in arguments["transforms"]]
     try:
@@ -105,6 +163,15 @@ def _build(albumentations: Any, transform: Mapping[str, Any]) -> Any:
             return getattr(albumentations, name)(**arguments)
     except Exception as error:
         raise UserError(f"albumentations.{name} cannot be built from {arguments}: {error}") from error
+
+
+def _leaves(step: Any) -> Iterator[Any]:
+    """The transforms in a composition."""
+    for inner in step.transforms:
+        if hasattr(inner, "transforms"):
+            yield from _leaves(inner)
+        else:
+            yield inner
 
 
 def _only_colours(albumentations: Any, step: Any) -> bool:

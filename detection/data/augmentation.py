@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,8 +36,7 @@ class Augmented(NamedTuple):
 class Augmentation:
     """What is done to each image; evaluation uses one shorter side and no flips.
 
-    shorter_sides: lengths in pixels; one of them is drawn ("choice"), or any whole number from the smallest to the
-    largest ("range").
+    shorter_sides: lengths in pixels, of which one is drawn.
     longer_side_max: the image is made smaller where its longer side would exceed this, as in py-faster-rcnn and
     torchvision.
     horizontal_flip, vertical_flip: probabilities.
@@ -50,7 +49,6 @@ class Augmentation:
 
     shorter_sides: Sequence[int]
     longer_side_max: int
-    shorter_side_sampling: Literal["choice", "range"] = "choice"
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
     albumentations: Sequence[Mapping[str, Any]] | None = None
@@ -63,8 +61,6 @@ class Augmentation:
             )
         if not (0 <= self.horizontal_flip <= 1 and 0 <= self.vertical_flip <= 1):
             raise ValueError(f"flip probabilities must lie in 0–1: {self.horizontal_flip}, {self.vertical_flip}")
-        if self.shorter_side_sampling not in ("choice", "range"):
-            raise ValueError(f"shorter_side_sampling must be 'choice' or 'range', not {self.shorter_side_sampling!r}")
         if self.albumentations:
             object.__setattr__(self, "pipeline", Pipeline(self.albumentations))
 
@@ -91,11 +87,7 @@ class Augmentation:
 
     def target_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
         """(height, width) after the resize, rounded to the nearest pixel, at least 1."""
-        shortest, longest = min(self.shorter_sides), max(self.shorter_sides)
-        if self.shorter_side_sampling == "range":
-            side = shortest + int(uniform(seed, _SIDE) * (longest - shortest + 1))
-        else:
-            side = self.shorter_sides[int(uniform(seed, _SIDE) * len(self.shorter_sides))]
+        side = self.shorter_sides[int(uniform(seed, _SIDE) * len(self.shorter_sides))]
         factor = min(side / min(height, width), self.longer_side_max / max(height, width))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 

@@ -11,7 +11,8 @@ epoch. A group too small to fill a batch without repeating itself is not kept ap
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,3 +114,31 @@ def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list
             f"a global batch of {len(indices)} cannot be split over {world} ranks × {accumulation} accumulation steps"
         )
     return np.array_split(np.array_split(indices, world)[rank], accumulation)
+
+
+class TrainingSteps(Sequence[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of each of a rank's micro-batches, worked out when asked for.
+
+    Raises:
+        ValueError: the global batch has fewer images than there are parts.
+    """
+
+    def __init__(
+        self, plan: BatchPlan, first_step: int, last_step: int, rank: int, world: int, accumulation: int
+    ) -> None:
+        share(np.arange(plan.batch_size), rank, world, accumulation)  # raises now rather than in the first step
+        self.plan, self.first_step, self.last_step = plan, first_step, last_step
+        self.rank, self.world, self.accumulation = rank, world, accumulation
+
+    def __len__(self) -> int:
+        return max(0, self.last_step - self.first_step) * self.accumulation
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        step, part = divmod(number, self.accumulation)
+        epochs, indices = self.plan[self.first_step + step]
+        columns = (
+            share(column, self.rank, self.world, self.accumulation)[part].tolist() for column in (epochs, indices)
+        )
+        return list(zip(*columns, strict=True))

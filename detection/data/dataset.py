@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from detection.data.albumentations_pipeline import TransformError
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample
 from detection.data.index import DatasetIndex
@@ -25,8 +26,8 @@ class DetectionDataset(Dataset[Sample]):
     seed: the run's; with it, epoch and i every draw is determined.
     unreadable: what an image that cannot be read does. "stop": raises its `ImageError`. "replace" (training):
     another image of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
-    "blank" (evaluation): a grey image of the size that the annotations state stands in, and `problem` tells, so that
-    its detections can be left out.
+    "blank" (evaluation): a grey image stands in, of the size to which the image would have been brought, and without
+    objects; `problem` tells, so that its detections can be left out.
     """
 
     def __init__(
@@ -53,20 +54,21 @@ class DetectionDataset(Dataset[Sample]):
         """The sample of image i in an epoch.
 
         Raises:
-            ImageError: the image cannot be read, unless `unreadable` tolerates it.
+            ImageError: the image cannot be read, or a transform fails on it, unless `unreadable` tolerates it.
             UserError: its stored proposals are damaged.
         """
         epoch, i = int(key[0]), int(key[1])
         seed = hash63(self.seed, epoch, i)
         try:
             return self._sample(i, self._read(i), seed)
+        except TransformError as error:  # which does not know the image that it was given
+            problem = ImageError(f"{self.index.path(i)}: {error}")
         except ImageError as error:
-            if self.unreadable == "stop":
-                raise
             problem = error
+        if self.unreadable == "stop":
+            raise problem
         if self.unreadable == "blank":
-            grey = np.full((int(self.index.heights[i]), int(self.index.widths[i]), 3), 128, dtype=np.uint8)
-            return self._sample(i, grey, seed, str(problem))
+            return self._blank((epoch, i), seed, str(problem))
         for attempt in range(ATTEMPTS):
             other = hash63(seed, attempt) % len(self.index)
             try:
@@ -85,24 +87,68 @@ class DetectionDataset(Dataset[Sample]):
         """The file of image i."""
         return str(self.index.path(key[1]))
 
+    def _blank(self, key: tuple[int, int], seed: int, problem: str) -> Sample:
+        """Made at its final size: what the annotations state of a file that cannot be read may be any size."""
+        _, i = key
+        nothing = torch.zeros((0, 4), dtype=torch.float32)
+        return Sample(
+            image=torch.full((*self.size(key), 3), 128, dtype=torch.uint8).permute(2, 0, 1),
+            image_id=int(self.index.image_ids[i]),
+            index=i,
+            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
+            boxes=nothing,
+            labels=torch.zeros(0, dtype=torch.int64),
+            crowds=torch.zeros(0, dtype=torch.bool),
+            proposals=None if self.proposals is None else nothing,
+            seed=seed,
+            problem=problem,
+        )
+
     def _read(self, i: int) -> np.ndarray:
         return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
 
     def _sample(self, i: int, image: np.ndarray, seed: int, problem: str | None = None) -> Sample:
-        boxes, labels, crowds = self.index.objects(i)
-        proposals = None
-        if self.proposals is not None:
-            proposals = self.proposals.boxes(int(self.index.image_ids[i]), self.proposal_limit)
-        augmented = self.augmentation(image, boxes, proposals, seed)
-        return Sample(
-            image=torch.from_numpy(augmented.image).permute(2, 0, 1),
-            image_id=int(self.index.image_ids[i]),
+        image_id = int(self.index.image_ids[i])
+        proposals = None if self.proposals is None else self.proposals.boxes(image_id, self.proposal_limit)
+        return augmented_sample(
+            image,
+            self.augmentation,
+            image_id=image_id,
             index=i,
-            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
-            boxes=torch.from_numpy(augmented.boxes),
-            labels=torch.from_numpy(labels[augmented.kept]),
-            crowds=torch.from_numpy(crowds[augmented.kept]),
-            proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
+            objects=self.index.objects(i),
+            proposals=proposals,
             seed=seed,
             problem=problem,
         )
+
+
+_NO_OBJECTS = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+
+
+def augmented_sample(
+    image: np.ndarray,
+    augmentation: Augmentation,
+    *,
+    image_id: int,
+    index: int,
+    objects: tuple[np.ndarray, np.ndarray, np.ndarray] = _NO_OBJECTS,
+    proposals: np.ndarray | None = None,
+    seed: int = 0,
+    problem: str | None = None,
+) -> Sample:
+    """An image uint8 (H, W, 3) with its boxes (G, 4), labels (G,) and crowds (G,), by default none → the sample that
+    the augmentation makes of them."""
+    boxes, labels, crowds = objects
+    augmented = augmentation(image, boxes, proposals, seed)
+    return Sample(
+        image=torch.from_numpy(augmented.image).permute(2, 0, 1),
+        image_id=image_id,
+        index=index,
+        original_size=(image.shape[0], image.shape[1]),
+        boxes=torch.from_numpy(augmented.boxes),
+        labels=torch.from_numpy(labels[augmented.kept]),
+        crowds=torch.from_numpy(crowds[augmented.kept]),
+        proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
+        seed=seed,
+        problem=problem,
+    )

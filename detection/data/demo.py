@@ -20,7 +20,7 @@ import numpy as np
 
 from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
 from detection.data.demo_folder import DemoFolder, Drawing
-from detection.common.progress import with_progress
+from backbones.common.progress import with_progress
 
 VERSION = 1  # raised whenever the same seed gives other images
 JPEG_QUALITY = 95

@@ -10,33 +10,38 @@ decide.
 Other kinds of pixels: alpha is laid over white; palettes are looked up; 16-bit grey is scaled from 0–65535;
 floating-point grey must lie in 0–1; of an animation the first frame is taken; CMYK is converted without a colour
 profile, as Pillow does.
+
+Memory: with the result and without the file itself, decoding takes at most 1.5 GiB, whatever the kind.
 """
 
 from __future__ import annotations
 
-import functools
 import io
+import math
 import os
-import re
 import stat
-import zlib
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from backbones.common.errors import UserError
+from backbones.common.text import printable
+from detection.data.image_kinds import RAW_FILE, is_raw, readable_formats, what_it_is
+from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, png_is_sound
 
 # Pillow's own bound for what is not yet suspected to be a decompression bomb: a quarter of a GiB as RGB.
 PIXEL_LIMIT = 89_478_485
-# No reader that starts another program, as Pillow's for EPS does.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 ORIENTATION_TAG = 0x0112
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 FILE_LIMIT = 1 << 30  # bytes; an image of PIXEL_LIMIT pixels as uncompressed 16-bit RGB with alpha has 0.7 GiB
-# In a JPEG's scans a byte 255 is followed by 0, or is a restart marker; any other marker ends them.
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
-# Frames and their tables, SOS, DQT, DNL, DRI, APP0 … APP15, COM
-_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE))
+# A progressive JPEG has about ten scans; each goes over all pixels. libtiff has the same bound (tif_jpeg.c,
+# TIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
+SCAN_LIMIT = 100
+# OpenJPEG decodes every component to 32 bits a pixel; with Pillow's copies 25 bytes a pixel, against 16 for the others.
+_PIXEL_LIMITS = {"JPEG2000": 64_000_000}
+_BAND = 1 << 22  # pixels that are converted at a time
+_GREY_OF_16_BITS = np.rint(np.arange(65536) / 65535 * 255).astype(np.uint8)
 
 
 class ImageError(UserError):
@@ -54,87 +59,114 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     """
     data = _read(path)
     header = _open(path, data)
-    orientation = _orientation(header)
-    stored = (header.height, header.width)
-    turned = stored[::-1] if orientation >= 5 else stored
-    if size is not None and tuple(size) != turned:
+    orientation = _orientation(header, data)
+    upright = _upright_size(header, orientation)
+    stored = upright[::-1] if orientation >= 5 else upright
+    as_stored = False
+    if size is not None and tuple(size) != upright:
         if tuple(size) != stored:
             raise ImageError(
-                f"{os.fspath(path)}: the image is {turned[1]}×{turned[0]} pixels (width × height), its annotations "
+                f"{_name(path)}: the image is {upright[1]}×{upright[0]} pixels (width × height), its annotations "
                 f"say {size[1]}×{size[0]}; correct the annotations, or give the image that they were made on"
             )
-        orientation = 1
+        as_stored = True
     _check_whole(path, data, header)
     pixels = _decode_fast(data, header)
     if pixels is None:
         pixels = _decode_any(path, header)
-    return np.ascontiguousarray(_turn(pixels, orientation))
+    if _is_turned_by_pillow(header):
+        return np.ascontiguousarray(_turn(pixels, _BACK.get(orientation, orientation)) if as_stored else pixels)
+    return np.ascontiguousarray(pixels if as_stored else _turn(pixels, orientation))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) as `read_image` without `size` will return it, from the header alone. Raises ImageError."""
-    header = _open(path, _read(path))
-    return (header.width, header.height) if _orientation(header) >= 5 else (header.height, header.width)
+    data = _read(path)
+    header = _open(path, data)
+    return _upright_size(header, _orientation(header, data))
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    """What messages call the file."""
+    return printable(os.fspath(path))
+
+
+def rgb_over_white(image: Image.Image) -> np.ndarray:
+    """A Pillow image of 8-bit samples as uint8 RGB (H, W, 3); what is transparent is laid over white."""
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
-            raise ImageError(f"{os.fspath(path)}: is no file")
+            raise ImageError(f"{_name(path)}: is no file")
         if status.st_size > FILE_LIMIT:
-            raise ImageError(f"{os.fspath(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
+            raise ImageError(f"{_name(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
-        raise ImageError(f"{os.fspath(path)}: no such image; is the image folder the right one?") from error
+        if os.path.islink(path):
+            raise ImageError(f"{_name(path)}: is a link to {_name(os.readlink(path))}, which is not there") from error
+        raise ImageError(f"{_name(path)}: no such image; is the image folder the right one?") from error
     except (OSError, ValueError) as error:
-        raise ImageError(
-            f"{os.fspath(path)}: cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this build of Pillow reads."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+        raise ImageError(f"{_name(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
     """The image's header, with the pixels still undecoded."""
     try:
-        header = Image.open(io.BytesIO(data), formats=_formats())
-        width, height = header.size
+        header = Image.open(io.BytesIO(data), formats=readable_formats())
+        width, height = max(header.size, _tile_size(header), key=math.prod)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{os.fspath(path)}: {str(error).split(', could be')[0]}; scale it down") from error
+        raise ImageError(f"{_name(path)}: {str(error).split(', could be')[0]}; scale it down") from error
     except Exception as error:  # a damaged header makes the readers raise almost anything
+        raise ImageError(f"{_name(path)}: is no image of a kind that can be read{what_it_is(data[:512])}") from error
+    if is_raw(path, header):
+        raise ImageError(f"{_name(path)}: is no image of a kind that can be read{RAW_FILE}")
+    limit = _PIXEL_LIMITS.get(header.format or "", PIXEL_LIMIT)
+    if width * height > limit:
+        kind = "" if limit == PIXEL_LIMIT else f" of a {header.format}"
         raise ImageError(
-            f"{os.fspath(path)}: is no image of a kind that can be read{_guess(data[:512])}"
-        ) from error
-    if width * height > PIXEL_LIMIT:
-        raise ImageError(
-            f"{os.fspath(path)}: claims {width}×{height} pixels, more than the {PIXEL_LIMIT} accepted; scale it down"
+            f"{_name(path)}: claims {width}×{height} pixels, more than the {limit} accepted{kind}; scale it down"
         )
     return header
 
 
-def _guess(start: bytes) -> str:
-    """What a file that is no image may be instead."""
-    if not start:
-        return ": it is empty"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return ": it is a web page; was it the answer to a failed download?"
-    return ""
+def _tile_size(header: Image.Image) -> tuple[int, int]:
+    """(width, height) of a TIFF's tiles, which may be larger than the image and are decoded whole; else (0, 0)."""
+    tags = getattr(header, "tag_v2", {})
+    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
 
-def _orientation(header: Image.Image) -> int:
+def _orientation(header: Image.Image, data: bytes) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) if there is none or it is damaged."""
     try:
-        value = header.getexif().get(ORIENTATION_TAG, 1)
+        # Pillow's reader of PNG decodes all pixels to see whether EXIF stands behind them.
+        look_behind = header.format != "PNG" or png_has_late_metadata(data)
+        exif = header.getexif() if look_behind else Image.Image.getexif(header)
+        value = exif.get(ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF raises almost anything, and says nothing against the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_turned_by_pillow(header: Image.Image) -> bool:
+    """Of all the readers only TIFF's applies the orientation (TiffImagePlugin.load_end); its size is that of the image
+    upright."""
+    return header.format == "TIFF"
+
+
+def _upright_size(header: Image.Image, orientation: int) -> tuple[int, int]:
+    """(height, width) of the image as it is to be seen."""
+    swapped = orientation >= 5 and not _is_turned_by_pillow(header)
+    return (header.width, header.height) if swapped else (header.height, header.width)
+
+
+_BACK = {6: 8, 8: 6}  # what undoes an orientation; every other one undoes itself
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -149,13 +181,21 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _check_whole(path: str | os.PathLike[str], data: bytes, header: Image.Image) -> None:
-    """Raises if a JPEG or PNG is cut short or damaged where its decoder would print a line and fill in something."""
+    """Raises if a JPEG or PNG is cut short or damaged where its decoder would print a line and fill in something, or
+    if a JPEG has so many scans that decoding it would take minutes."""
+    whole = True
     if header.format in ("JPEG", "MPO"):
-        whole = _jpeg_is_sound(data)
-    else:
-        whole = header.format != "PNG" or _png_is_sound(data)
+        scans = jpeg_scans(data)
+        whole = scans is not None
+        if scans is not None and scans > SCAN_LIMIT:
+            raise ImageError(
+                f"{_name(path)}: the JPEG goes over its pixels {scans} times (progressive scans), more than the "
+                f"{SCAN_LIMIT} accepted; save it again as a plain JPEG"
+            )
+    elif header.format == "PNG":
+        whole = png_is_sound(data)
     if not whole:
-        raise ImageError(f"{os.fspath(path)}: the {header.format} is cut short or damaged; get it again")
+        raise ImageError(f"{_name(path)}: the {header.format} is cut short or damaged; get it again")
 
 
 def _decode_fast(data: bytes, header: Image.Image) -> np.ndarray | None:
@@ -172,48 +212,45 @@ def _decode_fast(data: bytes, header: Image.Image) -> np.ndarray | None:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def _jpeg_is_sound(data: bytes) -> bool:
-    """Whether the end marker is reached with nothing on the way but scans and the segments that may stand there
-    (ITU-T T.81, annex B). A thumbnail in EXIF, with an end marker of its own, lies within a segment.
-
-    Data that was overwritten mostly holds a marker that cannot stand there. Where it happens to hold none, it decodes
-    to wrong pixels, and nothing can tell.
-    """
-    found = _MARKER.search(data, 2)
-    while found and found[1] in _SEGMENTS:
-        found = _MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    return found is not None and found[1] == b"\xd9"
-
-
-def _png_is_sound(data: bytes) -> bool:
-    """Whether all chunks are there and those without which there is no image (capital letter) fit their checksums."""
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
-        critical = data[position + 4 : position + 5].isupper()
-        if critical and int.from_bytes(view[end : end + 4], "big") != zlib.crc32(view[position + 4 : end]):
-            return False
-        if view[position + 4 : position + 8] == b"IEND":
-            return True
-        position = end + 4
-    return False
-
-
 def _decode_any(path: str | os.PathLike[str], header: Image.Image) -> np.ndarray:
-    """Pillow's decoding of any kind of image to RGB."""
+    """Pillow's decoding of any kind of image to RGB, converted band by band: each step would otherwise need an image's
+    memory once more."""
     try:
         header.load()
-        if header.has_transparency_data:
-            white = Image.new("RGBA", header.size, (255, 255, 255, 255))
-            return np.array(Image.alpha_composite(white, header.convert("RGBA")).convert("RGB"))
-        if header.mode.startswith("I;16") or (header.mode == "I" and header.format in ("PNG", "PPM")):
-            grey = np.asarray(header).astype(np.float64) / 65535
-        elif header.mode in ("I", "F"):
-            grey = np.asarray(header).astype(np.float64)
-        else:
-            return np.array(header.convert("RGB"))
+        rows = max(1, _BAND // header.width)
+        if rows >= header.height:
+            return _to_rgb(header, header.format)
+        pixels = np.empty((header.height, header.width, 3), dtype=np.uint8)
+        for top in range(0, header.height, rows):
+            bottom = min(top + rows, header.height)
+            pixels[top:bottom] = _to_rgb(header.crop((0, top, header.width, bottom)), header.format)
+        return pixels
+    except _NoWhiteLevel:
+        raise ImageError(f"{_name(path)}: its numbers have no known white level; save it with 8 bits a pixel") from None
     except Exception as error:  # decoders raise almost anything on damaged data
-        raise ImageError(f"{os.fspath(path)}: the {header.format} is damaged ({error}); get it again") from error
-    if (header.mode == "I" and header.format == "TIFF") or not (grey.min() >= 0 and grey.max() <= 1):
-        raise ImageError(f"{os.fspath(path)}: its numbers have no known white level; save it with 8 bits a pixel")
-    return np.repeat(np.rint(grey * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+        raise ImageError(f"{_name(path)}: the {header.format} is damaged ({error}); get it again") from error
+
+
+class _NoWhiteLevel(Exception):
+    """Numbers of which nobody knows which one is white."""
+
+
+def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
+    """A decoded image, or some rows of one, from a file of this kind → uint8 RGB (H, W, 3)."""
+    if image.has_transparency_data:
+        return rgb_over_white(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        numbers = np.asarray(image)
+        if numbers.min() < 0 or numbers.max() > 65535:
+            raise _NoWhiteLevel
+        grey = _GREY_OF_16_BITS[numbers]
+    elif image.mode == "F":
+        numbers = np.asarray(image).astype(np.float64)
+        if not (numbers.min() >= 0 and numbers.max() <= 1):  # NaN lies nowhere
+            raise _NoWhiteLevel
+        grey = np.rint(numbers * 255).astype(np.uint8)
+    elif image.mode == "I":
+        raise _NoWhiteLevel
+    else:
+        return rgb_over_white(image)
+    return np.repeat(grey[:, :, None], 3, axis=2)

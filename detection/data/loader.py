@@ -7,11 +7,8 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
-import numpy as np
-
-from detection.data.batch_plan import BatchPlan, share
+from detection.data.batch_plan import BatchPlan, TrainingSteps
 from detection.data.batches import Batch, collate, padded_size
 from detection.data.dataset import DetectionDataset
 from detection.data.workers import PATIENCE, joined_batches
@@ -96,34 +93,6 @@ def evaluation_batches(
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
     """
     return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch, patience)
-
-
-class TrainingSteps(Sequence[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of each of a rank's micro-batches, worked out when asked for.
-
-    Raises:
-        ValueError: the global batch has fewer images than there are parts.
-    """
-
-    def __init__(
-        self, plan: BatchPlan, first_step: int, last_step: int, rank: int, world: int, accumulation: int
-    ) -> None:
-        share(np.arange(plan.batch_size), rank, world, accumulation)  # raises now rather than in the first step
-        self.plan, self.first_step, self.last_step = plan, first_step, last_step
-        self.rank, self.world, self.accumulation = rank, world, accumulation
-
-    def __len__(self) -> int:
-        return max(0, self.last_step - self.first_step) * self.accumulation
-
-    def __getitem__(self, number: Any) -> Any:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        step, part = divmod(number, self.accumulation)
-        epochs, indices = self.plan[self.first_step + step]
-        columns = (
-            share(column, self.rank, self.world, self.accumulation)[part].tolist() for column in (epochs, indices)
-        )
-        return list(zip(*columns, strict=True))
 
 
 def _batches(

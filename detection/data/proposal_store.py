@@ -7,16 +7,21 @@ image. Its metadata says what made it. `proposal_writer.py` writes it.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 
 from detection.data.index import DatasetIndex
-from detection.data.tensor_file import map_array, read_header
+from detection.data.tensor_file import NoChecksums, find_damage, map_array, read_header
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
+
+logger = logging.getLogger(__name__)
 
 KIND = "proposals"
+_ROWS = 1 << 20  # proposals that are looked at at once
 _ARRAYS = {
     "image_ids": np.dtype("<i8"),
     "offsets": np.dtype("<i8"),
@@ -45,7 +50,7 @@ class ProposalStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.metadata, places = read_header(self.path)
         if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
             raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")
@@ -75,21 +80,16 @@ class ProposalStore:
         return len(self.image_ids)
 
     def boxes(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """The image's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original image: a
-        copy.
+        """A copy of the image's proposals float32 (R, 4), best first, at most `limit`, in pixels of the original image.
 
         Raises:
             UserError: the store does not have the image, or its boxes or scores are NaN, infinite or out of order.
         """
-        return self._checked(image_id, limit)[0]
-
-    def scores(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """The scores float32 (R,) of `boxes`, descending: a copy. Raises what `boxes` raises."""
-        return self._checked(image_id, limit)[1]
+        return self._checked(image_id, limit)
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
-        """Makes sure that the store belongs to this data set, and was made by this RPN if its weights' SHA-256 is
-        given.
+        """Makes sure that the store belongs to this data set, was made by this RPN if its weights' SHA-256 is given,
+        and is what was written (`verify`).
 
         Raises:
             UserError: it does not, with the reason and the remedy.
@@ -114,19 +114,58 @@ class ProposalStore:
                 f"(fingerprint {str(self.metadata.get('dataset_fingerprint'))[:12]}…, not {index.fingerprint[:12]}…); "
                 + remedy
             )
+        self.verify()
 
     def verify(self) -> None:
-        """Reads the whole store once and raises UserError if any image's boxes or scores are damaged."""
-        for image_id in self.image_ids.tolist():
-            self._checked(image_id, None)
+        """Reads the whole store once, at the disk's speed, and compares it with the checksums in it.
 
-    def _checked(self, image_id: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+        A store of an earlier release has none: of that, only what no RPN writes is noticed, and a warning says so.
+
+        Raises:
+            UserError: it is not what was written.
+        """
+        try:
+            damaged = find_damage(self.path)
+        except NoChecksums:
+            logger.warning(
+                "%s: was made by an earlier release, without checksums: damage that leaves plausible numbers cannot be "
+                "noticed. Make it anew with tools/propose.py to have them",
+                self.path,
+            )
+            self._check_values()
+            return
+        if damaged is not None:
+            self._check_values()  # which names the image, if it can
+            raise UserError(
+                f"{self.path}: is damaged: its bytes {damaged[0]} to {damaged[1]} are not what was written (by their "
+                "CRC-32); delete it and make it anew with tools/propose.py"
+            )
+
+    def _check_values(self) -> None:
+        """Raises UserError if boxes or scores are such as `boxes` refuses, naming the first image; in pieces."""
+        starts = np.unique(self._offsets[:-1])
+        for begin in range(0, len(self._scores), _ROWS):
+            end = min(begin + _ROWS, len(self._scores))
+            boxes, scores = np.asarray(self._boxes[begin:end]), np.asarray(self._scores[max(0, begin - 1) : end])
+            wrong = ~np.isfinite(boxes).all(axis=1)
+            own = scores[len(scores) - len(boxes) :]
+            wrong |= ~np.isfinite(own)
+            rising = np.zeros(len(boxes), dtype=bool)
+            rising[len(boxes) - len(scores) + 1 :] = scores[1:] > scores[:-1]
+            first_rows = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)] - begin
+            rising[first_rows] = False
+            if (wrong | rising).any():
+                row = begin + int(np.argmax(wrong | rising))
+                position = int(np.searchsorted(self._offsets, row, side="right")) - 1
+                self._checked(int(self.image_ids[position]), None)
+
+    def _checked(self, image_id: int, limit: int | None) -> np.ndarray:
         rows = self._rows(image_id, limit)
-        boxes, scores = np.array(self._boxes[rows]), np.array(self._scores[rows])
-        fault = fault_of(boxes, scores)
+        boxes = np.array(self._boxes[rows])
+        fault = fault_of(boxes, self._scores[rows])
         if fault is not None:
             raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
-        return boxes, scores
+        return boxes
 
     def _rows(self, image_id: int, limit: int | None) -> slice:
         place = int(np.searchsorted(self._sorted_ids, image_id))

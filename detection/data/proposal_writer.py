@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.proposal_store import KIND, fault_of
-from detection.data.tensor_file import make_header, map_array, read_header
+from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 
@@ -110,6 +110,8 @@ class ProposalWriter:
             file.write(header)
             for array in arrays.values():
                 file.write(array.tobytes())
+            file.flush()
+            seal(temporary)
         self._gathered = []
         self._gathered_bytes = 0
 
@@ -151,6 +153,8 @@ class ProposalWriter:
                         row_bytes = rows.itemsize * (4 if name == "boxes" else 1)
                         file.seek(places[name].start + row_bytes * int(offsets[position]))
                         file.write(rows.tobytes())
+            file.flush()
+            seal(temporary)
         shutil.rmtree(self.folder)
 
     def _open_folder(self, made_of: Mapping[str, Any]) -> None:
@@ -173,6 +177,8 @@ class ProposalWriter:
             try:
                 _, places = read_header(path)
                 chunk = tuple(map_array(path, places[name]) for name in _CHUNK)
+                with contextlib.suppress(NoChecksums):  # of an earlier release
+                    chunk = () if find_damage(path) is not None else chunk
             except (UserError, KeyError):
                 chunk = ()
             if chunk and self._fits(*chunk):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detection.common.seeds import GOLDEN, mix64
 from detection.data.readers.coco import MISSING, Tables
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
@@ -192,15 +193,14 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
     """Counts objects equal to another of the same image in label, box and crowd flag."""
     images = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
     columns = [images, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
-    mixed = np.zeros(len(images), dtype=np.uint64)
+    mixed = np.zeros(len(images), dtype=np.int64)
     for column in columns:
-        mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
+        mixed = mix64((mixed ^ column.astype(np.int64)) + GOLDEN)
     order = np.argsort(mixed, kind="stable")
     equal = np.ones(max(0, len(order) - 1), dtype=bool)
     for column in columns:
         equal &= column[order[1:]] == column[order[:-1]]
-    rows = order[1:][equal]
+    rows = np.sort(order[1:][equal])
     examples = (
         f"annotation {content['annotation_ids'][row]} of image {content['image_ids'][images[row]]}"
         for row in rows.tolist()

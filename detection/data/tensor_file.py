@@ -3,6 +3,9 @@
 The layout: 8 bytes, the header's length (little-endian); a JSON header {name: {"dtype", "shape", "data_offsets"},
 "__metadata__": {text: text}}; then the arrays' bytes end to end. `safetensors.safe_open` reads the files too; that
 library cannot write one larger than memory.
+
+The metadata hold a CRC-32 of every `SUM_BLOCK` bytes of the arrays, and one of the header itself. A CRC-32 notices
+every single flipped bit and every damage of up to 32 bits in a row, and is computed as fast as a disk reads.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,7 +31,14 @@ _DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
+_HEADER_LIMIT = 1 << 26  # bytes; the checksums of a terabyte take 2 MB
+_MOST_DIMENSIONS = 8
+SUM_BLOCK = 1 << 22  # bytes
+_SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second, so that damage to the first's name does not hide it
+
+
+class NoChecksums(Exception):
+    """A file of an earlier release, which wrote none."""
 
 
 @dataclass(frozen=True)
@@ -49,54 +60,152 @@ def make_header(
 ) -> tuple[bytes, dict[str, Place]]:
     """The file's first bytes for arrays given as name → (dtype, shape), and where each array then belongs.
 
+    The checksums in it are zeros. `seal` fills them in once the arrays are written.
+
     metadata: JSON-able values; each is kept as JSON text, since the layout knows text alone.
     """
-    texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
-    entries: dict[str, Any] = {"__metadata__": texts}
     places, end = {}, 0
     for name, (dtype, shape) in arrays.items():
         places[name] = Place(np.dtype(dtype), tuple(shape), end)
-        begin, end = end, end + places[name].size
-        entries[name] = {"dtype": _NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+        end += places[name].size
+    zeros = {"block": SUM_BLOCK, "crc32": "0" * 8 * -(-end // SUM_BLOCK), "header": "0" * 8}
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+    entries: dict[str, Any] = {
+        "__metadata__": {**texts, _HAS_SUMS: "true", _SUMS: json.dumps(zeros, sort_keys=True)},
+        **{
+            name: {
+                "dtype": _NAMES[place.dtype],
+                "shape": list(place.shape),
+                "data_offsets": [place.start, place.start + place.size],
+            }
+            for name, place in places.items()
+        },
+    }
+    text = _header_text(entries)
     first = len(text).to_bytes(8, "little") + text
     return first, {name: replace(place, start=len(first) + place.start) for name, place in places.items()}
+
+
+def seal(path: str | os.PathLike[str]) -> None:
+    """Computes the checksums of a file that `make_header` began and whose arrays are written, and puts them in."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        sums = json.loads(entries["__metadata__"][_SUMS])
+        sums["crc32"] = "".join(_block_sums(file, sums["block"]))
+        text = _with_sums(entries, sums)
+        sums["header"] = f"{zlib.crc32(text):08x}"
+        file.seek(8)
+        file.write(_with_sums(entries, sums))
+
+
+def find_damage(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """The first bytes (begin, end) of a file's arrays that are not what was written, None if all are.
+
+    Reads the whole file once, in pieces.
+
+    Raises:
+        UserError: the file cannot be read.
+        NoChecksums: it has none.
+    """
+    entries, first = _read_entries(Path(path))
+    metadata = entries["__metadata__"]
+    if _SUMS not in metadata:
+        raise NoChecksums(path)
+    sums = json.loads(metadata[_SUMS])
+    block, stated = sums["block"], sums["crc32"]
+    with open(path, "rb") as file:
+        file.seek(first)
+        for number, found in enumerate(_block_sums(file, block)):
+            if stated[8 * number : 8 * number + 8] != found:
+                return first + number * block, first + (number + 1) * block
+    return None
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Place]]:
     """(metadata, places of the arrays), after checking that the header is sound and the file as long as it says.
 
     Raises:
-        UserError: the file is missing, unreadable, of another kind, or cut short.
+        UserError: the file is missing, unreadable, of another kind, damaged in its header, or cut short.
     """
     path = Path(path)
+    entries, first = _read_entries(path)
     try:
-        length = path.stat().st_size
-        with path.open("rb") as file:
-            header_length = int.from_bytes(file.read(8), "little")
-            text = file.read(header_length) if header_length <= min(length - 8, _HEADER_LIMIT) else b""
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    first = 8 + header_length
-    try:
-        entries = json.loads(text)
-        metadata = {key: json.loads(value) for key, value in entries.pop("__metadata__").items()}
+        texts = entries.pop("__metadata__")
+        metadata = {key: json.loads(value) for key, value in texts.items() if key not in (_SUMS, _HAS_SUMS)}
         places: dict[str, Place] = {}
         end = first
         for name, entry in entries.items():
-            place = Place(_DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])), end)
+            shape = tuple(entry["shape"])
+            if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+                raise ValueError(name)
+            place = Place(_DTYPES[entry["dtype"]], shape, end)
             end += place.size
-            if min(place.shape, default=0) < 0 or entry["data_offsets"] != [place.start - first, end - first]:
+            if entry["data_offsets"] != [place.start - first, end - first]:
                 raise ValueError(name)
             places[name] = place
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged or of another kind: its header makes no sense; make it anew") from error
+        raise _senseless(path) from error
+    length = path.stat().st_size
     if end != length:
         raise UserError(
             f"{path}: has {length} bytes where its header announces {end}: it was cut short or damaged; make it anew"
         )
     return metadata, places
+
+
+def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
+    """The header as JSON, and the byte at which the arrays begin; its own checksum is compared, if it has one."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever
+            raise UserError(f"{path}: cannot be read (it is no plain file)")
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            header_length = int.from_bytes(file.read(8), "little")
+            text = file.read(header_length) if header_length <= min(length - 8, _HEADER_LIMIT) else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        entries = json.loads(text)
+        metadata = entries["__metadata__"]
+        if _SUMS in metadata or _HAS_SUMS in metadata:
+            sums = json.loads(metadata[_SUMS])
+            block, stated = sums["block"], sums["crc32"]
+            zeroed = _with_sums(entries, {**sums, "header": "0" * 8})
+            sound = metadata[_HAS_SUMS] == "true" and type(block) is int and 0 < block <= _HEADER_LIMIT
+            sound = sound and isinstance(stated, str) and len(stated) == 8 * -(-(length - 8 - header_length) // block)
+            # The text itself, not what JSON makes of it: nothing in it may have changed.
+            if not (sound and sums["header"] == f"{zlib.crc32(zeroed):08x}" and _with_sums(entries, sums) == text):
+                raise ValueError("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _senseless(path) from error
+    return entries, 8 + header_length
+
+
+def _block_sums(file: IO[bytes], block: int) -> Iterator[str]:
+    """The CRC-32 of each block from the file's position to its end, in hex."""
+    buffer = memoryview(bytearray(block))
+    while True:
+        filled = 0
+        while filled < len(buffer) and (count := file.readinto(buffer[filled:])):  # type: ignore[attr-defined]
+            filled += count
+        if filled == 0:
+            return
+        yield f"{zlib.crc32(buffer[:filled]):08x}"
+
+
+def _with_sums(entries: dict[str, Any], sums: Mapping[str, Any]) -> bytes:
+    entries["__metadata__"][_SUMS] = json.dumps(sums, sort_keys=True)
+    return _header_text(entries)
+
+
+def _header_text(entries: Mapping[str, Any]) -> bytes:
+    text = json.dumps(entries).encode()
+    return text + b" " * (-len(text) % 8)  # so that the arrays are aligned
+
+
+def _senseless(path: Path) -> UserError:
+    return UserError(f"{path}: is damaged or of another kind: its header makes no sense; make it anew")
 
 
 def map_array(path: str | os.PathLike[str], place: Place) -> np.ndarray:

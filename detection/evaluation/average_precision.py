@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.text import printable
 from detection.evaluation import coco_evaluation, pycocotools_evaluation
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS
 from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -96,14 +97,15 @@ class AveragePrecision:
 
     def class_table(self) -> str:
         """One line a class: category id, name, objects, AP, AP@0.5; a dash where the class has no object."""
-        width = max([5, *(len(row.name) for row in self.classes)])
+        names = [printable(row.name) for row in self.classes]
+        width = max([5, *map(len, names)])
         lines = [f"{'id':>5}  {'class':<{width}}  {'objects':>7}  {'AP':>6}  {'AP@0.5':>6}"]
-        for row in self.classes:
+        for row, name in zip(self.classes, names, strict=True):
             ap, ap50 = (
                 f"{value:6.3f}" if value is not None else f"{'—':>6}"
                 for value in (row.average_precision, row.average_precision_50)
             )
-            lines.append(f"{row.category_id:>5}  {row.name:<{width}}  {row.objects:>7}  {ap}  {ap50}")
+            lines.append(f"{row.category_id:>5}  {name:<{width}}  {row.objects:>7}  {ap}  {ap50}")
         return "\n".join(lines)
 
     def table(self) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from backbones.common.text import printable
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.results import checked
 from detection.evaluation.stable_matching import (
@@ -80,7 +81,10 @@ class ErrorAnalysis:
         lines.append(f"  {'missed':<14}{self.missed:>8}  {_percent(self.missed, self.objects)}")
         if self.confusions:
             lines.append("most frequent confusions:")
-            lines += [f"  {true} taken for {predicted}: {count}" for true, predicted, count in self.confusions]
+            lines += [
+                f"  {printable(true)} taken for {printable(predicted)}: {count}"
+                for true, predicted, count in self.confusions
+            ]
         return "\n".join(lines)
 
 

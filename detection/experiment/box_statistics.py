@@ -6,13 +6,20 @@ its BBOX_NORMALIZE_TARGETS_PRECOMPUTED is off (the alternating recipe); here the
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+
 import torch
 
 from backbones.common.errors import UserError
+from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.geometry import boxes as box_ops
 from detection.geometry.coding import BoxCoder
+from detection.training.distributed import on_main
+
+logger = logging.getLogger(__name__)
 
 Four = tuple[float, float, float, float]
 
@@ -48,6 +55,16 @@ def measure(index: DatasetIndex, store: ProposalStore, positive_iou: float, limi
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-8).sqrt()
     return _four(mean), _four(std)
+
+
+def with_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
+    """The configuration with the box targets' means and stds measured, if it says `box_statistics: empirical`."""
+    if config.fast_rcnn.box_statistics == "fixed":
+        return config
+    means, stds = measure(index, store, config.fast_rcnn.positive_iou, config.rpn.training_proposals.after_nms)
+    on_main(lambda: logger.info("box targets: means %s, stds %s", means, stds))
+    fast_rcnn = dataclasses.replace(config.fast_rcnn, box_means=means, box_stds=stds, box_statistics="fixed")
+    return dataclasses.replace(config, fast_rcnn=fast_rcnn)
 
 
 def _four(values: torch.Tensor) -> Four:

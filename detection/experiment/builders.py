@@ -5,31 +5,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from backbones import create_backbone, create_c4
+import numpy as np
+from torch import nn
+
+from backbones import FeaturePyramid, ResNeXtBackbone, create_backbone, create_c4
 from backbones.common.errors import UserError
 from backbones.variants import find_variant
 from detection import config as settings
 from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
-from detection.geometry.roi_pooling import RegionPooler
+from detection.geometry.roi_pooling import RoIPooling
+from detection.networks.box_heads import C4BoxHead, ConvolutionBoxHead, TwoLayerBoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
 
 
 def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
-    """The proposal network on C4. Without `pretrained` its backbone starts from random weights, to be loaded over."""
+    """The proposal network. Without `pretrained` its backbone starts from random weights, to be loaded over."""
     rpn = config.rpn
-    backbone = create_backbone(
-        config.backbone.name,
-        config.backbone.weights if pretrained else None,
-        ("c4",),
-        **_backbone_arguments(config.backbone),
-    )
+    backbone = _build_trunk(config, ("p2", "p3", "p4", "p5", "p6"), pretrained=pretrained)
     strides = list(backbone.strides.values())
+    sizes = np.array_split(rpn.anchor_sizes, len(strides))
     network = RPN(
         backbone,
-        Anchors([rpn.anchor_sizes], rpn.anchor_ratios, strides),
+        Anchors(
+            [own.tolist() for own in sizes],
+            rpn.anchor_ratios,
+            strides,
+            offset=rpn.anchor_offset,
+            rounded=rpn.anchor_rounding,
+        ),
         channels=rpn.channels,
         positive_iou=rpn.positive_iou,
         negative_iou=rpn.negative_iou,
@@ -40,22 +46,24 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
         crowd_overlap=rpn.crowd_overlap,
     )
     if config.runtime.compile:
-        network.backbone.compile()
+        backbone.compile()
     return network
 
 
 def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool = True) -> FastRCNN:
     """The region classifier for `classes` classes, the background not counted."""
     fast = config.fast_rcnn
-    trunk, conv5 = create_c4(
-        config.backbone.name,
-        config.backbone.weights if pretrained else None,
-        **_backbone_arguments(config.backbone),
-    )
+    conv5: nn.Module | None = None
+    trunk: ResNeXtBackbone | FeaturePyramid
+    if fast.box_head == "conv5":
+        weights = config.backbone.weights if pretrained else None
+        trunk, conv5 = create_c4(config.backbone.name, weights, **_backbone_arguments(config.backbone))
+    else:
+        trunk = _build_trunk(config, ("p2", "p3", "p4", "p5"), pretrained=pretrained)
+    pooling = RoIPooling(fast.pooling, fast.pooled_size, tuple(trunk.strides.values()), fast.sampling_ratio)
     network = FastRCNN(
         trunk,
-        RegionPooler(fast.pooling, fast.pooled_size, list(trunk.strides.values()), fast.sampling_ratio),
-        conv5,
+        _build_box_head(fast, pooling, next(iter(trunk.channels.values())), conv5),
         classes=classes,
         coder=BoxCoder(fast.box_stds, fast.box_means),
         positive_iou=fast.positive_iou,
@@ -66,16 +74,10 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
         crowd_overlap=fast.crowd_overlap,
     )
     if config.runtime.compile:
-        network.trunk.compile()
-        network.conv5.compile()
+        trunk.compile()
+        if conv5 is not None:
+            conv5.compile()
     return network
-
-
-def build_faster_rcnn(config: settings.Config, classes: int, *, pretrained: bool = False) -> FasterRCNN:
-    """The pair, with the limits that the configuration sets for proposals and detections at test."""
-    return pair(
-        config, build_rpn(config, pretrained=pretrained), build_fast_rcnn(config, classes, pretrained=pretrained)
-    )
 
 
 def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
@@ -94,6 +96,29 @@ def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
     )
 
 
+def _build_trunk(
+    config: settings.Config, levels: tuple[str, ...], *, pretrained: bool
+) -> ResNeXtBackbone | FeaturePyramid:
+    """C4, or these levels of a pyramid."""
+    backbone = config.backbone
+    outputs = ("c4",) if backbone.features == "c4" else ("c2", "c3", "c4", "c5")
+    weights = backbone.weights if pretrained else None
+    network = create_backbone(backbone.name, weights, outputs, **_backbone_arguments(backbone))
+    if backbone.features == "c4":
+        return network
+    return FeaturePyramid(network, backbone.pyramid_width, norm=backbone.pyramid_norm, outputs=levels)
+
+
+def _build_box_head(
+    fast: settings.FastRCNN, pooling: RoIPooling, in_channels: int, conv5: nn.Module | None
+) -> C4BoxHead | TwoLayerBoxHead | ConvolutionBoxHead:
+    if conv5 is not None:
+        return C4BoxHead(pooling, conv5)
+    if fast.box_head == "two_layers":
+        return TwoLayerBoxHead(pooling, in_channels, fast.box_head_width)
+    return ConvolutionBoxHead(pooling, in_channels, fast.box_head_channels, width=fast.box_head_width)
+
+
 def _backbone_arguments(backbone: settings.Backbone) -> dict[str, Any]:
     structure = {
         name: getattr(backbone, name)
@@ -102,8 +127,8 @@ def _backbone_arguments(backbone: settings.Backbone) -> dict[str, Any]:
     }
     if (levels := find_variant(backbone.name, structure).levels) != ("c2", "c3", "c4", "c5"):
         raise UserError(
-            f"backbone.name={backbone.name} has the stages {', '.join(levels)}; both networks need c2 to c5: the RPN "
-            "works on c4, the Fast R-CNN runs c5 on each region. A network that has them and learns CIFAR: "
+            f"backbone.name={backbone.name} has the stages {', '.join(levels)}; both networks need c2 to c5. "
+            "A network that has them and learns CIFAR: "
             "configs/cifar/detector_backbone.yaml"
         )
     return {"norm": backbone.norm, "freeze": backbone.freeze, **structure}

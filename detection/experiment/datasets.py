@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.files import user_path
 from detection import config as settings
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
@@ -96,14 +97,19 @@ def test_augmentation(data: settings.Data) -> Augmentation:
 
 def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path, Path]:
     """The annotation file and the image folder: those that the configuration names, else those of the layout."""
-    root, split = Path(data.root), getattr(data, which)
+    root, split = user_path(data.root), getattr(data, which)
     if split.annotations is not None and split.images is not None:
-        return root / split.annotations, root / split.images
+        return root / user_path(split.annotations), root / user_path(split.images)
     if split.annotations is not None or split.images is not None:
         given, missing = ("annotations", "images") if split.images is None else ("images", "annotations")
         raise UserError(
             f"data.{which}.{given} without data.{which}.{missing}: give both, or neither for the files of "
             f"data.layout={data.layout}"
+        )
+    if data.layout == "files":
+        raise UserError(
+            f"data.{which}: no files are named; give data.{which}.annotations and data.{which}.images "
+            "(data.layout is files)"
         )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))

@@ -6,7 +6,8 @@ The last stages of an experiment; each writes into one folder:
     figures.json    the figures by name
     report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
     report.txt      the same as text
-    images/       the images that the report shows, evaluated_<image id>.jpg
+    images/         the images that the report shows, in full size, evaluated_<image id>.jpg
+    dataset.json    which data set all of it is of
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded, write_results
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import detect, proposal_recall_of, recall_of
-from detection.experiment.model_files import Trained
-from detection.experiment.placement import for_inference
+from detection.experiment.evaluation_folder import claim
+from detection.experiment.inference import detect, prepared, proposal_recall_of, recall_of
+from detection.experiment.model_files import Trained, TrainedDetector
+from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
-from detection.report.page import Curve, read_curves, write_report
+from detection.report.page import Curve, embed_image, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
@@ -47,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate_detector(
     config: settings.Config,
-    trained: Trained,
+    trained: TrainedDetector,
     device: torch.device,
     folder: Path,
     *,
@@ -65,13 +67,12 @@ def evaluate_detector(
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
     """
     require_agreement("measure a detector", config)
+    require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     index = open_split(config.data, "test")
     _check_categories(trained, index)
-    assert trained.rpn is not None
-    assert trained.fast_rcnn is not None
-    require_same_weights(trained.rpn, trained.fast_rcnn)
-    network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
-    detections = rounded(detect(config, network, index, device))
+    claim(folder, index)
+    inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    detections = rounded(detect(inference, index))
 
     def finish() -> AveragePrecision:
         truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
@@ -87,9 +88,10 @@ def evaluate_detector(
         shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
         write_report(
             folder,
-            title=f"{config.name}: {index.name}",
-            average_precision=figures,
-            errors=errors,
+            title=f"{config.name}: {index.annotation_file.stem}",
+            average_precision=figures.to_dict(),
+            errors=errors.to_dict(),
+            tables=(figures.table(), errors.table()),
             facts=_facts(config, index),
             curves=_curves(folder.parent),
             images=shown,
@@ -99,13 +101,13 @@ def evaluate_detector(
     return on_main(finish)
 
 
-def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:
+def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     require_agreement("measure an RPN", config)
+    require_same_weights(trained.network)
     index = open_split(config.data, "test")
-    assert trained.rpn is not None
-    require_same_weights(trained.rpn)
-    recall = proposal_recall_of(config, for_inference(trained.rpn, config.runtime, device), index, device)
+    claim(folder, index)
+    recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
 
@@ -116,6 +118,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     require_agreement("measure proposals", config)
     require_same("the proposals", store.metadata)
     store.check_against(index)
+    claim(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
@@ -130,12 +133,13 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
     if is_main():
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
-            folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
+            folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
+            recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
 
 
-def _check_categories(trained: Trained, index: DatasetIndex) -> None:
+def _check_categories(trained: TrainedDetector, index: DatasetIndex) -> None:
     own, other = trained.categories, index
     if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
         raise UserError(
@@ -151,8 +155,9 @@ def _listing(ids: Any, names: Any) -> str:
 
 def _draw(
     index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
-) -> list[tuple[Path, str]]:
-    """Images spread evenly over the split, ground truth beside detections; (path, caption) of each."""
+) -> list[tuple[str, str]]:
+    """Images spread evenly over the split, ground truth beside detections, as files; (the image for a page, caption) of
+    each."""
     for path in folder.glob("evaluated_*.jpg"):
         if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # an earlier evaluation's; all else is not ours
             path.unlink()
@@ -175,8 +180,11 @@ def _draw(
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, both)
-        caption = f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above"
-        shown.append((path, caption))
+        caption = (
+            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; "
+            f"in full size: images/{path.name}"
+        )
+        shown.append((embed_image(both), caption))
     return shown
 
 

@@ -1,49 +1,220 @@
-"""A network and a split → what it finds in each of the images; with several ranks, each looks at its share.
+"""A trained network and images → what it finds in them. The `Detector`, the tools and the evaluation during a training
+all take this way.
 
-Shapes: R proposals, D detections.
+`prepared` makes a network ready, `detect_batch` and `propose_batch` look at one batch, `detect` and `propose` at a
+whole split; with several ranks, each looks at its share.
+Shapes: N images, R proposals, D detections.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
+from backbones.common.progress import with_progress
 from detection import config as settings
-from detection.common.progress import with_progress
-from detection.data.batches import Batch
-from detection.data.dataset import DetectionDataset
+from detection.data.augmentation import Augmentation
+from detection.data.batches import Batch, Sample, collate, padded_size
+from detection.data.dataset import DetectionDataset, augmented_sample
 from detection.data.index import DatasetIndex
 from detection.data.loader import evaluation_batches, evaluation_parts
+from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.datasets import test_augmentation
-from detection.experiment.placement import autocast_dtype
+from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.networks.rpn import RPN
 from detection.training.distributed import gather_objects, on_main, rank, report_progress, world_size
 from detection.training.memory import memory_explained
+from detection.training.placement import for_inference
+from detection.training.recipe import autocast_dtype
 
-_LESS_MEMORY = "Lower runtime.test_batch, or the image size (data.test_shorter_side, data.test_longer_side)."
+Network = TypeVar("Network", bound=nn.Module)
+
+LESS_MEMORY = "Lower runtime.test_batch, or the image size (data.test_shorter_side, data.test_longer_side)."
 
 
-def average_precision_of(
-    config: settings.Config, network: FasterRCNN, index: DatasetIndex, device: torch.device
-) -> tuple[AveragePrecision, np.ndarray]:
+@dataclass(frozen=True)
+class Inference(Generic[Network]):
+    """A network ready for inference, and how images reach it. Nothing here changes by use; several threads may share
+    it.
+
+    Attributes:
+        network: on its device, in evaluation mode.
+        resize: how an image is brought to the size that the network was trained at.
+        size_divisor: padded sides are multiples of this.
+        autocast: the type of half precision; None computes in float32.
+        batch_size: images at once, when looking through a split.
+        workers: processes that read its images; 0 reads in this one.
+        patience: seconds that a batch of them may be waited for.
+    """
+
+    network: Network
+    resize: Augmentation
+    size_divisor: int = 32
+    autocast: torch.dtype | None = None
+    batch_size: int = 1
+    workers: int = 0
+    patience: float = PATIENCE
+
+    @classmethod
+    def configured(cls, network: Network, config: settings.Config) -> Inference[Network]:
+        """The network as it stands on its device, with the image size, precision, batch size and workers of the
+        configuration's `data` and `runtime`."""
+        data, runtime = config.data, config.runtime
+        autocast = autocast_dtype(runtime, next(network.parameters()).device)
+        resize = test_augmentation(data)
+        return cls(
+            network.eval(),
+            resize,
+            data.size_divisor,
+            autocast,
+            runtime.test_batch,
+            runtime.workers,
+            60 * runtime.timeout_minutes,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
+
+    @contextlib.contextmanager
+    def computing(self, batch: Batch, remedy: str, ids: str) -> Iterator[Batch]:
+        """The batch on the device, for a block that computes without gradients and in the configured precision. What
+        does not fit into memory is told with the batch's size and the remedy, see `memory_explained`."""
+        with (
+            memory_explained(batch, remedy, ids),
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
+        ):
+            yield batch.to(self.device, non_blocking=True)
+
+
+def prepared(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
+    """A copy of the network, folded and placed on the device (see `for_inference`), as `Inference.configured` takes
+    it."""
+    return Inference.configured(for_inference(network, config.runtime, device), config)
+
+
+def batches_of_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
+    """Images uint8 (H, W, 3) in RGB order → batches in their order, `image_ids` counting from 0.
+
+    Only images of one padded size share a batch, at most `batch_size` of them, so that what is found in an image does
+    not depend on the others.
+    """
+    waiting: list[Sample] = []
+    for number, image in enumerate(images):
+        sample = augmented_sample(image, inference.resize, image_id=number, index=number)
+        if waiting and (len(waiting) >= batch_size or _padded(inference, sample) != _padded(inference, waiting[0])):
+            yield collate(waiting, inference.size_divisor)
+            waiting = []
+        waiting.append(sample)
+    if waiting:
+        yield collate(waiting, inference.size_divisor)
+
+
+def detect_batch(
+    inference: Inference[FasterRCNN], batch: Batch, remedy: str = LESS_MEMORY, ids: str = "image ids"
+) -> list[Detections]:
+    """The detections in each image of a batch, on the CPU, boxes in pixels of the original image.
+
+    Raises:
+        UserError: the memory does not suffice; the message ends with `remedy`, and `ids` says what the batch's image
+            ids are.
+    """
+    with inference.computing(batch, remedy, ids) as batch:
+        found = inference.network(batch.images, batch.sizes, batch.original_sizes)
+    return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
+
+
+def propose_batch(
+    inference: Inference[RPN], batch: Batch, limits: settings.ProposalLimits
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The proposals in each image of a batch: boxes float32 (R, 4) within the original image, in its pixels, and scores
+    (R,) descending. Errors as of `detect_batch`."""
+    with inference.computing(batch, LESS_MEMORY, "image ids") as batch:
+        found = inference.network.propose(
+            batch.images,
+            batch.sizes,
+            before_nms=limits.before_nms,
+            after_nms=limits.after_nms,
+            nms_iou=limits.nms_iou,
+            min_sides=limits.min_side * batch.sizes / batch.original_sizes,
+        )
+        original = batch.original_sizes.flip(1).repeat(1, 2).unsqueeze(1)  # (N, 1, 4): width, height, width, height
+        boxes = to_original(found.boxes, batch.sizes, batch.original_sizes).clamp(min=0).minimum(original)
+    return [
+        (own[:count], scores[:count])
+        for own, scores, count in zip(
+            boxes.cpu().numpy(), found.scores.cpu().numpy(), found.counts.tolist(), strict=True
+        )
+    ]
+
+
+def detect(inference: Inference[FasterRCNN], index: DatasetIndex) -> np.ndarray:
+    """Detections (D, 7) in all images of a split: image_id, x, y, width, height, score, category_id; by image id.
+
+    An image that cannot be read counts as one without detections, and a warning says so. All ranks get the whole.
+    """
+    rows = [np.empty((0, 7))]
+    for batch in _batches_of_split(inference, index, f"detecting on {index.name}"):
+        unreadable = {image_id for image_id, _ in batch.problems}
+        for image_id, found in zip(batch.image_ids.tolist(), detect_batch(inference, batch), strict=True):
+            if image_id in unreadable:
+                continue
+            x0, y0, x1, y1 = found.boxes.double().numpy().T
+            category_ids, scores = index.category_ids[found.labels.numpy() - 1], found.scores.double().numpy()
+            rows.append(np.stack([np.full(len(x0), image_id), x0, y0, x1 - x0, y1 - y0, scores, category_ids], axis=1))
+    together = np.concatenate([part for parts in gather_objects(rows) for part in parts])
+    return together[np.argsort(together[:, 0], kind="stable")]
+
+
+def propose(
+    inference: Inference[RPN],
+    index: DatasetIndex,
+    limits: settings.ProposalLimits,
+    *,
+    pending: Collection[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(image id, boxes (R, 4) in the original image, scores (R,) descending) of this rank's share of a split.
+
+    An image that cannot be read has none, and a warning says so.
+
+    pending: image ids that are wanted (None: all). With a batch size above 1 others come along, in the batches that
+    they would share anyway.
+    """
+    only = None if pending is None else set(np.flatnonzero(np.isin(index.image_ids, list(pending))).tolist())
+    for batch in _batches_of_split(inference, index, f"proposing on {index.name}", only):
+        unreadable = {image_id for image_id, _ in batch.problems}
+        found = propose_batch(inference, batch, limits)
+        for image_id, (boxes, scores) in zip(batch.image_ids.tolist(), found, strict=True):
+            count = 0 if image_id in unreadable else len(boxes)
+            yield image_id, boxes[:count], scores[:count]
+
+
+def average_precision_of(inference: Inference[FasterRCNN], index: DatasetIndex) -> tuple[AveragePrecision, np.ndarray]:
     """The COCO figures of a detector on a split, and its detections, the same on every rank."""
-    detections = detect(config, network, index, device)
+    detections = detect(inference, index)
     figures = on_main(lambda: average_precision(index.annotation_file, detections, image_ids=index.image_ids))
     return figures, detections
 
 
 def proposal_recall_of(
-    config: settings.Config, network: RPN, index: DatasetIndex, device: torch.device
+    inference: Inference[RPN], index: DatasetIndex, limits: settings.ProposalLimits
 ) -> ProposalRecall:
-    """The recall of an RPN on a split, at up to 2,000 proposals an image, the same on every rank."""
-    limits = dataclasses.replace(config.rpn.test_proposals, after_nms=2000, before_nms=None)
-    proposals = propose(config, network, index, device, limits)
+    """The recall of an RPN on a split, at up to 2,000 proposals an image whatever `limits` says, the same on every
+    rank."""
+    limits = dataclasses.replace(limits, after_nms=2000, before_nms=None)
+    proposals = propose(inference, index, limits)
     return recall_of(index, ((image_id, boxes) for image_id, boxes, _ in proposals))
 
 
@@ -62,97 +233,31 @@ def recall_of(index: DatasetIndex, proposals: Iterable[tuple[int, np.ndarray]]) 
     return first.result()
 
 
-def detect(config: settings.Config, network: FasterRCNN, index: DatasetIndex, device: torch.device) -> np.ndarray:
-    """Detections (D, 7) in all images of a split: image_id, x, y, width, height, score, category_id; by image id.
-
-    An image that cannot be read counts as one without detections, and a warning says so. All ranks get the whole.
-    """
-    network.eval()
-    rows = [np.empty((0, 7))]
-    for batch in _batches(config, index, device, f"detecting on {index.name}"):
-        unreadable = {image_id for image_id, _ in batch.problems}
-        with torch.inference_mode(), _autocast(config, device), memory_explained(batch, _LESS_MEMORY):
-            found = network(batch.images, batch.sizes, batch.original_sizes)
-        for image_id, one in zip(batch.image_ids.tolist(), found, strict=True):
-            if image_id in unreadable:
-                continue
-            x0, y0, x1, y1 = one.boxes.cpu().double().numpy().T
-            category_ids = index.category_ids[one.labels.cpu().numpy() - 1]
-            scores = one.scores.cpu().double().numpy()
-            rows.append(np.stack([np.full(len(x0), image_id), x0, y0, x1 - x0, y1 - y0, scores, category_ids], axis=1))
-    together = np.concatenate([part for parts in gather_objects(rows) for part in parts])
-    return together[np.argsort(together[:, 0], kind="stable")]
+def _padded(inference: Inference[Network], sample: Sample) -> tuple[int, int]:
+    height, width = sample.image.shape[1:]
+    return padded_size((height, width), inference.size_divisor)
 
 
-def propose(
-    config: settings.Config,
-    network: RPN,
-    index: DatasetIndex,
-    device: torch.device,
-    limits: settings.ProposalLimits,
-    *,
-    pending: Collection[int] | None = None,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(image id, boxes (R, 4) in the original image, scores (R,) descending) of this rank's share of a split.
-
-    An image that cannot be read has none, and a warning says so.
-
-    pending: image ids that are wanted (None: all). With runtime.test_batch above 1 others come along, in the batches
-    that they would share anyway.
-    """
-    network.eval()
-    only = None if pending is None else set(np.flatnonzero(np.isin(index.image_ids, list(pending))).tolist())
-    for batch in _batches(config, index, device, f"proposing on {index.name}", only):
-        unreadable = {image_id for image_id, _ in batch.problems}
-        with torch.inference_mode(), _autocast(config, device), memory_explained(batch, _LESS_MEMORY):
-            found = network.propose(
-                batch.images,
-                batch.sizes,
-                before_nms=limits.before_nms,
-                after_nms=limits.after_nms,
-                nms_iou=limits.nms_iou,
-                min_sides=limits.min_side * batch.sizes / batch.original_sizes,
-            )
-        original = batch.original_sizes.flip(1).repeat(1, 2).unsqueeze(1)  # (N, 1, 4): width, height, width, height
-        boxes = to_original(found.boxes, batch.sizes, batch.original_sizes).clamp(min=0).minimum(original)
-        counts = found.counts.tolist()
-        for image_id, own, scores, count in zip(
-            batch.image_ids.tolist(), boxes.cpu().numpy(), found.scores.cpu().numpy(), counts, strict=True
-        ):
-            count = 0 if image_id in unreadable else count
-            yield image_id, own[:count], scores[:count]
-
-
-def _batches(
-    config: settings.Config,
-    index: DatasetIndex,
-    device: torch.device,
-    label: str,
-    only: Collection[int] | None = None,
+def _batches_of_split(
+    inference: Inference[Network], index: DatasetIndex, label: str, only: Collection[int] | None = None
 ) -> Iterator[Batch]:
-    """This rank's images of a split on the device, resized and batched, with a progress line."""
+    """This rank's images of a split, resized and batched, with a progress line."""
     report_progress(label)
-    dataset = DetectionDataset(index, test_augmentation(config.data), unreadable="blank")
+    dataset = DetectionDataset(index, inference.resize, unreadable="blank")
     parts = evaluation_parts(
         dataset,
         rank=rank(),
         world=world_size(),
-        batch_size=config.runtime.test_batch,
-        size_divisor=config.data.size_divisor,
+        batch_size=inference.batch_size,
+        size_divisor=inference.size_divisor,
         only=only,
     )
     batches = evaluation_batches(
         dataset,
         parts,
-        workers=config.runtime.workers,
-        size_divisor=config.data.size_divisor,
-        pin_memory=device.type == "cuda",
-        patience=60 * config.runtime.timeout_minutes,
+        workers=inference.workers,
+        size_divisor=inference.size_divisor,
+        pin_memory=inference.device.type == "cuda",
+        patience=inference.patience,
     )
-    for batch in with_progress(batches, sum(map(len, parts)), label, size=len):
-        yield batch.to(device, non_blocking=True)
-
-
-def _autocast(config: settings.Config, device: torch.device) -> torch.autocast:
-    dtype = autocast_dtype(config.runtime, device)
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+    return with_progress(batches, sum(map(len, parts)), label, size=len)

@@ -11,24 +11,20 @@ what they were made of. No file names another: one can be moved anywhere.
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-import torchvision
-from torch import nn
+from typing import Any, Generic, TypeVar
 
 from backbones import InputFormat
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import config_from_dict, config_to_dict
 from detection.experiment.builders import build_fast_rcnn, build_rpn
+from detection.experiment.earlier_versions import with_todays_names
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
-from detection.training.artifacts import load_artifact, save_artifact
+from detection.training.artifacts import load_artifact, save_artifact, versions
+from detection.training.network_state import filled, plain_state
 
 N = TypeVar("N", RPN, FastRCNN)
 
@@ -51,129 +47,156 @@ class Categories:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a file holds. `rpn` and `fast_rcnn` are None where the file has no such network.
+class Trained(Generic[N]):
+    """A trained network, the configuration that it was trained by, its classes, and what it was made of."""
 
-    `config` is the one that the detector works by; `rpn_config` the one that the RPN was trained by, where that is
-    another (an RPN may come from elsewhere, with a backbone of its own).
-    """
-
+    network: N
     config: settings.Config
     categories: Categories
     provenance: dict[str, Any] = field(default_factory=dict)
-    rpn: RPN | None = None
-    fast_rcnn: FastRCNN | None = None
-    rpn_config: settings.Config | None = None
 
 
-def save_trained(path: str | os.PathLike[str], trained: Trained) -> None:
-    """Writes the networks that `trained` holds; two of them make a detector.
+@dataclass(frozen=True)
+class TrainedDetector:
+    """Two networks that were trained apart. The RPN may come from elsewhere, with a backbone of its own."""
+
+    rpn: Trained[RPN]
+    fast_rcnn: Trained[FastRCNN]
+
+    @property
+    def config(self) -> settings.Config:
+        """The one that the detector works by: that of the Fast R-CNN."""
+        return self.fast_rcnn.config
+
+    @property
+    def categories(self) -> Categories:
+        """The classes that it tells apart."""
+        return self.fast_rcnn.categories
+
+
+def save_rpn(path: str | os.PathLike[str], rpn: Trained[RPN]) -> None:
+    """Writes an `rpn.pt`.
 
     Raises:
         UserError: the file cannot be written; what stood there before is untouched.
     """
-    networks: dict[str, RPN | FastRCNN] = {}
-    if trained.rpn is not None:
-        networks["rpn"] = trained.rpn
-    if trained.fast_rcnn is not None:
-        networks["fastrcnn"] = trained.fast_rcnn
-    kind = "detector" if len(networks) == 2 else next(iter(networks))
-    save_artifact(
-        path,
-        kind,
-        config=config_to_dict(trained.config),
-        rpn_config=None if trained.rpn_config is None else config_to_dict(trained.rpn_config),
-        categories={"ids": list(trained.categories.ids), "names": list(trained.categories.names)},
-        networks={name: _plain_state(network) for name, network in networks.items()},
-        input_formats={name: _input_format(network).to_dict() for name, network in networks.items()},
-        provenance={**trained.provenance, "versions": versions()},
+    _save(path, "rpn", rpn, {"rpn": rpn.network})
+
+
+def save_fast_rcnn(path: str | os.PathLike[str], fast_rcnn: Trained[FastRCNN]) -> None:
+    """Writes a `fastrcnn.pt`; errors as of `save_rpn`."""
+    _save(path, "fastrcnn", fast_rcnn, {"fastrcnn": fast_rcnn.network})
+
+
+def save_detector(path: str | os.PathLike[str], detector: TrainedDetector) -> None:
+    """Writes a `detector.pt`; errors as of `save_rpn`."""
+    rpn, fast_rcnn = detector.rpn, detector.fast_rcnn
+    both = Trained(
+        fast_rcnn.network,
+        detector.config,
+        detector.categories,
+        {"rpn": rpn.provenance, "fastrcnn": fast_rcnn.provenance},
     )
+    _save(path, "detector", both, {"rpn": rpn.network, "fastrcnn": fast_rcnn.network}, rpn.config)
 
 
-def load_trained(path: str | os.PathLike[str], *kinds: str) -> Trained:
-    """The networks of a file of one of `kinds` ("rpn", "fastrcnn", "detector"), on the CPU and in evaluation mode.
+def load_rpn(path: str | os.PathLike[str]) -> Trained[RPN]:
+    """The RPN of an `rpn.pt` or `detector.pt`, on the CPU and in evaluation mode.
 
     Raises:
         UserError: no such file, not one of ours, of another kind, damaged, or of a network that this version cannot
             build.
     """
-    content = load_artifact(path, *kinds)
-    try:
-        config = config_from_dict(content["config"], f"{path}: its configuration")
-        rpn_config = content["rpn_config"] and config_from_dict(
-            content["rpn_config"], f"{path}: its RPN's configuration"
+    return _File(path, "rpn", "detector").rpn()
+
+
+def load_fast_rcnn(path: str | os.PathLike[str]) -> Trained[FastRCNN]:
+    """The Fast R-CNN of a `fastrcnn.pt` or `detector.pt`; otherwise as `load_rpn`."""
+    return _File(path, "fastrcnn", "detector").fast_rcnn()
+
+
+def load_detector(path: str | os.PathLike[str]) -> TrainedDetector:
+    """Both networks of a `detector.pt`; otherwise as `load_rpn`."""
+    return _File(path, "detector").detector()
+
+
+def load_rpn_or_detector(path: str | os.PathLike[str]) -> Trained[RPN] | TrainedDetector:
+    """What the file holds, an `rpn.pt` or a `detector.pt`; otherwise as `load_rpn`."""
+    file = _File(path, "rpn", "detector")
+    return file.rpn() if file.kind == "rpn" else file.detector()
+
+
+def _save(
+    path: str | os.PathLike[str],
+    kind: str,
+    trained: Trained[N],
+    networks: Mapping[str, RPN | FastRCNN],
+    rpn_config: settings.Config | None = None,
+) -> None:
+    save_artifact(
+        path,
+        kind,
+        config=config_to_dict(trained.config),
+        rpn_config=None if rpn_config is None else config_to_dict(rpn_config),
+        categories={"ids": list(trained.categories.ids), "names": list(trained.categories.names)},
+        networks={name: plain_state(network) for name, network in networks.items()},
+        input_formats={name: _input_format(network).to_dict() for name, network in networks.items()},
+        provenance={**trained.provenance, "versions": versions()},
+    )
+
+
+class _File:
+    """What a file states, checked; its networks are built when they are asked for."""
+
+    def __init__(self, path: str | os.PathLike[str], *kinds: str) -> None:
+        self.path = path
+        content = load_artifact(path, *kinds)
+        self.kind: str = content["kind"]
+        try:
+            self.config = config_from_dict(content["config"], f"{path}: its configuration")
+            rpn_config = content["rpn_config"]
+            self.rpn_config = self.config
+            if rpn_config is not None:
+                self.rpn_config = config_from_dict(rpn_config, f"{path}: its RPN's configuration")
+            self.categories = Categories(tuple(content["categories"]["ids"]), tuple(content["categories"]["names"]))
+            self.states: Mapping[str, Any] = content["networks"]
+            formats: Mapping[str, Any] = content["input_formats"]
+            self.provenance = dict(content["provenance"])
+            if set(self.states) != _NETWORKS[self.kind]:
+                raise ValueError(f"its networks are {list(self.states)}")
+            if len(self.categories.ids) != len(self.categories.names):
+                raise ValueError("its classes have not a name each")
+            self.input_formats = {name: InputFormat.from_dict(formats[name]) for name in self.states}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: an entry is missing or of the wrong kind ({error!r}); it was not written by this project's "
+                "tools"
+            ) from None
+
+    def rpn(self) -> Trained[RPN]:
+        network = filled(
+            lambda: build_rpn(self.rpn_config, pretrained=False), self.states["rpn"], self.path, with_todays_names
         )
-        categories = Categories(tuple(content["categories"]["ids"]), tuple(content["categories"]["names"]))
-        states: Mapping[str, Any] = content["networks"]
-        formats: Mapping[str, Any] = content["input_formats"]
-        provenance = content["provenance"]
-        if set(states) != _NETWORKS[content["kind"]]:
-            raise ValueError(f"its networks are {list(states)}")
-        if len(categories.ids) != len(categories.names):
-            raise ValueError("its classes have not a name each")
-        input_formats = {name: InputFormat.from_dict(formats[name]) for name in states}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: an entry is missing or of the wrong kind ({error!r}); it was not written by this project's tools"
-        ) from None
-    rpn = fast_rcnn = None
-    if "rpn" in states:
-        rpn = _filled(lambda: build_rpn(rpn_config or config, pretrained=False), states["rpn"], path)
-        rpn.backbone.input_format = input_formats["rpn"]
-    if "fastrcnn" in states:
-        fast_rcnn = _filled(
-            lambda: build_fast_rcnn(config, len(categories), pretrained=False), states["fastrcnn"], path
+        network.backbone.input_format = self.input_formats["rpn"]
+        return Trained(network, self.rpn_config, self.categories, self._provenance_of("rpn"))
+
+    def fast_rcnn(self) -> Trained[FastRCNN]:
+        network = filled(
+            lambda: build_fast_rcnn(self.config, len(self.categories), pretrained=False),
+            self.states["fastrcnn"],
+            self.path,
+            with_todays_names,
         )
-        fast_rcnn.trunk.input_format = input_formats["fastrcnn"]
-    return Trained(config, categories, provenance, rpn, fast_rcnn, rpn_config)
+        network.trunk.input_format = self.input_formats["fastrcnn"]
+        return Trained(network, self.config, self.categories, self._provenance_of("fastrcnn"))
 
+    def detector(self) -> TrainedDetector:
+        return TrainedDetector(self.rpn(), self.fast_rcnn())
 
-def versions() -> dict[str, str]:
-    """What the result depends on besides its inputs."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-    }
-
-
-def _plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights by name, on the CPU, in ordinary memory order: the file is the same wherever it was trained."""
-    return {
-        name: value.detach().to("cpu", memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }
+    def _provenance_of(self, network: str) -> dict[str, Any]:
+        own = self.provenance if self.kind == network else self.provenance.get(network)
+        return dict(own) if isinstance(own, Mapping) else {}
 
 
 def _input_format(network: RPN | FastRCNN) -> InputFormat:
     return network.backbone.input_format if isinstance(network, RPN) else network.trunk.input_format
-
-
-def _filled(build: Callable[[], N], state: Any, path: str | os.PathLike[str]) -> N:
-    """The network with the weights `state`, in evaluation mode.
-
-    It is built without memory first, because a stranger's configuration could ask for any amount.
-    """
-    try:
-        with torch.device("meta"):
-            expected = {name: value.shape for name, value in build().state_dict().items()}
-        found = {name: value.shape for name, value in state.items()}
-    except (RuntimeError, AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{Path(path)}: its network cannot be built: {error!r:.200}") from None
-    different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    if different:
-        first = "; ".join(
-            f"{name}: {_size(found.get(name))} in the file, {_size(expected.get(name))} by its configuration"
-            for name in sorted(different)[:6]
-        )
-        raise UserError(
-            f"{Path(path)}: its weights do not fit the network that its configuration names, in {len(different)} "
-            f"place(s): {first}"
-        )
-    network = build()
-    network.load_state_dict(state)
-    return network.eval()
-
-
-def _size(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else str(tuple(shape))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
-from detection.common.progress import with_progress
+from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.locks import is_at, lock
+from backbones.common.progress import with_progress
+from backbones.common.text import json_text, printable
+from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
 from detection.report.drawing import draw_detections, save_image
@@ -19,7 +23,7 @@ from detection.report.drawing import draw_detections, save_image
 logger = logging.getLogger(__name__)
 
 LISTING = "detections.json"
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
+_LOCK = ".predict.lock"
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,25 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     looked at.
 
     Raises:
-        UserError: a path does not exist, or there is no image; the output cannot be written, or an image that is not
-            this function's would be overwritten there.
+        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written,
+            or an image that is not this function's would be overwritten there, or another process is writing there.
     """
+    if not 0 <= min_score <= 1:
+        raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
-    _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
+    with _held(output):
+        _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
+        return _predict(detector, files, names, output, min_score)
+
+
+def _predict(
+    detector: Detector, files: Sequence[Path], names: Sequence[str], output: Path, min_score: float
+) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
     try:
-        for file, name in with_progress(zip(files, names, strict=True), len(files), "images"):
+        for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
                 image = read_image(file)
             except ImageError as error:
@@ -80,29 +93,40 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
     return Summary(len(files), unreadable, drawn)
 
 
-def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
-    """The files named, and all images below the folders named, in order, each once.
+@contextlib.contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """Holds the folder, which is made if missing, for one `predict` at a time; the lock's file goes with it."""
+    path = output / _LOCK
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except OSError as error:
+        raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
+    if file is None:
+        raise UserError(
+            f"{output}: another process is writing its detections there; wait for it, or name another output"
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+        file.close()
 
-    leave_out: a folder whose images do not count, if it lies within a folder named.
 
-    Raises:
-        UserError: a path does not exist, or no image is found.
-    """
-    found: dict[Path, None] = {}
-    left_out = leave_out and leave_out.resolve()
-    for path in paths:
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            if left_out and path.resolve() in left_out.parents:
-                below = [p for p in below if left_out not in p.resolve().parents]
-            found |= dict.fromkeys(below)
-        elif path.exists():
-            found[path] = None
-        else:
-            raise UserError(f"{path}: no such file or folder")
-    if not found:
-        raise UserError(f"{', '.join(map(str, paths))}: no images there (known endings: {' '.join(sorted(ENDINGS))})")
-    return list(found)
+def _locked(path: Path) -> IO[bytes] | None:
+    """The file, made if missing and locked; None if another process has it."""
+    while True:
+        file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            is_ours = lock(file)
+        except OSError:  # a file system without locks: better no protection than no detections
+            return file
+        if is_ours and is_at(path, file):
+            return file
+        file.close()
+        if not is_ours:
+            return None
 
 
 def _distinct_names(files: Sequence[Path]) -> list[str]:
@@ -111,12 +135,17 @@ def _distinct_names(files: Sequence[Path]) -> list[str]:
     names = []
     for file in files:
         name, number = f"{file.stem}.jpg", 1
-        while name.lower() in taken:
+        while _as_on_disk(name) in taken:
             number += 1
             name = f"{file.stem}_{number}.jpg"
-        taken.add(name.lower())
+        taken.add(_as_on_disk(name))
         names.append(name)
     return names
+
+
+def _as_on_disk(name: str) -> str:
+    """The same for names that some disk takes for one: of Windows by capitals, of macOS by Unicode normal form too."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
@@ -126,10 +155,12 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
         if not target.exists():
             continue
         if _identity(target) in inputs:
-            raise UserError(f"{target}: is an image to look at, and would be overwritten; name another output")
+            raise UserError(
+                f"{printable(str(target))}: is an image to look at, and would be overwritten; name another output"
+            )
         if not listing.exists():
             raise UserError(
-                f"{target}: exists already, and no {listing.name} beside it says that it is a drawing; "
+                f"{printable(str(target))}: exists already, and no {listing.name} beside it says that it is a drawing; "
                 "name another output, or move it away"
             )
 
@@ -145,9 +176,7 @@ def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Pat
         logger.warning("stopped: %s tells of %d images; %d were not looked at", path, len(entries), len(rest))
     not_reached = [{"file": str(file), "error": "not looked at: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
-        text = json.dumps(entries + not_reached, indent=1, ensure_ascii=False) + "\n"
-        # A name's bytes that are no UTF-8 become JSON's own escapes (\udcff), which os.fsencode turns back.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 
 
 def _as_dicts(found: ImageDetections) -> list[dict[str, Any]]:

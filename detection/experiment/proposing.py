@@ -15,19 +15,22 @@ import numpy as np
 import torch
 
 from backbones.common.errors import UserError
+from backbones.common.files import sha256_of
 from detection import config as settings
 from detection.config_file import config_to_dict
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.datasets import open_split, training_images
+from detection.experiment.inference import prepared
 from detection.experiment.inference import propose as proposals_of
-from detection.experiment.model_files import load_trained, versions
-from detection.experiment.placement import for_inference
+from detection.experiment.model_files import Trained, load_rpn
 from detection.experiment.run_folder import RunFolder
-from detection.training.artifacts import sha256_of
+from detection.networks.rpn import RPN
+from detection.training.artifacts import versions
 from detection.training.consensus import require_agreement, require_same
 from detection.training.distributed import barrier, is_main, on_main
+from detection.training.folder_watch import FolderWatch
 from detection.training.run_lock import run_lock
 
 T = TypeVar("T")
@@ -60,66 +63,68 @@ def propose(
     require_agreement(f"propose on {which}", config)
     index = open_split(config.data, which)
     output = output or RunFolder.of(config).proposals(index.name)
+    limits = config.rpn.test_proposals
     if which == "train":
-        return write_proposals(
-            config, rpn_file, training_images(config.data, index), device, output, config.rpn.training_proposals
-        )
-    return write_proposals(config, rpn_file, index, device, output, config.rpn.test_proposals)
+        index, limits = training_images(config.data, index), config.rpn.training_proposals
+    rpn = load_rpn(rpn_file)
+    metadata = store_metadata(config, sha256_of(rpn_file), index, limits)
+    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
+    return write_proposals(config, rpn, metadata, index, device, output, limits)
 
 
 def write_proposals(
     config: settings.Config,
-    rpn_file: Path,
+    rpn: Trained[RPN],
+    metadata: dict[str, Any],
     index: DatasetIndex,
     device: torch.device,
     output: Path,
     limits: settings.ProposalLimits,
 ) -> Path:
-    """Writes the proposals of a trained RPN on `index` to `output`, unless they are there; see `propose`."""
-    trained = load_trained(rpn_file, "rpn", "detector")
-    assert trained.rpn is not None
-    metadata = _metadata(config, rpn_file, index, limits)
-    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
-    if on_main(lambda: _is_made_of(output, metadata, index)):
+    """Writes the proposals of a trained RPN on `index` to `output`, unless they are there; see `propose`.
+
+    metadata: what `store_metadata` says of them.
+    """
+    if on_main(lambda: is_current(output, metadata, index)):
         return output
-    network = for_inference(trained.rpn, config.runtime, device)
+    inference = prepared(rpn.network, config, device)
     with run_lock(output.parent, f"{output.name}.lock"):
+        watch = FolderWatch(output.parent, f"{output.name}.lock")
         writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids, essential=_ESSENTIAL))
         pending = writer.pending
         barrier()  # no rank adds images before all have read which ones are pending
-        for image_id, boxes, scores in proposals_of(config, network, index, device, limits, pending=pending):
+        for image_id, boxes, scores in proposals_of(inference, index, limits, pending=pending):
             writer.add(image_id, boxes, scores)
         writer.flush()
         barrier()
+        on_main(watch.check)
         on_main(writer.finish)
     return output
 
 
-def is_current(
-    path: Path, config: settings.Config, rpn_file: Path, index: DatasetIndex, limits: settings.ProposalLimits
-) -> bool:
+def is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
     """Whether the store at `path` is what `write_proposals` would make now; a damaged one is not, and is made anew."""
-    return _is_made_of(path, _metadata(config, rpn_file, index, limits), index)
-
-
-def _is_made_of(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
     if not path.exists():
         return False
     try:
         store = ProposalStore.open(path)
+        same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
+        same = same and np.array_equal(store.image_ids, index.image_ids)
+        if same:
+            store.verify()
     except UserError as error:
         logger.warning("%s; it is made anew", error)
         return False
-    same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
-    return same and np.array_equal(store.image_ids, index.image_ids)
+    return same
 
 
-def _metadata(
-    config: settings.Config, rpn_file: Path, index: DatasetIndex, limits: settings.ProposalLimits
+def store_metadata(
+    config: settings.Config, rpn_sha256: str, index: DatasetIndex, limits: settings.ProposalLimits
 ) -> dict[str, Any]:
+    """What a store of such proposals says of itself. `rpn_sha256`: that of the RPN's file."""
     return {
         "dataset_fingerprint": index.fingerprint,
-        "rpn_sha256": sha256_of(rpn_file),
+        "rpn_sha256": rpn_sha256,
         "limits": config_to_dict(limits),
         "sides": [config.data.test_shorter_side, config.data.test_longer_side],
         "config": config_to_dict(config),

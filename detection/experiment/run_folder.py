@@ -1,13 +1,12 @@
-"""Where a run keeps what, and its configuration among it."""
+"""Where a run of the two networks keeps its files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.files import atomic_write
 from detection import config as settings
-from detection.config_file import Configuration, config_to_yaml
+from detection.training.stage import root_of
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,3 @@ class RunFolder:
 
     def proposals(self, split: str) -> Path:
         return self.root / "proposals" / f"{split}.st"
-
-
-def root_of(output: str | None, name: str) -> Path:
-    """The folder that a configuration names as its `output`, or `runs/<name>`."""
-    return Path(output) if output is not None else Path("runs") / name
-
-
-def write_config(config: Configuration, path: Path) -> None:
-    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(config_to_yaml(config), encoding="utf-8")

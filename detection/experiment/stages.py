@@ -1,45 +1,81 @@
 """The two trainings of an experiment, each from a configuration: the RPN, then the Fast R-CNN on its proposals.
 
-This is the place that joins the rooms: data, networks, training and evaluation know nothing of each other. Every stage
-runs inside `detection.training.distributed.process_group`, alone or as one of several ranks, and leaves files that say
-what they were made of.
+`rpn_stage` and `fast_rcnn_stage` join data, network, recipe and evaluation into a stage; `train_rpn` and
+`train_fast_rcnn` run it, and `detection/experiment/dry_run.py` measures it. Every stage runs inside
+`detection.training.distributed.process_group`, alone or as one of several ranks, and leaves files that say what they
+were made of.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from backbones.common.errors import UserError
+from backbones.common.files import sha256_of
 from detection import config as settings
-from detection.config_file import config_to_dict
+from detection.config_file import write_config
+from detection.data.batch_plan import BatchPlan
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
+from detection.data.loader import training_batches
 from detection.data.proposal_store import ProposalStore
-from detection.experiment.box_statistics import measure
+from detection.experiment.agreement import (
+    fast_rcnn_identity,
+    image_set,
+    is_this_runs_rpn,
+    refuse_other_run,
+    require_fitting_rpn,
+    what_matters,
+)
+from detection.experiment.box_statistics import with_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
 from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
-from detection.experiment.inference import average_precision_of, proposal_recall_of
-from detection.experiment.model_files import Categories, Trained, load_trained, save_trained
-from detection.experiment.placement import accumulation_steps, batches_for, for_inference, placed
-from detection.experiment.proposing import write_proposals
-from detection.experiment.run_folder import RunFolder, write_config
-from detection.networks.fast_rcnn import FastRCNN
+from detection.experiment.earlier_versions import checkpoint_upgrade
+from detection.experiment.inference import average_precision_of, prepared, proposal_recall_of
+from detection.experiment.model_files import (
+    Categories,
+    Trained,
+    TrainedDetector,
+    load_rpn,
+    save_detector,
+    save_fast_rcnn,
+    save_rpn,
+)
+from detection.experiment.proposing import store_metadata, write_proposals
+from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
-from detection.training.artifacts import sha256_of
-from detection.training.consensus import require_agreement
+from detection.training.consensus import require_agreement, require_same
 from detection.training.determinism import determinism
-from detection.training.distributed import on_main, world_size
+from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
+from detection.training.placement import placed
+from detection.training.recipe import accumulation_steps
 from detection.training.run import run_training
 from detection.training.run_lock import run_lock
+from detection.training.stage import Batches, Stage
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a training learns from, and what it is evaluated on meanwhile, if the recipe says so."""
+
+    train: DatasetIndex
+    test: DatasetIndex | None
+
+
+@dataclass(frozen=True)
+class RPNFile:
+    """A trained RPN and the SHA-256 of the file that it came from, by which proposals and checkpoints refer to it."""
+
+    rpn: Trained[RPN]
+    sha256: str
 
 
 def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = False) -> Outcome:
@@ -55,44 +91,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
     require_agreement("train the RPN", config, resume=resume)
-    folder = RunFolder.of(config)
-    with run_lock(folder.rpn_training), determinism(config.runtime):
-        index = training_images(config.data, open_split(config.data, "train"))
-        training = config.rpn.training
-        tested = open_split(config.data, "test") if training.evaluate_every else None
-        torch.manual_seed(config.seed)
-        network = placed(build_rpn(config), config.runtime, device)
-        dataset = DetectionDataset(
-            index, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
-        )
-        provenance = {"stage": "rpn", "train": index.fingerprint, "backbone": network.backbone.provenance}
-
-        def evaluate(step: int) -> dict[str, float]:
-            assert tested is not None
-            recall = proposal_recall_of(config, for_inference(network, config.runtime, device), tested, device)
-            return _numbers(recall.to_dict()["figures"])
-
-        outcome = run_training(
-            network,
-            batches_for(config, training, dataset, device),
-            training,
-            config.runtime,
-            device,
-            folder.rpn_training,
-            what="rpn",
-            images=len(dataset),
-            identity={**provenance, "images": _image_set(index), "config": _what_matters(config, "rpn")},
-            evaluate=evaluate,
-            save_config=lambda: write_config(config, folder.config),
-            resume=resume,
-        )
-        was_complete = outcome.first_step == outcome.step and folder.rpn.is_file()
-        if outcome.finished and not was_complete:  # proposals and checkpoints refer to the file by its hash
-            trained = Trained(config, _categories(index), {**provenance, "steps": outcome.step}, rpn=network)
-            on_main(lambda: save_trained(folder.rpn, trained))
-        if outcome.finished:
-            on_main(lambda: logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn))
-        return outcome
+    with run_lock(RunFolder.of(config).rpn_training), determinism(config.runtime):
+        return run_training(rpn_stage(config, device), resume=resume)
 
 
 def train_fast_rcnn(
@@ -115,7 +115,8 @@ def train_fast_rcnn(
         How it ended: finished, or interrupted by a signal with a checkpoint left behind.
 
     Raises:
-        UserError: no RPN; proposals that belong to other data or another RPN; and what `train_rpn` raises.
+        UserError: no RPN, or another one than the configuration states; proposals that belong to other data or another
+            RPN; and what `train_rpn` raises.
     """
     require_agreement("train the Fast R-CNN", config, resume=resume)
     folder = RunFolder.of(config)
@@ -123,127 +124,169 @@ def train_fast_rcnn(
     if not rpn_file.is_file():
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
-        training = config.fast_rcnn.training
-        accumulation_steps(training, world_size())  # refuses too many processes now, before hours of proposing
-        index = training_images(config.data, open_split(config.data, "train"))
-        tested = open_split(config.data, "test") if training.evaluate_every else None
+        # What can be refused is refused now, before hours of proposing.
+        accumulation_steps(config.fast_rcnn.training, world_size())
+        splits = open_splits(config, config.fast_rcnn.training)
+        opened = RPNFile(load_rpn(rpn_file), sha256_of(rpn_file))
+        require_same("the RPN", {"SHA-256": opened.sha256})
+        require_fitting_rpn(opened.rpn, config, rpn_file)
+        limits = config.rpn.training_proposals
+        if proposals_file is not None:
+            metadata = ProposalStore.open(proposals_file).metadata
+        else:
+            metadata = store_metadata(config, opened.sha256, splits.train, limits)
+        if resume:
+            known = fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, metadata)
+            on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
         if proposals_file is None:
-            own, limits = folder.proposals(index.name), config.rpn.training_proposals
-            proposals_file = write_proposals(config, rpn_file, index, device, own, limits)
+            own = folder.proposals(splits.train.name)
+            proposals_file = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
         store = ProposalStore.open(proposals_file)
-        rpn_sha256 = sha256_of(rpn_file)
-        store.check_against(index, rpn_sha256)
-        config = with_box_statistics(config, index, store)
-        categories = _categories(index)
-        seed = config.seed + 1  # not the RPN's: the two networks share nothing
-        torch.manual_seed(seed)
-        network = placed(build_fast_rcnn(config, len(categories)), config.runtime, device)
-        limit = config.rpn.training_proposals.after_nms
-        dataset = DetectionDataset(
-            index,
-            training_augmentation(config.data),
-            seed=seed,
-            proposals=store,
-            proposal_limit=limit,
-            unreadable=on_unreadable(config.data),
-        )
-        provenance: dict[str, Any] = {
-            "stage": "fastrcnn",
-            "train": index.fingerprint,
-            "rpn_sha256": rpn_sha256,
-            "proposals": {key: store.metadata[key] for key in ("limits", "sides") if key in store.metadata},
-            "backbone": network.trunk.provenance,
-        }
-
-        def evaluate(step: int) -> dict[str, float]:
-            assert tested is not None
-            detector = for_inference(pair(config, _load_rpn(rpn_file).to(device), network), config.runtime, device)
-            figures, _ = average_precision_of(config, detector, tested, device)
-            return _numbers(figures.figures)
-
-        outcome = run_training(
-            network,
-            batches_for(config, training, dataset, device),
-            training,
-            config.runtime,
-            device,
-            folder.fast_rcnn_training,
-            what="fastrcnn",
-            images=len(dataset),
-            identity={
-                **provenance,
-                "images": _image_set(index),
-                "proposal_limit": limit,
-                "config": _what_matters(config, "fast_rcnn"),
-            },
-            evaluate=evaluate,
-            save_config=lambda: write_config(config, folder.config),
-            resume=resume,
-        )
-        if outcome.finished:
-            provenance["steps"] = outcome.step
-            on_main(lambda: _save_detector(folder, config, categories, provenance, rpn_file, network))
-            on_main(lambda: logger.info("written: %s; next: tools/eval_coco.py --weights %s", *2 * (folder.detector,)))
-        return outcome
+        store.check_against(splits.train, opened.sha256)
+        return run_training(fast_rcnn_stage(config, device, splits, opened, store), resume=resume)
 
 
-def with_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
-    """The configuration with the box targets' means and stds measured, if it says `box_statistics: empirical`."""
-    if config.fast_rcnn.box_statistics == "fixed":
-        return config
-    means, stds = measure(index, store, config.fast_rcnn.positive_iou, config.rpn.training_proposals.after_nms)
-    on_main(lambda: logger.info("box targets: means %s, stds %s", means, stds))
-    fast_rcnn = dataclasses.replace(config.fast_rcnn, box_means=means, box_stds=stds, box_statistics="fixed")
-    return dataclasses.replace(config, fast_rcnn=fast_rcnn)
+def open_splits(config: settings.Config, training: settings.Training) -> Splits:
+    """The images of a training.
 
-
-def _image_set(index: DatasetIndex) -> str:
-    """Which of its data set's images an index has, in which order, as a text that tells it from others."""
-    return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
-
-
-def _what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
-    """The part of the configuration that a resumed training must share with the one that it continues.
-
-    Left out are what `_image_set` and the proposals' metadata say, how the network is tested, and how the work is
-    done.
+    Raises:
+        UserError: files are missing, or annotations cannot be used.
     """
-    values = config_to_dict(config)
-    images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
-    work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every")
-    for section, keys in (
-        (values["data"], (*images, "test_shorter_side", "test_longer_side")),
-        (values["rpn"], ("training_proposals", "test_proposals")),
-        (values["fast_rcnn"], ("min_score", "nms_iou", "detections")),
-        (values[network]["training"], work),
-    ):
-        for key in keys:
-            section.pop(key)
-    return {key: values[key] for key in ("seed", "data", "backbone", network)}
+    train = training_images(config.data, open_split(config.data, "train"))
+    return Splits(train, open_split(config.data, "test") if training.evaluate_every else None)
 
 
-def _load_rpn(path: Path) -> RPN:
-    rpn = load_trained(path, "rpn", "detector").rpn
-    assert rpn is not None
-    return rpn
+def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
+    """The training of the proposal network.
+
+    Raises:
+        UserError: data or weights cannot be used.
+    """
+    folder, training = RunFolder.of(config), config.rpn.training
+    splits = open_splits(config, training)
+    torch.manual_seed(config.seed)
+    network = placed(build_rpn(config), config.runtime, device)
+    dataset = DetectionDataset(
+        splits.train, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
+    )
+    provenance = {"stage": "rpn", "train": splits.train.fingerprint, "backbone": network.backbone.provenance}
+    identity = {**provenance, "images": image_set(splits.train), "config": what_matters(config, "rpn")}
+
+    def evaluate(step: int) -> dict[str, float]:
+        assert splits.test is not None
+        recall = proposal_recall_of(prepared(network, config, device), splits.test, config.rpn.test_proposals)
+        return _numbers(recall.to_dict()["figures"])
+
+    def save(outcome: Outcome) -> None:
+        rpn = Trained(network, config, categories_of(splits.train), {**provenance, "steps": outcome.step})
+        if not is_this_runs_rpn(folder.rpn, rpn):  # proposals and checkpoints refer to the file by its hash
+            save_rpn(folder.rpn, rpn)
+        logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn)
+
+    return Stage(
+        name="rpn",
+        network=network,
+        batches=batches_of(config, dataset, device),
+        training=training,
+        runtime=config.runtime,
+        device=device,
+        images=len(dataset),
+        root=folder.root,
+        folder=folder.rpn_training,
+        identity=identity,
+        evaluate=evaluate if splits.test is not None else None,
+        save_config=lambda: write_config(config, folder.config),
+        save=save,
+        files=(folder.config, folder.rpn),
+        upgrade_checkpoint=checkpoint_upgrade(network, identity),
+    )
 
 
-def _save_detector(
-    folder: RunFolder,
-    config: settings.Config,
-    categories: Categories,
-    provenance: dict[str, Any],
-    rpn_file: Path,
-    network: FastRCNN,
-) -> None:
-    rpn = load_trained(rpn_file, "rpn", "detector")
-    save_trained(folder.fast_rcnn, Trained(config, categories, provenance, fast_rcnn=network))
-    both = {"rpn": rpn.provenance, "fastrcnn": provenance}
-    rpn_config = rpn.rpn_config or rpn.config
-    save_trained(folder.detector, Trained(config, categories, both, rpn.rpn, network, rpn_config))
+def fast_rcnn_stage(
+    config: settings.Config, device: torch.device, splits: Splits, opened: RPNFile, store: ProposalStore
+) -> Stage:
+    """The training of the region classifier on the proposals of `store`, which the RPN made.
+
+    Raises:
+        UserError: weights cannot be used; nothing to measure the box statistics by.
+    """
+    folder, training = RunFolder.of(config), config.fast_rcnn.training
+    config = with_box_statistics(config, splits.train, store)
+    categories = categories_of(splits.train)
+    seed = config.seed + 1  # not the RPN's: the two networks share nothing
+    torch.manual_seed(seed)
+    network = placed(build_fast_rcnn(config, len(categories)), config.runtime, device)
+    dataset = DetectionDataset(
+        splits.train,
+        training_augmentation(config.data),
+        seed=seed,
+        proposals=store,
+        proposal_limit=config.rpn.training_proposals.after_nms,
+        unreadable=on_unreadable(config.data),
+    )
+    identity = {
+        **fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, store.metadata),
+        "backbone": network.trunk.provenance,
+    }
+    provenance = {key: identity[key] for key in ("stage", "train", "rpn_sha256", "proposals", "backbone")}
+
+    def evaluate(step: int) -> dict[str, float]:
+        assert splits.test is not None
+        inference = prepared(pair(config, opened.rpn.network.to(device), network), config, device)
+        figures, _ = average_precision_of(inference, splits.test)
+        return _numbers(figures.figures)
+
+    def save(outcome: Outcome) -> None:
+        fast_rcnn = Trained(network, config, categories, {**provenance, "steps": outcome.step})
+        save_fast_rcnn(folder.fast_rcnn, fast_rcnn)
+        save_detector(folder.detector, TrainedDetector(opened.rpn, fast_rcnn))
+        logger.info("written: %s; next: tools/eval_coco.py --weights %s", folder.detector, folder.detector)
+
+    return Stage(
+        name="fastrcnn",
+        network=network,
+        batches=batches_of(config, dataset, device),
+        training=training,
+        runtime=config.runtime,
+        device=device,
+        images=len(dataset),
+        root=folder.root,
+        folder=folder.fast_rcnn_training,
+        identity=identity,
+        evaluate=evaluate if splits.test is not None else None,
+        save_config=lambda: write_config(config, folder.config),
+        save=save,
+        files=(folder.config, folder.fast_rcnn, folder.detector),
+        upgrade_checkpoint=checkpoint_upgrade(network, identity),
+    )
 
 
-def _categories(index: DatasetIndex) -> Categories:
+def batches_of(
+    config: settings.Config, dataset: DetectionDataset, device: torch.device
+) -> Callable[[settings.Training], Batches]:
+    """The recipe → first step → this rank's micro-batches from there to the end of the training."""
+
+    def batches(training: settings.Training) -> Batches:
+        plan = BatchPlan(dataset.index.aspect_ratios, training.global_batch, dataset.seed, config.data.group_by_aspect)
+        return lambda first_step: training_batches(
+            dataset,
+            plan,
+            first_step=first_step,
+            last_step=training.steps,
+            rank=rank(),
+            world=world_size(),
+            accumulation=accumulation_steps(training, world_size()),
+            workers=config.runtime.workers,
+            size_divisor=config.data.size_divisor,
+            pin_memory=device.type == "cuda",
+            patience=60 * config.runtime.timeout_minutes,
+        )
+
+    return batches
+
+
+def categories_of(index: DatasetIndex) -> Categories:
+    """The classes of a data set."""
     return Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
 
 

@@ -1,4 +1,4 @@
-"""Boxes and ground truth → which ground truth each box answers for, and as what.
+"""Boxes and ground truth → which ground truth each box is assigned to, and as what.
 
 The pairs are looked at in blocks of ground-truth boxes, so that memory does not grow with their number: 2,000 objects
 under 28,500 anchors are 57 million overlaps, and each takes a handful of numbers.
@@ -8,7 +8,7 @@ Shapes: N images, G ground-truth boxes (padded), B boxes (anchors or proposals).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 _TIE = 1e-6  # IoUs this close are equal: float32 rounds the corners of anchors that lie symmetrically about an object
 
-_TOGETHER = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Overlaps in one block: on a CPU they are to stay in its cache; a GPU is to have much to do at once."""
+# Ground truth (N, G, 4) and boxes (N, B, 4) or (B, 4) → a new tensor (N, G, B) in 0–1, such as `boxes.iou`.
+Overlap = Callable[[Tensor, Tensor], Tensor]
 
 
 class Matches(NamedTuple):
@@ -42,30 +42,32 @@ def match(
     negative: float,
     negative_low: float = 0.0,
     best_is_positive: bool = False,
+    overlap: Overlap = box_ops.iou,
+    overlaps_at_once: int = 1 << 19,
 ) -> Matches:
     """Assigns a ground truth and a kind to each box.
 
-    POSITIVE is IoU ≥ `positive` with the best ground truth; NEGATIVE is IoU in [`negative_low`, `negative`); the rest
-    is IGNORED.
-    With `best_is_positive`, the boxes that overlap a ground truth most (all of them, in a tie) are POSITIVE for it
-    however small that overlap, if there
-    is any; the ground truth they answer for is still their own best one (py-faster-rcnn `anchor_target_layer.py`).
-    Without ground truth all is NEGATIVE.
+    POSITIVE is an overlap of at least `positive` with the best ground truth; NEGATIVE is one in [`negative_low`,
+    `negative`); the rest is IGNORED. With `best_is_positive`, the boxes that overlap a ground truth most (all of them,
+    in a tie) are POSITIVE however small that overlap, if there is any; the ground truth they are assigned to is still
+    their own best one (py-faster-rcnn `anchor_target_layer.py`). Without ground truth all is NEGATIVE.
 
     Args:
         ground_truth: (N, G, 4); `is_target` (N, G) bool: which of them are to be found (neither padding nor crowds).
         boxes: (N, B, 4), or (B, 4) for all images.
         takes_part: (N, B) bool; the other boxes are IGNORED, and no ground truth's best. None: all do.
+        overlap: what is compared with the thresholds; IoU by default.
+        overlaps_at_once: pairs whose overlaps are in memory together; it changes the time alone.
 
     Example: one object under boxes of IoU 0.8, 0.4 and 0.1, positive 0.7, negative 0.3 → kind [1, -1, 0].
     """
     images, count = ground_truth.shape[:2]
     size = (images, boxes.shape[-2])
     best = torch.zeros(size, dtype=boxes.dtype, device=boxes.device)  # no ground truth at all is no overlap
-    answers_for = torch.zeros(size, dtype=torch.int64, device=boxes.device)
+    assigned = torch.zeros(size, dtype=torch.int64, device=boxes.device)
     is_anyones_best = torch.zeros(size, dtype=torch.bool, device=boxes.device)
-    for block in _blocks(count, size[0] * size[1], boxes.device):
-        overlaps = box_ops.iou(ground_truth[:, block], boxes).masked_fill_(~is_target[:, block, None], -1)
+    for block in _blocks(count, size[0] * size[1], overlaps_at_once):
+        overlaps = overlap(ground_truth[:, block], boxes).masked_fill_(~is_target[:, block, None], -1)
         if best_is_positive:
             if takes_part is not None:
                 overlaps = overlaps.masked_fill_(~takes_part[:, None], -1)
@@ -74,27 +76,29 @@ def match(
         most, own = overlaps.max(dim=1)  # (N, B)
         is_better = most > best
         best = torch.where(is_better, most, best)
-        answers_for = torch.where(is_better, own + block.start, answers_for)
+        assigned = torch.where(is_better, own + block.start, assigned)
     is_positive = (best >= positive) | is_anyones_best
     is_negative = (best < negative) & (best >= negative_low)
     kind = is_negative.char().sub(1).masked_fill_(is_positive, POSITIVE)  # True - 1 is NEGATIVE, False - 1 is IGNORED
     if takes_part is not None:
         kind = kind.masked_fill_(~takes_part, IGNORED)
-    return Matches(answers_for, kind)
+    return Matches(assigned, kind)
 
 
-def inside_any(boxes: Tensor, regions: Tensor, counts: Tensor, share: float) -> Tensor:
-    """Whether at least `share` of each box of (N, B, 4), or (B, 4), lies inside one of the regions (N, G, 4) that
-    `counts`, (N, G) bool: (N, B) bool."""
+def inside_any(
+    boxes: Tensor, regions: Tensor, counts: Tensor, share: float, *, overlaps_at_once: int = 1 << 19
+) -> Tensor:
+    """Whether at least `share` of each box of (N, B, 4), or (B, 4), lies inside one of the regions (N, G, 4) whose
+    `counts`, (N, G) bool, is True: (N, B) bool."""
     found = torch.zeros((len(regions), boxes.shape[-2]), dtype=torch.bool, device=boxes.device)
-    for block in _blocks(regions.shape[1], found.numel(), boxes.device):
+    for block in _blocks(regions.shape[1], found.numel(), overlaps_at_once):
         covered = box_ops.covered_share(boxes, regions[:, block]) >= share
         found |= (covered & counts[:, block, None]).any(dim=1)
     return found
 
 
-def _blocks(count: int, pairs: int, device: torch.device) -> Iterator[slice]:
-    """0..count-1 in slices of which each makes not too many pairs, at `pairs` for each one."""
-    together = max(_TOGETHER.get(device.type, _TOGETHER["cuda"]) // max(pairs, 1), 1)
+def _blocks(count: int, pairs: int, most: int) -> Iterator[slice]:
+    """0..count-1 in slices that make at most `most` pairs each, at `pairs` for each one."""
+    together = max(most // max(pairs, 1), 1)
     for start in range(0, count, together):
         yield slice(start, start + together)

@@ -1,10 +1,8 @@
-"""Kinds of boxes → a random, balanced sample of fixed size, the same wherever and in whatever company an image is
-processed.
+"""Kinds of boxes → a random, balanced sample of fixed size, independent of the batch, the device and the ranks.
 
-The random numbers are a hash of (image seed, box's name), not draws from a generator: they do not depend on the other
-images of the batch, on the
-device, on the number of ranks, or on what was drawn before, so a resumed run samples what the uninterrupted one would
-have.
+The random numbers are a hash of (image seed, box's name), not draws from a generator: they depend neither on the other
+images of the batch, nor on the device or the number of ranks, nor on what was drawn before, so a resumed run samples
+what the uninterrupted one would have.
 
 Shapes: N images, B boxes, S samples an image.
 """
@@ -16,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detection.common.seeds import GOLDEN, mix64, shift_right
 from detection.geometry.matching import NEGATIVE, POSITIVE
 
 _KEY_BITS = 40
@@ -30,25 +29,16 @@ class Samples(NamedTuple):
 
 
 def random_keys(seeds: Tensor, names: Tensor) -> Tensor:
-    """Uniform integers in [0, 2⁴⁰), (N, B), from `seeds` (N,) and `names` (B,), both int64: the SplitMix64 finaliser
-    over both (Steele et al., 2014)."""
-    bits = seeds[:, None] + (names + 1) * -7046029254386353131  # 2⁶⁴ / golden ratio, as a signed number
-    bits = (bits ^ _shift_right(bits, 30)) * -4658895280553007687
-    bits = (bits ^ _shift_right(bits, 27)) * -7723592293110705685
-    return _shift_right(bits ^ _shift_right(bits, 31), 64 - _KEY_BITS)
-
-
-def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """Logical shift: int64's own shift copies the sign bit."""
-    return (bits >> places) & ((1 << (64 - places)) - 1)
+    """Uniform integers in [0, 2⁴⁰), (N, B), from `seeds` (N,) and `names` (B,), both int64."""
+    keys: Tensor = shift_right(mix64(seeds[:, None] + (names + 1) * GOLDEN), 64 - _KEY_BITS)
+    return keys
 
 
 def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float, names: Tensor | None = None) -> Samples:
     """Draws `count` boxes an image, at most `positive_share` of them POSITIVE, the others NEGATIVE.
 
     Too few positives are made up for by negatives; too few negatives are not made up for, as in py-faster-rcnn: the
-    sample is then smaller, which
-    `valid` tells. Where B < count, S is B.
+    sample is then smaller, which `valid` tells. Where B < count, S is B.
 
     Args:
         kind: (N, B) int8 of `matching`.

@@ -1,5 +1,8 @@
 """Feature maps + regions → one vector for each region: RoI pooling, conv5, and the mean over what it gives.
 
+Three forms: `region_features` in the plain order, `region_features_in_parts` the same for a GPU's limits, and
+`region_features_reordered`, which a CPU is faster with:
+
 conv5's first block begins with two 1×1 convolutions, its own first one and its shortcut's, each followed by batch
 normalisation. Where that is constant, they are affine; RoIAlign is linear; and so the order makes no difference:
 
@@ -29,9 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.blocks import Bottleneck
-from backbones.normalization import FrozenBatchNorm2d, folded
-from detection.geometry.roi_pooling import RegionPooler
+from backbones.normalization import FrozenBatchNorm2d, fold_weights
+from detection.geometry.roi_pooling import RoIPooling
 from detection.kernels.roi_max_pool import spread
+from detection.kernels.roi_pooling import pool_distinct_bins, pool_regions, pool_regions_on_cpu
 
 _BATCH = 64
 """Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory hardly grows
@@ -42,54 +46,78 @@ _MOST_POOLED = 1 << 30
 """Numbers that a GPU pools at once at inference: torchvision's kernels count them in 32 bits, and beyond 2³¹ they leave
 zeros without a word."""
 
+# Gives conv5's maps (N·r, C5, …) for some of the regions (N, r, 4).
+_Conv5Of = Callable[[slice], Tensor]
 
-def region_features(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+
+def region_features(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Vectors (N·R, C5) of regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level."""
+    return _mean(conv5(pool_regions(pooling, maps, regions)))
+
+
+def region_features_in_parts(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+    """The same as `region_features`, in as many parts at inference as a GPU's kernels can count."""
+    if _learns(conv5):
+        return region_features(pooling, conv5, maps, regions)
+    together = _MOST_POOLED // (maps[0].shape[1] * pooling.output_size**2)
+    return _in_parts(lambda some: conv5(pool_regions(pooling, maps, regions[:, some])), regions, together)
+
+
+def region_features_reordered(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+    """The same as `region_features`, in the order that takes least on a CPU."""
+    if _learns(conv5):
+        return _mean(_cheapest_order(pooling, conv5, maps, regions)(slice(None)))
+    if len(regions) > 1 and pooling.method == "max":  # no image's bins are another's, so each takes its memory in turn
+        own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(len(regions))]
+        return torch.cat([region_features_reordered(pooling, conv5, *one) for one in own])
+    return _in_parts(_cheapest_order(pooling, conv5, maps, regions), regions, _BATCH)
+
+
+def _learns(conv5: nn.Module) -> bool:
+    """Whether all regions are needed at once: for a gradient, or for the statistics of batch normalisation."""
+    return torch.is_grad_enabled() or conv5.training
+
+
+def _in_parts(conv5_of: _Conv5Of, regions: Tensor, together: int) -> Tensor:
+    """The vectors (N·R, C5), computed for at most `together` regions at once, over all N images."""
     images, count, _ = regions.shape
-    if torch.is_grad_enabled() or conv5.training:
-        return _mean(_way(pooler, conv5, maps, regions)(slice(None)))
-    if images > 1 and pooler.shares_bins(maps[0]):  # no image's bins are another's, so each takes its memory in turn
-        own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(images)]
-        return torch.cat([region_features(pooler, conv5, *one) for one in own])
-    conv5_of = _way(pooler, conv5, maps, regions)
-    together = _BATCH if regions.device.type == "cpu" else _MOST_POOLED // (maps[0].shape[1] * pooler.output_size**2)
     together = max(together // images, 1)
     parts = [_mean(conv5_of(slice(start, start + together))) for start in range(0, max(count, 1), together)]
     return torch.cat([part.unflatten(0, (images, -1)) for part in parts], dim=1).flatten(0, 1)
 
 
-def _way(pooler: RegionPooler, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Callable[[slice], Tensor]:
-    """What gives conv5's maps (N·r, C5, …) for some of the regions (N, r, 4), in the order that takes least."""
+def _cheapest_order(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> _Conv5Of:
     block = _affine_start(conv5)
-    if block is not None and pooler.is_linear(maps[0]) and _pays(block, pooler, maps, regions):
-        return _convolutions_first(pooler, conv5, block, maps, regions)
-    if block is not None and pooler.shares_bins(maps[0]):
-        return _distinct_bins_once(pooler, conv5, block, maps, regions)
-    return lambda some: conv5(pooler(maps, regions[:, some]))
+    if block is not None and pooling.method == "max":
+        return _distinct_bins_once(pooling, conv5, block, maps, regions)
+    if block is not None and pooling.sampling_ratio > 0 and _pays(block, pooling, maps, regions):
+        return _convolutions_first(pooling, conv5, block, maps, regions)
+    return lambda some: conv5(pool_regions_on_cpu(pooling, maps, regions[:, some]))
 
 
 def _convolutions_first(
-    pooler: RegionPooler, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
-) -> Callable[[slice], Tensor]:
-    """conv5's maps, with the first block's two 1×1 convolutions on the whole feature maps, now."""
+    pooling: RoIPooling, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
+) -> _Conv5Of:
+    """conv5's maps, with the first block's two 1×1 convolutions on the whole feature maps, computed now."""
     (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
     openings = [functional.conv2d(features, weight) for features in maps]
     shortcuts = [functional.conv2d(features, shortcut_weight) for features in maps]
 
     def conv5_of(some: slice) -> Tensor:
-        opening = pooler(openings, regions[:, some]).add_(shift[:, None, None])
-        shortcut = pooler(shortcuts, regions[:, some], step=block.stride).add_(shortcut_shift[:, None, None])
+        opening = pool_regions_on_cpu(pooling, openings, regions[:, some]).add_(shift[:, None, None])
+        shortcut = pool_regions_on_cpu(pooling, shortcuts, regions[:, some], block.stride)
+        shortcut.add_(shortcut_shift[:, None, None])
         return _finish(conv5, functional.relu(opening, inplace=True), shortcut)
 
     return conv5_of
 
 
 def _distinct_bins_once(
-    pooler: RegionPooler, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
-) -> Callable[[slice], Tensor]:
-    """conv5's maps, with the first block's two 1×1 convolutions on the distinct bins of all regions, now."""
+    pooling: RoIPooling, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
+) -> _Conv5Of:
+    """conv5's maps, with the first block's two 1×1 convolutions on the distinct bins of all regions, computed now."""
     (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
-    values, index = pooler.distinct(maps, regions)
+    values, index = pool_distinct_bins(pooling, maps, regions)
     looked_at, shortcut_index = index[:, :: block.stride, :: block.stride].unique(return_inverse=True)
     opening = functional.relu(functional.linear(values, weight.flatten(1), shift), inplace=True)
     shortcut = functional.linear(values.index_select(0, looked_at), shortcut_weight.flatten(1), shortcut_shift)
@@ -103,7 +131,7 @@ def _distinct_bins_once(
 
 
 def _finish(conv5: nn.Module, opening: Tensor, shortcut: Tensor) -> Tensor:
-    """conv5's maps from how its first block begins (`Bottleneck.finish`)."""
+    """conv5's maps, given how its first block begins (`Bottleneck.finish`)."""
     block, *later = conv5.children()
     assert isinstance(block, Bottleneck)
     pooled = block.finish(opening, shortcut)
@@ -138,14 +166,14 @@ def _affine(convolution: nn.Module, normalization: nn.Module) -> tuple[Tensor, T
     dtype = convolution.weight.dtype
     weight, shift = convolution.weight, convolution.bias
     if isinstance(normalization, FrozenBatchNorm2d):
-        weight, shift = folded(convolution, normalization, torch.promote_types(dtype, torch.float32))
-    assert shift is not None  # of the convolution that has taken its normalisation over
+        weight, shift = fold_weights(convolution, normalization, torch.promote_types(dtype, torch.float32))
+    assert shift is not None  # of the convolution that has absorbed its normalisation
     return weight.to(dtype), shift.to(dtype)
 
 
-def _pays(block: Bottleneck, pooler: RegionPooler, maps: Sequence[Tensor], regions: Tensor) -> bool:
+def _pays(block: Bottleneck, pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> bool:
     """Whether the two convolutions have fewer positions to visit on the maps than in the regions."""
     on_maps = sum(features.shape[0] * features.shape[2] * features.shape[3] for features in maps)
-    bins, kept = pooler.output_size, -(-pooler.output_size // block.stride)
+    bins, kept = pooling.output_size, -(-pooling.output_size // block.stride)
     in_regions = regions.shape[0] * regions.shape[1] * (bins**2 * block.group_width + kept**2 * block.out_channels)
     return on_maps * (block.group_width + block.out_channels) < in_regions

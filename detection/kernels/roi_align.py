@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detection.geometry.tensors import empty_channels_last
+from detection.kernels.memory_order import empty_channels_last
 
 
 def roi_align(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detection.geometry.tensors import empty_channels_last
+from detection.kernels.memory_order import empty_channels_last
 
 
 @dataclass(frozen=True)

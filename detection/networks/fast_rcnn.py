@@ -1,8 +1,9 @@
 """The region classifier: images and proposals → classes and refined boxes.
 
-It owns its backbone and shares nothing with the proposal network. The trunk (conv1–conv4) runs over the whole image;
-each region is pooled from its map and goes
-through conv5 by itself; two sibling outputs tell its class and, for each class, its box.
+It owns its backbone and shares nothing with the proposal network. The trunk runs over the whole image; the box head
+makes a vector of each region; two sibling outputs give its class and, for each class, its box. In the paper's network
+the trunk is conv1–conv4, and the box head pools each region from C4 and runs conv5 on it.
+
 Shapes: N images, C channels, R proposals, G ground-truth boxes, S sampled regions, K classes, D detections.
 Source: Fast R-CNN sections 2.1–2.3; Deep Residual Learning appendix A (conv5 per region); py-faster-rcnn
 `proposal_target_layer.py` and `test.py`.
@@ -20,11 +21,10 @@ from backbones import Backbone
 from detection.geometry import boxes as box_ops
 from detection.geometry.coding import BoxCoder
 from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
-from detection.geometry.roi_pooling import RegionPooler
 from detection.geometry.sampling import sample
-from detection.geometry.suppression import suppress_by_class
 from detection.geometry.tensors import take
-from detection.kernels.region_features import region_features
+from detection.kernels.choice import PLAIN
+from detection.networks.box_heads import BoxHead
 from detection.networks.network_input import prepare
 
 
@@ -43,8 +43,7 @@ class FastRCNNBatch(Protocol):
 
 class Targets(NamedTuple):
     """What is learnt from each sampled region: `regions` (N, S, 4), `labels` (N, S) with 0 for background, `boxes` (N,
-    S, 4) the ground truth it answers for, and
-    `valid` (N, S): False where the image had fewer than S regions to offer."""
+    S, 4) the ground truth it is assigned to, and `valid` (N, S): False where the image had fewer than S regions."""
 
     regions: Tensor
     labels: Tensor
@@ -62,13 +61,11 @@ class Detections(NamedTuple):
 
 
 class FastRCNN(nn.Module):
-    """Trunk + RoI pooling + conv5 + two sibling outputs. `forward` gives the losses of a batch, `detect` the detections
-    in images.
+    """Trunk + box head + two sibling outputs. `forward` gives the losses of a batch, `detect` the detections in images.
 
     Args:
         trunk: images → a dict of feature maps, finest first.
-        pooler: feature maps and regions → (N·S, C, P, P).
-        conv5: the stage that runs on each pooled region; `out_channels` wide.
+        box_head: feature maps and regions → vectors (N·R, C).
         classes: K, without the background.
         coder: how a box is told relative to its region.
         positive_iou: a region is an object at or above this IoU with a ground truth.
@@ -77,13 +74,15 @@ class FastRCNN(nn.Module):
         positive_share: at most this share of them are objects.
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
         crowd_overlap: proposals that lie at least this far inside a crowd region take no part; None keeps them.
+
+    Attributes:
+        kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
 
     def __init__(
         self,
         trunk: Backbone,
-        pooler: RegionPooler,
-        conv5: nn.Module,
+        box_head: BoxHead,
         *,
         classes: int,
         coder: BoxCoder | None = None,
@@ -95,14 +94,12 @@ class FastRCNN(nn.Module):
         crowd_overlap: float | None = 0.7,
     ) -> None:
         super().__init__()
-        if list(trunk.strides.values()) != pooler.strides:
-            raise ValueError(f"a pooler of strides {pooler.strides} for a trunk of strides {dict(trunk.strides)}")
+        if list(trunk.strides.values()) != list(box_head.strides):
+            raise ValueError(f"a box head of strides {box_head.strides} for a trunk of strides {dict(trunk.strides)}")
         self.trunk = trunk
-        self.pooler = pooler
-        self.conv5 = conv5
-        width: int = conv5.out_channels  # type: ignore[assignment]
-        self.class_logits = nn.Linear(width, classes + 1)
-        self.box_targets = nn.Linear(width, 4 * classes)
+        self.box_head = box_head
+        self.class_logits = nn.Linear(box_head.out_channels, classes + 1)
+        self.box_targets = nn.Linear(box_head.out_channels, 4 * classes)
         for layer, std in ((self.class_logits, 0.01), (self.box_targets, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -114,11 +111,12 @@ class FastRCNN(nn.Module):
         self.positive_share = positive_share
         self.smooth_l1_beta = smooth_l1_beta
         self.crowd_overlap = crowd_overlap
+        self.kernels = PLAIN
 
     def predict(self, images: Tensor, sizes: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (N·R, K + 1) and box targets (N·R, K, 4) of regions (N, R, 4) of uint8 images (N, 3, H, W)."""
         maps = list(self.trunk(prepare(images, sizes, self.trunk.input_format)).values())
-        features = region_features(self.pooler, self.conv5, maps, regions)
+        features = self.box_head(maps, regions)
         return self.class_logits(features).float(), self.box_targets(features).float().unflatten(1, (self.classes, 4))
 
     def forward(self, batch: FastRCNNBatch) -> dict[str, Tensor]:
@@ -154,20 +152,23 @@ class FastRCNN(nn.Module):
             positive=self.positive_iou,
             negative=self.positive_iou,
             negative_low=self.background_low,
+            overlaps_at_once=self.kernels.overlaps_at_once,
         )
         kind = matches.kind
         if self.crowd_overlap is not None:
-            in_crowd = inside_any(proposals, boxes, batch.crowds, self.crowd_overlap)
+            at_once = self.kernels.overlaps_at_once
+            in_crowd = inside_any(proposals, boxes, batch.crowds, self.crowd_overlap, overlaps_at_once=at_once)
             kind = kind.masked_fill(in_crowd, IGNORED)
-        # A ground truth answers for itself: its overlaps with all the others would grow with their square.
+        # A ground truth is assigned to itself: computing its overlaps with all the others would grow with their square.
         own_kind = torch.where(is_target, POSITIVE, IGNORED).to(kind.dtype)
         kind = torch.cat([kind, own_kind], dim=1)
-        answers_for = torch.cat([matches.ground_truth, ground_truth.expand_as(batch.labels)], dim=1)
+        assigned = torch.cat([matches.ground_truth, ground_truth.expand_as(batch.labels)], dim=1)
         candidates = torch.cat([proposals, boxes], dim=1)
-        # Names by which a box is drawn or not, whatever the padding: proposals count up from 0, ground truth down.
+        # The numbers that decide which boxes are drawn, independent of padding: proposals count up from 0, ground truth
+        # counts down from -1.
         names = torch.cat([proposal, -1 - ground_truth])
         index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, names)
-        matched = answers_for.gather(1, index)
+        matched = assigned.gather(1, index)
         is_object = (kind.gather(1, index) == POSITIVE) & valid
         labels = batch.labels.gather(1, matched).masked_fill(~is_object, 0)
         return Targets(take(candidates, index), labels, take(boxes, matched), valid)
@@ -201,10 +202,16 @@ class FastRCNN(nn.Module):
         scores = probabilities[image, region, label]
         boxes = self.coder.decode(targets[image * most + region, label], regions[image, region])
         boxes = box_ops.clip(boxes[:, None], sizes[image]).squeeze(1)
-        kept = suppress_by_class(boxes, scores, image * self.classes + label, nms_iou)
+        kept = self.kernels.suppress_by_group(boxes, scores, image * self.classes + label, nms_iou)
         kept = kept[((boxes[kept, 2:] - boxes[kept, :2]) > 0).all(dim=1)]
         found = []
         for number_of_image in range(number):
             own = kept[image[kept] == number_of_image][:limit]
             found.append(Detections(boxes[own], scores[own], label[own] + 1))
         return found
+
+    def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
+        """Those of its training whose gradient differs from run to run on this device, in words."""
+        if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
+            return []  # no gradient goes through the pooling
+        return self.box_head.operators_without_deterministic_form(device)

@@ -20,8 +20,8 @@ from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
 from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
 from detection.geometry.sampling import sample
-from detection.geometry.suppression import suppress
 from detection.geometry.tensors import take
+from detection.kernels.choice import PLAIN
 from detection.networks.network_input import prepare
 from detection.networks.rpn_head import RPNHead
 
@@ -73,6 +73,9 @@ class RPN(nn.Module):
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
         crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps
             them, as the reference code does.
+
+    Attributes:
+        kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class RPN(nn.Module):
         self.allowed_border = allowed_border
         self.smooth_l1_beta = smooth_l1_beta
         self.crowd_overlap = crowd_overlap
+        self.kernels = PLAIN
 
     def feature_maps(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
         """The backbone's maps, finest first, of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width)
@@ -144,8 +148,8 @@ class RPN(nn.Module):
     def assign(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What each anchor is to learn: `kind` (N, A) int8 and the position (N, A) of the ground truth it answers
-        for."""
+        """What each anchor is to learn: `kind` (N, A) int8, and the position (N, A) of the ground truth it is
+        assigned to."""
         takes_part = None
         if self.allowed_border is not None:
             takes_part = box_ops.inside(anchors, sizes, self.allowed_border)
@@ -157,9 +161,11 @@ class RPN(nn.Module):
             positive=self.positive_iou,
             negative=self.negative_iou,
             best_is_positive=True,
+            overlaps_at_once=self.kernels.overlaps_at_once,
         )
         if self.crowd_overlap is not None:
-            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap)
+            at_once = self.kernels.overlaps_at_once
+            in_crowd = inside_any(anchors, boxes, crowds, self.crowd_overlap, overlaps_at_once=at_once)
             kind = kind.masked_fill(in_crowd & (kind != POSITIVE), IGNORED)
         return kind, ground_truth
 
@@ -176,39 +182,58 @@ class RPN(nn.Module):
     ) -> Proposals:
         """Proposals of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width) within the padding.
 
+        The order is that of py-faster-rcnn's `proposal_layer.py`: boxes are clipped to the image, small ones are
+        dropped, the best of the rest go into NMS. (Detectron and torchvision take the best first, and drop small ones
+        among them.)
+
         Args:
-            before_nms: at most this many of the best anchors of each level go into NMS; None takes all.
-            after_nms: at most this many proposals an image.
+            before_nms: at most this many of the best boxes of each level go into NMS; None takes all.
+            after_nms: at most this many proposals an image, over all levels.
             nms_iou: NMS threshold.
             min_sides: (N, 2) smallest height and width in pixels of the network's input; smaller boxes are dropped, as
                 are those without area.
         """
         logits, targets, anchors, maps = self.predict(images, sizes)
-        per_level = [self.anchors.per_position * features.shape[-2] * features.shape[-1] for features in maps]
-        index = _best_of_each_level(logits, per_level, before_nms)
-        scores = logits.gather(1, index)
-        boxes = box_ops.clip(self.coder.decode(take(targets, index), anchors[index]), sizes)
+        boxes = box_ops.clip(self.coder.decode(targets, anchors), sizes)
         width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
         valid = (width > 0) & (height > 0)
         if min_sides is not None:
             valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
-        kept_index, kept = suppress(boxes, valid, nms_iou, after_nms)
+        logits = logits.masked_fill(~valid, -torch.inf)
+        boxes, scores = self._suppressed(boxes, logits, maps, before_nms, after_nms, nms_iou)
+        kept = scores > -torch.inf
         return Proposals(
-            take(boxes, kept_index).masked_fill(~kept[..., None], 0),
+            boxes.masked_fill(~kept[..., None], 0),
             # They descend, whatever the rounding of a GPU's sigmoid.
-            scores.gather(1, kept_index).sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
+            scores.sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
             kept.sum(dim=1),
         )
 
+    def _suppressed(
+        self,
+        boxes: Tensor,
+        logits: Tensor,
+        maps: list[Tensor],
+        before_nms: int | None,
+        after_nms: int,
+        nms_iou: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The boxes (N, R, 4) that remain of all boxes (N, A, 4), and their logits (N, R) in descending order.
 
-def _best_of_each_level(logits: Tensor, per_level: list[int], limit: int | None) -> Tensor:
-    """Positions (N, R) of the anchors with the highest logits (N, A), at most `limit` of each level, in descending
-    order over all levels."""
-    best, start = [], 0
-    for count in per_level:
-        best.append(start + logits[:, start : start + count].topk(min(limit or count, count), dim=1).indices)
-        start += count
-    if len(best) == 1:
-        return best[0]
-    index = torch.cat(best, dim=1)
-    return index.gather(1, logits.gather(1, index).argsort(dim=1, descending=True))
+        Level by level, the best go into NMS; the best over all levels remain (Feature Pyramid Networks, section 4.1).
+        Boxes with a logit of -inf take no part, and a logit of -inf marks padding.
+        """
+        parts, start = [], 0
+        for features in maps:
+            count = self.anchors.per_position * features.shape[-2] * features.shape[-1]
+            own, own_boxes = logits[:, start : start + count], boxes[:, start : start + count]
+            start += count
+            own, index = own.topk(min(before_nms or count, count), dim=1)
+            own_boxes = take(own_boxes, index)
+            index, kept = self.kernels.suppress(own_boxes, own > -torch.inf, nms_iou, after_nms)
+            parts.append((take(own_boxes, index), own.gather(1, index).masked_fill(~kept, -torch.inf)))
+        if len(parts) == 1:
+            return parts[0]
+        boxes, logits = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        logits, index = logits.topk(min(after_nms, logits.shape[1]), dim=1)
+        return take(boxes, index), logits

@@ -1,4 +1,4 @@
-"""Images and boxes → images to look at: detections, ground truth, the two side by side, many on one sheet.
+"""Images and boxes → images to look at: detections, ground truth, the two side by side.
 
 Shapes: images are uint8 (H, W, 3) RGB; boxes are (B, 4) `(x0, y0, x1, y1)` in pixels of the image; labels are 1..K,
 names the K class names. Every function returns a new image and leaves its inputs alone.
@@ -10,7 +10,6 @@ Lines and text grow with the image. An image too small for legible text is first
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +18,11 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from detection.report.captions import PAPER, Color, draw_captions, titled
+from detection.report.lettering import caption_of
 
 SMALLEST_LONGER_SIDE = 480  # below it a class name and score would cover the objects they tell of
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_LONGEST_JPEG = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
     (255, 136, 0),  # orange
@@ -36,11 +37,9 @@ _FIRST_COLORS = (
     (255, 130, 176),  # pink
     (0, 128, 128),  # teal
 )
-_INK = (24, 24, 27)
-_PAPER = (250, 250, 250)
 
 
-def class_color(label: int) -> tuple[int, int, int]:
+def class_color(label: int) -> Color:
     """RGB of class `label`, the same in every image.
 
     The first classes get the colours of a fixed table; beyond it the hue advances by the golden ratio of the circle,
@@ -66,17 +65,16 @@ def draw_detections(
         image: uint8 (H, W, 3) RGB.
         boxes: (B, 4) in pixels of `image`. labels: (B,) in 1..K. names: K class names. scores: (B,) or None.
     """
-    canvas, factor = _canvas(image)
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor
+    canvas, corners = _canvas(image, boxes)
     texts = [_name(names, int(label)) for label in labels]
-    order = np.arange(len(boxes))
+    order = np.arange(len(corners))
     if scores is not None:
         texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
         order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     colors = [class_color(int(label)) for label in labels]
     for number in order[::-1]:
-        _solid_box(canvas, boxes[number], colors[number])
-    _draw_captions(canvas, [(boxes[number], texts[number], colors[number]) for number in order])
+        _solid_box(canvas, corners[number], colors[number])
+    draw_captions(canvas, corners[order], [texts[number] for number in order], [colors[number] for number in order])
     return canvas
 
 
@@ -91,16 +89,15 @@ def draw_ground_truth(
 
     Arguments as for `draw_detections`; crowds: bool (B,), or None for none.
     """
-    canvas, factor = _canvas(image)
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor
-    crowded = np.zeros(len(boxes), dtype=bool) if crowds is None else np.asarray(crowds, dtype=bool)
+    canvas, corners = _canvas(image, boxes)
+    crowded = np.zeros(len(corners), dtype=bool) if crowds is None else np.asarray(crowds, dtype=bool)
     colors = [class_color(int(label)) for label in labels]
-    for box, color, crowd in zip(boxes, colors, crowded, strict=True):
+    for box, color, crowd in zip(corners, colors, crowded, strict=True):
         if crowd:
             _hatch(canvas, box, color)
         _dashed_box(canvas, box, color)
     texts = [_name(names, int(label)) + " (crowd)" * bool(crowd) for label, crowd in zip(labels, crowded, strict=True)]
-    _draw_captions(canvas, list(zip(boxes, texts, colors, strict=True)))
+    draw_captions(canvas, corners, texts, colors)
     return canvas
 
 
@@ -110,40 +107,15 @@ def side_by_side(
     """Two images beside each other, each under its title; the lower one is filled up at the bottom."""
     gap = max(2, max(left.shape[1], right.shape[1]) // 100)
     height = max(left.shape[0], right.shape[0])
-    columns = [_titled(image, title, height) for image, title in zip((left, right), titles, strict=True)]
-    between = np.full((columns[0].shape[0], gap, 3), _PAPER, dtype=np.uint8)
+    columns = [titled(image, title, height) for image, title in zip((left, right), titles, strict=True)]
+    between = np.full((columns[0].shape[0], gap, 3), PAPER, dtype=np.uint8)
     return np.concatenate([columns[0], between, columns[1]], axis=1)
 
 
-def contact_sheet(images: Sequence[np.ndarray], columns: int = 2, width: int = 1600) -> np.ndarray:
-    """Many images on one sheet of `width` pixels, row by row; each is scaled to the width of its column.
-
-    Raises:
-        ValueError: no images, or not a column's width of at least one pixel.
-    """
-    columns = min(columns, len(images))
-    gap = max(2, width // 200)
-    if columns < 1 or (tile := (width - gap * (columns + 1)) // columns) < 1:
-        raise ValueError(f"{len(images)} images do not go into {columns} columns of a sheet {width} pixels wide")
-    tiles = []
-    for image in images:
-        height = max(1, round(image.shape[0] * tile / image.shape[1]))
-        shrinks = tile <= image.shape[1]
-        tiles.append(cv2.resize(image, (tile, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(image.shape[0] for image in row) for row in rows]
-    sheet = np.full((sum(heights) + gap * (len(rows) + 1), width, 3), _PAPER, dtype=np.uint8)
-    top = gap
-    for row, row_height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            left = gap + column * (tile + gap)
-            sheet[top : top + image.shape[0], left : left + tile] = image
-        top += row_height + gap
-    return sheet
-
-
-def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -> None:
+def save_image(path: Path | str, image: np.ndarray) -> None:
     """Writes a uint8 (H, W, 3) RGB image in the format of the name's ending; the file is whole or not there.
+
+    A JPEG has at most 65,500 pixels a side; a longer image is scaled down to that.
 
     Raises:
         UserError: OpenCV cannot write a format of that name.
@@ -151,7 +123,10 @@ def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -
     """
     path = Path(path)
     ending = path.suffix.lower()
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if ending in (".jpg", ".jpeg") else []
+    options = []
+    if ending in (".jpg", ".jpeg"):
+        options = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        image = _at_most(image, _LONGEST_JPEG)
     try:
         done, encoded = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)
     except cv2.error as error:
@@ -160,6 +135,15 @@ def save_image(path: Path | str, image: np.ndarray, *, jpeg_quality: int = 92) -
         raise UserError(f"{path}: an image of {image.shape[1]} × {image.shape[0]} does not go into this format")
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
+
+
+def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if max(height, width) <= longest:
+        return image
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def enlargement(height: int, width: int) -> int:
@@ -171,46 +155,34 @@ def enlargement(height: int, width: int) -> int:
     return max(1, -(-SMALLEST_LONGER_SIDE // max(height, width)))
 
 
-def _canvas(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """A copy of the image to draw on, enlarged where it is too small, and the factor."""
+def _canvas(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of the image to draw on, enlarged where it is too small, and its boxes' outermost pixels within it, int
+    (B, 4): (x0, y0, x1, y1), both ends included."""
     height, width = image.shape[:2]
     factor = enlargement(height, width)
     if factor == 1:
-        return np.array(image, dtype=np.uint8, order="C"), 1
-    size = (width * factor, height * factor)
-    return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC), factor
+        canvas = np.array(image, dtype=np.uint8, order="C")
+    else:
+        size = (width * factor, height * factor)
+        canvas = np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC))
+    drawn = np.nan_to_num(np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor)
+    limits = np.array([width, height, width, height]) * factor - 1
+    corners = np.clip(np.round(drawn - [0, 0, 1, 1]), 0, limits).astype(int)
+    corners[:, 2:] = np.maximum(corners[:, :2], corners[:, 2:])
+    return canvas, corners
 
 
 def _line_width(canvas: np.ndarray) -> int:
     return max(1, round(max(canvas.shape[:2]) / 360))
 
 
-def _font_scale(canvas: np.ndarray) -> float:
-    # Hershey capitals are about 21 pixels high at scale 1; the floor keeps them at 8 pixels
-    return max(0.38, max(canvas.shape[:2]) / 1500)
-
-
-def _corners(canvas: np.ndarray, box: np.ndarray) -> tuple[int, int, int, int]:
-    """The box's outermost pixels, within the canvas: (x0, y0, x1, y1), both ends included."""
-    height, width = canvas.shape[:2]
-    limits = np.array([width - 1, height - 1, width - 1, height - 1])
-    x0, y0, x1, y1 = np.clip(np.round(np.nan_to_num(box) - [0, 0, 1, 1]), 0, limits).astype(int).tolist()
-    return x0, y0, max(x0, x1), max(y0, y1)
-
-
-def _contrasting(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Dark or light, whichever reads better on `color` (luma as in ITU-R BT.601)."""
-    luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    return _INK if luma > 140 else _PAPER
-
-
-def _solid_box(canvas: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> None:
-    x0, y0, x1, y1 = _corners(canvas, box)
+def _solid_box(canvas: np.ndarray, box: np.ndarray, color: Color) -> None:
+    x0, y0, x1, y1 = box.tolist()
     cv2.rectangle(canvas, (x0, y0), (x1, y1), color, _line_width(canvas), cv2.LINE_AA)
 
 
-def _dashed_box(canvas: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> None:
-    x0, y0, x1, y1 = _corners(canvas, box)
+def _dashed_box(canvas: np.ndarray, box: np.ndarray, color: Color) -> None:
+    x0, y0, x1, y1 = box.tolist()
     width = _line_width(canvas)
     dash = 4 * width
     for x in range(x0, x1 + 1, 2 * dash):
@@ -221,9 +193,9 @@ def _dashed_box(canvas: np.ndarray, box: np.ndarray, color: tuple[int, int, int]
             cv2.line(canvas, (x, y), (x, min(y + dash, y1)), color, width)
 
 
-def _hatch(canvas: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> None:
+def _hatch(canvas: np.ndarray, box: np.ndarray, color: Color) -> None:
     """Diagonal lines over the box, half transparent."""
-    x0, y0, x1, y1 = _corners(canvas, box)
+    x0, y0, x1, y1 = box.tolist()
     region = canvas[y0 : y1 + 1, x0 : x1 + 1]
     lines = region.copy()
     height, width = region.shape[:2]
@@ -234,63 +206,5 @@ def _hatch(canvas: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> 
     region[:] = lines
 
 
-def _draw_captions(canvas: np.ndarray, captions: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> None:
-    """Box, text and colour of each caption → text on a plate of that colour at the box, the first where they compete.
-
-    A caption stands on the box's upper edge if there is room, otherwise at the first place along the box's edges that
-    no earlier caption takes; where all are taken, at the least covered one, beneath the earlier captions.
-    """
-    height, width = canvas.shape[:2]
-    plates = np.zeros((len(captions), 4))
-    sizes = [_text_size(canvas, text) for _, text, _ in captions]
-    for number, ((box, _, _), (text_width, plate_height, _, margin, _)) in enumerate(zip(captions, sizes, strict=True)):
-        x0, y0, x1, y1 = _corners(canvas, box)
-        plate = np.array([text_width + 2 * margin, plate_height])
-        right = x1 + 1 - plate[0]
-        places = [(x0, y0 - plate_height), (x0, y0), (right, y0 - plate_height), (right, y0)]
-        places += [(x0, y1 + 1), (x0, y1 + 1 - plate_height)]
-        inside = np.clip(places, 0, np.maximum(np.array([width, height]) - plate, 0))
-        if y0 < plate_height:
-            inside = np.roll(inside, -1, axis=0)  # no room above
-        corners = np.concatenate([inside, inside + plate], axis=1)[:, None]
-        common = np.minimum(corners[..., 2:], plates[:number, 2:]) - np.maximum(corners[..., :2], plates[:number, :2])
-        covered = np.clip(common, 0, None).prod(axis=-1).sum(axis=-1)
-        plates[number] = corners[covered.argmin(), 0]
-    for number in reversed(range(len(captions))):
-        _, text, color = captions[number]
-        _, _, baseline, margin, thickness = sizes[number]
-        left, top, right, bottom = plates[number].astype(int).tolist()
-        cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), color, cv2.FILLED)
-        origin = (left + margin, bottom - margin - baseline)
-        cv2.putText(canvas, text, origin, _FONT, _font_scale(canvas), _contrasting(color), thickness, cv2.LINE_AA)
-
-
-def _text_size(canvas: np.ndarray, text: str) -> tuple[int, int, int, int, int]:
-    """Width of the text, height of its plate, baseline, margin, stroke."""
-    scale = _font_scale(canvas)
-    thickness = max(1, round(1.6 * scale))
-    margin = max(1, round(4 * scale))
-    (width, _), _ = cv2.getTextSize(text, _FONT, scale, thickness)
-    (_, height), baseline = cv2.getTextSize("Ag", _FONT, scale, thickness)  # OpenCV 5 measures the very letters
-    return width, height + baseline + 2 * margin, baseline, margin, thickness
-
-
-def _titled(image: np.ndarray, title: str, height: int) -> np.ndarray:
-    """The image under a bar with its title, filled up to `height` below."""
-    title = _printable(title)
-    text_width, bar, baseline, margin, thickness = _text_size(image, title)
-    column = np.full((bar + height, image.shape[1], 3), _PAPER, dtype=np.uint8)
-    origin = (max(margin, (image.shape[1] - text_width) // 2), bar - margin - baseline)
-    cv2.putText(column, title, origin, _FONT, _font_scale(image), _INK, thickness, cv2.LINE_AA)
-    column[bar : bar + image.shape[0]] = image
-    return column
-
-
 def _name(names: Sequence[str], label: int) -> str:
-    return _printable(names[label - 1]) if 1 <= label <= len(names) else f"label {label}"
-
-
-def _printable(text: str) -> str:
-    """The text in the letters that OpenCV's font has: accents are taken off, other scripts become question marks."""
-    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
-    return "".join(letters).encode("ascii", "replace").decode().replace("\n", " ")
+    return caption_of(names[label - 1], label) if 1 <= label <= len(names) else f"label {label}"

@@ -1,31 +1,38 @@
 """Figures, curves and images of an evaluation → one HTML page that needs nothing else, and the same as plain text.
 
-    <folder>/report.html    opens from the file system: no script, no font, nothing from the network; images are
-    linked by relative paths <folder>/report.txt     the tables, for a terminal
+    <folder>/report.html    opens from anywhere: its images are within it; no script, no font, nothing from the network
+    <folder>/report.txt     the tables, for a terminal
 
-Curves come from the JSONL log that training leaves.
+Figures come as the plain dicts that the evaluation's results give (`to_dict()`, and `figures.json` holds); curves from
+the JSONL log that training leaves.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+
+import cv2
+import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from detection.evaluation.average_precision import FIGURES, AveragePrecision
-from detection.evaluation.error_analysis import ErrorAnalysis
-from detection.evaluation.recall import ProposalRecall
+from backbones.common.text import printable
 
 Curve = Sequence[tuple[float, float]]  # (step, value)
 
 _NO_CURVE = {"kind", "step", "time", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed"}
 _POINTS = 400  # of a curve, at most: more than a chart has pixels to show
+_IMAGE_WIDTH, _IMAGE_HEIGHT = 1200, 1600  # pixels of an image on the page, at most
+_JPEG_QUALITY = 82
+# The page can ask for nothing: no script, no font, nothing of the network, whatever a class's name makes of it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { --ink: #1d2129; --soft: #687080; --line: #e3e6eb; --fill: #2f6fed; --paper: #fff; --back: #f6f7f9 }
 @media (prefers-color-scheme: dark) {
@@ -33,6 +40,7 @@ _STYLE = """
 }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+body { overflow-wrap: anywhere }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { margin: 0 0 4px; font-size: 26px } h2 { margin: 0 0 14px; font-size: 18px }
 section { margin-top: 20px; padding: 20px; overflow-x: auto }
@@ -41,7 +49,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .figure { padding: 10px 12px; border: 1px solid var(--line); border-radius: 8px }
 .figure b { display: block; font-size: 22px; font-variant-numeric: tabular-nums }
 .figure span, .soft { color: var(--soft); font-size: 13px }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+table { overflow-wrap: normal; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); text-align: right }
 th { color: var(--soft); font-weight: 500; font-size: 13px }
 .word, .bar { text-align: left }
@@ -49,7 +57,7 @@ th { color: var(--soft); font-weight: 500; font-size: 13px }
 .bar div { height: 8px; border-radius: 4px; background: var(--fill) }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px }
 figure { margin: 0 0 18px }
-figure img { max-width: 100%; border-radius: 6px; display: block }
+figure img { max-width: 100%; height: auto; border-radius: 6px; display: block }
 figcaption { color: var(--soft); font-size: 13px }
 svg text { fill: var(--soft); font-size: 11px }
 svg polyline { fill: none; stroke: var(--fill); stroke-width: 1.5 }
@@ -57,47 +65,64 @@ svg path { fill: none; stroke: var(--line) }
 """
 
 
+def embed_image(image: np.ndarray) -> str:
+    """A uint8 (H, W, 3) RGB image → the text that stands for it in a page: a JPEG as a data URI, scaled down to what a
+    page shows."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _IMAGE_WIDTH / width, _IMAGE_HEIGHT / height)
+    image = np.ascontiguousarray(image[:, :, ::-1])
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
 def write_report(
     folder: Path | str,
     *,
     title: str,
-    average_precision: AveragePrecision | None = None,
-    errors: ErrorAnalysis | None = None,
-    recall: ProposalRecall | None = None,
+    average_precision: Mapping[str, Any] | None = None,
+    errors: Mapping[str, Any] | None = None,
+    recall: Mapping[str, Any] | None = None,
+    tables: Sequence[str] = (),
     facts: Mapping[str, str] | None = None,
     curves: Mapping[str, Curve] | None = None,
-    images: Sequence[tuple[Path | str, str]] = (),
+    images: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes `report.html` and `report.txt` into `folder` and returns the page's path. What is not given is left out.
 
     Args:
         title: the page's heading.
+        average_precision, errors, recall: what `AveragePrecision`, `ErrorAnalysis` and `ProposalRecall` (of
+            detection.evaluation) give as `to_dict()`.
+        tables: the same for `report.txt`, each as text.
         facts: what was evaluated (weights, data set, configuration …), name to value.
         curves: name to points (see `read_curves`); one chart each.
-        images: (path, caption); the page links to the files where they are, so they must stay there.
+        images: (what `embed_image` gives, caption).
 
     Raises:
         CannotWrite: the folder cannot be written.
     """
     folder = Path(folder)
     sections = [_facts_section(facts or {})]
-    texts = [title, "\n".join(f"{name}: {value}" for name, value in (facts or {}).items())]
     if average_precision is not None:
         sections += [_figures_section(average_precision), _classes_section(average_precision)]
-        texts.append(average_precision.table())
     if errors is not None:
         sections.append(_errors_section(errors))
-        texts.append(errors.table())
     if recall is not None:
         sections.append(_recall_section(recall))
-        texts.append(recall.table())
-    sections += [_curves_section(curves or {}), _images_section(folder, images)]
+    sections += [_curves_section(curves or {}), _images_section(images)]
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>\n{''.join(sections)}</main></body></html>\n"
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<style>{_STYLE}</style></head>\n<body><main><h1>{_text(title)}</h1>\n{''.join(sections)}</main></body></html>\n"
     )
-    for name, content in (("report.txt", "\n\n".join(filter(None, texts)) + "\n"), ("report.html", page)):
+    texts = [title, "\n".join(f"{name}: {value}" for name, value in (facts or {}).items()), *tables]
+    plain = printable("\n\n".join(filter(None, texts)), keep_lines=True)
+    for name, content in (("report.txt", plain + "\n"), ("report.html", page)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return folder / "report.html"
@@ -133,58 +158,80 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _text(text: str) -> str:
+    """Text that may hold anything, for a page."""
+    return escape(printable(text))
+
+
 def _section(heading: str, body: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>\n{body}</section>\n"
+    return f"<section><h2>{_text(heading)}</h2>\n{body}</section>\n"
 
 
 def _facts_section(facts: Mapping[str, str]) -> str:
-    return "".join(f'<div class="soft">{escape(name)}: {escape(str(value))}</div>\n' for name, value in facts.items())
+    return "".join(f'<div class="soft">{_text(name)}: {_text(str(value))}</div>\n' for name, value in facts.items())
 
 
-def _figures_section(outcome: AveragePrecision) -> str:
-    cells = []
-    for name, value in outcome.figures.items():
-        kind, threshold, area_range, limit = FIGURES[name]
-        kind = "AP" if kind == "precision" else "AR"
-        iou = "IoU 0.50–0.95" if threshold is None else f"IoU {threshold:.2f}"
-        meaning = f"{kind}, {iou}, {area_range}, {limit} an image"
-        cells.append(f'<div class="figure"><span>{name}</span><b>{_number(value)}</b><span>{meaning}</span></div>\n')
-    notes = "".join(f'<p class="soft">{escape(note)}</p>\n' for note in outcome.notes)
-    counts = f'<p class="soft">{outcome.images} images, {outcome.detections} detections</p>\n'
+def _figures_section(outcome: Mapping[str, Any]) -> str:
+    cells = [
+        f'<div class="figure"><span>{_text(name)}</span><b>{_number(value)}</b><span>{_meaning(name)}</span></div>\n'
+        for name, value in outcome["figures"].items()
+    ]
+    notes = "".join(f'<p class="soft">{_text(note)}</p>\n' for note in outcome["notes"])
+    counts = f'<p class="soft">{outcome["images"]} images, {outcome["detections"]} detections</p>\n'
     return _section("COCO figures", f'<div class="figures">{"".join(cells)}</div>{counts}{notes}')
 
 
-def _classes_section(outcome: AveragePrecision) -> str:
-    rows = [
-        [row.name, str(row.objects), _number(row.average_precision), _number(row.average_precision_50)]
-        for row in outcome.classes
-    ]
-    bars = [row.average_precision or 0.0 for row in outcome.classes]
-    return _section("Classes", _table(["class", "objects", "AP", "AP@0.5"], rows, bars))
+def _meaning(name: str) -> str:
+    """What a figure of COCO's measures, by its name.
+
+    >>> _meaning("AP75"), _meaning("AR_10"), _meaning("AP_small")
+    ('AP, IoU 0.75, all, 100 an image', 'AR, IoU 0.50–0.95, all, 10 an image', 'AP, IoU 0.50–0.95, small, 100 an image')
+    """
+    found = re.fullmatch(r"(AP|AR)(\d\d)?(?:_(\d+))?(?:_([a-z]+))?", name)
+    if not found:
+        return ""
+    kind, threshold, limit, size = found.groups()
+    return f"{kind}, IoU {f'0.{threshold}' if threshold else '0.50–0.95'}, {size or 'all'}, {limit or 100} an image"
 
 
-def _errors_section(errors: ErrorAnalysis) -> str:
-    total = sum(errors.counts.values())
-    counts = [(f"{kind} (of detections)", count, total) for kind, count in errors.counts.items()]
-    counts.append(("missed (of objects)", errors.missed, errors.objects))
+def _classes_section(outcome: Mapping[str, Any]) -> str:
+    classes = outcome["classes"]
+    rows = [[row["name"], str(row["objects"]), _number(row["AP"]), _number(row["AP50"])] for row in classes]
+    return _section(
+        "Classes", _table(["class", "objects", "AP", "AP@0.5"], rows, [row["AP"] or 0.0 for row in classes])
+    )
+
+
+def _errors_section(errors: Mapping[str, Any]) -> str:
+    total = sum(errors["counts"].values())
+    counts = [(f"{kind} (of detections)", count, total) for kind, count in errors["counts"].items()]
+    counts.append(("missed (of objects)", errors["missed"], errors["objects"]))
     shares = [count / whole if whole else 0.0 for _, count, whole in counts]
     rows = [[kind, str(count), f"{share:.1%}"] for (kind, count, _), share in zip(counts, shares, strict=True)]
     body = (
-        f'<p class="soft">Detections with a score of at least {errors.score_threshold:.3f}, at IoU 0.5: precision '
-        f"{_number(errors.precision)}, recall {_number(errors.recall)}.</p>"
+        f'<p class="soft">Detections with a score of at least {errors["score_threshold"]:.3f}, at IoU 0.5: precision '
+        f"{_number(errors['precision'])}, recall {_number(errors['recall'])}.</p>"
     ) + _table(["kind", "count", "share"], rows, shares)
-    if errors.confusions:
-        listed = "; ".join(f"{true} taken for {predicted}: {count}" for true, predicted, count in errors.confusions)
-        body += f'<p class="soft">Most frequent confusions: {escape(listed)}.</p>\n'
+    if errors["confusions"]:
+        listed = "; ".join(f"{true} taken for {predicted}: {count}" for true, predicted, count in errors["confusions"])
+        body += f'<p class="soft">Most frequent confusions: {_text(listed)}.</p>\n'
     return _section("Kinds of error", body)
 
 
-def _recall_section(recall: ProposalRecall) -> str:
-    rows = [(f"AR {name}", recall.objects[name], values) for name, values in recall.average_recall.items()]
-    rows.append(("recall at IoU 0.5", recall.objects["all"], recall.recall_50))
-    absent = ["—"] * len(recall.limits)
-    cells = [[name, str(count), *(map(_number, values) if values else absent)] for name, count, values in rows]
-    return _section("Proposal recall", _table(["proposals an image", "objects", *map(str, recall.limits)], cells))
+def _recall_section(recall: Mapping[str, Any]) -> str:
+    """A row each size of object, a column each number of proposals: the figures' names hold both (`AR_1000_small`)."""
+    rows: dict[str, dict[int, float | None]] = {}
+    for name, value in recall["figures"].items():
+        kind, limit, *size = name.split("_")
+        row = "recall at IoU 0.5" if kind == "recall50" else f"AR {'_'.join(size) or 'all'}"
+        rows.setdefault(row, {})[int(limit)] = value
+    objects = {f"AR {name}": count for name, count in recall["objects"].items()}
+    limits = sorted({limit for row in rows.values() for limit in row})
+    cells = [
+        [row, str(objects.get(row, recall["objects"]["all"])), *(_number(values.get(limit)) for limit in limits)]
+        for row, values in rows.items()
+    ]
+    return _section("Proposal recall", _table(["proposals an image", "objects", *map(str, limits)], cells))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], bars: Sequence[float] | None = None) -> str:
@@ -192,8 +239,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], bars: Sequence[fl
 
     def line(cells: Sequence[str], tag: str, bar: str) -> str:
         first, *others = cells
-        numbers = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in others)
-        return f'<tr><{tag} class="word">{escape(first)}</{tag}>{numbers}{bar}</tr>\n'
+        numbers = "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in others)
+        return f'<tr><{tag} class="word">{_text(first)}</{tag}>{numbers}{bar}</tr>\n'
 
     widths = [f'<td class="bar"><div style="width:{100 * bar:.1f}%"></div></td>' for bar in bars or []]
     body = [line(cells, "td", bar) for cells, bar in zip(rows, widths or [""] * len(rows), strict=True)]
@@ -201,7 +248,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], bars: Sequence[fl
 
 
 def _curves_section(curves: Mapping[str, Curve]) -> str:
-    charts = [f"<div>{escape(name)}{_chart(points)}</div>\n" for name, points in curves.items() if len(points) > 1]
+    charts = [f"<div>{_text(name)}{_chart(points)}</div>\n" for name, points in curves.items() if len(points) > 1]
     return _section("Training", f'<div class="curves">{"".join(charts)}</div>') if charts else ""
 
 
@@ -228,14 +275,12 @@ def _chart(points: Curve, width: int = 320, height: int = 150) -> str:
     )
 
 
-def _images_section(folder: Path, images: Sequence[tuple[Path | str, str]]) -> str:
-    shown = []
-    for path, caption in images:
-        link = quote(Path(os.path.relpath(path, folder)).as_posix())
-        shown.append(
-            f'<figure><a href="{link}"><img src="{link}" alt="{escape(caption)}" loading="lazy"></a>'
-            f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-        )
+def _images_section(images: Sequence[tuple[str, str]]) -> str:
+    shown = [
+        f'<figure><img src="{escape(embedded)}" alt="{_text(caption)}">'
+        f"<figcaption>{_text(caption)}</figcaption></figure>\n"
+        for embedded, caption in images
+    ]
     return _section("Images", "".join(shown)) if shown else ""
 
 

@@ -14,19 +14,28 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import platform
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import atomic_write, user_path
 from backbones.weights import checksum
+from backbones.weights.formats.torch_bounds import check_cost, is_zip
 
 FORMAT = "resnext-detection"
 VERSION = 1
+
+_MOST_VALUES = 1_000_000  # of a file: tensors, names, numbers; a detector of a thousand classes has some ten thousand
+_DEEPEST = 50  # containers within each other
+_KEY_SHOWN = 200  # characters of a key, at most
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
+_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 # What each kind of file is, in words for the one who gave the wrong one.
 KINDS: dict[str, str] = {
@@ -65,11 +74,15 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
         UserError: it is missing, not a file of ours, holds code, is of another kind than `kinds` (of which, and what
             takes it), or was written by a newer release.
     """
-    path = Path(path)
+    path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever, a device has no end
+        raise UserError(f"{path} is no plain file. Needed here: {wanted}.")
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:
-        _check_entries(path)
+        if not is_zip(path):
+            raise zipfile.BadZipFile("no zip")
+        check_cost(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -79,6 +92,10 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     except Exception as error:  # a file made up to carry a right checksum: torch's reader stumbles in any way
         raise UserError(f"{path} is not a file of this project: {error!r:.200}") from error
 
+    try:
+        tensors = _Contents(content).tensors
+    except ValueError as error:
+        raise UserError(f"{path} is refused: {error}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this project. Needed here: {wanted}.")
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
@@ -86,30 +103,31 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
             f"{path} is of version {content.get('version')}, written by a newer release; this one reads up to "
             f"{VERSION}. Update the project."
         )
-    kind = str(content.get("kind"))
-    if kind not in kinds:
-        raise UserError(f"{path} is {KINDS.get(kind, f'of the unknown kind {kind!r}')}. Needed here: {wanted}.")
-    try:
-        tensors = list(_tensors(content))
-    except RecursionError:
-        raise UserError(f"{path} is refused: what it holds is nested within itself or too deeply.") from None
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        known = KINDS.get(kind) if isinstance(kind, str) else None
+        raise UserError(f"{path} is {known or f'of the unknown kind {kind!r:.100}'}. Needed here: {wanted}.")
+    left = 4 * path.stat().st_size
     for key, tensor in tensors:
-        if not _is_plain(tensor):
+        left -= tensor.numel() * tensor.element_size()
+        if not _is_plain(tensor) or left < 0:
             raise UserError(f"{path} is refused: {key} is no ordinary tensor with memory of its own.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DamagedFile(
                 f"{path} is refused: {key} holds NaN or infinite numbers. Take an earlier checkpoint or train again."
             )
+        if key.endswith("running_var") and bool((tensor < 0).any()):
+            raise DamagedFile(f"{path} is refused: {key} holds variances below 0. Train again.")
     return content
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hex: the name by which other files' provenance refers to it."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def versions() -> dict[str, str]:
+    """What a result depends on besides its inputs, for its provenance."""
+    try:
+        torchvision = metadata.version("torchvision")  # without importing it, which not every stage needs
+    except metadata.PackageNotFoundError:
+        torchvision = "absent"
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision}
 
 
 class _Sink:
@@ -157,27 +175,47 @@ def _check_digest(path: Path, name: str, needed: str = "") -> None:
         raise DamagedFile(f"{name} is damaged: it does not match the checksum at its end")
 
 
-def _check_entries(path: Path) -> None:
-    """torch.save stores its entries as they are; a compressed one, made by somebody else, could unpack to any size."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
-        raise zipfile.BadZipFile("it has compressed entries")
-
-
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Not so for a tensor of strides 0, say, that a few bytes of the file spread over any number of elements."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield key, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _tensors(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from _tensors(item, f"{key}[{number}]")
+class _Contents:
+    """What a file holds, walked through once: of each object that stands in several places, once too.
+
+    Attributes:
+        tensors: (where, tensor) for each of them.
+
+    Raises:
+        ValueError: it is nested within itself or too deeply, or unfolds to very many values: lists that share their
+            parts do so from a few bytes, and whatever prints, copies or compares them would take for ever.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.tensors: list[tuple[str, torch.Tensor]] = []
+        self._unfolded: dict[int, int] = {}  # by the object's id; 0 while it is being counted
+        self._count(content, "", 0)
+
+    def _count(self, value: Any, key: str, depth: int) -> int:
+        if isinstance(value, torch.Tensor):
+            self.tensors.append((key, value))
+            return 1
+        if isinstance(value, Mapping):
+            parts = [(f"{key}.{name}" if key else str(name), item) for name, item in value.items()]
+        elif isinstance(value, (list, tuple, set)):
+            parts = [(f"{key}[{number}]", item) for number, item in enumerate(value)]
+        else:
+            return 1
+        if depth > _DEEPEST or self._unfolded.get(id(value)) == 0:
+            raise ValueError("what it holds is nested within itself or too deeply")
+        if id(value) not in self._unfolded:
+            self._unfolded[id(value)] = 0
+            count = 1
+            for name, item in parts:
+                count += self._count(item, name[-_KEY_SHOWN:], depth + 1)
+                if count > _MOST_VALUES:
+                    raise ValueError(f"what it holds unfolds to more than {_MOST_VALUES} values")
+            self._unfolded[id(value)] = count
+        return self._unfolded[id(value)]

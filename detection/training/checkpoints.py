@@ -65,6 +65,7 @@ class Checkpointer:
             of another one is refused.
         keep: how many checkpoints stay; at least 2 if one is to survive damage to the newest.
         warn: where a warning goes (a damaged checkpoint was put aside).
+        upgrade: a checkpoint's content by an earlier version → as today's version would have written it.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Checkpointer:
         *,
         keep: int = 2,
         warn: Callable[[str], None] = print,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
     ) -> None:
         if keep < 1:
             raise UserError(f"the number of checkpoints to keep must be at least 1, not {keep}")
@@ -81,6 +83,7 @@ class Checkpointer:
         self.provenance = json.loads(json.dumps(dict(provenance), sort_keys=True, default=str))
         self._keep = keep
         self._warn = warn
+        self._upgrade = upgrade
 
     def latest(self) -> Path | None:
         """The newest checkpoint by its name, unread; None if there is none."""
@@ -176,23 +179,10 @@ class Checkpointer:
             )
         return None
 
-    def _check_provenance(self, path: Path, text: str) -> None:
-        theirs, ours = flat(json.loads(text)), flat(self.provenance)
-        different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-        if different:
-            lines = [
-                f"{key}: {theirs.get(key, 'absent')} in the checkpoint, {ours.get(key, 'absent')} now"
-                for key in different
-            ]
-            raise UserError(
-                f"{path} belongs to another run. "
-                + "; ".join(lines)
-                + ". Give the same settings and data, or another output folder."
-            )
-
     def _fill(self, state: TrainingState, content: dict[str, Any], path: Path) -> None:
         try:
-            self._check_provenance(path, content["provenance"])
+            content = self._upgrade(content)
+            require_same_run(path, json.loads(content["provenance"]), self.provenance)
             state.network.load_state_dict(content["network"])
             load_optimizer(state.optimizer, content["optimizer"])
             if state.scaler is not None and content["scaler"] is not None:
@@ -207,6 +197,32 @@ class Checkpointer:
                 restore_random_state(content["random"][rank()])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path} does not fit this run: {' '.join(str(error).split())[:500]}") from error
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """What the run of a checkpoint is made of, as it was when that was written. Raises UserError as `load_artifact`."""
+    provenance: dict[str, Any] = json.loads(load_artifact(path, "checkpoint")["provenance"])
+    return provenance
+
+
+def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, partly: bool = False) -> None:
+    """Compares what the run of the checkpoint `path` is made of with what ours is; `partly`: by the keys of ours alone.
+
+    Raises:
+        UserError: they differ; each key that does is listed with both values.
+    """
+    theirs, ours = flat(theirs), flat(ours)
+    keys = ours.keys() if partly else theirs.keys() | ours.keys()
+    different = sorted(key for key in keys if theirs.get(key) != ours.get(key))
+    if different:
+        lines = [
+            f"{key}: {theirs.get(key, 'absent')} in the checkpoint, {ours.get(key, 'absent')} now" for key in different
+        ]
+        raise UserError(
+            f"{path} belongs to another run. "
+            + "; ".join(lines)
+            + ". Give the same settings and data, or another output folder."
+        )
 
 
 def _own_share(averages: list[dict[str, Any] | None]) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from detection import config as settings
-from detection.networks.fast_rcnn import FastRCNN
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +49,10 @@ def determinism(runtime: settings.Runtime) -> Iterator[None]:
 
 
 def without_deterministic_form(network: nn.Module, device: torch.device) -> list[str]:
-    """What in a network's training sums in another order from run to run on this device, and says nothing of it."""
-    if device.type != "cuda" or not isinstance(network, FastRCNN):
-        return []
-    if not any(parameter.requires_grad for parameter in network.trunk.parameters()):
-        return []  # no gradient goes through the pooling
-    if network.pooler.method == "max":
-        return ["the gradient of RoI max-pooling (torchvision.ops.roi_pool); that of fast_rcnn.pooling=align has one"]
-    from torch.utils._triton import has_triton  # what torchvision asks, too
-
-    return [] if has_triton() else ["the gradient of RoIAlign (torchvision.ops.roi_align) where Triton is missing"]
+    """What in a network's training is summed in another order from run to run on this device without a warning of
+    PyTorch's, as the network itself tells it (`operators_without_deterministic_form`)."""
+    tell = getattr(network, "operators_without_deterministic_form", None)
+    return [] if tell is None else tell(device)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""Figures of a run → a progress line on the terminal, a JSONL file, and TensorBoard curves.
+"""The figures of a run → a progress line on the terminal, a JSONL file, and TensorBoard curves.
 
     <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}, or
                             {"kind": "remark", "step": …, "text": …}
     <folder>/tensorboard/   the same, if TensorBoard is installed
 
-Only rank 0 writes and speaks. Durations come from a monotonic clock, numbers are formatted the same in every locale.
+Only rank 0 writes and prints. Durations come from a monotonic clock; numbers are formatted the same in every locale.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from backbones.common.units import format_duration
 from detection.training.distributed import is_main
 
 
@@ -30,10 +31,10 @@ class TrainingLog:
     """The log of one run.
 
     Args:
-        folder: where the files go; None to write none.
-        name: what the progress line begins with ("rpn").
-        stream: where the progress line goes; a single line that is updated on a terminal, plain lines elsewhere.
-        tensorboard: write TensorBoard files too; where it is not installed, one message says so.
+        folder: where the files are written; None to write none.
+        name: the beginning of the progress line ("rpn").
+        stream: where the progress line is printed: one line that is updated on a terminal, a line each time elsewhere.
+        tensorboard: write TensorBoard files too; if it is not installed, one message says so.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class TrainingLog:
         self._writer: Any = None
 
     def start(self, step: int, evaluated: int) -> None:
-        """Opens the files for a run that goes on after `step`; entries of later steps, left by a session that was
+        """Opens the files for a run that continues after `step`; entries of later steps, left by a session that was
         killed, are removed.
 
         Raises:
@@ -98,7 +99,7 @@ class TrainingLog:
         )
 
     def remark(self, step: int, text: str) -> None:
-        """Writes and shows one line about the run as it goes on from `step`."""
+        """Writes and shows one line about the run as it continues from `step`."""
         if not is_main():
             return
         self._write("remark", step, {"text": text})
@@ -165,10 +166,10 @@ class TrainingLog:
 
 
 class Stopwatch:
-    """Times an interval between log entries: pace, waiting for data, time left.
+    """Times the interval between two log entries: images per second, waiting for data, time left.
 
-    The time left follows the pace of the last intervals, with what was done aside: evaluations and checkpoints. The
-    images per second and the share of waiting leave that out.
+    The time left follows the pace of the last intervals, evaluations and checkpoints (`aside`) included; the images per
+    second and the share of waiting leave them out.
     """
 
     def __init__(self) -> None:
@@ -187,7 +188,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """The block does something else than training."""
+        """The block is not training: an evaluation, a checkpoint."""
         began = time.monotonic()
         try:
             yield
@@ -195,10 +196,11 @@ class Stopwatch:
             self._aside += time.monotonic() - began
 
     def lap(self, steps: int, global_batch: int, steps_left: int) -> dict[str, float]:
-        """Ends the interval, in which `steps` steps were done, and begins the next. Seconds, images/s, shares (0–1).
+        """Ends the interval, in which `steps` steps were done, and begins the next.
 
-        "data_wait" is how long the host waited for the loader: on a GPU, which may have been computing meanwhile, at
-        most how long the GPU did.
+        Returns:
+            "images_per_second"; "data_wait", the share (0–1) of the time in which the host waited for the loader (a GPU
+            may have been computing meanwhile, so it waited no longer than that); "time_left" in seconds.
         """
         now = time.monotonic()
         self._paces.append((now - self._began, steps))
@@ -210,19 +212,6 @@ class Stopwatch:
         }
         self._began, self._waited, self._aside = now, 0.0, 0.0
         return figures
-
-
-def format_duration(seconds: float) -> str:
-    """4000 → "1:06:40"; 75 → "1:15"; days in front where there are any.
-
-    >>> [format_duration(s) for s in (75, 4000, 200_000)]
-    ['1:15', '1:06:40', '2d 7:33:20']
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02d}:{rest:02d}" if days or hours else f"{minutes}:{rest:02d}"
-    return f"{days}d {clock}" if days else clock
 
 
 _MEASURES = ("lr", "gradient_norm", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed")
@@ -238,7 +227,7 @@ def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float
 
 
 def _rewind(path: Path, last_steps: Mapping[str, int]) -> None:
-    """Keeps the lines of `path` whose step is at most that of their kind; a killed process's unfinished line goes."""
+    """Removes the lines of `path` whose step is above that of their kind, and a killed process's unfinished line."""
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8", errors="replace")

@@ -1,20 +1,19 @@
-"""A network, a recipe, batches and a folder → a training with its log, checkpoints and measurements.
-
-What the RPN, the Fast R-CNN and the classifiers have in common, between their configurations and the loop.
-"""
+"""A stage → its training with log, checkpoints, measurements, and the files that it leaves."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
 from detection import config as settings
-from detection.experiment.placement import (
+from detection.training.checkpoints import Checkpointer
+from detection.training.determinism import without_deterministic_form
+from detection.training.distributed import on_main, world_size
+from detection.training.logging import TrainingLog
+from detection.training.loop import Outcome, train
+from detection.training.recipe import (
     accumulation_steps,
     autocast_dtype,
     batch_in_words,
@@ -22,70 +21,50 @@ from detection.experiment.placement import (
     optimizer_for,
     schedule_for,
 )
-from detection.training.checkpoints import Checkpointer
-from detection.training.determinism import without_deterministic_form
-from detection.training.distributed import on_main, world_size
-from detection.training.logging import TrainingLog
-from detection.training.loop import Outcome, train
-from detection.training.micro_batches import TrainingBatch
+from detection.training.stage import Stage
 
 logger = logging.getLogger(__name__)
 
 
-def run_training(
-    network: nn.Module,
-    batches: Callable[[int], Iterable[TrainingBatch]],
-    training: settings.Training,
-    runtime: settings.Runtime,
-    device: torch.device,
-    folder: Path,
-    *,
-    what: str,
-    images: int,
-    identity: dict[str, Any],
-    evaluate: Callable[[int], dict[str, float]],
-    save_config: Callable[[], None],
-    resume: bool,
-) -> Outcome:
-    """Trains by the recipe, and says beforehand what that comes to.
+def run_training(stage: Stage, *, resume: bool) -> Outcome:
+    """Trains by the stage's recipe, and says beforehand what that comes to.
 
     Args:
-        network: on the device; its `forward` gives the losses of a batch.
-        batches: first step → this rank's micro-batches from there on.
-        folder: of the log and the checkpoints.
-        what: the network's name in the log.
-        images: size of the training set.
-        identity: JSON-able; a checkpoint of another identity is not continued.
-        evaluate: step → figures for the log; called every `training.evaluate_every` steps and after the last.
-        save_config: writes the configuration; called, by one process, only if the run may go on in the folder.
         resume: go on from the newest checkpoint, if there is one.
+
+    Returns:
+        How it ended: finished, with the stage's files written, or interrupted by a signal with a checkpoint left
+        behind.
+
+    Raises:
+        UserError: the folder cannot be used; a loss that is not finite; and what else `train` raises.
     """
-    log = TrainingLog(folder, name=what, tensorboard=runtime.tensorboard)
+    training, runtime = stage.training, stage.runtime
+    log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard)
 
     def on_start(step: int) -> None:
-        on_main(save_config)
-        for line in announcement(training, images):
+        on_main(stage.save_config)
+        for line in announcement(training, stage.images):
             log.remark(step, line)
-        for name in without_deterministic_form(network, device) if runtime.deterministic else []:
+        for name in without_deterministic_form(stage.network, stage.device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
-    outcome = train(
-        network,
-        batches,
-        optimizer_for(network, training),
+    outcome = train_stage(
+        stage,
         steps=training.steps,
         schedule=schedule_for(training),
-        global_batch=training.global_batch,
-        accumulation=accumulation_steps(training, world_size()),
-        device=device,
-        autocast=autocast_dtype(runtime, device),
-        clip_norm=training.clip_norm,
-        checkpointer=Checkpointer(folder, identity, keep=training.keep_checkpoints, warn=logger.warning),
+        checkpointer=Checkpointer(
+            stage.folder,
+            stage.identity,
+            keep=training.keep_checkpoints,
+            warn=logger.warning,
+            upgrade=stage.upgrade_checkpoint,
+        ),
         checkpoint_every=training.checkpoint_every,
         resume=resume,
         log=log,
         log_every=training.log_every,
-        evaluate=evaluate if training.evaluate_every else None,
+        evaluate=stage.evaluate,
         evaluate_every=training.evaluate_every or 0,
         on_start=on_start,
     )
@@ -93,12 +72,32 @@ def run_training(
         on_main(
             lambda: logger.info(
                 "stopped after step %d of %d; --resume goes on from the checkpoint in %s",
-                outcome.step, training.steps, folder,
+                outcome.step, training.steps, stage.folder,
             )
         )  # fmt: skip
-    elif outcome.first_step == outcome.step:
+        return outcome
+    if outcome.first_step == outcome.step:
         on_main(lambda: logger.info("all %d steps were done before", training.steps))
+    on_main(lambda: stage.save(outcome))
     return outcome
+
+
+def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], **options: Any) -> Outcome:
+    """`train` by the stage's recipe for so many steps, at these learning rates. options: those of `train`."""
+    training = stage.training
+    return train(
+        stage.network,
+        stage.batches(dataclasses.replace(training, steps=steps)),
+        optimizer_for(stage.network, training),
+        steps=steps,
+        schedule=schedule,
+        global_batch=training.global_batch,
+        accumulation=accumulation_steps(training, world_size()),
+        device=stage.device,
+        autocast=autocast_dtype(stage.runtime, stage.device),
+        clip_norm=training.clip_norm,
+        **options,
+    )
 
 
 def announcement(training: settings.Training, images: int) -> Sequence[str]:

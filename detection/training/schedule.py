@@ -1,7 +1,6 @@
-"""The learning rate as a pure function of the step: step number → rate.
+"""The learning rate as a pure function of the step.
 
-Nothing is remembered from one step to the next, so a resumed run needs no state of its schedule: the rate of a step
-depends on the step alone.
+It has no state, so a resumed run needs none: the rate depends on the step alone.
 """
 
 from __future__ import annotations
@@ -14,15 +13,13 @@ from backbones.common.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then either steps down at milestones or a cosine down to `final_factor`.
+    """Warm-up, then either steps down at milestones or a cosine down to 0.
 
     The rate is `base_rate · warm-up · decay`. Steps count from 0: `schedule(0)` is the rate of the first update.
 
-    - Warm-up, over the first `warmup_steps`: "linear" rises from `warmup_factor` at step 0 to 1 at step `warmup_steps`;
-      "constant" stays at `warmup_factor` until then. `warmup_steps=0` leaves it out.
-    - Decay: "multistep" multiplies by `decay_factor` at each of `milestones`, from that very step on; "cosine" goes
-      from 1 at the end of the warm-up to `final_factor` at step `steps` along half a cosine (Loshchilov and Hutter,
-      "SGDR", 2017, eq. 5).
+    - Warm-up rises linearly from `warmup_factor` at step 0 to 1 at step `warmup_steps`; `warmup_steps=0` leaves it out.
+    - Decay: "multistep" multiplies by `decay_factor` at each of `milestones`, from that step on; "cosine" goes from 1
+      at the end of the warm-up to 0 at step `steps` along half a cosine (Loshchilov and Hutter, "SGDR", 2017, eq. 5).
 
     The paper's RPN (ResNeXt, appendix B) has 0.02 for 120 k iterations and 0.002 for the next 60 k:
 
@@ -45,8 +42,6 @@ class Schedule:
     decay: str = "multistep"
     milestones: tuple[int, ...] = ()
     decay_factor: float = 0.1
-    final_factor: float = 0.0
-    warmup: str = "linear"
     warmup_steps: int = 0
     warmup_factor: float = 1 / 3
 
@@ -55,11 +50,9 @@ class Schedule:
             (self.base_rate > 0 and math.isfinite(self.base_rate), f"base_rate must be above 0, not {self.base_rate}"),
             (self.steps > 0, f"steps must be above 0, not {self.steps}"),
             (self.decay in ("multistep", "cosine"), f'decay must be "multistep" or "cosine", not "{self.decay}"'),
-            (self.warmup in ("linear", "constant"), f'warmup must be "linear" or "constant", not "{self.warmup}"'),
             (self.warmup_steps >= 0, f"warmup_steps must not be negative, but is {self.warmup_steps}"),
             (0 <= self.warmup_factor <= 1, f"warmup_factor must lie in 0–1, but is {self.warmup_factor}"),
             (0 < self.decay_factor <= 1, f"decay_factor must lie in 0–1, but is {self.decay_factor}"),
-            (0 <= self.final_factor <= 1, f"final_factor must lie in 0–1, but is {self.final_factor}"),
             (list(self.milestones) == sorted(set(self.milestones)), f"milestones must rise, but are {self.milestones}"),
             (all(m > 0 for m in self.milestones), f"milestones must be above 0, but are {self.milestones}"),
             (
@@ -79,12 +72,10 @@ class Schedule:
     def _warmup(self, step: int) -> float:
         if step >= self.warmup_steps:
             return 1.0
-        if self.warmup == "constant":
-            return self.warmup_factor
         return self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
 
     def _decay(self, step: int) -> float:
         if self.decay == "multistep":
             return self.decay_factor ** sum(step >= milestone for milestone in self.milestones)
         progress = max(step - self.warmup_steps, 0) / (self.steps - self.warmup_steps)
-        return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

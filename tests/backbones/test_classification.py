@@ -16,7 +16,7 @@ from backbones import UserError, create_classifier
 from backbones.classification.labelled_images import open_images
 from backbones.classification.random_view import _EIGENVALUES, _EIGENVECTORS, RandomView, colour_change
 from backbones.classification.scores import class_scores, is_missed
-from backbones.classification.views import Views, resized, stack_views
+from backbones.classification.views import Views, resize_shorter_side, stack_views
 
 RNG = np.random.default_rng(0)
 
@@ -289,7 +289,7 @@ def test_lighting_shifts_all_pixels_alike_along_the_principal_components() -> No
 def test_crops_are_torchvisions_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
     image = noise(*size)
     small = v2.Resize(40, v2.InterpolationMode(interpolation))(Image.fromarray(image))
-    np.testing.assert_array_equal(resized(image, 40, interpolation), np.asarray(small))
+    np.testing.assert_array_equal(resize_shorter_side(image, 40, interpolation), np.asarray(small))
     (centre,) = Views(32, (40,), interpolation=interpolation)(image)
     np.testing.assert_array_equal(centre, np.asarray(v2.CenterCrop(32)(small)))
     ten = {view.tobytes() for view in Views(32, (40,), "ten", interpolation)(image)}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones import create_backbone, create_classifier, fold_batch_norm
-from backbones.blocks import Bottleneck, convert
+from backbones.blocks import Bottleneck
 from backbones.common.errors import UserError
+from backbones.equivalent_forms import convert
 from backbones.normalization import FrozenBatchNorm2d, conv_norm, freeze_batch_norm, make_normalization
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import VARIANTS, Backbone, ResNeXt, create_backbone, create_c4, create_classifier
+from backbones import VARIANTS, ResNeXt, ResNeXtBackbone, create_backbone, create_c4, create_classifier
 from backbones.common.errors import UserError
 from backbones.variants import Variant, find_variant
 
@@ -252,7 +252,7 @@ def test_wrong_outputs_and_classes_are_refused() -> None:
     with pytest.raises(UserError, match="c2, c3, c4, c5"):
         create_backbone("resnext14_8x16d_small", outputs=("c6",))
     with pytest.raises(UserError, match="at least one"):
-        Backbone(VARIANTS["resnext14_8x16d_small"], ())
+        ResNeXtBackbone(VARIANTS["resnext14_8x16d_small"], ())
     with pytest.raises(UserError, match="num_classes is 0"):
         ResNeXt(VARIANTS["resnext14_8x16d_small"], 0)
 

@@ -37,7 +37,7 @@ def config_of(repository: object, preset: str, *changes: str) -> Config:
     return load_config(f"{repository}/configs/{preset}/resnext50_32x4d.yaml", [*OVERRIDES, *changes])
 
 
-@pytest.fixture(scope="module", params=["paper", "modern"])
+@pytest.fixture(scope="module", params=["paper", "modern", "pyramid"])
 def scene(request: pytest.FixtureRequest, repository: object) -> Scene:
     return make_scene(config_of(repository, request.param), SIZE, torch.device("cpu"))
 
@@ -90,7 +90,7 @@ def test_the_rpn_loses_the_same_over_all_anchors(repository: object) -> None:
     assert ours["box"].item() == pytest.approx(theirs["loss_rpn_box_reg"].item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["paper", "modern"])
+@pytest.mark.parametrize("preset", ["paper", "modern", "pyramid"])
 def test_the_heads_lose_the_same_over_all_regions(repository: object, preset: str) -> None:
     config = config_of(
         repository,

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
+import time
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backbones.common.errors import UserError
+from detection import config_file
+from detection.classifier.config import ClassifierConfig
 from detection.config import Config
 from detection.config_file import (
+    SIZE_LIMIT,
     change_config,
     config_from_dict,
+    config_of,
     config_to_dict,
     config_to_yaml,
     load_config,
@@ -50,6 +59,8 @@ def test_the_papers_schedule_is_appendix_b() -> None:
     assert (config.data.shorter_sides, config.data.longer_side) == ((600,), 1000)
     assert config.rpn.test_proposals.after_nms == 300
     assert (config.fast_rcnn.pooling, config.fast_rcnn.pooled_size) == ("max", 14)
+    for training in (rpn, fast):  # py-faster-rcnn's prototxts: lr_mult 2 and no decay_mult
+        assert (training.bias_lr_factor, training.bias_weight_decay) == (2.0, True)
 
 
 def test_the_modern_preset_is_detectrons() -> None:
@@ -65,7 +76,7 @@ def test_the_modern_preset_is_detectrons() -> None:
     assert (rpn.warmup_steps, rpn.warmup_factor) == (500, pytest.approx(1 / 3))
     assert config.rpn.anchor_sizes == (32, 64, 128, 256, 512)
     assert (config.fast_rcnn.samples, config.fast_rcnn.nms_iou, config.fast_rcnn.pooling) == (512, 0.5, "align")
-    for training in (rpn, fast):  # SOLVER.BIAS_DOUBLE_LR and SOLVER.BIAS_WEIGHT_DECAY, by their defaults
+    for training in (rpn, fast):  # detectron/modeling/optimizer.py: twice the rate, no weight decay
         assert (training.bias_lr_factor, training.bias_weight_decay) == (2.0, False)
     limits = config.rpn.test_proposals  # TEST.RPN_PRE_NMS_TOP_N by its default, and TEST.PROPOSAL_LIMIT
     assert (limits.before_nms, limits.after_nms, limits.nms_iou, limits.min_side) == (12_000, 1000, 0.7, 0)
@@ -120,7 +131,7 @@ def test_all_mistakes_are_named_at_once() -> None:
         "data.shorter_sides: expected a list",
         "data.keep_empty: expected true or false, got 'no'",
         "fast_rcnn.box_stds: expected 4 values, got 2",
-        "rpn.channels: 0 is out of range: at least 1",
+        "rpn.channels: 0 is out of range: from 1 to 65536",
     ):
         assert part in message
 
@@ -142,6 +153,8 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
         (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
         (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),
+        (["data.albumentations=[{p: 1}]"], "data.albumentations: each transform needs a `name`"),
+        (["data.albumentations=[{name: 3}]"], "data.albumentations: each transform needs a `name`"),
         (["runtime.deterministic=true", "runtime.grouped_convolutions=fastest"], "is measured anew in each run"),
     ],
 )
@@ -257,6 +270,65 @@ def test_dangerous_and_broken_yaml_is_refused(text: str, part: str | None) -> No
         parse_yaml(text, "text")
 
 
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if two keys had other names once, one of them in another section."""
+    names = {"rpn.training.batch": "rpn.training.global_batch", "test_batch": "runtime.test_batch"}
+    monkeypatch.setattr(config_file, "RENAMED", names)
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_renamed_key_is_taken_by_its_earlier_name_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "base.yaml").write_text("data: {layout: coco}\nbackbone: {weights: x}\nrpn: {training: {batch: 4}}\n")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\ntest_batch: 3\n")
+    with caplog.at_level(logging.WARNING):
+        config = load_config(tmp_path / "own.yaml")
+    assert (config.rpn.training.global_batch, config.runtime.test_batch) == (4, 3)
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'own.yaml'}: test_batch is called runtime.test_batch now; the earlier name is still taken",
+        f"{tmp_path / 'base.yaml'}: rpn.training.batch is called rpn.training.global_batch now; the earlier name is "
+        "still taken",
+    ]
+    caplog.clear()
+    changed = load_config(tmp_path / "own.yaml", ["rpn.training.batch=8", "test_batch=7"])
+    assert (changed.rpn.training.global_batch, changed.runtime.test_batch) == (8, 7)
+    assert "command line: rpn.training.batch is called rpn.training.global_batch now" in caplog.text
+    (tmp_path / "new.yaml").write_text("base: base.yaml\nrpn: {training: {global_batch: 2}}\n")
+    assert load_config(tmp_path / "new.yaml").rpn.training.global_batch == 2  # whichever name the base has
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_stored_configuration_of_an_earlier_version_is_read_silently(caplog: pytest.LogCaptureFixture) -> None:
+    values = config_to_dict(load_config(None, VALID))
+    values["rpn"]["training"]["batch"] = values["rpn"]["training"].pop("global_batch") + 5
+    assert config_from_dict(values, "file").rpn.training.global_batch == Config().rpn.training.global_batch + 5
+    assert "global_batch" not in values["rpn"]["training"]
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_value_by_both_its_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("rpn: {training: {batch: 4, global_batch: 4}}\n")
+    with pytest.raises(UserError, match=r"rpn.training.batch is called rpn.training.global_batch now, and both"):
+        load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\\b", "a\nb"])
+def test_a_split_is_not_named_like_a_path(name: str) -> None:
+    """It is part of files' names, also where the configuration is a stranger's."""
+    values = config_to_dict(load_config(None, VALID))
+    values["data"]["train"]["name"] = name
+    with pytest.raises(UserError, match=r"data.train.name: .* is to be part of files' names"):
+        config_from_dict(values, "file")
+
+
+def test_of_two_splits_the_one_that_is_not_used_may_lack_its_files() -> None:
+    files = ["data.layout=files", "data.test.annotations=a.json", "data.test.images=images"]
+    assert load_config(None, [*VALID[1:], *files]).data.train.annotations is None
+
+
 def test_a_base_file_is_changed_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("data: {layout: coco, root: here}\nbackbone: {weights: x}\nseed: 3\n")
     (tmp_path / "own.yaml").write_text("base: base.yaml\ndata: {root: there}\n")
@@ -280,6 +352,125 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: object, part: 
         path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
     with pytest.raises(UserError, match=part):
         load_config(path)
+
+
+def fields_of(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """(key, type, field) of every value of a configuration."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from fields_of(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name], field
+
+
+def is_numeric(hint: Any) -> bool:
+    return hint in (int, float) or any(is_numeric(part) for part in typing.get_args(hint))
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast("dict[str, Any]", value)
+
+
+@pytest.mark.parametrize("kind", [Config, ClassifierConfig])
+def test_every_number_has_two_bounds_and_both_are_kept(kind: Any) -> None:
+    numeric = [(key, hint, field) for key, hint, field in fields_of(kind) if is_numeric(hint)]
+    assert len(numeric) > 30
+    for key, hint, field in numeric:
+        low, high = field.metadata["low"], field.metadata["high"]
+        assert low < high < 2**63
+        for number in (low - 1, high + 1, -(10**19), 10**19, 10**400, -(10**5000)):
+            value = [number] * str(hint).count("float") if "tuple[float, float" in str(hint) else number
+            value = [number] if "..." in str(hint) else value
+            with pytest.raises(UserError, match=rf"{key}: .*out of range") as caught:
+                config_of(kind, nested(key, value), "x.yaml")
+            assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("kind", [Config, ClassifierConfig])
+def test_every_text_and_list_has_a_length_at_most(kind: Any) -> None:
+    for key, hint, field in fields_of(kind):
+        if "str" in str(hint) and "Literal" not in str(hint) and "dict" not in str(hint):
+            with pytest.raises(UserError, match=rf"{key}: a text of 1000000 characters") as caught:
+                config_of(kind, nested(key, "x" * 1_000_000), "x.yaml")
+            assert len(str(caught.value)) < 2000
+        if "tuple" in str(hint) and "..." in str(hint):
+            count = field.metadata.get("most", 1000) + 1
+            with pytest.raises(UserError, match=rf"{key}: {count} values are out of range: at most"):
+                config_of(kind, nested(key, [1] * count), "x.yaml")
+
+
+def shared(depth: int) -> list[Any]:
+    """A list of 2 ** depth items, made of one list for each of its levels."""
+    value: list[Any] = [1]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("transform", "part"),
+    [
+        ({"name": "Blur", "limit": shared(60)}, "more than 10000 values, or more than 20 within each other"),
+        ({"name": "Blur", "limit": shared(15)}, "more than 10000 values"),
+        ({"name": "x" * 5000}, "a text of 5000 characters"),
+        ({"name": "Blur", "limit": 1e300}, "out of range"),
+        ({"name": "Blur", "limit": float("nan")}, "not a finite number"),
+        ({"name": "Blur", "limit": {3, 4}}, "got a set"),
+        ({"name": "Blur", 3: 4}, "the key 3 is not a word"),
+    ],
+)
+def test_what_is_free_in_form_is_bounded_too(transform: dict[Any, Any], part: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.albumentations: .*{part}"):
+        config_from_dict({"data": {"albumentations": [transform]}}, "x.pt")
+
+
+def test_a_wrong_value_of_any_size_makes_a_short_message() -> None:
+    for key in ("rpn", "seed", "data.layout", "data.albumentations", "rpn.anchor_sizes"):
+        with pytest.raises(UserError) as caught:
+            config_from_dict(nested(key, {"a": shared(60), "b": "x" * 10**6}), "x.pt")
+        assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("where", ["--config", "base"])
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, where: str) -> None:
+    """A pipe would wait for ever, and a device has no end."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "large.yaml").write_text("seed: 3\n" + "#" * SIZE_LIMIT)
+    for name, reason in (
+        ("pipe", "no plain file"),
+        ("device", "no plain file"),
+        ("folder", "no plain file"),
+        ("large", "more than the"),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        if where == "base":
+            (tmp_path / "own.yaml").write_text(f"base: {name}.yaml\n")
+        with pytest.raises(UserError, match=rf"{name}\.yaml: cannot read the configuration: .*{reason}"):
+            load_config(tmp_path / "own.yaml" if where == "base" else path)
+
+
+def test_very_many_unknown_keys_are_told_soon(tmp_path: Path) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text("".join(f"unknown_{i}: {i}\n" for i in range(11_000)))
+    began = time.process_time()
+    with pytest.raises(UserError, match="… and 10980 more") as caught:
+        load_config(path)
+    assert time.process_time() - began < 10  # each key's nearest name would take a minute
+    assert len(str(caught.value)) < 5000
+
+
+def test_one_change_may_stand_alone() -> None:
+    config = load_config(None, VALID)
+    assert change_config(config, "seed=9").seed == 9
+    with pytest.raises(UserError, match=r"'seed': write key\.sub=value"):
+        change_config(config, "seed")
+    with pytest.raises(UserError, match=r"a change is a text, key\.sub=value, not 3"):
+        change_config(config, [3])  # type: ignore[list-item]
 
 
 def test_it_cannot_be_changed_by_accident() -> None:

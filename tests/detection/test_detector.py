@@ -16,13 +16,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+import detection
 from backbones.common.errors import UserError
 from detection.data.augmentation import Augmentation
+from detection.data.images import read_image
 from detection.detector import Detector, ImageDetections
 from detection.experiment.model_files import Categories
 from detection.networks.faster_rcnn import FasterRCNN
+from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
 NAMES = ("cat", "dog", "owl")
@@ -230,6 +233,27 @@ def test_what_is_no_image_is_refused_in_words(detector: Detector, given: object,
         detector(given)
 
 
+def test_its_detections_are_shown_in_a_line(detector: Detector, images: list[np.ndarray]) -> None:
+    found = detector(images[0])
+    shown = repr(found)
+    assert len(found) > 3
+    assert shown.startswith(f"<ImageDetections: {len(found)}: {found.names[0]} {found.scores[0]:.2f}, ")
+    assert shown.endswith(", …>")
+    assert len(shown) < 80
+    assert repr(found.above(1.0)) == "<ImageDetections: 0>"
+    assert repr(found.above(found.scores[0])) == f"<ImageDetections: 1: {found.names[0]} {found.scores[0]:.2f}>"
+
+
+def test_the_package_lists_what_it_offers_and_knows_an_earlier_name() -> None:
+    assert {"Detector", "ImageDetections"} <= set(dir(detection))
+    assert "PictureDetections" not in dir(detection)
+    with pytest.warns(DeprecationWarning, match="PictureDetections is called ImageDetections now"):
+        earlier = detection.PictureDetections
+    assert earlier is ImageDetections
+    with pytest.raises(AttributeError, match="no attribute 'Detectr'"):
+        detection.Detectr  # noqa: B018
+
+
 def test_a_device_that_is_not_there_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device, words in (
@@ -244,3 +268,31 @@ def test_a_device_that_is_not_there_is_refused_in_words(tmp_path: Path, monkeypa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r'device "cuda:2" was asked for, but PyTorch sees 2 GPU\(s\)'):
         Detector.load(tmp_path / "detector.pt", "cuda:2")
+
+
+@pytest.mark.parametrize("kind", ORIENTED_KINDS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_lie_on_the_image_as_it_is_given(
+    kind: str, orientation: int, detector: Detector, images: list[np.ndarray], tmp_path: Path
+) -> None:
+    """A file is seen upright, by its EXIF orientation. A Pillow image is seen as it stands: as stored, but for a TIFF,
+    which Pillow itself turns; `ImageOps.exif_transpose` makes it the file's."""
+    stored = cv2.resize(images[1][:10, :8], (80, 60))
+    path = save_oriented(tmp_path / f"a.{kind}", stored, orientation)
+    plain = read_image(save_oriented(tmp_path / f"plain.{kind}", stored, 1))
+    seen = detector(np.ascontiguousarray(upright(plain, orientation)))
+    assert len(seen) > 0
+    assert same(detector(path), seen)
+    with Image.open(path) as image:
+        given = np.array(image.convert("RGB"))
+        assert given.shape == (upright(plain, orientation).shape if kind == "tiff" else plain.shape)
+        assert same(detector(image), detector(given))
+        turned = ImageOps.exif_transpose(image)
+        assert np.abs(np.array(turned.convert("RGB")).astype(int) - upright(plain, orientation)).max() <= 4
+        assert same(detector(turned), detector(np.array(turned.convert("RGB"))))
+
+
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}/absent.pt"):
+        Detector.load("~/absent.pt", "cpu")

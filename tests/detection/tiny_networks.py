@@ -1,4 +1,4 @@
-"""Small networks and batches that several tests build."""
+"""Small networks, with the kernels that they have on a CPU, and batches that several tests build."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
-from backbones import Backbone, create_backbone, create_c4
+from backbones import ResNeXtBackbone, create_backbone, create_c4
 from detection.geometry.anchors import Anchors
-from detection.geometry.roi_pooling import RegionPooler
+from detection.geometry.roi_pooling import RoIPooling
+from detection.kernels.choice import CPU, use_kernels
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 
 TINY: dict[str, Any] = {"depths": (1, 1, 1, 1), "cardinality": 2, "base_width": 16, "planes": 8, "stem_width": 8}
 
 
-def tiny_backbone(norm: str = "frozen", outputs: tuple[str, ...] = ("c4",)) -> Backbone:
+def tiny_backbone(norm: str = "frozen", outputs: tuple[str, ...] = ("c4",)) -> ResNeXtBackbone:
     return create_backbone("resnext50_32x4d", None, outputs, norm=norm, **TINY)
 
 
@@ -24,6 +26,7 @@ def tiny_rpn(seed: int = 0, *, norm: str = "frozen", **settings: Any) -> RPN:
     torch.manual_seed(seed)
     sizes = settings.pop("sizes", (24, 48))
     network = RPN(tiny_backbone(norm), Anchors([sizes], (0.5, 1.0, 2.0), [16]), **{"channels": 128, **settings})
+    use_kernels(network, CPU)
     spread(network)
     return network
 
@@ -33,8 +36,9 @@ def tiny_fast_rcnn(
 ) -> FastRCNN:
     torch.manual_seed(seed)
     trunk, conv5 = create_c4("resnext50_32x4d", None, norm=norm, **TINY)
-    # type: ignore[arg-type]
-    network = FastRCNN(trunk, RegionPooler(pooling, 6, [16], 2), conv5, classes=classes, **settings)
+    head = C4BoxHead(RoIPooling(pooling, 6, (16,), 2), conv5)  # type: ignore[arg-type]
+    network = FastRCNN(trunk, head, classes=classes, **settings)
+    use_kernels(network, CPU)
     spread(network)
     return network
 

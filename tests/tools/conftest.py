@@ -11,7 +11,7 @@ from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.data.demo_drawing import CLASSES
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.model_files import Categories, Trained, save_trained
+from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector, save_rpn
 from tests.detection.pipeline import MINIATURE
 from tests.detection.tiny_networks import spread
 
@@ -34,6 +34,7 @@ def networks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spread(rpn)
     spread(fast_rcnn)
     categories = Categories(tuple(range(1, len(CLASSES) + 1)), CLASSES)
-    save_trained(folder / "rpn.pt", Trained(config, categories, rpn=rpn))
-    save_trained(folder / "detector.pt", Trained(config, categories, rpn=rpn, fast_rcnn=fast_rcnn))
+    trained = TrainedDetector(Trained(rpn, config, categories), Trained(fast_rcnn, config, categories))
+    save_rpn(folder / "rpn.pt", trained.rpn)
+    save_detector(folder / "detector.pt", trained)
     return folder

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detection.data.proposal_writer import ProposalWriter
-from tests.detection.pipeline import tool
+from tests.detection.pipeline import REPOSITORY, tool
+from tests.tools.test_propose import with_config
 
 
 @pytest.mark.parametrize("backend", [[], ["--backend", "arrays"], ["--backend", "pycocotools"]], ids=" ".join)
@@ -67,6 +70,8 @@ def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: P
     assert drawn == ["evaluated_000000000001.jpg", "evaluated_000000000004.jpg"]
     report = (tmp_path / "mine" / "report.html").read_text()
     assert all(f"images/{name}" in report for name in drawn)
+    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 2  # the page needs no file
+    assert "href" not in report
 
 
 def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Path) -> None:
@@ -107,3 +112,52 @@ def test_a_store_of_another_program_is_refused_in_a_line(tmp_path: Path) -> None
     assert said.startswith("error: ")
     assert "theirs.st: names no data set: tools/propose.py did not write it" in said
     assert said.count("\n") == 1
+
+
+def test_a_second_data_set_does_not_take_the_first_one_s_place(networks: Path, data: Path, tmp_path: Path) -> None:
+    detector = tmp_path / "detector.pt"
+    detector.write_bytes((networks / "detector.pt").read_bytes())
+    tool("eval_coco", "--weights", detector, "--images", 1)
+    before = {path: path.read_bytes() for path in (tmp_path / "evaluation").rglob("*") if path.is_file()}
+    other = (f"data.test.annotations={data}/annotations/instances_train.json", f"data.test.images={data}/train")
+    refused = tool("eval_coco", "--weights", detector, *other, check=False)
+    assert refused.returncode == 1
+    assert "holds the evaluation of another data set" in refused.stderr
+    assert "instances_test.json" in refused.stderr
+    assert "--output" in refused.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "evaluation").rglob("*") if path.is_file()} == before
+    tool("eval_coco", "--weights", detector, *other, "--output", tmp_path / "train", "--images", 1)
+    report = (tmp_path / "train/report.html").read_text()
+    assert "miniature: instances_train" in report  # not "test", as the split is called whose files were replaced
+    assert "miniature: instances_test" in (tmp_path / "evaluation/report.html").read_text()
+    tool("eval_coco", "--weights", detector, "--images", 1)  # its own once more
+
+
+def test_a_detector_trained_on_a_demo_asks_for_no_train_split(
+    networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other images, whose paths are relative to where the command is typed."""
+    file = with_config(
+        networks / "detector.pt",
+        tmp_path / "detector.pt",
+        lambda config: config["data"].update(layout="demo", root="nowhere"),
+    )
+    monkeypatch.chdir(data)
+    common = ("eval_coco", "--weights", file, "--images", 0, "data.test.annotations=annotations/instances_test.json")
+    by_demo = tool(*common, "data.test.images=test").stdout
+    named = tool(*common, "data.test.images=test", "data.layout=files", "data.train={}").stdout
+    assert by_demo == named
+    assert "Average Precision" in by_demo
+    missing = tool(*common, "data.test.images=null", "data.layout=files", check=False)
+    assert "data.test.annotations without data.test.images" in missing.stderr
+
+
+def test_the_option_s_earlier_name_is_taken(networks: Path, tmp_path: Path) -> None:
+    tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path, "--pictures", 1)
+    assert len(list((tmp_path / "images").iterdir())) == 1
+    assert (
+        "--pictures"
+        not in subprocess.run(
+            [sys.executable, "tools/eval_coco.py", "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ).stdout
+    )

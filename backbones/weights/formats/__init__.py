@@ -8,6 +8,7 @@ Torch7's modules. One file of this folder per answer.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ import torch
 from torch import Tensor
 
 from ...common.errors import UserError
+from ...common.files import require_plain_file
 from ...input_format import InputFormat
 from . import detectron, detectron2, fused_norm, restricted_pickle, safetensors_file, torch7, torch7_resnext, torch_file
+from .own_file import is_own, read_own
 from .prefixes import find_prefix, under_prefix
 
 _TORCHVISION_ANCHORS = ("conv1.weight", "layer1.0.conv1.weight")  # two names that every such network has
+_CONVOLUTION_OF_BLOCK = re.compile(r"layer\d+\.\d+\.conv(\d)\.weight")
 _WRAPPERS = ("network", "state_dict", "model", "model_state_dict", "blobs")
 _LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the pickled magic number of torch.save
 
@@ -32,11 +36,13 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        state_dict: tensors by torchvision's names (and, under names of their own, what could not be translated).
+        state_dict: tensors by torchvision's names (and, under names of their own, what could not be translated), as
+            they stand in the file: of any type, shape and size. `load_backbone_state` checks them.
         layout: whose names they had: "torchvision", "detectron", "detectron2" or "torch7".
         frozen_norm_only: BN was fused into scale and bias, so it cannot train.
-        input_format: what the file itself says of its input; only the project's own files say it.
-        left_out: first parts of the names of what belongs to other networks in the same file (a detector's heads).
+        input_format: what the file itself says of its input: the project's own files, and some of detectron2.
+        left_out: first parts of the names of what belongs to other networks in the same file (a detector's heads), or
+            to the training.
     """
 
     state_dict: dict[str, Tensor]
@@ -54,36 +60,43 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     try:
+        require_plain_file(path)
         content = _load_container(path)
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if isinstance(content, torch7.Object):
-        state = torch7_resnext.to_state_dict(content, path)
-        fused_norm.absorb_convolution_bias(state)
-        return Checkpoint(state, "torch7")
+        return Checkpoint(torch7_resnext.to_state_dict(content, path), "torch7")
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: it holds {type(content).__name__} instead of a state dict")
-    input_format = _own_input_format(content, path)
+    if is_own(content):
+        state, stated, left_out = read_own(content, path)
+        return Checkpoint(state, "torchvision", False, stated, left_out)
     tensors = _tensors(_unwrap(content), path)
 
-    left_out: tuple[str, ...] = ()
+    input_format: InputFormat | None = None
     prefix = find_prefix(tensors, detectron2.ANCHORS, path)
     if detectron.is_named_so(tensors):
-        layout, state = "detectron", detectron.rename(tensors)
+        layout = "detectron"
+        state, left_out = detectron.rename(tensors)
     elif prefix is not None:
+        layout = "detectron2"
+        input_format = detectron2.stated_input(tensors, path)
         tensors, left_out = under_prefix(tensors, prefix)
-        layout, state = "detectron2", detectron2.rename(tensors)
+        state = detectron2.rename(tensors)
+        if prefix == "":
+            state = {name: value for name, value in state.items() if not name.startswith("pixel_")}
     else:
         prefix = find_prefix(tensors, _TORCHVISION_ANCHORS, path)
         layout = "torchvision"
         state, left_out = (dict(tensors), ()) if prefix is None else under_prefix(tensors, prefix)
+    _refuse_basic_blocks(state, path)
     fused = layout != "torchvision" and fused_norm.complete(state)
-    if layout != "torchvision":
-        fused_norm.absorb_convolution_bias(state)
     return Checkpoint(state, layout, fused, input_format, left_out)
 
 
 def _load_container(path: Path) -> Any:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever, a device has no end
+        raise UserError(f"cannot read the weights {path}: no plain file")
     with path.open("rb") as file:
         head = file.read(16)
     size = path.stat().st_size
@@ -101,16 +114,15 @@ def _load_container(path: Path) -> Any:
     )
 
 
-def _own_input_format(content: Mapping[str, Any], path: Path) -> InputFormat | None:
-    """What a file of this project's tools says of its input. Raises UserError if it is no classifier's."""
-    kind = content.get("kind")
-    if not isinstance(kind, str) or "network" not in content:
-        return None
-    if kind != "classifier":
-        raise UserError(f"{path}: a {kind} of this project; a backbone starts from the weights of a classifier")
-    if not isinstance(content.get("input_format"), Mapping):
-        raise UserError(f"{path}: a classifier without its input_format; write it anew")
-    return InputFormat.from_dict(content["input_format"])
+def _refuse_basic_blocks(state: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for a network whose blocks have two convolutions: it is another one, whatever fits of it."""
+    last = max((int(match[1]) for name in state if (match := _CONVOLUTION_OF_BLOCK.fullmatch(name))), default=3)
+    if last == 2:
+        raise UserError(
+            f"{path}: a network of basic blocks, of two 3×3 convolutions each (ResNet-18 and -34, the ResNets of "
+            "CIFAR). The networks here have bottleneck blocks of three convolutions: take a ResNet-50 or deeper, or a "
+            "ResNeXt"
+        )
 
 
 def _unwrap(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -131,5 +143,6 @@ def _tensors(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         elif isinstance(name, str) and isinstance(value, Tensor):
             tensors[name] = value
     if not tensors:
-        raise UserError(f"{path}: no tensors in it; its keys are {', '.join(map(str, list(content)[:20])) or 'none'}")
+        keys = ", ".join(str(key)[:100] for key in list(content)[:20])
+        raise UserError(f"{path}: no tensors in it; its keys are {keys or 'none'}")
     return tensors

@@ -8,7 +8,8 @@
     pred_w, pred_b                   fc.weight, .bias
 
 Where BN was not fused, _bn_rm and _bn_riv are its running mean and running variance (the name's "inverse" is not to be
-taken literally).
+taken literally). A whole detector's file has the blobs of its other parts beside these, the optimizer's momentum of
+each blob, and the learning rate: fpn_inner_res5_2_sum_w, conv_rpn_fpn2_w, cls_score_w, fc6_w_momentum, lr.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _BRANCHES = {
 _BLOCK = re.compile(r"res([2-5])_(\d+)_branch(1|2[abc])(_bn)?_([a-z_]+)")
 _STEM = re.compile(r"(?:res_)?conv1(_bn)?_([a-z_]+)")
 _CLASSIFIER = re.compile(r"(?:pred|fc1000)_([wb])")
+_MOMENTUM = "_momentum"
+_OF_NETWORK = ("res", "conv1", "pred", "fc1000")  # beginnings; what else there is belongs to a detector's other parts
+_OTHER_PART = re.compile(r"[\W_]*((?:(?:conv|cls|bbox|head|weight)_)?[A-Za-z0-9]*)")
 
 
 def is_named_so(names: Mapping[str, Any]) -> bool:
@@ -38,9 +42,19 @@ def is_named_so(names: Mapping[str, Any]) -> bool:
     return any(_BLOCK.fullmatch(name) for name in names)
 
 
-def rename(blobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames what belongs to the network; the optimizer's momentum is dropped, any other name stays as it is."""
-    return {_renamed(name): blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+def rename(blobs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What belongs to the network by its new names, any unknown name as it stands; and what parts of a detector and of
+    its training were left out."""
+    left_out = {"momentum" for name in blobs if name.endswith(_MOMENTUM)}
+    state = {}
+    for name, blob in blobs.items():
+        if name.endswith(_MOMENTUM):
+            continue
+        if name.startswith(_OF_NETWORK):
+            state[_renamed(name)] = blob
+        elif part := _OTHER_PART.match(name):
+            left_out.add(part[1])
+    return state, tuple(sorted(left_out)[:30])
 
 
 def _renamed(name: str) -> str:

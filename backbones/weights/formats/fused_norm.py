@@ -19,6 +19,8 @@ _CONVOLUTION_BIAS = re.compile(r"(layer\d+\.\d+\.)?(?:conv(\d+)|downsample\.0)\.
 def complete(state: dict[str, Tensor]) -> bool:
     """Adds, in place, the statistics that fused BN lacks.
 
+    What is added takes no memory: one number, seen as a vector of the scale's length.
+
     Args:
         state: tensors by torchvision's names.
 
@@ -29,22 +31,28 @@ def complete(state: dict[str, Tensor]) -> bool:
     for name in list(state):
         match = _NORMALIZATION.fullmatch(name)
         if match and f"{match[1]}.running_mean" not in state and f"{match[1]}.running_var" not in state:
-            state[f"{match[1]}.running_mean"] = torch.zeros_like(state[name])
-            state[f"{match[1]}.running_var"] = torch.full_like(state[name], 1.0 - EPS)
+            state[f"{match[1]}.running_mean"] = torch.zeros(()).expand(state[name].shape)
+            state[f"{match[1]}.running_var"] = torch.tensor(1.0 - EPS).expand(state[name].shape)
             fused = True
     return fused
+
+
+def norm_of_bias(name: str) -> str | None:
+    """The name of the mean that takes the bias `name` over; None if that is no convolution's."""
+    match = _CONVOLUTION_BIAS.fullmatch(name)
+    if match is None:
+        return None
+    block, number = match[1] or "", match[2]
+    return f"{block}bn{number}.running_mean" if number else f"{block}downsample.1.running_mean"
 
 
 def absorb_convolution_bias(state: dict[str, Tensor]) -> None:
     """Moves, in place, the bias of convolutions into the BN that follows: BN of x + b is BN of x with the mean less b.
 
-    Old Caffe, Torch7 with an old cuDNN and their conversions have such biases, mostly zero. Call it after `complete`.
+    Old Caffe, Torch7 with an old cuDNN and their conversions have such biases, mostly zero. Call it after `complete`,
+    on tensors whose shapes were checked.
     """
     for name in [name for name in state if name.endswith(".bias")]:
-        match = _CONVOLUTION_BIAS.fullmatch(name)
-        if match is None:
-            continue
-        block, number = match[1] or "", match[2]
-        mean = f"{block}bn{number}.running_mean" if number else f"{block}downsample.1.running_mean"
+        mean = norm_of_bias(name)
         if mean in state:
-            state[mean] = state[mean] - state.pop(name)
+            state[mean] = state[mean].detach() - state.pop(name).detach()

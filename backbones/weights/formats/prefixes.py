@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...common.errors import UserError
 
+_NAMED, _SHOWN = 30, 100  # names that a message lists, and characters of each
 _CLASSIFIER = "head.fc."  # where OpenMMLab's classifiers keep it, beside "backbone."
 
 
@@ -30,7 +31,8 @@ def find_prefix(names: Mapping[str, Tensor], anchors: tuple[str, str], path: Pat
     ]
     found = [prefix for prefix in found if prefix == "" or prefix.endswith(".")]
     if len(found) > 1:
-        raise UserError(f"{path}: several networks in it ({', '.join(sorted(found))}); save the one you want by itself")
+        prefixes = ", ".join(prefix[:_SHOWN] for prefix in sorted(found)[:_NAMED])
+        raise UserError(f"{path}: several networks in it ({prefixes}); save the one you want by itself")
     return found[0] if found else None
 
 
@@ -42,4 +44,4 @@ def under_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, 
         classifier = prefix.removesuffix("backbone.") + _CLASSIFIER
         for name in [name for name in outside if name.startswith(classifier)]:
             inside["fc." + name.removeprefix(classifier)] = outside.pop(name)
-    return inside, tuple(sorted({name.split(".")[0] for name in outside}))
+    return inside, tuple(sorted({name.split(".")[0][:_SHOWN] for name in outside})[:_NAMED])

@@ -2,14 +2,14 @@
 
 A pickle is a program: it may name any function of any installed module and call it. Here it can name the few that
 arrays are made of, and gets a stand-in for each that does nothing but check its arguments and build an array of
-numbers. Every other name is refused before it is looked up. Detectron's and detectron2's model files need no more.
+numbers. Every other name is refused; none is looked up. Detectron's and detectron2's model files need no more.
 """
 
 from __future__ import annotations
 
 import collections
+import mmap
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...common.errors import UserError
+from .pickle_machine import Call, PickleMachine, checked_key
 
 _NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 
@@ -27,44 +28,54 @@ def load(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are read as latin-1, as numpy's documentation asks for.
 
     Raises:
-        UserError: it names anything else (the message says what), or is damaged.
+        UserError: it names anything else (the message says what), is damaged, or asks for more memory than its size
+            explains.
+        OSError: it cannot be read.
     """
     path = Path(path)
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise UserError(f"{path}: not a pickle: the file is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _load(data, path)
+
+
+def _load(data: mmap.mmap, path: Path) -> Any:
+    def find(module: str, name: str) -> Any:
+        try:
+            return admitted[module, name]
+        except KeyError:
+            raise UserError(
+                f"{path}: the pickle names {module}.{name}, which is neither an array nor a plain container. "
+                "It was not loaded, because a pickle may run any code. Use a file that holds weights alone"
+            ) from None
+
+    machine = PickleMachine(data, find)
+    admitted = _admitted(machine.charge)
     try:
-        with path.open("rb") as file:
-            return _Unpickler(file, path).load()
+        return machine.load()
     except UserError:
         raise
     except MemoryError as error:
         raise UserError(
             f"{path}: the pickle asks for more memory than there is; it is damaged, or made to do harm"
         ) from error
-    except Exception as error:  # whatever a damaged stream makes of the unpickler
+    except Exception as error:  # whatever a damaged stream makes of the stand-ins
         raise UserError(f"{path}: not a pickle, or a damaged one ({type(error).__name__}: {error})") from error
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a global that the pickle names; called for every one."""
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise UserError(
-                f"{self.path}: the pickle names {module}.{name}, which is neither an array nor a plain container. "
-                "It was not loaded, because a pickle may run any code. Use a file that holds weights alone"
-            ) from None
+Charge = Callable[[int], None]
 
 
 class _Array(np.ndarray):
     """An array under construction: numpy's own `__setstate__` trusts what it is given, this one does not."""
 
+    charge: Charge
+
     def __setstate__(self, state: Any) -> None:
         _, shape, number_type, fortran_order, raw = state
         data = _checked_bytes(raw, shape, number_type)
+        self.__dict__.pop("charge")(len(data))
         checked: Any = (1, shape, number_type.dtype, bool(fortran_order), data)
         super().__setstate__(checked)
 
@@ -74,71 +85,75 @@ class _NumberType:
 
     def __init__(self, code: Any, *_copy_and_align: Any) -> None:
         if code not in _NUMBERS:
-            raise ValueError(f"an array of type {code!r}; only numbers are read")
+            raise ValueError("an array of another type than numbers")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         byte_order = state[1]
         if byte_order not in ("<", ">", "=", "|"):
-            raise ValueError(f"byte order {byte_order!r}")
+            raise ValueError("a byte order that is none")
         self.dtype = self.dtype.newbyteorder(byte_order)
 
 
 def _checked_bytes(raw: Any, shape: Any, number_type: Any) -> bytes:
     if not isinstance(number_type, _NumberType):
         raise TypeError("an array without a number type")
-    if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError(f"an array of shape {shape!r}")
-    data = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))
+    if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+        raise ValueError("an array without a shape")
+    if not isinstance(raw, (str, bytes)):
+        raise TypeError("an array without bytes")
     expected = number_type.dtype.itemsize
     for length in shape:
         expected *= length
-    if len(data) != expected:
-        raise ValueError(f"an array of shape {shape} and type {number_type.dtype} with {len(data)} bytes")
-    return data
+    if len(raw) != expected:
+        raise ValueError(f"an array of shape {shape} and type {number_type.dtype} with {len(raw)} bytes")
+    return raw.encode("latin1") if isinstance(raw, str) else raw
 
 
-def _reconstruct(*_ignored: Any) -> np.ndarray:
-    """numpy's empty array that `__setstate__` fills."""
-    return _Array((0,), np.uint8)
+def _admitted(charge: Charge) -> dict[tuple[str, str], Any]:
+    """The names that a pickle may use. What its calls copy is charged: a few bytes may ask for the same copy again and
+    again."""
 
+    def reconstruct(*_ignored: Any) -> np.ndarray:
+        """numpy's empty array that `__setstate__` fills."""
+        array = _Array((0,), np.uint8)
+        array.charge = charge
+        return array
 
-def _scalar(number_type: Any, raw: Any) -> Any:
-    return np.frombuffer(_checked_bytes(raw, (), number_type), number_type.dtype)[0]
+    def scalar(number_type: Any, raw: Any) -> Any:
+        return np.frombuffer(_checked_bytes(raw, (), number_type), number_type.dtype)[0]
 
+    def from_buffer(raw: Any, number_type: Any, shape: Any, order: Any, *_axes: Any) -> np.ndarray:
+        """Arrays of protocol 5."""
+        if order not in ("C", "F"):
+            raise ValueError("an array in no order")
+        return np.frombuffer(_checked_bytes(raw, shape, number_type), number_type.dtype).reshape(shape, order=order)
 
-def _from_buffer(raw: Any, number_type: Any, shape: Any, order: Any, *_axes: Any) -> np.ndarray:
-    """Arrays of protocol 5."""
-    if order not in ("C", "F"):
-        raise ValueError(f"an array in the order {order!r}")
-    return np.frombuffer(_checked_bytes(raw, shape, number_type), number_type.dtype).reshape(shape, order=order)
+    def encode(text: Any, encoding: Any = "latin1") -> bytes:
+        """Python 3 writes bytes like this in the protocols of Python 2."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise ValueError("bytes in another encoding than latin1")
+        charge(len(text))
+        return text.encode("latin1")
 
+    def no_bytes() -> bytes:
+        """What it writes for empty bytes."""
+        return b""
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Python 3 writes bytes like this in the protocols of Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise ValueError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
+    def ordered(items: Any = ()) -> collections.OrderedDict[Any, Any]:
+        charge(100 * len(items))
+        return collections.OrderedDict((checked_key(key), value) for key, value in items)
 
-
-def _no_bytes() -> bytes:
-    """What it writes for empty bytes."""
-    return b""
-
-
-def _admitted() -> dict[tuple[str, str], Callable[..., Any] | str]:
-    admitted: dict[tuple[str, str], Callable[..., Any] | str] = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("_codecs", "encode"): _encode,
-        ("__builtin__", "bytes"): _no_bytes,
+    functions: dict[tuple[str, str], Callable[..., Any]] = {
+        ("collections", "OrderedDict"): ordered,
+        ("_codecs", "encode"): encode,
+        ("__builtin__", "bytes"): no_bytes,
         ("numpy", "dtype"): _NumberType,
-        ("numpy", "ndarray"): "numpy.ndarray",  # only ever handed to _reconstruct, which ignores it
     }
     for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-        admitted[f"{core}.multiarray", "_reconstruct"] = _reconstruct
-        admitted[f"{core}.multiarray", "scalar"] = _scalar
-        admitted[f"{core}.numeric", "_frombuffer"] = _from_buffer
+        functions[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        functions[f"{core}.multiarray", "scalar"] = scalar
+        functions[f"{core}.numeric", "_frombuffer"] = from_buffer
+    admitted: dict[tuple[str, str], Any] = {name: Call(function) for name, function in functions.items()}
+    admitted["numpy", "ndarray"] = "numpy.ndarray"  # only ever handed to _reconstruct, which ignores it
     return admitted
-
-
-_ADMITTED = _admitted()

@@ -34,6 +34,7 @@ from ...common.errors import UserError
 
 DEEPEST = 128  # objects within objects; ResNeXt needs about 20
 MOST_DIMENSIONS = 16
+MOST_OBJECTS = 1_000_000  # ResNeXt-101 has 50,000, numbers among them; each takes more memory here than in the file
 
 _TENSOR = re.compile(r"torch\.(Cuda)?(\w*?)(Tensor|Storage)")
 _NUMBER_TYPES = {
@@ -85,10 +86,14 @@ class _Reader:
         self.data = data
         self.position = 0
         self.seen: dict[int, Any] = {}
+        self.objects = 0
 
     def read(self, depth: int) -> Any:
         if depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} objects within one another")
+        self.objects += 1
+        if self.objects > MOST_OBJECTS:
+            raise ValueError(f"more than {MOST_OBJECTS} objects")
         tag = self._int()
         if tag == 0:
             return None

@@ -121,7 +121,8 @@ def _filters(convolution: Object) -> Tensor:
     fields = convolution.fields
     try:
         groups = fields.get("groups", 1)
-        return weight.reshape(fields["nOutputPlane"], fields["nInputPlane"] // groups, fields["kH"], fields["kW"])
+        # A view: a small file may name one storage any number of times, and each copy would cost its size.
+        return weight.view(fields["nOutputPlane"], fields["nInputPlane"] // groups, fields["kH"], fields["kW"])
     except (KeyError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise _Unexpected(f"{convolution.class_name} with a weight of shape {tuple(weight.shape)}: {error}") from error
 

@@ -14,20 +14,20 @@ import torch
 from backbones.weights import checksum
 
 from ...common.errors import UserError
+from .torch_bounds import check_cost, is_zip
 
 
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads a file in the zip format or the one before it, onto the CPU.
 
     Raises:
-        UserError: it is damaged, compressed, or holds anything but tensors, numbers, strings and plain containers.
+        UserError: it is damaged, compressed, asks for more memory than its size explains, or holds anything but
+            tensors, numbers, strings and plain containers.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-        if is_zip:
-            _check_zip(path)
+        check_cost(path)
+        _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -43,12 +43,12 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: not a torch file, or a damaged one ({type(error).__name__}: {error})") from error
 
 
-def _check_zip(path: Path) -> None:
-    """Raises BadZipFile for what torch's reader takes without a word: entries at odds with their CRC-32, and compressed
-    ones, which could unpack to any size. The CRCs leave out the headers; the checksum of our own files does not."""
+def _check_sums(path: Path) -> None:
+    """Raises BadZipFile for what torch's reader takes without a word: entries of a zip at odds with their CRC-32. Those
+    leave out the headers; the checksum of our own files does not."""
+    if not is_zip(path):
+        return
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise zipfile.BadZipFile("it has compressed entries")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum; fetch or write the file anew")
         comment = archive.comment

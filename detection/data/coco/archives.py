@@ -1,9 +1,9 @@
-"""A zip archive → its files in a folder, and never one outside of it, whatever the archive says.
+"""A zip archive → its files in a folder, and none outside of it, whatever the archive says.
 
-Before the first byte is written, every member of the archive is looked at: a name that leads elsewhere, a link, a
-device, an encrypted or doubled member, or more bytes than expected refuse the whole archive. Files appear under their
-names only when they are whole and on the disk, so unpacking may be killed at any instant (a power cut included) and
-started again: what is there already and equals the archive's by size and CRC-32 is left alone.
+Before the first byte is written, every member of the archive is checked: a name that leads out of the folder, a link, a
+device, an encrypted or repeated member, or more bytes than expected refuse the whole archive. Files get their names
+only when they are whole and on the disk, so unpacking may be killed at any instant (a power cut included) and started
+again: files that are there already, with the archive's size and CRC-32, are kept.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from backbones.common.progress import Progress, in_bytes
 from backbones.common.errors import UserError
+from backbones.common.progress import ByteProgress
+from backbones.common.units import in_bytes
 
 CHUNK = 1 << 20
 FLUSH_EVERY = 512 << 20  # bytes written between two flushes of the disk
-UNFINISHED = ".unpacking"  # ends a file's name as long as it may not be whole on the disk
-# What zipfile raises for damaged or foreign archives: found by flipping bytes in some.
+UNFINISHED = ".unpacking"  # the ending of a file's name as long as it may not be whole on the disk
+# What zipfile raises for damaged archives and other files; found by flipping bytes in some.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
@@ -36,23 +37,23 @@ def unpack(
     progress: bool = True,
     flush_every: int = FLUSH_EVERY,
 ) -> int:
-    """Unpacks the files of `archive` that `wanted` says yes to below the folder `root`.
+    """Unpacks the wanted files of `archive` below the folder `root`.
 
     A file that is there already is kept if its content is the archive's, and replaced otherwise.
 
     Args:
         archive: a zip file.
         root: where the member `a/b.jpg` becomes `root/a/b.jpg`.
-        wanted: tells from a member's name whether to unpack it.
-        limit: bytes that the wanted files may have together, unpacked. No file gets larger than the archive says it is.
+        wanted: whether to unpack a member, by its name.
+        limit: bytes that the wanted files may have together, unpacked. No file gets larger than the archive states.
         progress: report on stderr.
         flush_every: bytes after which the disk is flushed and the files so far get their names.
 
     Returns:
-        How many files were written (the others were there).
+        How many files were written (the others were there already).
 
     Raises:
-        UserError: the archive is unsafe or damaged (nothing unsafe was written), or the disk does not take it.
+        UserError: the archive is unsafe or damaged (nothing unsafe was written), or a file cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -62,10 +63,13 @@ def unpack(
                 raise UserError(
                     f"{archive} is not unpacked: it would come to {in_bytes(total)}, where {in_bytes(limit)} are plenty"
                 )
-            reports = Progress(archive.name, enabled=progress)
-            reports.total = total
-            reports.say(f"unpacking {len(members)} files, {in_bytes(total)}")
-            return _unpack(opened, members, root, reports, flush_every)
+            report = ByteProgress(archive.name, enabled=progress)
+            report.say(f"unpacking {len(members)} files, {in_bytes(total)}")
+            report.begin(0, total)
+            try:
+                return _unpack(opened, members, root, report, flush_every)
+            finally:
+                report.end()
     except _DAMAGE as error:
         raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
     except OSError as error:
@@ -75,7 +79,7 @@ def unpack(
 
 
 def _unpack(
-    opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, reports: Progress, flush_every: int
+    opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, report: ByteProgress, flush_every: int
 ) -> int:
     written, unflushed, position = 0, 0, 0
     waiting: list[Path] = []  # written, but perhaps not on the disk yet
@@ -91,13 +95,13 @@ def _unpack(
                 _give_names(waiting)
                 waiting, unflushed = [], 0
             position += member.file_size
-            reports.update(position)
+            report.advance_to(position)
         _give_names(waiting)
     except BaseException:
         for target in waiting:
             _unfinished(target).unlink(missing_ok=True)
         raise
-    reports.say(f"{written} files unpacked, {len(members) - written} were there")
+    report.say(f"{written} files unpacked, {len(members) - written} were there")
     return written
 
 
@@ -125,7 +129,7 @@ def _unfinished(target: Path) -> Path:
 
 
 def _give_names(targets: list[Path]) -> None:
-    """One flush for many files: to flush each of COCO's 118,287 by itself would take a hard disk hours."""
+    """Flushes the disk once for many files: to flush each of COCO's 118,287 alone would take hours on a hard disk."""
     if not targets:
         return
     if hasattr(os, "sync"):  # not on Windows
@@ -135,13 +139,13 @@ def _give_names(targets: list[Path]) -> None:
 
 
 def _safe_members(opened: zipfile.ZipFile, archive: Path, root: Path) -> list[zipfile.ZipInfo]:
-    """The archive's files, without its folders. Raises UserError if any member, wanted or not, is unsafe."""
+    """The archive's files, without folders. Raises UserError if any member, wanted or not, is unsafe."""
     real_root = root.resolve()
     names: set[str] = set()
     parents: set[Path] = set()
     files = []
     for member in opened.infolist():
-        if fault := _fault(member):
+        if fault := _describe_fault(member):
             raise UserError(f"{archive} is not unpacked: its member {member.orig_filename!r} {fault}")
         if member.is_dir():
             continue
@@ -158,8 +162,8 @@ def _safe_members(opened: zipfile.ZipFile, archive: Path, root: Path) -> list[zi
     return files
 
 
-def _fault(member: zipfile.ZipInfo) -> str | None:
-    """What makes a member unsafe, in words; None if nothing does."""
+def _describe_fault(member: zipfile.ZipInfo) -> str | None:
+    """Why a member is unsafe, in words; None if it is not."""
     name = member.orig_filename  # as stored; `filename` ends at a NUL byte and has the separators changed on Windows
     if re.search(r"[\\:\x00-\x1f]", name):
         return "has a character in its name that leads elsewhere on some systems"

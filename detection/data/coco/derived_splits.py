@@ -1,25 +1,25 @@
-"""The official 2014 annotations and val2017's image ids → trainval35k and minival as annotation files of their own.
+"""The official 2014 annotations and val2017's image ids → annotation files of trainval35k and minival.
 
-minival is those of val2014's images that val2017 holds; trainval35k is train2014 and the rest of val2014. The minival
-files that go round on the web carry duplicates and fractional ids: hence val2017 itself decides. In the files made here
-a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), since trainval35k draws from two.
+minival consists of the images of val2014 that are in val2017, trainval35k of train2014 and the rest of val2014. (The
+minival files that are found on the web have duplicates and fractional ids; therefore val2017 is used.) In the files
+made here a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), because trainval35k has two.
 
-The annotations are copied as they stand, character for character, one at a time: memory holds the text of one input
-file (train2014: 333 MB), not the several GB that its objects would take.
+The annotations are copied character for character, one at a time, so that memory holds a window of an input file and
+not the several GB that the objects of train2014 would take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from detection.common.json_stream import read_elements
+from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 
 TRAIN2014 = "annotations/instances_train2014.json"
 VAL2014 = "annotations/instances_val2014.json"
@@ -27,7 +27,7 @@ VAL2017 = "annotations/instances_val2017.json"
 
 
 class Counts(NamedTuple):
-    """How much a split holds."""
+    """The size of a split."""
 
     images: int
     annotations: int
@@ -41,10 +41,10 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
 
     Args:
         root: the COCO folder, with `TRAIN2014`, `VAL2014` and `VAL2017`.
-        expected: what each of the two must come to, for inputs that are not the official ones.
+        expected: the sizes that the two must have, if the inputs are not the official ones.
 
     Returns:
-        What each of the two came to.
+        The size of each of the two.
 
     Raises:
         UserError: an input is missing or damaged, the inputs do not belong together, or a split is not of the expected
@@ -57,7 +57,7 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
             files.enter_context(split.file)
         categories = []
         for source, own_ids in ((VAL2014, minival_ids), (TRAIN2014, frozenset[int]())):
-            head = _share_out(root / source, own_ids, splits[MINIVAL], splits[TRAINVAL35K])
+            head = _distribute(root / source, own_ids, splits[MINIVAL], splits[TRAINVAL35K])
             categories.append(head["categories"])
         if categories[0] != categories[1]:
             raise UserError(f"{root / VAL2014} and {root / TRAIN2014} have different categories. {_REMEDY}")
@@ -84,7 +84,7 @@ def _in_words(counts: Counts) -> str:
 
 
 class _SplitFile:
-    """An annotation file that is written as its parts turn up; the images come last, being complete last."""
+    """An annotation file that is written while the input is read; the images are kept and written at the end."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", encoding="utf-8")
@@ -93,8 +93,8 @@ class _SplitFile:
         self.images: list[str] = []
         self.image_ids: set[int] = set()
 
-    def add_annotation(self, source: str) -> None:
-        self.file.write(f"{',' if self.annotations else ''}\n{source}")
+    def add_annotation(self, text: str) -> None:
+        self.file.write(f"{',' if self.annotations else ''}\n{text}")
         self.annotations += 1
 
     def add_image(self, image: dict[str, Any], folder: str) -> None:
@@ -113,14 +113,14 @@ class _SplitFile:
         self.file.write("}\n")
 
 
-def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, trainval: _SplitFile) -> dict[str, Any]:
-    """Gives an official file's images and annotations to the splits they belong to; returns licences and categories."""
+def _distribute(path: Path, minival_ids: frozenset[int], minival: _SplitFile, trainval: _SplitFile) -> dict[str, Any]:
+    """Adds an official file's images and annotations to their splits; returns its licences and categories."""
     folder = path.stem.removeprefix("instances_")
     head: dict[str, list[Any]] = {"licenses": [], "categories": []}
     with _official(path):
-        for key, value, source in _elements(path.read_text(encoding="utf-8-sig")):
+        for key, value, text in read_elements(path):
             if key == "annotations":
-                (minival if value["image_id"] in minival_ids else trainval).add_annotation(source)
+                (minival if value["image_id"] in minival_ids else trainval).add_annotation(text)
             elif key == "images":
                 (minival if value["id"] in minival_ids else trainval).add_image(value, folder)
             elif key in head:
@@ -130,67 +130,17 @@ def _share_out(path: Path, minival_ids: frozenset[int], minival: _SplitFile, tra
 
 def _image_ids(path: Path) -> frozenset[int]:
     with _official(path):
-        return frozenset(
-            value["id"] for key, value, _ in _elements(path.read_text(encoding="utf-8-sig")) if key == "images"
-        )
+        return frozenset(value["id"] for key, value, _ in read_elements(path) if key == "images")
 
 
 @contextlib.contextmanager
 def _official(path: Path) -> Iterator[None]:
-    """Around the reading of an official file: whatever it lacks or breaks off in becomes an error that names it."""
+    """Turns errors while an official file is read into a UserError that names the file."""
+    if not path.exists():
+        raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it")
     try:
         yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it") from error
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except UserError as error:  # the reader's
+        raise UserError(f"{path} is damaged or not COCO's ({error}). {_REMEDY}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is damaged or not COCO's ({type(error).__name__}: {error}). {_REMEDY}") from error
-
-
-_DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\n\r]*")
-
-
-def _elements(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Walks through a JSON object without building it.
-
-    Yields (key, value, the value's own text) for each of its members; for a member whose value is a list, once for each
-    element of the list: `{"a": [1, 2.0], "b": {}}` gives ("a", 1, "1"), ("a", 2.0, "2.0"), ("b", {}, "{}").
-
-    Raises:
-        ValueError: the text is not JSON, or its outermost value is not an object.
-    """
-    position = _step(text, 0, "{")
-    while not text.startswith("}", position):
-        key, position = _DECODER.raw_decode(text, position)
-        if not isinstance(key, str):
-            raise ValueError(f"a key is no string before character {position}")
-        position = _step(text, position, ":")
-        if text.startswith("[", position):
-            position = _step(text, position, "[")
-            while not text.startswith("]", position):
-                value, end = _DECODER.raw_decode(text, position)
-                yield key, value, text[position:end]
-                position = _step(text, end, ",", before="]")
-            position += 1
-        else:
-            value, end = _DECODER.raw_decode(text, position)
-            yield key, value, text[position:end]
-            position = end
-        position = _step(text, position, ",", before="}")
-    if _behind_space(text, position + 1) != len(text):
-        raise ValueError(f"more comes after the end at character {position}")
-
-
-def _step(text: str, position: int, mark: str, *, before: str = "") -> int:
-    """The position behind `mark`, which must come next, and the space around it; or in front of `before`."""
-    position = _behind_space(text, position)
-    if before and text.startswith(before, position):
-        return position
-    if not text.startswith(mark, position):
-        raise ValueError(f"there is no {mark} at character {position}")
-    return _behind_space(text, position + 1)
-
-
-def _behind_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position

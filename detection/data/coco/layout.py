@@ -1,20 +1,19 @@
-"""A COCO folder and a split's name → the split's annotation file and the folder that its file names start from.
+"""A COCO folder and a split's name → the split's annotation file and the folder that its file names are relative to.
 
-COCO is found in two layouts. The later one has `train2017/`, `val2017/` and
-`annotations/instances_{train,val}2017.json`; the earlier one the same with 2014, and file names such as
-`COCO_val2014_000000001268.jpg`. They hold the same images, cut differently: trainval35k is exactly train2017, and
-minival exactly val2017. With the 2014 layout both have annotation files of their own, built by
-`detection.data.coco.derived_splits`, in which a file name begins with its folder.
+COCO has two layouts. The later one has `train2017/`, `val2017/` and `annotations/instances_{train,val}2017.json`; the
+earlier one the same with 2014, and file names such as `COCO_val2014_000000001268.jpg`. Both have the same images,
+divided differently: trainval35k is exactly train2017, and minival exactly val2017. In the 2014 layout these two have
+annotation files of their own, built by `derived_splits.py`, in which a file name begins with its folder.
 """
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.errors import UserError
+from backbones.common.names import did_you_mean
 
 TRAINVAL35K = "annotations/instances_trainval35k.json"
 MINIVAL = "annotations/instances_minival.json"
@@ -22,11 +21,11 @@ MINIVAL = "annotations/instances_minival.json"
 
 @dataclass(frozen=True)
 class Place:
-    """One way in which a split may lie in a COCO folder. All paths are relative to that folder.
+    """Where a split's files are in a COCO folder. All paths are relative to that folder.
 
     Attributes:
         annotations: the annotation file.
-        folders: the folders of images that it speaks of.
+        folders: the folders of its images.
         images: what the annotation file's file names are relative to.
     """
 
@@ -42,7 +41,7 @@ def _own_folder(annotations: str, folder: str) -> Place:
 _TRAIN2017 = _own_folder("annotations/instances_train2017.json", "train2017")
 _VAL2017 = _own_folder("annotations/instances_val2017.json", "val2017")
 
-# The places of a split, the preferred one first.
+# The places where a split may be, the preferred one first.
 SPLITS: dict[str, tuple[Place, ...]] = {
     "trainval35k": (_TRAIN2017, Place(TRAINVAL35K, ("train2014", "val2014"), ".")),
     "minival": (_VAL2017, Place(MINIVAL, ("val2014",), ".")),
@@ -66,15 +65,14 @@ def resolve_split(root: Path, split: str) -> tuple[Path, Path]:
         The annotation file, and the folder that the file names in it are relative to.
 
     Raises:
-        UserError: no such split, or it is not there; the message lists what was looked for, and the remedy.
+        UserError: an unknown split, or its files are missing; the message lists what was looked for, and the remedy.
 
     Example: `resolve_split(Path("coco"), "minival")` gives `coco/annotations/instances_val2017.json` and `coco/val2017`
     in the 2017 layout, `coco/annotations/instances_minival.json` and `coco` in the 2014 layout.
     """
     if split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"COCO has no split named {split!r}{hint}; there are {', '.join(SPLITS)}")
+        hint = did_you_mean(split, SPLITS) or "."
+        raise UserError(f"COCO has no split named {split!r}{hint} There are {', '.join(SPLITS)}")
     for place in SPLITS[split]:
         if (root / place.annotations).is_file() and all(_has_content(root / folder) for folder in place.folders):
             return root / place.annotations, root / place.images

@@ -1,4 +1,4 @@
-"""What COCO consists of in each of its layouts, and the archive that each part comes out of."""
+"""What COCO consists of in each of its layouts, and the archive that contains each part."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a layout that comes out of one archive.
+    """A part of a layout, unpacked from one archive.
 
     Attributes:
-        path: an annotation file, or a folder of images, relative to the COCO folder and as named in the archive.
-        archive: what it is unpacked from.
+        path: an annotation file or a folder of images, relative to the COCO folder and as named in the archive.
+        archive: the archive that contains it.
         size: bytes that it takes on the disk, about.
-        images: how many there are in the folder; 0 for an annotation file.
+        images: the number of images in the folder; 0 for an annotation file.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Part:
         return member.startswith(f"{self.path}/") if self.images else member == self.path
 
     def missing_bytes(self, root: Path) -> int:
-        """About how many bytes of it are not below `root` yet: 0 if it is whole."""
+        """About how many bytes of it are missing below `root`: 0 if it is whole."""
         if not self.images:
             return 0 if (root / self.path).is_file() else self.size
         missing = max(0, self.images - _count_images(root / self.path))
@@ -63,7 +63,7 @@ def _count_images(folder: Path) -> int:
 
 
 def _images(folder: str, images: int, size: int, sha256: str) -> Part:
-    # A JPEG does not get smaller in an archive. On the disk, each fills up its last block (4 KiB).
+    # A JPEG is not compressed further in an archive. On the disk, each occupies whole blocks of 4 KiB.
     return Part(folder, Archive(f"zips/{folder}.zip", size, sha256), size + images * 4096, images)
 
 

@@ -1,9 +1,9 @@
-"""A folder and a layout → COCO in that folder: what is missing is fetched, checked, unpacked, divided into splits.
+"""A folder and a layout → COCO in that folder: what is missing is downloaded, checked, unpacked, made into splits.
 
-What a folder lacks is seen from its content alone (a folder of images is whole when it holds as many as COCO has). So
-a COCO that was put there in another way is recognised, and a preparation that was killed at any instant is taken up by
-starting it again. Archives that are fetched here lie in `.archives/` until they are unpacked; archives that the user
-put into the folder or into its `archives/` are used where they lie, and stay there.
+What is missing is determined from the folder's content alone (a folder of images is whole if it has as many as COCO).
+So a COCO that was put there in another way is recognised, and a preparation that was killed at any instant is resumed
+by starting it again. Archives that are downloaded here are in `.archives/` until they are unpacked; archives that the
+user put into the folder or into its `archives/` are used where they are, and stay there.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbones.common.errors import UserError
+from backbones.common.units import in_bytes
 from backbones.weights.download import download
-from backbones.common.progress import in_bytes
 from detection.data.coco.archives import unpack
+from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits
 from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 from detection.data.coco.parts import BASE_URL, LAYOUTS, Archive, Part
-from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts, build_splits
-from backbones.common.errors import UserError
 
 FETCHED = ".archives"
 KEPT = "archives"
-DISK_RESERVE = 200_000_000  # bytes left free for everybody else
+DISK_RESERVE = 200_000_000  # bytes left free for other programs
 
 
 @dataclass(frozen=True)
 class Job:
-    """An archive to fetch (or to use where it lies) and the parts to unpack from it.
+    """An archive to download, or to use where it is, and the parts to unpack from it.
 
     Attributes:
         file: where the archive is or will be.
-        to_fetch: bytes of it that are not there yet.
-        to_unpack: bytes that unpacking adds to the disk, about.
+        to_fetch: bytes of it that are missing.
+        to_unpack: bytes that unpacking takes on the disk, about.
     """
 
     archive: Archive
@@ -46,19 +46,19 @@ class Job:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the archive goes away (or to `archives/`) when it is unpacked."""
+        """Whether the archive was downloaded here, and is deleted (or moved to `archives/`) once it is unpacked."""
         return self.file.parent.name == FETCHED
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `carry_out` is going to do.
+    """What `carry_out` will do.
 
     Attributes:
         layout: "2017" or "2014".
-        jobs: in their order.
-        splits_size: bytes that building trainval35k and minival adds to the disk, about; 0 if they need not be built.
-        leftovers: archives that were unpacked by an earlier run, which was killed before it put them away.
+        jobs: in the order in which they are done.
+        splits_size: bytes that trainval35k and minival take on the disk, about; 0 if they need not be built.
+        leftovers: archives that were unpacked by an earlier run, which was killed before it removed them.
         keep_archives: move archives that were fetched to `archives/` instead of deleting them.
     """
 
@@ -80,7 +80,7 @@ class Plan:
         return sum(job.to_fetch for job in self.jobs)
 
     def disk_use(self) -> tuple[int, int]:
-        """Bytes that are taken up, about: at the moment when it is most, and at the end (negative: more is freed)."""
+        """Bytes taken on the disk, about: the most at any moment, and at the end (negative: the disk gains space)."""
         most = now = 0
         for job in self.jobs:
             now += job.to_fetch + job.to_unpack
@@ -116,10 +116,10 @@ def make_plan(
     keep_archives: bool = False,
     layouts: Mapping[str, tuple[Part, ...]] = LAYOUTS,
 ) -> Plan:
-    """Looks at what is in the folder `root` (which need not exist) and plans the rest. Changes nothing.
+    """Determines what is missing in the folder `root` (which need not exist) and plans how to get it. Changes nothing.
 
     Args:
-        layout: "2017", "2014", or "auto" for the one that less is missing of (2017 in an empty folder).
+        layout: "2017", "2014", or "auto" for the layout of which less is missing (2017 in an empty folder).
         only_annotations: leave the images out.
         keep_archives: do not delete archives that were unpacked.
         layouts: what each layout consists of.
@@ -130,9 +130,9 @@ def make_plan(
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file, where COCO's folder is expected")
     if layout == "auto":
-        layout = min(layouts, key=lambda name: _outstanding(_jobs(root, layouts[name])))
+        layout = min(layouts, key=lambda name: _measure_missing(_plan_jobs(root, layouts[name])))
     parts = [part for part in layouts[layout] if not (only_annotations and part.images)]
-    jobs = _jobs(root, parts)
+    jobs = _plan_jobs(root, parts)
     unpacked = {part.archive for part in parts} - {job.archive for job in jobs}
     leftovers = sorted(
         (archive for archive in unpacked if (root / FETCHED / archive.name).is_file()), key=lambda archive: archive.name
@@ -143,18 +143,18 @@ def make_plan(
     return Plan(root, layout, jobs, splits_size, tuple(leftovers), keep_archives)
 
 
-def _jobs(root: Path, parts: Sequence[Part]) -> tuple[Job, ...]:
+def _plan_jobs(root: Path, parts: Sequence[Part]) -> tuple[Job, ...]:
     missing = {part: size for part in parts if (size := part.missing_bytes(root))}
     jobs = []
     for archive in dict.fromkeys(part.archive for part in missing):
         its_parts = tuple(part for part in missing if part.archive == archive)
-        file, to_fetch = _find(root, archive)
+        file, to_fetch = _locate(root, archive)
         jobs.append(Job(archive, its_parts, file, to_fetch, sum(missing[part] for part in its_parts)))
     return tuple(jobs)
 
 
-def _find(root: Path, archive: Archive) -> tuple[Path, int]:
-    """Where an archive is or will be, and how many bytes of it are not there yet."""
+def _locate(root: Path, archive: Archive) -> tuple[Path, int]:
+    """Where an archive is or will be, and how many bytes of it are missing."""
     for file in (root / archive.name, root / KEPT / archive.name):
         if file.is_file() and file.stat().st_size == archive.size:
             return file, 0
@@ -165,13 +165,13 @@ def _find(root: Path, archive: Archive) -> tuple[Path, int]:
     return file, archive.size - (min(partial.stat().st_size, archive.size) if partial.is_file() else 0)
 
 
-def _outstanding(jobs: Sequence[Job]) -> int:
-    """A measure of what is missing, in bytes: it chooses the layout."""
+def _measure_missing(jobs: Sequence[Job]) -> int:
+    """A measure of what is missing, in bytes, by which the layout is chosen."""
     return sum(job.to_unpack + job.to_fetch - job.archive.size for job in jobs)
 
 
 def free_disk_space(folder: Path) -> int:
-    """Bytes that this user may still write where `folder` is or will be."""
+    """Bytes that this user can write where `folder` is or will be."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -195,25 +195,25 @@ def carry_out(
     free: Callable[[Path], int] = free_disk_space,
     progress: bool = True,
 ) -> None:
-    """Does what `plan` says. Killed at any instant and planned anew, it goes on from there.
+    """Carries out the plan. If it is killed at any instant, a new plan resumes from there.
 
     Args:
-        base_url: where the archives are, if not at COCO's own server.
-        expected: what the splits must come to.
-        free: gives the bytes that are free where a folder is or will be.
+        base_url: where the archives are, if not on COCO's own server.
+        expected: the sizes that the splits must have.
+        free: the bytes that are free where a folder is or will be.
         progress: report on stderr.
 
     Raises:
-        UserError: the disk is too small (nothing is fetched then), an archive cannot be had or is not the expected one,
-            or something cannot be written.
+        UserError: the disk is too small (then nothing is downloaded), an archive cannot be obtained or is not the
+            expected one, or a file cannot be written.
     """
     check_disk(plan, free(plan.root))
     try:
         for job in plan.jobs:
             _fetch_and_unpack(plan.root, job, base_url, progress)
-            _put_away(plan, job.archive)
+            _remove_or_keep(plan, job.archive)
         for archive in plan.leftovers:
-            _put_away(plan, archive)
+            _remove_or_keep(plan, archive)
         with contextlib.suppress(OSError):  # not there, or something of another layout is still in it
             (plan.root / FETCHED).rmdir()
         if plan.splits_size:
@@ -240,7 +240,7 @@ def _fetch_and_unpack(root: Path, job: Job, base_url: str, progress: bool) -> No
             raise UserError(f"{job.file} does not hold all of {part}")
 
 
-def _put_away(plan: Plan, archive: Archive) -> None:
+def _remove_or_keep(plan: Plan, archive: Archive) -> None:
     file = plan.root / FETCHED / archive.name
     if not file.is_file():  # the user's own, which stays where it is
         return

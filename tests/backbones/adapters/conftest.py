@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import Backbone, InputFormat, create_backbone, create_classifier
+from backbones import InputFormat, ResNeXtBackbone, create_backbone, create_classifier
 
 NAME = "resnext50_32x4d"
 STRUCTURE = {"depths": (1, 2, 1, 1), "cardinality": 4, "base_width": 16, "planes": 16, "stem_width": 16}
@@ -60,7 +60,7 @@ def foreign_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def reference(foreign_weights: str, pixels: Tensor) -> dict[str, Tensor]:
     """What those weights make of the pixels: maps c2 to c5, by the backbone alone in evaluation mode."""
-    backbone: Backbone = create_backbone(NAME, foreign_weights, **STRUCTURE).eval()
+    backbone: ResNeXtBackbone = create_backbone(NAME, foreign_weights, **STRUCTURE).eval()
     assert backbone.input_format == FOREIGN
     with torch.no_grad():
         return backbone(backbone.input_format.normalize(pixels))

@@ -80,7 +80,13 @@ def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, r
     for line in package.requires or []:
         requirement, _, marker = line.partition(";")
         asked[marker.replace("extra ==", "").strip(" \"'")].add(_plain(requirement))
-    assert {re.split("[<>=]", requirement)[0] for requirement in asked[""]} == {"torch", "numpy", "safetensors"}
+    assert {re.split("[<>=]", requirement)[0] for requirement in asked[""]} == {
+        "torch",
+        "numpy",
+        "safetensors",
+        "filelock",
+        "tqdm",
+    }
     running = _lines(repository / "requirements.txt")
     tests = {line for line in running if line.startswith(("pytest", "hypothesis"))}
     assert asked[""] | asked["detection"] == running - tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.files import CannotWrite, atomic_write, require_plain_file, sha256_of, user_path
 
 
 def test_the_file_is_whole_and_has_ordinary_permissions(tmp_path: Path) -> None:
@@ -118,3 +119,29 @@ def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "x.txt"):
         (tmp_path / "source").read_text()
     assert not isinstance(caught.value, UserError)
+
+
+def test_what_is_no_file_is_told_by_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    assert require_plain_file(tmp_path / "file").st_size == require_plain_file(tmp_path / "link").st_size == 3
+    os.mkfifo(tmp_path / "pipe")
+    kinds = {tmp_path: "a directory", tmp_path / "pipe": "a pipe", Path("/dev/null"): "a device"}
+    for path, kind in kinds.items():
+        with pytest.raises(UserError, match=f"{path} is {kind}, not a file"):
+            require_plain_file(path)
+    with pytest.raises(FileNotFoundError):
+        require_plain_file(tmp_path / "absent")
+
+
+def test_the_sha256_of_a_file(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than is read at a time
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_tilde_is_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a/~b") == tmp_path / "a" / "~b"
+    assert user_path("a/~") == Path("a/~")
+    assert user_path("~nobody-of-this-name/a") == Path("~nobody-of-this-name/a")

@@ -17,16 +17,23 @@ import backbones.grouped.choice as choice
 from backbones import create_classifier, fold_batch_norm
 from backbones.grouped import GroupedConvolution, fastest_grouped_convolutions
 from backbones.grouped.convolution import grouped_conv2d
-from backbones.grouped.implementations import LIBRARY, BlockDiagonal, Geometry, Implementation, compiled, merged
+from backbones.grouped.implementations import (
+    LIBRARY,
+    BlockDiagonal,
+    Implementation,
+    block_diagonal_candidates,
+    triton_candidates,
+)
+from backbones.grouped.shapes import Geometry
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: the layer was not tried on one")
 
 
 @pytest.fixture(autouse=True)
 def nothing_measured() -> Iterator[None]:
-    choice.forget()
+    choice._chosen.clear()
     yield
-    choice.forget()
+    choice._chosen.clear()
 
 
 def tensors(geometry: Geometry, channels: int, size: tuple[int, int] = (9, 12), **kind: object) -> list[Tensor]:
@@ -63,11 +70,11 @@ def test_merged_groups_are_the_same_function(
 
 
 def test_what_there_is_to_choose_from() -> None:
-    assert [one.name for one in merged(128, 32)] == ["groups of 16", "groups of 32", "groups of 64"]
-    assert [one.name for one in merged(1024, 32)] == ["groups of 64"]
-    assert merged(40 * 3, 3) == []  # no multiple of 40
-    assert compiled(128, 32, torch.float64) == []
-    assert compiled(2048, 8, torch.float32) == []  # 256 channels a group
+    assert [one.name for one in block_diagonal_candidates(128, 32)] == ["groups of 16", "groups of 32", "groups of 64"]
+    assert [one.name for one in block_diagonal_candidates(1024, 32)] == ["groups of 64"]
+    assert block_diagonal_candidates(40 * 3, 3) == []  # no multiple of 40
+    assert triton_candidates(128, 32, torch.float64) == []
+    assert triton_candidates(2048, 8, torch.float32) == []  # 256 channels a group
 
 
 # The choice
@@ -95,7 +102,7 @@ def chosen(*candidates: Candidate, library: Candidate, key: str = "case", value:
     def compute(by: Implementation) -> Tensor:
         return (library if by is LIBRARY else by).compute(value)  # type: ignore[attr-defined]
 
-    return choice.fastest(key, lambda: candidates, compute).name  # type: ignore[arg-type, return-value]
+    return choice.choose_fastest(key, lambda: candidates, compute).name  # type: ignore[arg-type, return-value]
 
 
 def test_the_fastest_is_taken_and_measured_once() -> None:
@@ -137,7 +144,7 @@ def test_while_the_library_is_asked_for_nothing_else_is_taken() -> None:
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer's own path, which a CPU does not take otherwise."""
-    monkeypatch.setattr("backbones.grouped.convolution._is_for_choice", lambda x, weight: True)
+    monkeypatch.setattr("backbones.grouped.convolution._has_a_choice", lambda x, weight: True)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
@@ -146,7 +153,9 @@ def test_function_and_gradients_are_conv2d_s(autocast: bool, monkeypatch: pytest
     """Every direction by a merged convolution."""
     geometry = Geometry(2, 1, 1, 8)
     leaves = tensors(geometry, 32, dtype=torch.float32)
-    monkeypatch.setattr("backbones.grouped.convolution.fastest", lambda key, candidates, compute: candidates()[0])
+    monkeypatch.setattr(
+        "backbones.grouped.convolution.choose_fastest", lambda key, candidates, compute: candidates()[0]
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         got = results(grouped_conv2d(*leaves, geometry), leaves)
         expected = results(torch.nn.functional.conv2d(*leaves, *geometry), leaves)
@@ -256,7 +265,7 @@ def test_every_implementation_on_a_gpu(
     y = torch.nn.functional.conv2d(*exact, bias.double(), *geometry)
     gradient = torch.randn_like(y).to(dtype).contiguous(memory_format=order)
     of_x, of_weight = torch.autograd.grad(y, exact, gradient.double())
-    candidates = merged(channels, groups) + compiled(channels, groups, dtype)
+    candidates = block_diagonal_candidates(channels, groups) + triton_candidates(channels, groups, dtype)
     assert any(one.name.startswith("Triton") for one in candidates)
     for by in candidates:
         for got, expected in (

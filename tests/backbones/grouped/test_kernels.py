@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import backbones.grouped
-from backbones.grouped.implementations import Geometry
+from backbones.grouped.shapes import Geometry
 
 pytest.importorskip("triton", reason="TRITON MISSING: its kernels were not tried; it comes with PyTorch's CUDA builds")
 

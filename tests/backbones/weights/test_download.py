@@ -19,7 +19,8 @@ import pytest
 
 import backbones.weights.download as download_module
 from backbones.common.errors import UserError
-from backbones.weights.download import download, sha256_of
+from backbones.common.files import sha256_of
+from backbones.weights.download import download
 from backbones.weights.partial_file import claimed
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than one chunk, more than a socket's buffers

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,33 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_folder() == Path("/home/somebody/.cache/resnext_detection")
+
+
+def test_a_home_folder_is_written_as_a_tilde(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path, row: Source
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights, tmp_path / "mine.pth")
+    assert resolve_weights("~/mine.pth", NAME).provenance["sha256"] == digest(weights)
+    monkeypatch.setenv("RESNEXT_CACHE", "~/kept")
+    resolve_weights("someone/best", NAME)
+    assert (tmp_path / "kept" / "someone" / weights.name).is_file()
+    monkeypatch.delenv("RESNEXT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
+    assert cache_folder() == tmp_path / "caches" / "resnext_detection"
+    with pytest.raises(UserError, match="neither a file here"):
+        resolve_weights("~nobody-of-this-name/mine.pth", NAME)
+
+
+def test_what_is_no_file_is_not_opened(cache: Path, tmp_path: Path) -> None:
+    """A pipe without a writer keeps whoever opens it waiting, and /dev/zero fills the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a directory")):
+        for source in (str(path), path.as_uri()):
+            with pytest.raises(UserError, match=f"{path} is {kind}, not a file"):
+                resolve_weights(source, NAME)
+    with pytest.raises(UserError, match="neither a file here nor a known name"):
+        resolve_weights("x" * 5000, NAME)
 
 
 def test_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, row: Source) -> None:

@@ -22,7 +22,8 @@ from backbones.common.errors import UserError
 from backbones.resnext import ResNeXt
 from backbones.variants import find_variant
 from detection.classifier.classifier_file import TrainedClassifier, load_classifier, save_classifier
-from detection.classifier.config import ClassifierConfig
+from detection.classifier.config import ClassifierConfig, Data
+from detection.classifier.image_input import open_split
 from detection.classifier.labelled_batches import TrainingSamples
 from detection.classifier.network import build_classifier
 from detection.config_file import config_of, config_to_dict, config_to_yaml, load_config, load_config_of, parse_yaml
@@ -233,7 +234,7 @@ def test_the_detectors_own_backbone_as_a_classifier_of_cifar_starts_them(tmp_pat
     for name in ("demo", "bccd"):
         detector = load_config(CONFIGS / f"{name}.yaml", [f"backbone.weights={tmp_path / 'classifier.pt'}"])
         assert torch.equal(build_rpn(detector).backbone.conv1.weight, network.conv1.weight)
-        assert torch.equal(build_fast_rcnn(detector, 3).conv5[0].conv3.weight, network.layer4[0].conv3.weight)
+        assert torch.equal(build_fast_rcnn(detector, 3).box_head.conv5[0].conv3.weight, network.layer4[0].conv3.weight)
 
 
 def test_the_input_format_travels_with_the_weights(config: Path, data: Path, tmp_path: Path) -> None:
@@ -259,6 +260,16 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(data: Path) -> None:
             assert (label, index) == (images.labels[key[1]], key[1])
             key_of[view.tobytes()] = (seed, *key)
     assert len(key_of) == 6
+
+
+def test_every_kind_of_image_that_can_be_read_is_one(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.JFIF", "b/3.pgm", "b/4.jp2", "b/._3.pgm", "b/notes.txt"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        kind = {".pgm": "PPM", ".jp2": "JPEG2000", ".JFIF": "JPEG"}.get(Path(name).suffix, "PNG")
+        Image.new("L", (20, 10), 90).save(tmp_path / "train" / name, kind)
+    images = open_split(Data(root=str(tmp_path), train="train"), "train")
+    assert [Path(images.name(i)).name for i in range(len(images))] == ["1.png", "2.JFIF", "3.pgm", "4.jp2"]
+    assert all(images.read(i).shape == (10, 20, 3) for i in range(4))
 
 
 def test_another_image_stands_in_for_a_damaged_one(data: Path, tmp_path: Path) -> None:

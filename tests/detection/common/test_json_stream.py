@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import detection.common.json_stream as json_stream
 from backbones.common.errors import UserError
-from detection.common.json_stream import read_members
+from detection.common.json_stream import read_elements, read_list, read_members
 
 
 def gather(path: Path, outlines: str | None = None) -> dict[str, Any]:
@@ -49,6 +50,83 @@ def test_same_as_json_load(scratch: Path, content: dict[str, Any], indent: int |
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "WINDOW", window)
         assert gather(scratch) == json.loads(json.dumps(content))
+
+
+@given(
+    content=st.dictionaries(st.text(max_size=5), values, max_size=5),
+    layout=st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}]),
+    window=st.integers(1, 40),
+)
+def test_elements_come_with_their_own_text(
+    scratch: Path, content: dict[str, Any], layout: dict[str, Any], window: int
+) -> None:
+    """The texts, put together again, are the file: nothing of it is changed or lost but the white space between."""
+    scratch.write_text(json.dumps(content, **layout, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+    rebuilt: dict[str, Any] = {name: [] for name, value in content.items() if isinstance(value, list)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "WINDOW", window)
+        for name, value, text in read_elements(scratch):
+            assert json.loads(text) == value
+            assert text == json.dumps(value, **layout, ensure_ascii=False) or "indent" in layout
+            if name in rebuilt:
+                rebuilt[name].append(value)
+            else:
+                rebuilt[name] = value
+    assert rebuilt == json.loads(json.dumps(content))
+
+
+def test_the_text_of_an_element_is_the_file_s(scratch: Path) -> None:
+    scratch.write_text('{"a": [ {"x":1.50,  "y":[1e2]} , 2.0],"b" : {} , "empty": [], "c":"\\u0041"}')
+    assert [(name, text) for name, _, text in read_elements(scratch)] == [
+        ("a", '{"x":1.50,  "y":[1e2]}'),
+        ("a", "2.0"),
+        ("b", "{}"),
+        ("c", '"\\u0041"'),
+    ]
+
+
+@given(
+    content=st.lists(st.dictionaries(st.text(max_size=5), values, max_size=5) | values, max_size=8),
+    indent=st.sampled_from([None, 1]),
+    window=st.integers(1, 60),
+)
+def test_a_list_comes_in_blocks(scratch: Path, content: list[Any], indent: int | None, window: int) -> None:
+    scratch.write_text(json.dumps(content, indent=indent), encoding="utf-8-sig")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "WINDOW", window)
+        blocks = list(read_list(scratch))
+    assert [element for block in blocks for element in block] == json.loads(json.dumps(content))
+    assert blocks == [[]] or all(blocks)
+
+
+def test_objects_with_objects_inside_come_many_at_a_time(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last closing brace of a window may be of an object inside an element, such as an RLE mask."""
+    entries = [{"id": number, "segmentation": {"counts": "x" * 20}, "score": 0.5} for number in range(2000)]
+    scratch.write_text(json.dumps(entries))
+    monkeypatch.setattr(json_stream, "WINDOW", 10_000)
+    monkeypatch.setattr(json_stream, "FEW", 1)
+    blocks = list(read_list(scratch))
+    assert [entry for block in blocks for entry in block] == entries
+    assert len(blocks) < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}', "must hold a list, but holds an object"),
+        ("", "is empty"),
+        ("7", "a list was expected"),
+        ("[1, 2", "not a whole JSON file: it ends in the middle, after 5 characters"),
+        ('[{"a": 1}', "not a whole JSON file"),
+        ('[{"a": 1}] x', "more text follows"),
+        ('[{"a": 1} {"a": 2}]', "not valid JSON at character 10"),
+    ],
+)
+def test_faults_of_a_list_are_told_with_their_place(scratch: Path, text: str, message: str) -> None:
+    scratch.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_list(scratch))
+    assert str(scratch) in str(caught.value)
 
 
 outline = st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(), max_size=5), max_size=4)
@@ -115,6 +193,8 @@ def test_faults_are_told_with_their_place(scratch: Path, text: str, message: str
     with pytest.raises(UserError, match=message) as caught:
         gather(scratch, outlines)
     assert str(scratch) in str(caught.value)
+    with pytest.raises(UserError, match=message):
+        list(read_elements(scratch))
 
 
 def test_no_text_and_no_file(scratch: Path, tmp_path: Path) -> None:
@@ -125,6 +205,15 @@ def test_no_text_and_no_file(scratch: Path, tmp_path: Path) -> None:
         gather(tmp_path / "absent.json")
     with pytest.raises(UserError, match="directory"):
         gather(tmp_path)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe without a writer keeps whoever opens it waiting, and /dev/zero never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        for read in (read_members, read_elements, read_list):
+            with pytest.raises(UserError, match=f"{path} is {kind}, not a file"):
+                next(iter(read(path)))
 
 
 def test_a_value_without_end_is_given_up(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

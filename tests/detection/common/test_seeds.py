@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from detection.common.seeds import hash63, permutation, uniform
+from detection.common.seeds import GOLDEN, hash63, mix64, permutation, uniform
 
 
 def test_pinned_values() -> None:
@@ -42,3 +43,12 @@ def test_permutation() -> None:
     assert not np.array_equal(permutation(1000, 3), permutation(1000, 4))
     firsts = np.array([permutation(10, i)[0] for i in range(5000)])
     assert np.abs(np.bincount(firsts, minlength=10) - 500).max() < 110
+
+
+def test_one_mixing_for_numbers_arrays_and_tensors() -> None:
+    """All 64 bits are the same, whatever holds them: what is drawn on a GPU is what is drawn here."""
+    numbers = [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF]
+    expected = [mix64(number) % 2**64 for number in numbers]
+    assert [value % 2**64 for value in mix64(np.array(numbers, dtype=np.int64)).tolist()] == expected
+    assert [value % 2**64 for value in mix64(torch.tensor(numbers)).tolist()] == expected
+    assert mix64(GOLDEN) % 2**64 == 0xE220A8397B1DCDAF

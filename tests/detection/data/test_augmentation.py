@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detection.data.albumentations_pipeline import Pipeline, TransformError
 from detection.data.augmentation import Augmentation, flip_boxes, scale_boxes
 from backbones.common.errors import UserError
+from detection.data.dataset import DetectionDataset
+from detection.data.images import ImageError
+from detection.data.index import DatasetIndex
 
 
 def marked(height: int, width: int, boxes: np.ndarray) -> np.ndarray:
@@ -101,11 +107,9 @@ def test_scale_boxes_is_exact_to_float32() -> None:
     assert (np.abs(scaled - exact) <= np.spacing(scaled) / 2 * (1 + 1e-6)).all()
 
 
-def test_jitter_by_choice_and_by_range() -> None:
+def test_one_of_several_sizes_is_drawn() -> None:
     choice = Augmentation([480, 600, 720], 2000)
     assert {choice.target_size(100, 150, seed)[0] for seed in range(100)} == {480, 600, 720}
-    span = Augmentation([20, 25], 2000, shorter_side_sampling="range")
-    assert {span.target_size(100, 150, seed)[0] for seed in range(300)} == set(range(20, 26))
 
 
 def test_flip_probability_and_independence_of_the_draws() -> None:
@@ -136,7 +140,6 @@ def test_no_boxes() -> None:
         {"shorter_sides": [0], "longer_side_max": 10},
         {"shorter_sides": [10], "longer_side_max": 0},
         {"shorter_sides": [10], "longer_side_max": 10, "horizontal_flip": 1.5},
-        {"shorter_sides": [10], "longer_side_max": 10, "shorter_side_sampling": "some"},
     ],
 )
 def test_impossible_settings(arguments: dict[str, Any]) -> None:
@@ -145,6 +148,13 @@ def test_impossible_settings(arguments: dict[str, Any]) -> None:
 
 
 # --- albumentations -------------------------------------------------------------------------------------------------
+
+
+
+def deep(depth: int) -> dict[str, Any]:
+    """Compositions within each other."""
+    return {"name": "Sequential", "transforms": [deep(depth - 1) if depth else {"name": "Blur"}]}
+
 
 CROP = {"name": "RandomCrop", "height": 20, "width": 20, "p": 1.0}
 COLOURS = {"name": "RandomBrightnessContrast", "p": 1.0}
@@ -212,7 +222,7 @@ def test_pipeline_without_boxes_and_after_pickling() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"name": "HorizontalFlop"}, "no transform named 'HorizontalFlop'; did you mean HorizontalFlip"),
+        ({"name": "HorizontalFlop"}, "no transform named 'HorizontalFlop'; did you mean 'HorizontalFlip'"),
         ({"p": 1}, "needs a `name`"),
         ({"name": "HorizontalFlip", "probability": 1}, "HorizontalFlip cannot be built"),
         ({"name": "RandomCrop", "height": "tall"}, "RandomCrop cannot be built"),
@@ -224,7 +234,94 @@ def test_unknown_transforms_and_arguments(transform: dict[str, Any], message: st
         Augmentation([20], 40, albumentations=[transform])
 
 
-def test_pipelines_that_change_the_kind_of_pixels_are_refused() -> None:
-    augmentation = Augmentation([20], 40, albumentations=[{"name": "ToFloat", "p": 1.0}])
+@pytest.mark.parametrize("p", [1.0, 0.01])
+def test_pipelines_that_change_the_kind_of_pixels_are_refused(p: float) -> None:
+    """Before any image is seen, however rarely the transform is applied."""
     with pytest.raises(UserError, match="8-bit RGB"):
+        Augmentation([20], 40, albumentations=[{"name": "ToFloat", "p": p}])
+    both = [{"name": "ToFloat", "p": 1.0}, {"name": "FromFloat", "dtype": "uint8", "p": 1.0}]
+    assert Augmentation([20], 40, albumentations=both).pipeline is not None
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ("HorizontalFlip", "expected a list of transforms, .* got 'HorizontalFlip'"),
+        ({"name": "HorizontalFlip"}, "expected a list of transforms"),
+        ([], "expected a list of transforms"),
+        (["HorizontalFlip"], "expected a transform, .*, got 'HorizontalFlip'"),
+        ([["HorizontalFlip"]], "expected a transform"),
+        ([{"name": "OneOf", "transforms": "Blur"}], "expected a list of transforms, .* got 'Blur'"),
+        ([{"name": "OneOf", "transforms": []}], "expected a list of transforms"),
+        ([{"name": "OneOf", "transforms": [{"name": "Blur"}] * 101}], "more than 100 transforms"),
+        ([deep(8)], "more than 5 within each other"),
+        ([{"name": "Resize", "height": 10**9, "width": 10**9}], "'height' is 1000000000, which suits no image"),
+        ([{"name": "Resize", "height": 32768, "width": 32768}], "makes images of up to 32768×32768 pixels"),
+        ([{"name": "LongestMaxSize", "max_size": 32768}], "makes images of up to 32768×32768 pixels"),
+        ([{"name": "LongestMaxSize", "max_size_hw": [32768, 32768]}], "makes images of up to"),
+        ([{"name": "CropAndPad", "px": 30000}], "makes images of up to 30000×30000 pixels"),
+        ([{"name": "RandomScale", "scale_limit": [0, 1000.0]}], "'scale_limit' is 1000.0, which suits no image"),
+        ([{"name": "Blur", "blur_limit": float("nan")}], "'blur_limit' is nan, which suits no image"),
+        ([{"name": "Resize", "height": 0, "width": 0}], "Resize cannot be built"),
+        ([{"name": "MaskDropout", "p": 0.01}], "MaskDropout needs mask beside the image"),
+        ([{"name": "Mosaic", "p": 0.01}], "Mosaic needs mosaic_metadata beside the image"),
+        ([{"name": "OneOf", "transforms": [{"name": "Blur"}, {"name": "FDA"}]}], "FDA needs fda_metadata beside"),
+        ([{"name": "RandomCropNearBBox"}], "needs cropping_bbox beside"),
+        ([{"name": "CoarseDropout3D", "p": 0.1}], "CoarseDropout3D fails on images of 96×64, .* pixels .*volume"),
+        ([{"name": "BasicTransform"}], "BasicTransform (cannot be built|fails)"),
+        ([{"name": "Lambda", "image": "lambda"}], "Lambda (cannot be built|fails)"),
+        ([{"name": "Crop", "x_min": 50000, "y_min": 0, "x_max": 60000, "y_max": 9}], "Crop fails on images of"),
+    ],
+)
+def test_pipelines_that_can_work_on_no_image_are_refused_when_they_are_built(transforms: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Pipeline(transforms)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"name": "RandomCrop", "height": 600, "width": 600},
+        {"name": "RandomCrop", "height": 4000, "width": 4000},  # of aerial photographs
+        {"name": "RandomSizedBBoxSafeCrop", "height": 300, "width": 400},
+        {"name": "PadIfNeeded", "min_height": 1024, "min_width": 1024},
+        {"name": "Affine", "scale": [0.5, 2.0], "rotate": [-30, 30]},
+        {"name": "SomeOf", "n": 2, "transforms": [{"name": "Blur"}, {"name": "HueSaturationValue"}, {"name": "D4"}]},
+    ],
+)
+def test_pipelines_that_work_on_some_images_are_taken(transform: dict[str, Any]) -> None:
+    assert Augmentation([20], 40, albumentations=[transform]).pipeline is not None
+
+
+def test_a_transform_that_fails_on_one_image_names_itself_and_the_remedy() -> None:
+    augmentation = Augmentation([600], 1000, albumentations=[{"name": "RandomCrop", "height": 600, "width": 600, "p": 1.0}])
+    with pytest.raises(TransformError, match=r"albumentations\.RandomCrop failed on this image of 40×30 pixels with 3") as caught:
         augmentation(np.zeros((30, 40, 3), dtype=np.uint8), BOXES, None, seed=0)
+    assert "data.skip_unreadable=true" in str(caught.value)
+
+
+def test_a_pipeline_is_not_tried_again_in_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    pickled = pickle.dumps(Augmentation([20], 1000, albumentations=[CROP]))
+    monkeypatch.setattr("detection.data.albumentations_pipeline.try_pipeline", None)
+    assert pickle.loads(pickled).pipeline is not None
+
+
+def test_without_the_package_the_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    with pytest.raises(UserError, match="data.albumentations needs the package albumentations"):
+        Pipeline([CROP])
+
+
+def test_the_image_that_a_transform_fails_on_is_named_or_replaced(make_index: Callable[..., DatasetIndex]) -> None:
+    index = make_index([(30, 40), (80, 90), (85, 95)])
+    crop = {"name": "RandomCrop", "height": 60, "width": 60, "p": 1.0}
+    augmentation = Augmentation([60], 1000, albumentations=[crop])
+    with pytest.raises(ImageError) as caught:
+        DetectionDataset(index, augmentation)[0, 0]
+    assert str(caught.value).startswith(f"{index.path(0)}: albumentations.RandomCrop failed on this image of 40×30")
+    sample = DetectionDataset(index, augmentation, unreadable="replace")[0, 0]
+    assert sample.index in (1, 2)
+    assert sample.problem is not None
+    assert sample.problem.startswith(f"{index.path(0)}: albumentations.RandomCrop failed")
+    assert DetectionDataset(index, augmentation)[0, 1].problem is None

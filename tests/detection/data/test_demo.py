@@ -128,8 +128,8 @@ def test_stopped_half_way_and_asked_for_anew(tmp_path: Path, monkeypatch: pytest
 def test_drawing_tells_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_demo_dataset(tmp_path, train=2, test=1)
     told = capsys.readouterr().err
-    assert f"drawing {tmp_path / 'train'} 2/2" in told
-    assert f"drawing {tmp_path / 'test'} 1/1" in told
+    assert f"drawing {tmp_path / 'train'}: 2 images in 0:0" in told
+    assert f"drawing {tmp_path / 'test'}: 1 images in 0:0" in told
     make_demo_dataset(tmp_path, train=2, test=1)
     assert capsys.readouterr().err == ""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import struct
+import subprocess
+import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -13,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.data.images import FORMATS, PIXEL_LIMIT, ImageError, image_size, read_image
+from detection.data import images as module
+from detection.data.images import PIXEL_LIMIT, SCAN_LIMIT, ImageError, image_size, read_image
+from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 
 
 @pytest.fixture
@@ -57,11 +64,6 @@ def test_avif(tmp_path: Path, scene: np.ndarray) -> None:
     assert np.abs(read_image(tmp_path / "a.avif").astype(int) - scene).mean() < 4
 
 
-def test_formats_are_known_to_pillow() -> None:
-    Image.init()
-    assert set(FORMATS) - {"AVIF"} <= set(Image.OPEN)
-
-
 def test_every_real_image_agrees_with_pillow(shared_data: Path) -> None:
     paths = sorted((shared_data / "coco_tiny/images").iterdir()) + sorted((shared_data / "bccd/images").iterdir())[:4]
     greys = 0
@@ -73,27 +75,85 @@ def test_every_real_image_agrees_with_pillow(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("kind", ORIENTED_KINDS)
 def test_orientations(tmp_path: Path, scene: np.ndarray, orientation: int, kind: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     path = tmp_path / f"a.{kind}"
-    Image.fromarray(scene).save(path, exif=exif, quality=95)
-    with Image.open(path) as image:
-        from PIL import ImageOps
-
-        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    save_oriented(path, scene, orientation)
+    expected = upright(scene, orientation)
     read = read_image(path)
     assert read.shape == expected.shape
-    assert np.abs(read.astype(int) - expected).max() <= 4
+    assert read.flags.c_contiguous
+    assert np.abs(read.astype(int) - expected).mean() < 4
     assert image_size(path) == expected.shape[:2]
     # The annotations decide: where only the size as stored fits theirs, the image stays as stored.
     assert np.array_equal(read_image(path, expected.shape[:2]), read)
     if orientation >= 5:
         assert read_image(path, (24, 40)).shape == (24, 40, 3)
+        assert read_image(path, (24, 40)).flags.c_contiguous
         assert np.abs(read_image(path, (24, 40)).astype(int) - scene).mean() < 4
     with pytest.raises(ImageError, match=r"a\.\w+: the image is .* its annotations say 41×24"):
         read_image(path, (24, 41))
+
+
+@pytest.mark.parametrize(
+    ("mode", "compression"),
+    [*itertools.product(["RGB", "L", "P", "RGBA", "I;16"], ["raw", "tiff_lzw", "tiff_deflate"]), ("RGB", "jpeg")],
+)
+def test_orientations_of_every_tiff(tmp_path: Path, scene: np.ndarray, mode: str, compression: str) -> None:
+    """Pillow turns TIFFs itself, in two places by their compression."""
+    image = Image.fromarray(scene[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(scene)
+    image = image if mode == "I;16" else image.convert(mode)
+    stored = read_image(save_oriented(tmp_path / "stored.tiff", image, 1, compression=compression))
+    for orientation in (2, 5, 6, 7, 8):
+        path = save_oriented(tmp_path / "a.tiff", image, orientation, compression=compression)
+        assert np.array_equal(read_image(path), upright(stored, orientation)), orientation
+        if orientation >= 5:
+            assert np.array_equal(read_image(path, (24, 40)), stored), orientation
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
+def test_orientation_in_xmp_alone(tmp_path: Path, scene: np.ndarray, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, object] = {"xmp": note, "quality": 95}
+    if kind == "png":
+        from PIL.PngImagePlugin import PngInfo
+
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", note.decode())  # type: ignore[attr-defined]
+    elif kind == "tiff":
+        options = {"tiffinfo": {700: note}}
+    Image.fromarray(scene).save(path, **options)
+    assert np.abs(read_image(path).astype(int) - upright(scene, 6)).mean() < 4
+
+
+def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path, scene: np.ndarray) -> None:
+    path = save_oriented(tmp_path / "a.png", scene, 8)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert np.array_equal(read_image(path), upright(scene, 8))
+    assert image_size(path) == (40, 24)
+
+
+def test_jpeg_2000_knows_no_orientation(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.jp2", irreversible=False, exif=Image.Exif())
+    assert np.array_equal(read_image(tmp_path / "a.jp2"), scene)
+
+
+def test_a_png_is_decoded_once(tmp_path: Path, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's reader would decode all pixels to look for EXIF behind them."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    def load(self: object) -> None:
+        raise AssertionError("decoded by Pillow")
+
+    Image.fromarray(scene).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImageFile, "load", load)
+    assert np.array_equal(read_image(tmp_path / "a.png"), scene)
+    assert image_size(tmp_path / "a.png") == (24, 40)
 
 
 def test_damaged_exif_says_nothing_against_the_pixels(tmp_path: Path, scene: np.ndarray) -> None:
@@ -243,6 +303,112 @@ def test_bombs_are_refused_from_their_header(tmp_path: Path) -> None:
                 read(path)
 
 
+def progressive_jpeg(size: tuple[int, int], scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there again and again, up to so many scans."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (90, 80, 70)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slow.jpg"
+    path.write_bytes(progressive_jpeg((40, 30), SCAN_LIMIT))
+    assert read_image(path).shape == (30, 40, 3)
+    path.write_bytes(progressive_jpeg((6000, 4000), 3000))
+    start = time.process_time()
+    with pytest.raises(ImageError, match=r"slow\.jpg: the JPEG goes over its pixels 3000 times"):
+        read_image(path)
+    assert time.process_time() - start < 2  # decoding takes more than a minute
+
+
+def tiled_tiff(size: tuple[int, int], tile: tuple[int, int]) -> bytes:
+    """A TIFF of one black tile, 8-bit RGB, compressed."""
+    data = zlib.compress(bytes(3 * tile[0] * tile[1]), 1)
+    entries = [(256, 4, 1, size[0]), (257, 4, 1, size[1]), (258, 3, 3, 146), (259, 3, 1, 8), (262, 3, 1, 2)]
+    entries += [(277, 3, 1, 3), (284, 3, 1, 1), (322, 4, 1, tile[0]), (323, 4, 1, tile[1])]
+    entries += [(324, 4, 1, 152), (325, 4, 1, len(data))]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + struct.pack("<3H", 8, 8, 8) + data
+
+
+def test_tiles_that_are_larger_than_any_image_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").write_bytes(tiled_tiff((100, 90), (112, 96)))
+    assert np.array_equal(read_image(tmp_path / "a.tiff"), np.zeros((90, 100, 3)))
+    small = bytearray(tiled_tiff((100, 90), (16, 16)))
+    for value in (322, 323):
+        place = small.index(struct.pack("<HH", value, 4)) + 8
+        small[place : place + 4] = struct.pack("<I", 20_000)
+    (tmp_path / "b.tiff").write_bytes(small)
+    with pytest.raises(ImageError, match=r"b\.tiff: claims 20000×20000 pixels"):
+        read_image(tmp_path / "b.tiff")
+
+
+def test_a_kind_that_takes_more_memory_a_pixel_has_a_lower_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: np.ndarray
+) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.jp2")
+    monkeypatch.setitem(module._PIXEL_LIMITS, "JPEG2000", 24 * 40)
+    assert read_image(tmp_path / "a.jp2").shape == (24, 40, 3)
+    monkeypatch.setitem(module._PIXEL_LIMITS, "JPEG2000", 24 * 40 - 1)
+    with pytest.raises(ImageError, match=r"a\.jp2: claims 40×24 pixels, more than the 959 accepted of a JPEG2000"):
+        read_image(tmp_path / "a.jp2")
+
+
+PEAK = """
+import resource, sys
+from detection.data.images import read_image
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_image(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+@pytest.mark.parametrize("kind", ["16-bit.png", "float.tiff", "alpha.png", "palette.png"])
+def test_decoding_takes_a_bounded_number_of_bytes_a_pixel(tmp_path: Path, kind: str, repository: Path) -> None:
+    """A small file may claim PIXEL_LIMIT pixels; with 28 bytes a pixel on the way that were 2.4 GB."""
+    path, size = tmp_path / kind, (5000, 4000)
+    if kind == "16-bit.png":
+        Image.new("I;16", size, 300).save(path)
+    elif kind == "float.tiff":
+        Image.new("F", size, 0.5).save(path, compression="tiff_deflate")
+    elif kind == "alpha.png":
+        Image.new("RGBA", size, (90, 80, 70, 60)).save(path)
+    else:
+        Image.new("P", size, 1).save(path, transparency=0)
+    output = subprocess.run([sys.executable, "-c", PEAK, path], cwd=repository, check=True, capture_output=True)
+    fixed = 150 << 20  # a band of 4 Mi pixels on its way, and what the decoders' libraries take
+    assert 1024 * int(output.stdout) < 9 * size[0] * size[1] + fixed
+
+
+def test_converting_by_bands_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (50, 30, 4), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    Image.fromarray(colour).quantize(90).save(tmp_path / "b.png", transparency=3)
+    Image.fromarray(random.integers(0, 65536, (50, 30), dtype=np.uint16)).save(tmp_path / "c.png")
+    Image.fromarray(random.random((50, 30), dtype=np.float32)).save(tmp_path / "d.tiff")
+    Image.fromarray(colour, "CMYK").save(tmp_path / "e.jpg")
+    Image.fromarray(colour[:, :, :3]).save(tmp_path / "f.bmp")
+    whole = {path.name: read_image(path) for path in tmp_path.iterdir()}
+    monkeypatch.setattr(module, "_BAND", 7 * 30)
+    assert all(np.array_equal(read_image(tmp_path / name), pixels) for name, pixels in whole.items())
+    bad = np.zeros((50, 30), dtype=np.float32)
+    bad[40, 2] = 1.5
+    Image.fromarray(bad).save(tmp_path / "bad.tiff")
+    with pytest.raises(ImageError, match="no known white level"):
+        read_image(tmp_path / "bad.tiff")
+
+
+def test_every_16_bit_level_is_rounded_to_the_nearest(tmp_path: Path) -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    expected = np.rint(levels.astype(np.float64) / 65535 * 255)
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.repeat(expected[:, :, None], 3, axis=2))
+
+
 def test_what_is_no_image(tmp_path: Path) -> None:
     for name, content, message in (
         ("empty.jpg", b"", "it is empty"),
@@ -250,20 +416,41 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         ("text.png", b"hello", "no image"),
         ("head.jpg", b"\xff\xd8\xff", "no image"),
         ("eps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+        ("pointer.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+        ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC .HEIF. photo.*convert it to JPEG or PNG"),
+        ("scan.png", b"%PDF-1.7\n", "PDF document.*convert it"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ImageError, match=rf"{name}.*{message}"):
+        for read in (read_image, image_size):
+            with pytest.raises(ImageError, match=rf"{name}.*{message}"):
+                read(tmp_path / name)
+
+
+def test_a_camera_s_raw_file_is_not_read_as_its_preview(tmp_path: Path, scene: np.ndarray) -> None:
+    preview = Image.fromarray(scene)
+    preview.save(tmp_path / "a.NEF", "TIFF")
+    preview.save(tmp_path / "b.tiff", tiffinfo={50706: b"\1\4\0\0"})  # DNGVersion
+    for name in ("a.NEF", "b.tiff"):
+        with pytest.raises(ImageError, match=rf"{name}: .* a camera's raw file; develop it"):
             read_image(tmp_path / name)
+
+
+def test_control_characters_in_a_name_are_escaped(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "a\x1b[2Jb\n.png")
+    assert str(caught.value).endswith(r"a\x1b[2Jb\n.png: no such image; is the image folder the right one?")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     with open(tmp_path / "huge.jpg", "wb") as file:  # a hole: it takes no room on the disk
         file.truncate(1 << 40)
     for name, message in (
         ("absent.jpg", "no such image"),
         ("absent/a.jpg", "no such image"),
+        ("dangling.jpg", r"is a link to .*gone\.jpg, which is not there"),
         (".", "is no file"),
         ("loop.jpg", "cannot be read"),
         ("pipe.jpg", "is no file"),

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -295,6 +296,28 @@ def test_a_bad_image_is_blank_at_evaluation(make_index: MakeIndex, caplog: pytes
     assert [image_id for image_id, _ in problems] == [102]
     assert "it is empty" in problems[0][1]
     assert sorted(i for batch in batches for i in batch.image_ids.tolist()) == index.image_ids.tolist()
+
+
+def test_a_stand_in_is_no_larger_than_what_the_network_sees(make_index: MakeIndex) -> None:
+    """Whatever size the annotations state of a file that cannot be read: of 50,000 × 50,000 pixels it would take 7.6 GB."""
+    index = make_index(SIZES)
+    index.path(2).write_bytes(b"")
+    index.path(3).unlink()
+    index.heights[2], index.widths[2] = 50_000, 50_000
+    index.heights[3], index.widths[3] = 1, 2_000_000_000
+    dataset = dataset_of(index, unreadable="blank")
+    for i in (2, 3):
+        tracemalloc.start()
+        sample = dataset[0, i]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 10_000_000
+        assert sample.image.shape == (3, *dataset.size((0, i)))
+        assert sample.image.numel() < 3 * 200 * 200
+        assert sample.original_size == (index.heights[i], index.widths[i])
+        assert sample.problem is not None
+        assert sample.boxes.shape == (0, 4)
+        assert len(sample.labels) == len(sample.crowds) == 0
 
 
 def test_proposals_move_with_the_image(make_index: MakeIndex, tmp_path: Path) -> None:

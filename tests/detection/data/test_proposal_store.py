@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 import safetensors
 
+import detection.data.proposal_store as proposal_store
 import detection.data.proposal_writer as proposal_writer
+import detection.data.tensor_file as tensor_file
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
-from detection.data.tensor_file import map_array, read_header
+from detection.data.tensor_file import find_damage, map_array, read_header
 from backbones.common.errors import UserError
 
 METADATA = {"dataset_fingerprint": "f" * 64, "rpn_sha256": "5" * 64, "config": {"nms": 0.7, "limit": 2000}}
@@ -44,6 +46,13 @@ def write(path: Path, image_ids: list[int], **metadata: Any) -> ProposalStore:
     return ProposalStore.open(path)
 
 
+def stored_scores(path: Path, row: int) -> np.ndarray:
+    with safetensors.safe_open(path, "np") as file:
+        begin, end = file.get_tensor("offsets")[row : row + 2]
+        scores: np.ndarray = file.get_tensor("scores")[begin:end]
+    return scores
+
+
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     ids = [900, 3, 71, 2**40, -5, 12]
     store = write(tmp_path / "proposals", ids)
@@ -52,7 +61,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     for image_id in ids:
         boxes, scores = proposals_of(image_id)
         assert np.array_equal(store.boxes(image_id), boxes)
-        assert np.array_equal(store.scores(image_id), scores)
+        assert np.array_equal(stored_scores(tmp_path / "proposals", ids.index(image_id)), scores)
         assert np.array_equal(store.boxes(image_id, limit=2), boxes[:2])
         assert store.boxes(image_id).flags.writeable
     assert os.listdir(tmp_path) == ["proposals"]
@@ -305,9 +314,8 @@ def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="image 8"):
         store.verify()
     store = with_change("scores", 4, 0.95)
-    for read in (store.scores, store.boxes):  # whoever takes the first few boxes takes the best
-        with pytest.raises(UserError, match="scores are not in descending order for image 8"):
-            read(8)
+    with pytest.raises(UserError, match="scores are not in descending order for image 8"):
+        store.boxes(8)  # whoever takes the first few boxes takes the best
     data = bytearray(whole)
     np.frombuffer(data, dtype=np.int64, count=3, offset=places["image_ids"].start)[0] = 8
     path.write_bytes(data)
@@ -341,7 +349,9 @@ def test_reading_a_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
         store = ProposalStore.open(sys.argv[1])
         assert (store.boxes(1234) == 1234).all()
         print(most_memory_held() - before)
-        store.verify()
+        store.verify()  # in pieces
+        print(most_memory_held() - before)
+        assert all((store.boxes(image_id) == image_id).all() for image_id in range(2000))
         print(most_memory_held() - before)
         """
     )
@@ -349,9 +359,144 @@ def test_reading_a_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
     output = subprocess.run(
         [sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True, cwd=root
     ).stdout
-    one, all_of_them = map(int, output.split())
+    one, verified, all_of_them = map(int, output.split())
     assert one < 4000  # of a file of 19,500
+    assert verified < 10_000
     assert all_of_them > 15_000  # so the measure does notice what is read
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, make_index: Callable[..., DatasetIndex]) -> None:
+    """Where a training opens a store: in the header, the ids, the offsets, boxes and scores."""
+    index = make_index([(20, 30), (30, 20), (20, 20)])
+    ids = index.image_ids.tolist()
+    whole = write(tmp_path / "whole", ids, dataset_fingerprint=index.fingerprint).path.read_bytes()
+    path = tmp_path / "flipped"
+    accepted = []
+    for position in range(len(whole)):
+        for bit in (position % 8, (position + 4) % 8):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                ProposalStore.open(path).check_against(index)
+            except UserError as error:
+                assert "flipped" in str(error)
+            else:
+                accepted.append((position, bit))
+    assert len(whole) > 800
+    assert accepted == []
+
+
+def test_damage_to_one_of_many_blocks_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_file, "SUM_BLOCK", 1000)
+    path = tmp_path / "p"
+    writer = ProposalWriter(path, METADATA, range(300))
+    for image_id in range(300):
+        random = np.random.default_rng(image_id)
+        writer.add(image_id, random.random((5, 4)), -np.sort(-random.random(5)))
+    writer.finish()
+    monkeypatch.undo()  # the reader goes by what the file says
+    ProposalStore.open(path).verify()
+    whole = path.read_bytes()
+    first = 8 + int.from_bytes(whole[:8], "little")
+    assert (len(whole) - first) // 1000 > 30
+    for position in (first, len(whole) // 2, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1
+        path.write_bytes(flipped)
+        block = first + (position - first) // 1000 * 1000
+        assert find_damage(path) == (block, block + 1000)
+        with pytest.raises(UserError, match="do not fit together|are not what was written|descending"):
+            ProposalStore.open(path).verify()
+
+
+def without_checksums(path: Path) -> None:
+    """The file as an earlier release wrote it."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    entries = json.loads(whole[8 : 8 + length])
+    del entries["__metadata__"]["__sums__"], entries["__metadata__"]["__has_sums__"]
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+
+
+@pytest.mark.parametrize("rows", [1 << 20, 3])
+def test_a_store_of_an_earlier_release_is_verified_as_far_as_possible(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(proposal_store, "_ROWS", rows)
+    ids = [900, 3, 71, 2**40, -5, 12, 13, 14]
+    path = write(tmp_path / "p", ids).path
+    without_checksums(path)
+    store = ProposalStore.open(path)
+    assert np.array_equal(store.boxes(71), proposals_of(71)[0])
+    store.verify()
+    assert "was made by an earlier release, without checksums" in caplog.text
+    whole = path.read_bytes()
+    _, places = read_header(path)
+    for image_id in ids:
+        row = int(store._offsets[ids.index(image_id)])
+        count = len(proposals_of(image_id)[1])
+        for name, value, place in (("boxes", np.nan, 4 * row + 3), ("scores", np.inf, row), ("scores", 2.0, row + count - 1)):
+            data = bytearray(whole)
+            np.frombuffer(data, np.float32, places[name].size // 4, places[name].start)[place : place + 1] = value
+            path.write_bytes(data)
+            if count > (value == 2.0):  # a single score is in order whatever it is
+                with pytest.raises(UserError, match=f"for image {image_id}; make it anew"):
+                    ProposalStore.open(path).verify()
+
+
+def test_a_flipped_bit_in_a_part_is_made_anew(tmp_path: Path) -> None:
+    first = ProposalWriter(tmp_path / "p", METADATA, [4, 5])
+    first.add(5, *proposals_of(5))
+    first.flush()
+    [chunk] = first.folder.glob("*.chunk")
+    whole = chunk.read_bytes()
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position % 8)
+        chunk.write_bytes(flipped)
+        assert ProposalWriter(tmp_path / "p", METADATA, [4, 5]).pending.tolist() == [4, 5]
+        assert not chunk.exists()
+    chunk.write_bytes(whole)
+    without_checksums(chunk)  # what an earlier release left is taken up
+    assert ProposalWriter(tmp_path / "p", METADATA, [4, 5]).pending.tolist() == [4]
+
+
+def test_headers_that_would_cost_or_make_no_sense_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "p", [1, 2]).path
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+
+    def with_entries(change: Callable[[dict[str, Any]], Any]) -> None:
+        without_checksums(path)
+        data = path.read_bytes()
+        own = int.from_bytes(data[:8], "little")
+        entries = json.loads(data[8 : 8 + own])
+        change(entries)
+        text = json.dumps(entries).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + own :])
+
+    for change in (
+        lambda entries: entries["boxes"].update(shape=[10**4000] * 2000),
+        lambda entries: entries["boxes"].update(shape=[-1, 4]),
+        lambda entries: entries["boxes"].update(shape=["2", 4]),
+        lambda entries: entries["boxes"].update(shape=[1] * 1000),
+        lambda entries: entries["__metadata__"].update(__has_sums__="true"),
+        lambda entries: entries["__metadata__"].update(__sums__='{"block": 1.5, "crc32": "", "header": ""}'),
+        lambda entries: entries.update(__metadata__="__sums__"),
+    ):
+        path.write_bytes(whole)
+        with_entries(change)
+        with pytest.raises(UserError, match="its header makes no sense"):
+            ProposalStore.open(path)
+    path.write_bytes((1 << 40).to_bytes(8, "little") + whole[8 : 8 + length])
+    with pytest.raises(UserError, match="its header makes no sense"):
+        ProposalStore.open(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no plain file"):
+        ProposalStore.open(tmp_path / "pipe")
 
 
 def test_empty_store(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.experiment import dry_run as plan
 from detection.training import distributed
+from detection.training import dry_run as measuring
 from detection.training.memory import memory_in_use
 from tests.detection.pipeline import arguments_for, tool
 
@@ -90,7 +91,7 @@ def test_the_proposals_take_their_size_twice_while_they_are_joined(
     size = int(found["images"]) * 200_000 * 20 / 2**20
     assert mebibytes(found["disk"]) == pytest.approx(2 * size, rel=0.01)
     assert "TOO LITTLE" not in found["disk"]
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(1.9 * size * 2**20)))
+    monkeypatch.setattr(measuring.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(1.9 * size * 2**20)))
     assert rows(planned("fastrcnn", config, data, tmp_path, changes=changes))["disk"].endswith("free: TOO LITTLE")
 
 
@@ -105,7 +106,7 @@ def test_the_processes_share_the_proposing_that_is_measured(
 
     monkeypatch.setattr(plan.time, "monotonic", lambda: clock() + ahead[0])
     monkeypatch.setattr(plan, "_proposals_of", proposals_of)
-    monkeypatch.setattr(plan, "world_size", lambda: 2)
+    monkeypatch.setattr(measuring, "world_size", lambda: 2)
     found = rows(planned("fastrcnn", config, data, tmp_path))
     # All images were proposed on, as the training set is so small: an hour it is, whoever takes part.
     assert re.search(r"about 1:00:0\d$", found["proposals first"])
@@ -115,7 +116,7 @@ def test_the_peak_is_not_what_is_held_in_the_end() -> None:
     cpu = torch.device("cpu")
     before = memory_in_use(cpu)
     torch.ones(64 << 20)  # 256 MiB, freed at once
-    assert plan._peak_memory(cpu) > before + 200
+    assert measuring._peak_memory(cpu) > before + 200
 
 
 def test_a_store_that_stands_is_not_made_again(config: Path, data: Path, run: Path, tmp_path: Path) -> None:

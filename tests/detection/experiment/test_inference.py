@@ -1,24 +1,133 @@
-"""Looking through a split: what does not fit into memory is told with sizes and what to lower."""
+"""From a network and images to what it finds: one way, whoever takes it; and what does not fit into memory."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from backbones.common.errors import UserError
+from detection.config import Config
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
+from detection.data.images import read_image
+from detection.data.index import DatasetIndex
+from detection.detector import Detector
+from detection.experiment import inference as module
+from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import detect, propose
+from detection.experiment.inference import Inference, batches_of_images, detect, prepared, propose, propose_batch
+from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector
 from tests.detection.pipeline import MINIATURE
+from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
+
+CPU = torch.device("cpu")
+TINY = [
+    "rpn.anchor_ratios=[0.5, 1, 2]", "rpn.channels=128", "backbone.norm=batch", "fast_rcnn.pooled_size=6",
+    "data.size_divisor=32", "fast_rcnn.min_score=0.05",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("inference")
+    make_demo_dataset(folder / "data", train=2, test=4)
+    (folder / "miniature.yaml").write_text(MINIATURE)
+    return load_config(folder / "miniature.yaml", [f"data.root={folder / 'data'}", *TINY])
+
+
+@pytest.fixture(scope="module")
+def index(config: Config) -> DatasetIndex:
+    return open_split(config.data, "test")
+
+
+@pytest.fixture(scope="module")
+def networks(config: Config, index: DatasetIndex) -> TrainedDetector:
+    categories = Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
+    fast_rcnn = tiny_fast_rcnn(classes=len(categories), norm="batch")
+    return TrainedDetector(Trained(tiny_rpn(norm="batch"), config, categories), Trained(fast_rcnn, config, categories))
+
+
+def test_the_detector_and_the_tools_find_the_same_to_the_bit(
+    config: Config, index: DatasetIndex, networks: TrainedDetector, tmp_path: Path
+) -> None:
+    """The detector's file and its images one by one, and a split with images read by workers."""
+    save_detector(tmp_path / "detector.pt", networks)
+    detector = Detector.load(tmp_path / "detector.pt", "cpu")
+    inference = prepared(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
+    rows = detect(inference, index)
+    assert len(rows) > 0
+    for i, image_id in enumerate(index.image_ids.tolist()):
+        found = detector(index.path(i))
+        own = rows[rows[:, 0] == image_id]
+        assert len(own) == len(found)
+        corners = found.boxes.astype(np.float64)
+        np.testing.assert_array_equal(own[:, 1:3], corners[:, :2])
+        np.testing.assert_array_equal(own[:, 3:5], corners[:, 2:] - corners[:, :2])
+        np.testing.assert_array_equal(own[:, 5], found.scores.astype(np.float64))
+        np.testing.assert_array_equal(own[:, 6], found.category_ids)
+
+
+def test_proposals_of_an_image_alone_are_those_in_its_split(
+    config: Config, index: DatasetIndex, networks: TrainedDetector
+) -> None:
+    inference, limits = prepared(networks.rpn.network, config, CPU), config.rpn.test_proposals
+    of_split = {image_id: (boxes, scores) for image_id, boxes, scores in propose(inference, index, limits)}
+    assert len(of_split) == 4
+    for i, image_id in enumerate(index.image_ids.tolist()):
+        [batch] = batches_of_images(inference, [read_image(index.path(i))], 1)
+        [(boxes, scores)] = propose_batch(inference, batch, limits)
+        assert len(boxes) > 0
+        np.testing.assert_array_equal(boxes, of_split[image_id][0])
+        np.testing.assert_array_equal(scores, of_split[image_id][1])
+
+
+def test_the_configured_precision_is_everyone_s(
+    config: Config, index: DatasetIndex, networks: TrainedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, on a CPU that is told to take half precision: other scores, and the same for the detector."""
+    save_detector(tmp_path / "detector.pt", networks)
+    image = index.path(0)
+    exact = Detector.load(tmp_path / "detector.pt", "cpu")(image)
+    asked: list[str] = []
+
+    def half(runtime: Any, device: torch.device) -> torch.dtype | None:
+        asked.append(runtime.precision)
+        return torch.bfloat16 if runtime.precision == "bf16" else None
+
+    monkeypatch.setattr(module, "autocast_dtype", half)
+    coarse = Detector.load(tmp_path / "detector.pt", "cpu", changes=["runtime.precision=bf16"])(image)
+    config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, precision="bf16"))
+    inference = prepared(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
+    rows = detect(inference, index)
+    assert asked == ["bf16", "bf16"]
+    own = rows[rows[:, 0] == index.image_ids[0]]
+    np.testing.assert_array_equal(own[:, 5], coarse.scores.astype(np.float64))
+    assert coarse.scores.dtype == coarse.boxes.dtype == np.float32
+    assert not np.array_equal(coarse.scores[:5], exact.scores[:5])
+
+
+def test_only_images_of_one_padded_size_share_a_batch(config: Config, networks: TrainedDetector) -> None:
+    inference = prepared(networks.rpn.network, config, CPU)
+    shapes = [(96, 128), (96, 128), (96, 128), (128, 96), (96, 128), (97, 128)]
+    images = [np.full((*shape, 3), 10 * i, np.uint8) for i, shape in enumerate(shapes)]
+    batches = list(batches_of_images(inference, iter(images), 2))
+    assert [batch.image_ids.tolist() for batch in batches] == [[0, 1], [2], [3], [4, 5]]
+    assert [tuple(size) for batch in batches for size in batch.original_sizes.tolist()] == shapes
+    assert [int(batch.images[-1, 0, 0, 0]) for batch in batches] == [10, 20, 30, 50]
 
 
 class Greedy(nn.Module):
     """Asks for more memory than there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(()))
 
     def forward(self, *_: Any) -> Any:
         return torch.empty(1 << 58)
@@ -28,16 +137,14 @@ class Greedy(nn.Module):
 
 
 @pytest.mark.parametrize("look", ["detect", "propose"])
-def test_out_of_memory_names_sizes_and_what_to_lower(look: str, tmp_path: Path) -> None:
-    make_demo_dataset(tmp_path / "data", train=2, test=2)
-    (tmp_path / "miniature.yaml").write_text(MINIATURE)
-    config = load_config(tmp_path / "miniature.yaml", [f"data.root={tmp_path / 'data'}"])
-    index, device, network = open_split(config.data, "test"), torch.device("cpu"), Greedy()
+def test_out_of_memory_names_sizes_and_what_to_lower(look: str, config: Config, index: DatasetIndex) -> None:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, size_divisor=160))
+    inference: Any = Inference.configured(Greedy(), config)
 
     def run() -> object:
         if look == "detect":
-            return detect(config, network, index, device)  # type: ignore[arg-type]
-        return list(propose(config, network, index, device, config.rpn.test_proposals))  # type: ignore[arg-type]
+            return detect(inference, index)
+        return list(propose(inference, index, config.rpn.test_proposals))
 
     with pytest.raises(
         UserError, match=r"out of memory on .* 1 image\(s\) of 160 × 160 pixels .*Lower runtime\.test_batch"

@@ -23,7 +23,7 @@ from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.model_files import Categories, Trained, save_trained
+from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector
 from tests.detection.pipeline import MINIATURE, tool
 from tests.detection.tiny_networks import spread
 
@@ -40,11 +40,12 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(folder / "miniature.yaml", [f"data.root={folder / 'data'}"])
     index = load_index(paths.test_annotations, paths.test_images, name="test")
     torch.manual_seed(0)
-    networks = build_rpn(config), build_fast_rcnn(config, len(index.category_ids))
-    for network in networks:
-        spread(network)
+    rpn, fast_rcnn = build_rpn(config), build_fast_rcnn(config, len(index.category_ids))
+    spread(rpn)
+    spread(fast_rcnn)
     categories = Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
-    save_trained(folder / "detector.pt", Trained(config, categories, {}, *networks))
+    trained = TrainedDetector(Trained(rpn, config, categories), Trained(fast_rcnn, config, categories))
+    save_detector(folder / "detector.pt", trained)
     return folder / "detector.pt"
 
 

@@ -11,8 +11,19 @@ import torch
 
 from backbones.common.errors import UserError
 from detection.config_file import load_config
-from detection.experiment.builders import build_rpn
-from detection.experiment.model_files import Categories, Trained, load_trained, save_trained
+from detection.experiment.builders import build_fast_rcnn, build_rpn
+from detection.experiment.model_files import (
+    Categories,
+    Trained,
+    TrainedDetector,
+    load_detector,
+    load_fast_rcnn,
+    load_rpn,
+    load_rpn_or_detector,
+    save_detector,
+    save_fast_rcnn,
+    save_rpn,
+)
 from detection.training.artifacts import load_artifact, save_artifact
 from tests.detection.pipeline import MINIATURE
 
@@ -25,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "miniature.yaml").write_text(MINIATURE)
     config = load_config(folder / "miniature.yaml")
     torch.manual_seed(0)
-    save_trained(folder / "rpn.pt", Trained(config, Categories((3, 7), ("cat", "dog")), rpn=build_rpn(config)))
+    save_rpn(folder / "rpn.pt", Trained(build_rpn(config), config, Categories((3, 7), ("cat", "dog"))))
     return folder / "rpn.pt"
 
 
@@ -38,10 +49,38 @@ def changed(trained: Path, path: Path, change: Change) -> Path:
 
 
 def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
-    loaded = load_trained(changed(trained, tmp_path / "x.pt", lambda content: None), "rpn")
+    loaded = load_rpn(changed(trained, tmp_path / "x.pt", lambda content: None))
     assert loaded.categories == Categories((3, 7), ("cat", "dog"))
-    assert loaded.rpn is not None
-    assert not loaded.rpn.training
+    assert not loaded.network.training
+
+
+def test_a_detector_holds_both_networks_each_by_its_own_configuration(tmp_path: Path) -> None:
+    """Its RPN may come from elsewhere, with another backbone; and each half is read from the whole."""
+    (tmp_path / "miniature.yaml").write_text(MINIATURE)
+    config, elsewhere = (load_config(tmp_path / "miniature.yaml", [f"backbone.planes={n}"]) for n in (8, 16))
+    categories = Categories((3, 7), ("cat", "dog"))
+    rpn = Trained(build_rpn(elsewhere), elsewhere, categories, {"steps": 1})
+    fast_rcnn = Trained(build_fast_rcnn(config, 2), config, categories, {"steps": 2})
+    save_detector(tmp_path / "detector.pt", TrainedDetector(rpn, fast_rcnn))
+    save_fast_rcnn(tmp_path / "fastrcnn.pt", fast_rcnn)
+    whole = load_detector(tmp_path / "detector.pt")
+    assert (whole.config, whole.categories) == (config, categories)
+    assert (whole.rpn.config, whole.rpn.provenance) == (elsewhere, {"steps": 1})
+    for part, original in (
+        (whole.rpn, rpn),
+        (whole.fast_rcnn, fast_rcnn),
+        (load_rpn(tmp_path / "detector.pt"), rpn),
+        (load_fast_rcnn(tmp_path / "detector.pt"), fast_rcnn),
+        (load_fast_rcnn(tmp_path / "fastrcnn.pt"), fast_rcnn),
+    ):
+        assert part.provenance["steps"] == original.provenance["steps"]
+        state = part.network.state_dict()
+        assert state.keys() == original.network.state_dict().keys()
+        assert all(torch.equal(value, state[name]) for name, value in original.network.state_dict().items())
+    assert isinstance(load_rpn_or_detector(tmp_path / "detector.pt"), TrainedDetector)
+    for load in (load_rpn, load_rpn_or_detector, load_detector):
+        with pytest.raises(UserError, match=r"fastrcnn.pt is a trained Fast R-CNN without its RPN"):
+            load(tmp_path / "fastrcnn.pt")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +97,11 @@ def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
         (lambda c: c["networks"].update(rpn={"a": 1}), "cannot be built"),
         (lambda c: c["networks"]["rpn"].popitem(), r"do not fit .* in 1 place\(s\): .*: absent in the file, \("),
         (lambda c: c["networks"]["rpn"].update(x=torch.zeros(1)), r"x: \(1,\) in the file, absent by its config"),
+        (
+            lambda c: c["networks"]["rpn"].update({"head.box.bias": torch.zeros(8).half()}),
+            r"torch.float16 \(8,\) in the",
+        ),
+        (lambda c: c.update(provenance=7), "of the wrong kind"),
         (lambda c: c["config"]["backbone"].update(planes=16), r"do not fit the network that its configuration names"),
         (lambda c: c["config"]["backbone"].update(name="vgg"), "unknown network 'vgg'"),
         (lambda c: c.update(input_formats={}), "of the wrong kind"),
@@ -68,21 +112,29 @@ def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
 def test_strange_contents_are_refused_in_words(trained: Path, tmp_path: Path, change: Change, part: str) -> None:
     path = changed(trained, tmp_path / "x.pt", change)
     with pytest.raises(UserError, match=part) as caught:
-        load_trained(path, "rpn")
+        load_rpn(path)
     assert "x.pt" in str(caught.value) or "vgg" in str(caught.value) or "exactly the keys" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "number"), [("planes", 10**9), ("planes", 200_000), ("stem_width", 10**7), ("base_width", 10**18)]
+    "numbers",
+    [
+        {"planes": 10**9},
+        {"planes": 200_000},
+        {"stem_width": 10**7},
+        {"base_width": 10**18},
+        {"planes": 4096, "cardinality": 4096, "base_width": 4096},
+        {"planes": 4096, "base_width": 4096},
+    ],
 )
-def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path: Path, key: str, number: int) -> None:
-    """200,000 planes are terabytes of weights."""
-    path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["backbone"].update({key: number}))
-    with pytest.raises(UserError, match=r"cannot be built|do not fit"):
-        load_trained(path, "rpn")
+def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path: Path, numbers: dict[str, int]) -> None:
+    """200,000 planes are terabytes of weights, and so are the largest numbers that are in range."""
+    path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["backbone"].update(numbers))
+    with pytest.raises(UserError, match=r"cannot be built|do not fit|out of range: from 1 to 4096"):
+        load_rpn(path)
 
 
 def test_a_configuration_cannot_make_it_build_for_ever(trained: Path, tmp_path: Path) -> None:
     path = changed(trained, tmp_path / "x.pt", lambda c: c["config"]["backbone"].update(depths=[1, 1, 10**9, 1]))
     with pytest.raises(UserError, match=r"depths: 1000000000 is out of range"):
-        load_trained(path, "rpn")
+        load_rpn(path)

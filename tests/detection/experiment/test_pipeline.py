@@ -18,7 +18,7 @@ from detection import Detector
 from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.evaluation.average_precision import average_precision
-from detection.experiment.model_files import load_trained
+from detection.experiment.model_files import load_detector
 from tests.detection.pipeline import arguments_for, start, tool
 
 
@@ -53,6 +53,7 @@ def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Pa
     images = list((run / "evaluation" / "images").iterdir())
     assert len(images) == 6
     assert all(image.name in report for image in images)
+    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 6
 
 
 def test_a_detector_file_needs_nothing_else(run: Path, data: Path, tmp_path: Path) -> None:
@@ -295,9 +296,8 @@ def test_a_detector_from_an_rpn_with_another_backbone_loads(
 ) -> None:
     changes = ["backbone.planes=16", "fast_rcnn.training.steps=1", "fast_rcnn.training.milestones=[]"]
     tool("train_fastrcnn", *arguments_for(config, data, tmp_path / "mixed", changes), "--rpn", run / "rpn.pt")
-    trained = load_trained(tmp_path / "mixed" / "detector.pt", "detector")
-    assert trained.rpn_config is not None
-    assert (trained.rpn_config.backbone.planes, trained.config.backbone.planes) == (8, 16)
+    trained = load_detector(tmp_path / "mixed" / "detector.pt")
+    assert (trained.rpn.config.backbone.planes, trained.config.backbone.planes) == (8, 16)
     tool("eval_coco", "--weights", tmp_path / "mixed" / "detector.pt", "--images", 0)
 
 
@@ -314,9 +314,12 @@ def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path
         lines = [json.loads(line) for line in (output / stage / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if figure in line] == [3, 6]
     assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=0, rtol=0)  # looking does not change the training
-    measured = load_trained(output / "detector.pt", "detector").config.fast_rcnn
+    measured = load_detector(output / "detector.pt").config.fast_rcnn
     assert measured.box_stds != (0.1, 0.1, 0.2, 0.2)
     assert all(0.01 < std < 0.5 for std in measured.box_stds)
+    said = tool("train_fastrcnn", *arguments_for(config, data, output, changes), "--resume").stderr
+    assert "all 6 steps were done before" in said
+    assert load_detector(output / "detector.pt").config.fast_rcnn == measured
 
 
 def test_augmentation_and_empty_images_by_the_configuration(config: Path, data: Path, tmp_path: Path) -> None:

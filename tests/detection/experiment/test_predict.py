@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -12,11 +14,14 @@ import pytest
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite
 from detection.data.augmentation import Augmentation
+from detection.data.image_search import find_images
+from detection.data.images import read_image
 from detection.detector import Detector
 from detection.experiment import predict as module
 from detection.experiment.model_files import Categories
-from detection.experiment.predict import find_images, predict
+from detection.experiment.predict import predict
 from detection.networks.faster_rcnn import FasterRCNN
+from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
 
@@ -131,3 +136,100 @@ def test_stopped_before_the_first_image_an_earlier_listing_stays(
     with pytest.raises(KeyboardInterrupt):
         predict(detector, [images], tmp_path / "out")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ORIENTED_KINDS)
+def test_boxes_are_those_of_the_upright_image(kind: str, detector: Detector, tmp_path: Path) -> None:
+    stored = cv2.resize(np.random.default_rng(3).integers(0, 256, (6, 9, 3), dtype=np.uint8), (90, 60))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for orientation in range(1, 9):
+        save_oriented(folder / f"{orientation}.{kind}", stored, orientation)
+    predict(detector, [folder], tmp_path / "out")
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    plain = read_image(folder / f"1.{kind}")
+    for orientation, entry in enumerate(entries, start=1):
+        seen = upright(plain, orientation)
+        assert (entry["height"], entry["width"]) == seen.shape[:2]
+        expected = detector(np.ascontiguousarray(seen))
+        assert len(expected) > 0
+        np.testing.assert_allclose([one["box"] for one in entry["detections"]], expected.boxes, atol=0.01)
+        np.testing.assert_allclose([one["score"] for one in entry["detections"]], expected.scores, atol=1e-5)
+        drawn = read_image(tmp_path / "out" / f"{orientation}.jpg")
+        assert drawn.shape[0] * seen.shape[1] == drawn.shape[1] * seen.shape[0]
+
+
+def test_of_two_into_one_folder_the_second_is_refused(detector: Detector, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    inside, go_on = threading.Event(), threading.Event()
+    real = module.read_image
+
+    def wait_and_read(path: Path) -> np.ndarray:
+        inside.set()
+        assert go_on.wait(60)
+        return real(path)
+
+    module.read_image = wait_and_read  # type: ignore[attr-defined]
+    try:
+        first = threading.Thread(target=predict, args=(detector, [images], output))
+        first.start()
+        assert inside.wait(60)
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match=r"out: another process is writing its detections there; wait for it"):
+            predict(detector, [images / "a.jpg"], output)
+        assert contents(tmp_path) == before
+    finally:
+        go_on.set()
+        first.join()
+        module.read_image = real  # type: ignore[attr-defined]
+    assert len(json.loads((output / "detections.json").read_text())) == 3
+    assert predict(detector, [images / "a.jpg"], output).images == 1  # and now it is free
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_a_lock_that_a_killed_one_left_does_not_matter(detector: Detector, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".predict.lock").write_text("")
+    assert predict(detector, [images], tmp_path / "out").images == 3
+    assert not (tmp_path / "out" / ".predict.lock").exists()
+
+
+def test_names_with_control_characters_are_escaped(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    name = "a\x1b[2J\x9b\u202eb\n.png"
+    (folder / name).write_bytes(b"nothing")
+    summary = predict(detector, [folder], tmp_path / "out")
+    assert summary.unreadable == 1
+    assert r"a\x1b[2J\x9b\u202eb\n.png: is no image" in caplog.text
+    text = (tmp_path / "out" / "detections.json").read_text(encoding="utf-8")
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text)[0]["file"] == str(folder / name)
+
+
+def test_names_that_some_disks_take_for_one_are_kept_apart(detector: Detector, images: Path, tmp_path: Path) -> None:
+    pixels = (images / "a.jpg").read_bytes()
+    names = ["é.jpg", unicodedata.normalize("NFD", "é.jpg"), "É.jpg", "STRASSE.jpg", "straße.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / name).write_bytes(pixels)
+    predict(detector, [tmp_path / f"{number}" / name for number, name in enumerate(names)], tmp_path / "out")
+    written = [path.name for path in (tmp_path / "out").glob("*.jpg")]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in written}) == len(written) == 5
+
+
+@pytest.mark.parametrize("score", [5, -0.1, float("nan")])
+def test_a_least_score_that_none_can_have_is_refused(
+    score: float, detector: Detector, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"the least score to be drawn is .*; scores lie in 0–1"):
+        predict(detector, [images], tmp_path / "out", min_score=score)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(detector: Detector, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match=r"file/out cannot be written: Not a directory"):
+        predict(detector, [images], tmp_path / "file" / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from backbones.common.errors import UserError
 from detection.config import Config
 from detection.config_file import load_config
 from detection.data.index import DatasetIndex, load_index
-from detection.experiment.inference import average_precision_of
+from detection.experiment.inference import Inference, average_precision_of
 from detection.networks.fast_rcnn import Detections
 from tests.detection import ranks
 from tests.detection.pipeline import MINIATURE
@@ -35,6 +36,7 @@ class Scripted(nn.Module):
     def __init__(self, nan_in: int = -1) -> None:
         super().__init__()
         self.nan_in = nan_in
+        self.place = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
         return [self.found(int(level)) for level in images[:, 0, 0, 0]]
@@ -85,7 +87,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, DatasetInde
 
 def figures_of(config: Config, index: DatasetIndex, nan_in: int, device: torch.device) -> tuple[str, bytes]:
     try:
-        figures, detections = average_precision_of(config, Scripted(nan_in), index, device)  # type: ignore[arg-type]
+        inference: Any = Inference.configured(Scripted(nan_in).to(device), config)
+        figures, detections = average_precision_of(inference, index)
     except UserError as error:
         return f"error: {error}", b""
     return json.dumps(figures.to_dict()), detections.tobytes()

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import detection.data.proposal_writer as proposal_writer
+from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
-from detection.experiment import proposing, stages
+from detection.experiment import dry_run, proposing, stages
+from detection.experiment.model_files import load_rpn
+from detection.training.stage import Stage
 from tests.detection.experiment.test_pipeline import assert_same_weights
 from tests.detection.pipeline import arguments_for, tool
 
@@ -104,6 +108,102 @@ def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
     assert asked == [len(whole), len(whole) - 5]
     for image_id in whole.image_ids.tolist():
         np.testing.assert_array_equal(mended.boxes(image_id), whole.boxes(image_id))
+
+
+def test_an_rpn_of_an_earlier_run_is_not_taken_for_this_one_s(
+    copy: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    """Trained anew with another rate, and killed after the last checkpoint, before its file was written."""
+    arguments = arguments_for(config, data, copy, ["rpn.training.learning_rate=0.02"])
+    earlier = (copy / "rpn.pt").read_bytes()
+    shutil.rmtree(copy / "rpn")
+    tool("train_rpn", *arguments)
+    (copy / "rpn.pt").rename(tmp_path / "second.pt")
+    (copy / "rpn.pt").write_bytes(earlier)
+    tool("train_rpn", *arguments, "--resume")
+    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt", atol=0, rtol=0)
+    assert load_rpn(copy / "rpn.pt").config.rpn.training.learning_rate == 0.02
+    (copy / "rpn.pt").write_bytes(earlier[:-100])  # nor is half a file
+    tool("train_rpn", *arguments, "--resume")
+    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt", atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("data.test_shorter_side=64", r"proposals.sides: [96, 144] in the checkpoint, [64, 144] now"),
+        ("rpn.training_proposals.nms_iou=0.6", "proposals.limits.nms_iou: 0.7 in the checkpoint, 0.6 now"),
+        ("fast_rcnn.box_statistics=empirical", None),
+        ("fast_rcnn.training.momentum=0.8", "config.fast_rcnn.training.momentum: 0.9 in the checkpoint, 0.8 now"),
+    ],
+)
+def test_a_refused_resume_is_told_by_its_keys_before_proposals_are_made_anew(
+    change: str, told: str | None, copy: Path, config: Path, data: Path
+) -> None:
+    store = copy / "proposals/train.st"
+    before = store.read_bytes(), store.stat().st_mtime_ns
+    result = tool("train_fastrcnn", *arguments_for(config, data, copy, [change]), "--resume", check=False)
+    assert result.returncode == 1
+    assert "belongs to another run" in result.stderr
+    if told is not None:  # measured statistics are known only from the proposals
+        assert told in result.stderr
+        assert "proposing" not in result.stderr
+    assert (store.read_bytes(), store.stat().st_mtime_ns) == before
+
+
+def test_another_rpn_is_told_by_what_it_was_trained_with(copy: Path, config: Path, data: Path) -> None:
+    """Not by two hashes, and not after hours of proposing."""
+    store = (copy / "proposals/train.st").read_bytes()
+    shutil.rmtree(copy / "rpn")
+    tool("train_rpn", *arguments_for(config, data, copy, ["rpn.training.learning_rate=0.02"]))
+    result = tool("train_fastrcnn", *arguments_for(config, data, copy), "--resume", check=False)
+    assert result.returncode == 1
+    assert "rpn.config.rpn.training.learning_rate: 0.01 in the checkpoint, 0.02 now" in result.stderr
+    assert "sha256" not in result.stderr
+    assert (copy / "proposals/train.st").read_bytes() == store
+
+
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_an_rpn_with_other_anchors_than_configured_is_refused_with_the_keys(
+    option: list[str], run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    """The run's config.yaml would else state anchors that the detector does not have."""
+    changes = ["rpn.anchor_sizes=[16, 32]", "rpn.channels=8"]
+    arguments = [*arguments_for(config, data, tmp_path, changes), "--rpn", run / "rpn.pt", *option]
+    result = tool("train_fastrcnn", *arguments, check=False)
+    assert result.returncode == 1
+    assert "rpn.anchor_sizes: [24.0,48.0] in the file, [16.0,32.0] by the configuration" in result.stderr
+    assert "To take it: 'rpn.anchor_sizes=[24.0,48.0]' rpn.channels=16" in result.stderr
+    assert not (tmp_path / "proposals").exists()
+
+
+def test_an_rpn_that_was_made_for_images_of_another_size_is_told(
+    run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    changes = ["data.test_shorter_side=64", "fast_rcnn.training.steps=1", "fast_rcnn.training.milestones=[]"]
+    said = tool("train_fastrcnn", *arguments_for(config, data, tmp_path, changes), "--rpn", run / "rpn.pt").stderr
+    assert (
+        f"{run / 'rpn.pt'} was made for images of another size: data.test_shorter_side: 96 for the RPN, 64 now" in said
+    )
+
+
+def test_a_stage_is_measured_and_trained_as_the_same_object(
+    config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages_seen: dict[str, Stage] = {}
+    for module, name in ((dry_run, "dry_run"), (stages, "run_training")):
+        monkeypatch.setattr(module, name, lambda stage, name=name, **_: stages_seen.setdefault(name, stage))
+    loaded = load_config(config, [f"data.root={data}", f"output={tmp_path / 'run'}"])
+    dry_run.of_rpn(loaded, torch.device("cpu"))
+    stages.train_rpn(loaded, torch.device("cpu"))
+    planned, trained = stages_seen["dry_run"], stages_seen["run_training"]
+    assert planned.training == trained.training == loaded.rpn.training
+    assert (planned.identity, planned.files, planned.images) == (trained.identity, trained.files, trained.images)
+    weights = trained.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in planned.network.state_dict().items())
+    one, other = (next(iter(stage.batches(stage.training)(3))) for stage in (planned, trained))
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.image_ids, other.image_ids)
 
 
 def test_too_many_processes_are_refused_before_the_proposing(

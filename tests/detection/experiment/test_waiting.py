@@ -21,8 +21,9 @@ from detection.config import Config
 from detection.config_file import load_config
 from detection.data.batches import Batch
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.placement import optimizer_for
+from detection.kernels.choice import CUDA, use_kernels
 from detection.training.loss_watch import LossWatch
+from detection.training.recipe import optimizer_for
 from detection.training.update import clipped_norm
 from tests.detection.pipeline import REPOSITORY
 
@@ -92,6 +93,7 @@ def batch() -> Batch:
 def step(request: pytest.FixtureRequest, config: Config, batch: Batch) -> Iterator[Callable[[], nn.Module]]:
     """One training step of either network, as the loop does it between two looks at its losses."""
     network = (build_rpn(config) if request.param == "rpn" else build_fast_rcnn(config, 80)).to(META).train()
+    use_kernels(network, CUDA)
     training = getattr(config, request.param).training
     optimizer = optimizer_for(network, training)
     watch = LossWatch(META, 2)

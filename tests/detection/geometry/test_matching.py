@@ -34,16 +34,20 @@ def match_slowly(
 @pytest.fixture(params=[1 << 19, 1], ids=["at once", "one by one"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ground truth's boxes in one block, and each in its own."""
-    monkeypatch.setitem(matching._TOGETHER, "cpu", request.param)
+    for function in (matching.match, matching.inside_any):
+        monkeypatch.setitem(function.__kwdefaults__, "overlaps_at_once", request.param)
 
 
 def test_a_block_has_so_many_overlaps_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(matching._TOGETHER, "cpu", 250)
-    seen = []
-    original = box_ops.iou
-    monkeypatch.setattr(box_ops, "iou", lambda *boxes: seen.append(original(*boxes)) or seen[-1])
+    monkeypatch.setitem(matching.match.__kwdefaults__, "overlaps_at_once", 250)
+    seen: list[torch.Tensor] = []
+
+    def noted_iou(*boxes: torch.Tensor) -> torch.Tensor:
+        seen.append(box_ops.iou(*boxes))
+        return seen[-1]
+
     truth, boxes = random_boxes(2, 7, seed=5), random_boxes(2, 40, seed=6)
-    match(truth, all_of(truth), boxes, positive=0.5, negative=0.3)
+    match(truth, all_of(truth), boxes, positive=0.5, negative=0.3, overlap=noted_iou)
     assert [one.numel() for one in seen] == [240, 240, 80]
 
 
@@ -126,3 +130,15 @@ def test_inside_any_is_the_share_within_one_region(block: None) -> None:
     assert torch.equal(found, expected)
     assert found.any()
     assert not found.all()
+
+
+def test_the_matcher_takes_any_overlap() -> None:
+    """The share of a box inside the ground truth in place of IoU: a small box within a large object is positive."""
+    truth, boxes = torch.tensor([[[0.0, 0, 100, 100]]]), torch.tensor([[10.0, 10, 20, 20], [90, 90, 110, 110]])
+    is_target = torch.ones(1, 1, dtype=torch.bool)
+    by_iou = match(truth, is_target, boxes, positive=0.7, negative=0.3)
+    inside = match(
+        truth, is_target, boxes, positive=0.7, negative=0.2, overlap=lambda g, b: box_ops.covered_share(b, g)
+    )
+    assert by_iou.kind.tolist() == [[0, 0]]
+    assert inside.kind.tolist() == [[1, -1]]

@@ -13,11 +13,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import create_c4, fold_batch_norm
-from detection.geometry.roi_pooling import Method, RegionPooler
+from detection.geometry.roi_pooling import Method, RoIPooling
 from detection.kernels import region_features as module
-from detection.kernels.region_features import region_features
+from detection.kernels.region_features import (
+    region_features,
+    region_features_in_parts,
+    region_features_reordered,
+)
+from detection.kernels.roi_pooling import pool_regions
 from tests.detection.geometry.test_boxes import random_boxes
-from tests.detection.geometry.test_roi_pooling import odd_boxes
+from tests.detection.kernels.test_roi_pooling import odd_boxes
 from tests.detection.tiny_networks import TINY
 
 
@@ -68,7 +73,7 @@ def test_another_order_gives_the_same_vectors_and_gradients(
     conv5, regions = conv5_of(**structure), odd_boxes()
     features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
     leaves = [features, *conv5.parameters()]
-    found = region_features(RegionPooler(method, bins, [16], 2), conv5, [features], regions)
+    found = region_features_reordered(RoIPooling(method, bins, [16], 2), conv5, [features], regions)
     expected = plainly(conv5, features, regions, bins, method)
     assert reordered == [method]
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).double()
@@ -86,7 +91,7 @@ def test_a_folded_conv5_in_batches_gives_the_same(
     conv5, regions = conv5_of().eval(), odd_boxes()
     features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
     monkeypatch.setattr(module, "_BATCH", 10)
-    found = region_features(RegionPooler(method, 7, [16], 2), fold_batch_norm(conv5), [features], regions)
+    found = region_features_reordered(RoIPooling(method, 7, [16], 2), fold_batch_norm(conv5), [features], regions)
     assert set(reordered) == {method}
     torch.testing.assert_close(found, plainly(conv5, features, regions, 7, method), rtol=1e-10, atol=1e-10)
 
@@ -96,21 +101,21 @@ def test_weights_in_half_precision(method: Method, reordered: list[str]) -> None
     conv5, regions = conv5_of(), odd_boxes()
     features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
     expected = plainly(conv5, features, regions, 7, method)
-    found = region_features(RegionPooler(method, 7, [16], 2), conv5.bfloat16(), [features.bfloat16()], regions)
+    found = region_features_reordered(RoIPooling(method, 7, [16], 2), conv5.bfloat16(), [features.bfloat16()], regions)
     assert reordered == [method]
     torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(
-    ("pooler", "norm", "structure", "regions"),
+    ("pooling", "norm", "structure", "regions"),
     [
-        (RegionPooler("max", 7, [16]), "batch", {}, 20),
-        (RegionPooler("max", 7, [16]), "frozen", {"residual": False}, 20),
-        (RegionPooler("align", 7, [16], 0), "frozen", {}, 20),
-        (RegionPooler("align", 7, [16], 2), "batch", {}, 20),
-        (RegionPooler("align", 7, [16], 2), "group", {}, 20),
-        (RegionPooler("align", 7, [16], 2), "frozen", {"residual": False}, 20),
-        (RegionPooler("align", 7, [16], 2), "frozen", {}, 1),
+        (RoIPooling("max", 7, [16]), "batch", {}, 20),
+        (RoIPooling("max", 7, [16]), "frozen", {"residual": False}, 20),
+        (RoIPooling("align", 7, [16], 0), "frozen", {}, 20),
+        (RoIPooling("align", 7, [16], 2), "batch", {}, 20),
+        (RoIPooling("align", 7, [16], 2), "group", {}, 20),
+        (RoIPooling("align", 7, [16], 2), "frozen", {"residual": False}, 20),
+        (RoIPooling("align", 7, [16], 2), "frozen", {}, 1),
     ],
     ids=[
         "max-pooling, batch statistics",
@@ -123,14 +128,14 @@ def test_weights_in_half_precision(method: Method, reordered: list[str]) -> None
     ],
 )
 def test_the_plain_order_where_the_other_is_not_the_same_or_does_not_pay(
-    pooler: RegionPooler, norm: str, structure: dict[str, Any], regions: int, reordered: list[str]
+    pooling: RoIPooling, norm: str, structure: dict[str, Any], regions: int, reordered: list[str]
 ) -> None:
     conv5 = conv5_of(norm, **structure)
     features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
     own = odd_boxes()[:, :regions]
-    found = region_features(pooler, conv5, [features], own)
+    found = region_features_reordered(pooling, conv5, [features], own)
     assert not reordered
-    torch.testing.assert_close(found, conv5(pooler([features], own)).mean(dim=(2, 3)))
+    torch.testing.assert_close(found, conv5(pool_regions(pooling, [features], own)).mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize("method", ["align", "max"])
@@ -140,7 +145,7 @@ def test_the_first_convolutions_see_few_positions(method: Method) -> None:
     features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
     seen = FlopCounterMode(display=False)
     with seen, torch.no_grad():
-        region_features(RegionPooler(method, 14, [16], 2), conv5.float(), [features.float()], regions)
+        region_features_reordered(RoIPooling(method, 14, [16], 2), conv5.float(), [features.float()], regions)
     plain = FlopCounterMode(display=False)
     with plain, torch.no_grad():
         conv5(torch.empty(200, features.shape[1], 14, 14))
@@ -166,7 +171,7 @@ def test_no_more_than_one_part_of_conv5s_maps_is_kept_at_inference(
         most.append(sum(one() is not None for one in alive))
 
     list(conv5.children())[-1].register_forward_hook(note)
-    region_features(RegionPooler(method, 7, [16], 2), conv5, [features], regions)
+    region_features_reordered(RoIPooling(method, 7, [16], 2), conv5, [features], regions)
     assert len(most) > 5
     assert max(most) == 1
 
@@ -174,19 +179,28 @@ def test_no_more_than_one_part_of_conv5s_maps_is_kept_at_inference(
 @pytest.mark.parametrize("method", ["align", "max"])
 def test_no_regions(method: Method) -> None:
     conv5 = conv5_of().eval()
-    features, pooler = maps_of(conv5.in_channels), RegionPooler(method, 7, [16], 2)  # type: ignore[arg-type]
-    assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
+    features, pooling = maps_of(conv5.in_channels), RoIPooling(method, 7, (16,), 2)  # type: ignore[arg-type]
+    nothing = torch.zeros(2, 0, 4)
+    assert region_features_reordered(pooling, conv5, [features], nothing).shape == (0, conv5.out_channels)
     with torch.no_grad():
-        assert region_features(pooler, conv5, [features], torch.zeros(2, 0, 4)).shape == (0, conv5.out_channels)
+        assert region_features_reordered(pooling, conv5, [features], nothing).shape == (0, conv5.out_channels)
+
+
+@pytest.mark.parametrize("method", ["align", "max"])
+@pytest.mark.parametrize("form", [region_features, region_features_in_parts])
+def test_the_plain_form_is_torchvisions(form: Callable[..., torch.Tensor], method: Method) -> None:
+    conv5, regions = conv5_of(), odd_boxes()
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    found = form(RoIPooling(method, 7, (16,), 2), conv5, [features], regions)
+    torch.testing.assert_close(found, plainly(conv5, features, regions, 7, method), rtol=1e-10, atol=1e-10)
 
 
 def test_a_gpu_pools_no_more_at_once_than_its_kernels_can_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, which takes a GPU's way."""
     features, regions = (torch.empty(size, device="meta") for size in ((2, 8, 9, 12), (2, 30, 4)))
     conv5 = nn.Sequential(nn.Conv2d(8, 5, 1)).to("meta").eval()
-    pooler, pooled = RegionPooler("align", 4, [16]), []
-    pooler.register_forward_hook(lambda module, given, result: pooled.append(result.numel()))
+    pooled: list[int] = []
+    conv5.register_forward_pre_hook(lambda module, given: pooled.append(given[0].numel()))
     monkeypatch.setattr(module, "_MOST_POOLED", 20 * 8 * 4 * 4)
     with torch.no_grad():
-        assert region_features(pooler, conv5, [features], regions).shape == (60, 5)
+        assert region_features_in_parts(RoIPooling("align", 4, (16,)), conv5, [features], regions).shape == (60, 5)
     assert pooled == [20 * 8 * 4 * 4] * 3

@@ -198,7 +198,7 @@ def test_detections_are_torchvisions_given_the_same_weights_and_features(sizes: 
         return torchvision.ops.roi_align(features["c4"], boxes, 6, 1 / 16, 2, aligned=True)
 
     def head(pooled: torch.Tensor) -> torch.Tensor:
-        return network.conv5(pooled).mean(dim=(2, 3))
+        return network.box_head.conv5(pooled).mean(dim=(2, 3))
 
     theirs = RoIHeads(
         pool, head, _Predictor(network), 0.5, 0.5, 64, 0.25, (10.0, 10.0, 5.0, 5.0), 0.05, 0.3, 100

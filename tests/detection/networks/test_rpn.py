@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from detection.geometry import boxes as box_ops
 from detection.geometry.anchors import Anchors
 from detection.geometry.sampling import sample
 from detection.networks.network_input import prepare
@@ -155,7 +157,7 @@ def test_training_computes_no_proposals(monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("decoded or suppressed boxes while training")
 
     network = tiny_rpn()
-    monkeypatch.setattr("detection.networks.rpn.suppress", forbidden)
+    network.kernels = dataclasses.replace(network.kernels, suppress=forbidden)
     monkeypatch.setattr(network.coder, "decode", forbidden)
     network(batch(OBJECTS, LABELS))
 
@@ -262,3 +264,21 @@ def test_a_network_of_its_own() -> None:
         for parameter in network.parameters():
             parameter.add_(1)
     assert not torch.equal(next(network.parameters()), next(other.parameters()))
+
+
+def test_small_boxes_are_dropped_before_the_best_are_taken() -> None:
+    """py-faster-rcnn's order, against a slow loop: with a limit of 40, the best 40 of the large boxes go into NMS."""
+    network = tiny_rpn().eval()
+    whole = batch([[]], [[]])
+    logits, targets, anchors, _ = network.predict(whole.images, whole.sizes)
+    decoded = box_ops.clip(network.coder.decode(targets, anchors), whole.sizes)[0]
+    least = 30.0
+    large = [i for i, box in enumerate(decoded.tolist()) if box[2] - box[0] >= least and box[3] - box[1] >= least]
+    best = sorted(large, key=lambda i: -logits[0, i].item())[:40]
+    kept = torchvision.ops.nms(decoded[best], logits[0, best], 0.7)[:20]
+    found = network.propose(
+        whole.images, whole.sizes, before_nms=40, after_nms=20, nms_iou=0.7, min_sides=torch.tensor([[least, least]])
+    )
+    torch.testing.assert_close(found.boxes[0, : found.counts[0]], decoded[best][kept])
+    ranked = logits[0].argsort(descending=True)[:40].tolist()
+    assert not set(ranked) <= set(large)  # with the other order, fewer than 40 would have gone into NMS

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 
 from detection import config as settings
-from detection.experiment.placement import placed
-from detection.networks import rpn_head
+from detection.kernels import anchor_head
+from detection.kernels.choice import CPU
 from detection.networks.rpn_head import RPNHead
+from detection.training.placement import placed
 from tests.detection.tiny_networks import batch, tiny_rpn
 
 SHAPES = [(7, 5), (4, 3)]
@@ -18,6 +19,7 @@ SHAPES = [(7, 5), (4, 3)]
 def head_and_maps(levels: int) -> tuple[RPNHead, list[torch.Tensor]]:
     torch.manual_seed(0)
     head = RPNHead(6, 5, 3).double()
+    head.kernels = CPU
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter)
     return head, [torch.randn(2, 6, *shape).double().requires_grad_() for shape in SHAPES[:levels]]
@@ -35,7 +37,7 @@ def test_some_anchors_alone_get_the_answers_and_gradients_of_the_whole_map(
     number = logits.shape[1]
     index = torch.stack([torch.arange(number), torch.arange(number).flip(0)])  # corners, borders and all
     expected = logits.gather(1, index), targets.gather(1, index[..., None].expand(-1, -1, 4))
-    monkeypatch.setattr(rpn_head, "_SPARSE", 0)
+    monkeypatch.setattr(anchor_head, "_SPARSE", 0)
     with monkeypatch.context() as patched:
         patched.setattr(RPNHead, "forward", None)  # `at` does without
         found = head.at(maps, index)
@@ -52,7 +54,7 @@ def test_some_anchors_alone_get_the_answers_and_gradients_of_the_whole_map(
 def test_many_anchors_are_taken_from_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
     head, maps = head_and_maps(1)
     expected, _ = head(maps)
-    monkeypatch.setattr(rpn_head, "_windows", None)
+    monkeypatch.setattr(anchor_head, "_windows", None)
     index = torch.arange(60).expand(2, -1)
     torch.testing.assert_close(head.at(maps, index)[0], expected[:, :60])
 

@@ -13,7 +13,6 @@ from backbones.common.errors import UserError
 from detection.report import drawing
 from detection.report.drawing import (
     class_color,
-    contact_sheet,
     draw_detections,
     draw_ground_truth,
     enlargement,
@@ -88,7 +87,7 @@ def test_text_grows_with_the_image() -> None:
     def plate_height(scale: int) -> int:
         box = np.array([[100.0, 100, 300, 300]]) * scale
         drawn = draw_detections(grey(480 * scale, 640 * scale), box, [1], ["x" * 20])
-        column = (drawn[:, 110 * scale] == class_color(1)).all(axis=-1)
+        column = (drawn[:, 100 * scale + 1] == class_color(1)).all(axis=-1)  # the margin before the text
         return int(column[: 102 * scale].sum())
 
     assert 3.2 < plate_height(4) / plate_height(1) < 4.8
@@ -127,16 +126,6 @@ def test_side_by_side() -> None:
     assert (both[:bar] < 100).any()  # the titles
 
 
-def test_contact_sheet() -> None:
-    images = [np.full((100, 200, 3), value, dtype=np.uint8) for value in (10, 60, 110)]
-    sheet = contact_sheet(images, columns=2, width=800)
-    assert sheet.shape[1] == 800
-    assert [bool((sheet == value).all(axis=-1).any()) for value in (10, 60, 110)] == [True] * 3
-    assert contact_sheet(images[:1], columns=3, width=100).shape[1] == 100
-    with pytest.raises(ValueError, match="0 images"):
-        contact_sheet([])
-
-
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "ü ß.JPEG"])
 def test_saves_rgb(tmp_path: Path, name: str) -> None:
     image = np.zeros((20, 30, 3), dtype=np.uint8)
@@ -146,6 +135,16 @@ def test_saves_rgb(tmp_path: Path, name: str) -> None:
     read = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
     assert np.abs(read.astype(int) - image).max() < 8
     assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
+
+
+def test_a_jpeg_of_an_image_longer_than_jpegs_are(tmp_path: Path) -> None:
+    image = np.zeros((20, 80_000, 3), dtype=np.uint8)
+    image[:, 40_000:] = (0, 0, 250)
+    save_image(tmp_path / "a.jpg", image)
+    read = cv2.imread(str(tmp_path / "a.jpg"))
+    assert read.shape == (16, 65_500, 3)
+    assert read[8, 1000].max() < 10
+    assert read[8, 64_000, 0] > 240
 
 
 @pytest.mark.parametrize("name", ["a", "a.xyz", "a.txt"])

@@ -2,62 +2,104 @@
 
 from __future__ import annotations
 
+import base64
+import doctest
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.evaluation.average_precision import FIGURES, average_precision
-from detection.evaluation.error_analysis import analyse_errors
-from detection.evaluation.ground_truth import read_ground_truth
-from detection.evaluation.recall import RecallAccumulator
-from detection.report.page import read_curves, write_report
+from detection.report import page as module
+from detection.report.page import embed_image, read_curves, write_report
 
-TRUTH = read_ground_truth(
-    {
-        "images": [{"id": 1}],
-        "categories": [{"id": 1, "name": "<b>cat</b> & co"}, {"id": 2, "name": "dog"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50]}],
-    }
-)
-DETECTIONS = np.array([[1, 0, 0, 50, 40, 0.9, 1]])
+FIGURES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+FIGURES += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
+AVERAGE_PRECISION: dict[str, Any] = {
+    "figures": {name: None if name == "AP_large" else 0.5 for name in FIGURES},
+    "classes": [
+        {"category_id": 1, "name": "<b>cat</b> & co", "objects": 1, "AP": 0.7, "AP50": 1.0},
+        {"category_id": 2, "name": 'do"g\x1b[2J\u202e', "objects": 0, "AP": None, "AP50": None},
+    ],
+    "images": 1,
+    "detections": 1,
+    "notes": ["<i>one</i> was left out"],
+}
+ERRORS: dict[str, Any] = {
+    "score_threshold": 0.25,
+    "counts": {"correct": 3, "localisation": 1, "confusion": 0, "duplicate": 0, "background": 0},
+    "ignored": 0,
+    "objects": 4,
+    "missed": 1,
+    "confusions": [("<b>cat</b> & co", "猫", 2)],
+    "precision": 0.75,
+    "recall": None,
+}
+RECALL: dict[str, Any] = {
+    "figures": {
+        "AR_100": 0.25,
+        "AR_300": 0.375,
+        "AR_100_small": None,
+        "AR_300_small": None,
+        "recall50_100": 0.5,
+        "recall50_300": 0.625,
+    },
+    "objects": {"all": 7, "small": 0},
+    "images": 1,
+}
 
 
 class Page(HTMLParser):
-    """Collects the page's links and its unclosed tags."""
+    """Collects the page's links, its text and its unclosed tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.links: list[str] = []
+        self.rows: list[list[str]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.links += [value or "" for name, value in attributes if name in ("src", "href")]
+        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "poster")]
         if tag not in ("meta", "img"):
             self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def write_whole(folder: Path, images: list[tuple[Path, str]]) -> Path:
-    accumulator = RecallAccumulator()
-    accumulator.add(1, np.array([[0.0, 0.0, 50.0, 40.0]]), np.array([[0.0, 0.0, 50.0, 50.0]]))
+def pixels_of(link: str) -> np.ndarray:
+    start = "data:image/jpeg;base64,"
+    assert link.startswith(start)
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(link[len(start) :]), dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[:, :, ::-1]
+
+
+def write_whole(folder: Path, images: list[tuple[str, str]]) -> Path:
     return write_report(
         folder,
         title="Evaluation <1>",
-        average_precision=average_precision(TRUTH, DETECTIONS),
-        errors=analyse_errors(TRUTH, DETECTIONS),
-        recall=accumulator.result(),
+        average_precision=AVERAGE_PRECISION,
+        errors=ERRORS,
+        recall=RECALL,
+        tables=["COCO's figures", "the kinds\nof error\x1b[2J"],
         facts={"weights": "detector.pt"},
         curves={"loss": [(1, 3.0), (2, 2.0)], "AP": [(2, 0.5)]},
         images=images,
@@ -65,29 +107,72 @@ def write_whole(folder: Path, images: list[tuple[Path, str]]) -> Path:
 
 
 def test_holds_everything(tmp_path: Path) -> None:
-    image = tmp_path / "images" / "größe & 1.jpg"
-    image.parent.mkdir()
-    image.write_bytes(b"")
-    page = write_whole(tmp_path / "report", [(image, 'image "1"')])
+    image = np.zeros((60, 90, 3), dtype=np.uint8)
+    image[:, 30:, 0] = 250
+    page = write_whole(tmp_path / "report", [(embed_image(image), 'image "1"')])
     text = page.read_text(encoding="utf-8")
     parsed = Page(text)
     assert parsed.open == []
-    assert parsed.tags.isdisjoint({"script", "link", "iframe"})
-    assert {(page.parent / unquote(link)).resolve() for link in parsed.links} == {image.resolve()}
+    assert parsed.tags.isdisjoint({"script", "link", "iframe", "a", "object"})
+    (link,) = parsed.links
+    assert np.abs(pixels_of(link).astype(int) - image).mean() < 4
+    assert "default-src 'none'" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
     assert all(f"<span>{name}</span>" in text for name in FIGURES)
+    assert "AP, IoU 0.75, all, 100 an image" in text
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text
+    assert "&lt;i&gt;one&lt;/i&gt; was left out" in text
     assert "<b>cat" not in text
+    assert "taken for 猫: 2" in text
+    assert ["missed (of objects)", "1", "25.0%", ""] in parsed.rows
     assert text.count("<svg") == 1  # one point makes no curve
     plain = (page.parent / "report.txt").read_text(encoding="utf-8")
-    for expected in (
-        "Evaluation <1>",
-        "weights: detector.pt",
-        "Average Precision",
-        "localisation",
-        "proposals an image",
-    ):
-        assert expected in plain
+    assert plain == "Evaluation <1>\n\nweights: detector.pt\n\nCOCO's figures\n\nthe kinds\nof error\\x1b[2J\n"
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.txt"]
+
+
+def test_recall_is_a_table_of_sizes_by_proposals(tmp_path: Path) -> None:
+    rows = Page(write_report(tmp_path, title="Recall", recall=RECALL).read_text(encoding="utf-8")).rows
+    assert rows == [
+        ["proposals an image", "objects", "100", "300"],
+        ["AR all", "7", "0.250", "0.375"],
+        ["AR small", "0", "—", "—"],
+        ["recall at IoU 0.5", "7", "0.500", "0.625"],
+    ]
+
+
+def test_control_characters_are_escaped(tmp_path: Path) -> None:
+    text = write_whole(tmp_path, []).read_text(encoding="utf-8")
+    assert r"do&quot;g\x1b[2J\u202e" in text
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("size", [(1500, 4116), (900, 1286), (9000, 300), (40, 30), (1, 1)])
+def test_images_are_scaled_to_what_a_page_shows(size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+    shown = pixels_of(embed_image(image))
+    assert shown.shape[1] <= 1200
+    assert shown.shape[0] <= 1600
+    assert abs(shown.shape[0] / shown.shape[1] * width / height - 1) < 0.01
+    if max(size) <= 1200:
+        assert shown.shape == image.shape
+    middle = image[height // 2, width // 2, :2].astype(int)
+    assert np.abs(shown[shown.shape[0] // 2, shown.shape[1] // 2, :2] - middle).max() < 12
+
+
+def test_a_dozen_photographs_take_a_few_megabytes(tmp_path: Path, shared_data: Path) -> None:
+    from detection.data.images import read_image
+    from detection.report.drawing import side_by_side
+
+    photographs = [read_image(path) for path in sorted((shared_data / "coco_tiny/images").iterdir())[:12]]
+    large = [cv2.resize(image, None, fx=3, fy=3) for image in photographs]
+    page = write_report(tmp_path, title="x", images=[(embed_image(side_by_side(one, one)), "x") for one in large])
+    assert len(Page(page.read_text(encoding="utf-8")).links) == 12
+    assert page.stat().st_size < 4_000_000
 
 
 def test_what_is_not_given_is_left_out(tmp_path: Path) -> None:
@@ -116,3 +201,9 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path: Path) -> None:
     assert read_curves(log) == {"loss": [(1.0, 3.0)], "lr": [(1.0, 0.1), (2.0, 0.2)], "AP": [(2.0, 0.25)]}
     with pytest.raises(UserError, match=r"absent\.jsonl"):
         read_curves(tmp_path / "absent.jsonl")
+
+
+def test_worked_example() -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

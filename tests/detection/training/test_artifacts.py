@@ -19,13 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.common.errors import UserError
-from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact, sha256_of
+from backbones.common.files import sha256_of
+from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact
 
 PAYLOAD = {
     "network": {"a.weight": torch.arange(12.0).reshape(3, 4), "a.count": torch.tensor(3)},
     "categories": [[1, "cat"], [7, "dog"]],
     "note": None,
 }
+ONES = torch.ones(2**20)
 
 
 @pytest.fixture
@@ -153,6 +155,79 @@ def test_contents_within_themselves_are_refused(tmp_path: Path) -> None:
         load_artifact(sealed_pickle(tmp_path / "x.pt", entry), "rpn")
 
 
+def shared(depth: int) -> list[object]:
+    """A list of 2 ** depth items, made of one list for each of its levels."""
+    value: list[object] = [1]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"provenance": shared(40)}, "unfolds to more than 1000000 values"),
+        ({"provenance": shared(20)}, "unfolds to more than 1000000 values"),
+        ({"kind": shared(40)}, "unfolds to more than 1000000 values"),
+        ({"version": shared(40)}, "unfolds to more than 1000000 values"),
+        ({"provenance": nested(60)}, "nested within itself or too deeply"),
+        ({"network": {"x": torch.zeros(3, dtype=torch.float8_e4m3fn)}}, r"network\.x is no ordinary tensor"),
+        ({"network": {"x": torch.zeros(3, dtype=torch.complex64)}}, r"network\.x is no ordinary tensor"),
+        ({"network": {str(i): ONES[: 2**20 - i] for i in range(64)}}, r"network\.\d+ is no ordinary tensor"),
+        (
+            {"network": {"bn1.running_var": torch.tensor([1.0, -1e-3])}},
+            r"network\.bn1\.running_var holds variances below",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_contents_that_would_cost_or_cannot_be_are_refused(
+    tmp_path: Path, content: dict[str, object], message: str
+) -> None:
+    """A few bytes that unfold to any number of values; 64 views of one storage of 4 MB."""
+    entry = {"format": FORMAT, "version": VERSION, "kind": "rpn", **content}
+    with pytest.raises(UserError, match=message):
+        load_artifact(sealed_pickle(tmp_path / "x.pt", entry), "rpn")
+
+
+def test_what_stands_in_two_places_is_read(tmp_path: Path) -> None:
+    twice = {"a": [1, 2, torch.ones(2)]}
+    save_artifact(tmp_path / "x.pt", "rpn", first=twice, second=[twice, twice])
+    content = load_artifact(tmp_path / "x.pt", "rpn")
+    assert content["second"][1]["a"][:2] == content["first"]["a"][:2] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R", "more memory than its size explains"),
+        (b"]" * 100_000 + b"a" * 99_999, "nested within itself or too deeply"),
+    ],
+)
+def test_a_pickle_that_no_program_writes_is_refused(tmp_path: Path, pickled: bytes, message: str) -> None:
+    """With a right checksum: 8 GB of zeros in 30 bytes, and more lists within each other than Python's stack has."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + pickled + b".")
+        archive.writestr("x/version", b"3\n")
+    with pytest.raises(UserError, match=message):
+        load_artifact(sealed(tmp_path / "x.pt", (tmp_path / "x.pt").read_bytes()), "rpn")
+
+
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "device.pt").symlink_to("/dev/zero")
+    for name in ("pipe.pt", "device.pt"):
+        with pytest.raises(UserError, match=rf"{name} is no plain file\. Needed here: a trained RPN"):
+            load_artifact(tmp_path / name, "rpn")
+
+
 def test_things_that_are_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<html>404</html>" * 100)
     (tmp_path / "folder.pt").mkdir()
@@ -245,3 +320,10 @@ def test_whatever_stands_in_the_file_it_is_a_user_error(
         )
     with contextlib.suppress(UserError):
         load_artifact(sealed(path, bytes(content)), "rpn")
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """It would keep whoever opens it waiting for somebody who writes."""
+    os.mkfifo(tmp_path / "detector.pt")
+    with pytest.raises(UserError, match="is a pipe, not a file"):
+        load_artifact(tmp_path / "detector.pt", "detector")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from backbones.common.errors import UserError
+from backbones.common.units import format_duration
 from detection.training import logging as module
-from detection.training.logging import Stopwatch, TrainingLog, format_duration
+from detection.training.logging import Stopwatch, TrainingLog
 
 FIGURES = {
     "loss": 1.5,

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,7 @@ import pytest
 from toy_processes import Session, assert_same_bits, final_weights, logged_steps, wait_until
 from toy_run import Settings
 
-from backbones.common.errors import UserError
 from detection.training.artifacts import load_artifact
-from detection.training.run_lock import run_lock
 
 Start = Callable[..., Session]
 
@@ -237,29 +234,3 @@ def test_a_folder_that_turns_read_only_stops_the_run_with_a_reason(
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert start(settings).wait() == 0
     assert_same_bits(final_weights(small_disk), final_weights(unbroken))
-
-
-def test_a_run_killed_while_its_forked_child_lives_frees_the_folder(tmp_path: Path, repository: Path) -> None:
-    """A record lock, unlike flock, does not pass to children."""
-    program = f"""
-import os, sys, time
-from detection.training.run_lock import run_lock
-with run_lock({str(tmp_path)!r}):
-    if os.fork() == 0:
-        os.close(1)
-        time.sleep(20)
-        os._exit(0)
-    print("held", flush=True)
-    time.sleep(20)
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="another run is writing"), run_lock(tmp_path):
-        pass
-    process.kill()
-    process.wait()
-    with run_lock(tmp_path), run_lock(tmp_path):
-        pass
-    os.killpg(process.pid, signal.SIGKILL)

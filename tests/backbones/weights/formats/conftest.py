@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,13 @@ def assert_same_features(network: nn.Module, monkeypatch: pytest.MonkeyPatch) ->
 def structure() -> dict[str, Any]:
     """What makes `network` of a "resnext50_32x4d"."""
     return dict(STRUCTURE)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """256 MiB beyond what the process has: an allocation above that fails."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)

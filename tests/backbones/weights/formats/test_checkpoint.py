@@ -120,9 +120,34 @@ def test_own_classifier_brings_its_input_format(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"kind": "detector", "network": {}}, "a detector of this project"),
+        ({"kind": "detector", "network": {}}, "a detector without its network"),
+        ({"kind": "detector", "networks": {"rpn": {}}, "input_formats": {}}, "a detector without its network"),
+        ({"kind": "rpn", "networks": {"rpn": {}}, "input_formats": {}}, "a rpn without its input_format"),
+        ({"kind": "rpn", "networks": {"rpn": {}}, "input_formats": {"rpn": {}}}, "whose backbone is none of these"),
+        (
+            {"kind": "checkpoint", "network": {}},
+            "a checkpoint of an unfinished run .*rpn.pt, fastrcnn.pt or detector.pt",
+        ),
+        ({"kind": "toaster", "network": {}}, "holds no backbone"),
         ({"kind": "classifier", "network": {}}, "without its input_format"),
         ({"kind": "classifier", "network": {}, "input_format": {"mean": [1.0]}}, "input format: needs exactly"),
+        *(
+            ({"kind": "classifier", "network": {}, "input_format": {**IMAGENET.to_dict(), key: value}}, reason)
+            for key, value, reason in (
+                ("mean", "abc", "mean is of the wrong kind"),
+                ("mean", 3, "mean is of the wrong kind"),
+                ("mean", ["x", 1, 2], "mean is of the wrong kind"),
+                ("mean", [0.5] * 10**6, "mean has 1000000 numbers"),
+                ("mean", [float("nan")] * 3, "none of them NaN"),
+                ("std", [0.0, 1.0, 1.0], "std .* above 0"),
+                ("std", [float("inf")] * 3, "std .* finite"),
+                ("std", [True, 1.0, 1.0], "std is of the wrong kind"),
+                ("value_range", 10**400, "value_range is of the wrong kind"),
+                ("value_range", float("nan"), "value_range is nan"),
+                ("value_range", torch.ones(3), "value_range is of the wrong kind"),
+                ("channel_order", ["rgb"], "channel_order is of the wrong kind"),
+            )
+        ),
         ([1, 2], "it holds list"),
         ({"a": 1, "b": "x"}, "no tensors in it; its keys are a, b"),
         ({}, "no tensors in it; its keys are none"),
@@ -192,8 +217,8 @@ def test_files_of_no_known_format(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(UserError, match="cannot read the weights"):
+    for path, reason in ((tmp_path / "absent.pth", "cannot read the weights"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=reason):
             read_checkpoint(path)
 
 
@@ -221,12 +246,71 @@ def test_compressed_entries_are_refused(tmp_path: Path) -> None:
         read_checkpoint(packed)
 
 
+def grouped_rename(name: str) -> str:
+    """torchvision's name → detectron2's."""
+    name = re.sub(r"^(conv1|bn1)\.", lambda m: "stem.conv1." + ("norm." if m[1] == "bn1" else ""), name)
+    name = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
+    name = re.sub(r"\.bn(\d)\.", r".conv\1.norm.", name)
+    return re.sub(r"downsample\.0", "shortcut", re.sub(r"downsample\.1", "shortcut.norm", name))
+
+
+QUANTIZED = "sparse, quantized, complex"
+ODD: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
+    ("sparse", lambda t: t.to_sparse(), QUANTIZED),
+    ("no numbers", lambda t: t.to("meta"), "without numbers"),
+    ("complex", lambda t: t.to(torch.complex64), "complex"),
+    ("booleans", lambda t: t.bool(), "booleans"),
+    ("whole numbers", lambda t: t.to(torch.int8), "of whole numbers"),
+    ("8-bit floats", lambda t: t.to(torch.float8_e4m3fn), "8 bits"),
+    ("quantized", lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantized"),
+    ("a terabyte of one number", lambda t: t.flatten()[:1].as_strided((2**19, 2**19), (0, 0)), "of another shape"),
+    ("as large as the network's in one number", lambda t: t.flatten()[:1].as_strided((2**40,), (0,)), "another shape"),
+    ("no dimension", lambda t: t.flatten()[0].clone(), "of another shape"),
+    ("one dimension", lambda t: t.flatten(), "of another shape"),
+    ("64 dimensions", lambda t: t.flatten()[:1].reshape((1,) * 64), "of another shape"),
+    ("empty", lambda t: t[:0], "of another shape"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("layout", ["torchvision", "detectron2", "detectron2, BN fused"])
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in ODD])
+def test_odd_tensors_are_refused_before_anything_is_computed(
+    tmp_path: Path, network: nn.Module, structure: dict[str, Any], layout: str, kind: str
+) -> None:
+    change, reason = next((change, reason) for name, change, reason in ODD if name == kind)
+    plain = {name: tensor for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    if "fused" in layout:
+        plain = {name: tensor for name, tensor in plain.items() if "running" not in name}
+    for name in (
+        "conv1.weight",
+        "layer2.1.conv2.weight",
+        "bn1.weight",
+        "layer1.0.downsample.1.bias",
+        "layer1.0.conv2.bias",
+    ):
+        if kind == "one dimension" and plain.get(name, torch.zeros(1)).dim() == 1:
+            continue
+        state = dict(plain)
+        state[name] = change(state.get(name, torch.ones(64)))
+        if layout != "torchvision":
+            state = {grouped_rename(key): tensor for key, tensor in state.items() if "fc." not in key}
+        path = tmp_path / "weights.pth"
+        torch.save(state, path)
+        for in_channels in (3, 5) if name == "conv1.weight" else (3,):  # for 5 the stem is computed anew
+            with pytest.raises(UserError, match=reason) as caught:
+                create_backbone("resnext50_32x4d", path, norm="frozen", in_channels=in_channels, **structure)
+            assert name in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda t: t.to_sparse(), "sparse, quantized, complex"),
         (lambda t: t.to("meta"), "without numbers"),
         (lambda t: t.to(torch.complex64), "complex"),
+        (lambda t: t.to(torch.float8_e4m3fn), "8 bits"),
         (lambda t: t.index_fill(0, torch.tensor(0), float("nan")), "NaN"),
         (lambda t: t.index_fill(0, torch.tensor(0), float("inf")), "infinite"),
         (lambda t: t.double().index_fill(0, torch.tensor(0), 1e200), "infinite"),

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from backbones import UserError, create_backbone, create_classifier
+from backbones import InputFormat, UserError, create_backbone, create_classifier
 from backbones.normalization import FrozenBatchNorm2d
 from backbones.weights.formats import detectron, fused_norm, read_checkpoint
 from backbones.weights.pretrained import resolve_weights
@@ -144,6 +145,130 @@ def test_whole_norm_under_detectron_names(
     assert_same_features(path, "batch")
 
 
+def test_a_whole_detector_gives_its_backbone_and_says_what_is_left_out(
+    tmp_path: Path, network: nn.Module, assert_same_features: Callable[..., nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blobs of Detectron's e2e_mask_rcnn files: BN fused, everything with its momentum, the rate beside them."""
+    caplog.set_level("INFO")
+    blobs = fused_blobs(network)
+    for name in (
+        "fpn_inner_res5_2_sum_w", "fpn_res2_2_sum_b", "conv_rpn_fpn2_w", "rpn_cls_logits_fpn2_w",
+        "rpn_bbox_pred_fpn2_b", "fc6_w", "fc7_b", "cls_score_w", "bbox_pred_w", "bbox_pred_b", "_[mask]_fcn1_w",
+        "mask_fcn_logits_w", "retnet_cls_pred_fpn3_w", "kps_score_lowres_w",
+    ):  # fmt: skip
+        blobs[name] = blobs[f"{name}_momentum"] = np.zeros((2, 3), np.float32)
+    blobs["lr"] = np.array([0.02], np.float32)
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(python2_model(blobs))
+    backbone = assert_same_features(path, "frozen", 1e-4)
+    left_out = [
+        "bbox_pred",
+        "cls_score",
+        "conv_rpn",
+        "fc6",
+        "fc7",
+        "fpn",
+        "kps",
+        "lr",
+        "mask",
+        "momentum",
+        "retnet",
+        "rpn",
+    ]
+    assert backbone.provenance["weights"]["left_out"] == left_out
+    assert f"left out what is no part of the network: {', '.join(left_out)}" in caplog.text
+    assert backbone.input_format == DETECTRON
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize("container", ["pickle", "torch"])
+def test_detectron2_input_that_the_file_states(
+    tmp_path: Path, network: nn.Module, structure: dict[str, Any], caplog: pytest.LogCaptureFixture,
+    shape: tuple[int, ...], container: str,
+) -> None:  # fmt: skip
+    stated = {
+        "bgr": ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+        "rgb": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    }
+    for order, (mean, std) in stated.items():
+        model = {f"backbone.bottom_up.{name}": value for name, value in detectron2_parameters(network).items()}
+        model["pixel_mean"] = np.array(mean, np.float32).reshape(shape)
+        model["pixel_std"] = np.array(std, np.float32).reshape(shape)
+        path = tmp_path / f"model_{order}.file"
+        if container == "torch":
+            torch.save({"model": {name: torch.from_numpy(value) for name, value in model.items()}}, path)
+        else:
+            path.write_bytes(pickle.dumps({"model": model}))
+        backbone = create_backbone("resnext50_32x4d", str(path), **structure)
+        assert backbone.input_format == InputFormat(order, 255.0, mean, std)
+        assert not backbone.provenance["weights"]["input_format_assumed"]
+        assert "pixel_mean" in backbone.provenance["weights"]["left_out"]
+    assert "does not say what input" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("buffers", "reason"),
+    [
+        ({"pixel_mean": torch.zeros(3)}, "states pixel_mean alone"),
+        ({"pixel_mean": torch.zeros(4), "pixel_std": torch.ones(3)}, "its pixel_mean is no three numbers"),
+        (
+            {"pixel_mean": torch.zeros(()).expand(2**40), "pixel_std": torch.ones(3)},
+            "its pixel_mean is no three numbers",
+        ),
+        ({"pixel_mean": torch.zeros(3), "pixel_std": torch.zeros(3)}, "std .* above 0"),
+        ({"pixel_mean": torch.full((3,), float("nan")), "pixel_std": torch.ones(3)}, "none of them NaN or infinite"),
+        ({"pixel_mean": torch.zeros(3), "pixel_std": torch.ones(3), "ema.pixel_std": torch.ones(3)}, "more than once"),
+    ],
+)
+def test_detectron2_input_that_makes_no_sense_is_refused(
+    tmp_path: Path, network: nn.Module, buffers: dict[str, torch.Tensor], reason: str
+) -> None:
+    state = {f"backbone.{name}": torch.from_numpy(value) for name, value in detectron2_parameters(network).items()}
+    torch.save({"model": {**state, **buffers}}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=rf"model\.pth: .*{reason}"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(("cardinality", "std"), [(4, (57.375, 57.12, 58.395)), (1, (1.0, 1.0, 1.0))])
+def test_detectron2_input_that_the_file_leaves_out_is_that_of_the_family(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cardinality: int, std: tuple[float, ...]
+) -> None:
+    """By the weights themselves, whatever the network is called."""
+    structure: dict[str, Any] = {"depths": (1, 1, 1, 1), "cardinality": cardinality, "base_width": 16, "planes": 16}
+    network = create_classifier("resnext50_32x4d", 10, **structure)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": detectron2_parameters(network)}))
+    backbone = create_backbone("resnext50_32x4d", str(path), **structure)
+    assert backbone.input_format == InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), std)
+    assert backbone.provenance["weights"]["input_format_assumed"]
+    assert f"does not say what input it expects: taken as {backbone.input_format.to_dict()}" in caplog.text
+
+
+@pytest.mark.parametrize("names", ["torchvision", "CIFAR", "detectron2", "Detectron"])
+def test_a_network_of_basic_blocks_says_what_it_is(tmp_path: Path, names: str) -> None:
+    path = tmp_path / "resnet18.file"
+    state = torchvision.models.resnet18().state_dict()
+    if names == "torchvision":
+        torch.save(state, path)
+    elif names == "CIFAR":  # as pytorch_resnet_cifar10 saves them
+        kept = {
+            f"module.{name}": tensor for name, tensor in state.items() if "layer4" not in name and "fc." not in name
+        }
+        torch.save({"state_dict": {**kept, "module.linear.weight": torch.zeros(10, 64)}, "best_prec1": 91.7}, path)
+    else:
+        blobs = {}
+        for stage in (2, 3, 4, 5):
+            for block in (0, 1):
+                weights = [state[f"layer{stage - 1}.{block}.conv{number}.weight"].numpy() for number in (1, 2)]
+                for letter, number, weight in zip("ab", (1, 2), weights, strict=True):
+                    name = f"res{stage}_{block}_branch2{letter}_w"
+                    blobs[f"res{stage}.{block}.conv{number}.weight" if names == "detectron2" else name] = weight
+        blobs["stem.conv1.weight" if names == "detectron2" else "conv1_w"] = state["conv1.weight"].numpy()
+        path.write_bytes(pickle.dumps({"model": blobs}))
+    with pytest.raises(UserError, match=r"resnet18\.file: a network of basic blocks.*take a ResNet-50"):
+        create_backbone("resnet50", str(path))
+
+
 @pytest.mark.parametrize("prefix", ["", "backbone.bottom_up."])
 def test_detectron2(
     tmp_path: Path, network: nn.Module, assert_same_features: Callable[..., nn.Module], prefix: str
@@ -181,14 +306,14 @@ def test_weights_arrive_bit_for_bit(tmp_path: Path, network: nn.Module) -> None:
 def test_blobs_that_are_no_part_of_the_network_are_listed(
     tmp_path: Path, network: nn.Module, structure: dict[str, Any]
 ) -> None:
-    blobs = {**fused_blobs(network), "rpn_cls_logits_w": np.zeros(1, np.float32)}
+    blobs = {**fused_blobs(network), "res6_0_branch2a_w": np.zeros(1, np.float32)}
     del blobs["res3_1_branch2b_w"]
     path = tmp_path / "X-101.pkl"
     path.write_bytes(python2_model(blobs))
     with pytest.raises(UserError) as caught:
         create_classifier("resnext50_32x4d", 10, str(path), norm="frozen", **structure)
     assert re.search(r"missing \(1\): layer2\.1\.conv2\.weight", str(caught.value))
-    assert re.search(r"unknown \(1\): rpn_cls_logits_w", str(caught.value))
+    assert re.search(r"unknown \(1\): res6_0_branch2a_w", str(caught.value))
 
 
 def test_names() -> None:
@@ -196,9 +321,11 @@ def test_names() -> None:
         "conv1_w": "conv1.weight", "res_conv1_bn_s": "bn1.weight", "conv1_bn_b": "bn1.bias", "fc1000_w": "fc.weight",
         "res4_22_branch2c_bn_riv": "layer3.22.bn3.running_var", "res5_0_branch1_w": "layer4.0.downsample.0.weight",
         "res5_0_branch1_bn_s": "layer4.0.downsample.1.weight", "res6_0_branch1_w": "res6_0_branch1_w",
-        "res2_0_branch2a_gn_s": "res2_0_branch2a_gn_s", "conv_rpn_w": "conv_rpn_w",
+        "res2_0_branch2a_gn_s": "res2_0_branch2a_gn_s",
     }  # fmt: skip
-    assert list(detectron.rename(dict.fromkeys(names))) == list(names.values())
+    state, left_out = detectron.rename(dict.fromkeys([*names, "conv_rpn_w"]))
+    assert list(state) == list(names.values())
+    assert left_out == ("conv_rpn",)
 
 
 def test_norm_with_half_its_statistics_is_not_fused() -> None:

@@ -7,6 +7,8 @@ import os
 import pickle
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,69 @@ def test_harmful_or_damaged_streams_are_refused(tmp_path: Path, stream: bytes) -
     path.write_bytes(stream)
     with pytest.raises(UserError, match=r"model\.pkl"):
         restricted_pickle.load(path)
+
+
+ENCODE = b"c_codecs\nencode\nq\x00X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"q\x01"  # a text of 1 MiB
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01bt"
+MEBIBYTE = b"T" + struct.pack("<i", 1 << 20) + b"a" * (1 << 20)
+
+
+def costly() -> dict[str, tuple[bytes, str]]:
+    """Streams whose reading takes any memory or time in Python's own reader; each with the reason it is refused for."""
+    key = b")q\x000" + b"h\x00h\x00\x86q\x000" * 60 + b"h\x00"  # a pair of pairs of pairs …
+    state = b"(K\x01(J" + struct.pack("<i", 1 << 20) + b"tcnumpy\ndtype\n(U\x02u1K\x00K\x01tR\x89h\x00tb"
+    return {
+        "an object's number": (b"\x80\x02Nr\xff\xff\xff\x7f.", "an object numbered 2147483647"),
+        "an object's number in letters": (b"Np2000000000\n.", "an object numbered 2000000000"),
+        "a long text": (b"\x80\x02T\xff\xff\xff\x7f.", "2147483647 bytes announced"),
+        "long bytes": (b"\x80\x04\x8e\x00\x00\x00\x00\x02\x00\x00\x00.", "bytes announced"),
+        "a frame": (b"\x80\x04\x95\x00\x00\x00\x00\x02\x00\x00\x00N.", "a frame of 8589934592 bytes"),
+        "a long number": (b"\x80\x02\x8b\xff\xff\x00\x00" + b"\x01" * 65535 + b".", "a whole number of 65535 bytes"),
+        "keys that share their parts": (b"}" + key + b"Ns.", "a key of the type tuple"),
+        "members that share their parts": (b"\x8f(" + key + b"\x90.", "a key of the type tuple"),
+        "keys of one hash": (b"}(" + b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N"
+                                              for n in range(1, 30_000)) + b"u.", "a key that is too long"),
+        "long keys": (b"}" + MEBIBYTE + b"Ns.", "a key that is too long"),
+        "copies of a text": (ENCODE + b"](" + b"h\x00h\x01\x85R" * 2000 + b"e.", "more memory than its size explains"),
+        "copies of an array": (MEBIBYTE + b"q\x00](" + (ARRAY + b"R" + state) * 2000 + b"e.",
+                               "more memory than its size explains"),
+        "very many objects": (b"]" * 2_000_001 + b".", "more than 2000000 instructions"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(costly()))
+@pytest.mark.usefixtures("little_memory")
+def test_a_stream_made_to_cost_is_refused_before_it_does(tmp_path: Path, name: str) -> None:
+    stream, reason = costly()[name]
+    path = tmp_path / "model.pkl"
+    path.write_bytes(stream)
+    began = time.process_time()
+    with pytest.raises(UserError, match=rf"model\.pkl.*{reason}") as caught:
+        restricted_pickle.load(path)
+    assert time.process_time() - began < 10
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_streams_would_cost_in_an_open_unpickler() -> None:
+    """So that the test above proves something."""
+    code = """
+import pickle, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+pickle.loads(bytes.fromhex(sys.argv[1]))
+"""
+    stream = costly()["an object's number"][0]
+    done = subprocess.run([sys.executable, "-c", code, stream.hex()], capture_output=True, text=True, check=False)
+    assert "MemoryError" in done.stderr  # of 9 bytes
+
+
+def test_many_plain_objects_are_read_soon(tmp_path: Path) -> None:
+    """As many as CIFAR-100's training file has."""
+    content = {"filenames": [f"image_s_{i:06d}.png" for i in range(50_000)], "labels": list(range(100)) * 1000}
+    path = tmp_path / "train"
+    path.write_bytes(pickle.dumps(content, 2))
+    began = time.process_time()
+    assert restricted_pickle.load(path) == content
+    assert time.process_time() - began < 10
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

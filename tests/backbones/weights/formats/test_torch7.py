@@ -299,6 +299,7 @@ NAME = INT(4) + INT(1) + INT(3) + b"V 1"
         (NAME + INT(8) + b"nn.Thing" + INT(0), "without fields"),
         (INT(9) + INT(1), "unknown tag"),
         (INT(1) + b"\0\0", "announced"),
+        (INT(3) + INT(1) + INT(600_000) + (INT(1) + bytes(8) + INT(0)) * 600_000, "more than 1000000 objects"),
     ],
 )
 def test_hostile_files_are_refused(tmp_path: Path, stream: bytes, reason: str) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from detection.data.coco.derived_splits import TRAIN2014, VAL2014, VAL2017, Counts
 from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 from detection.data.coco.parts import Archive, Part
-from detection.data.coco.derived_splits import TRAIN2014, VAL2014, VAL2017, Counts
 
 TRAIN_IDS, VAL_IDS, MINIVAL_IDS = (9, 25, 30, 34), (42, 73, 74, 133), (73, 133)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from detection.data.coco.archives import unpack
 from backbones.common.errors import UserError
+from detection.data.coco.archives import unpack
 
 PLENTY = 100_000_000
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
-from detection.data.coco.layout import MINIVAL, TRAINVAL35K
-from detection.data.coco.derived_splits import OFFICIAL_COUNTS, TRAIN2014, VAL2014, VAL2017, Counts, _elements, build_splits
 from backbones.common.errors import UserError
+from detection.data.coco.derived_splits import OFFICIAL_COUNTS, TRAIN2014, VAL2014, VAL2017, Counts, build_splits
+from detection.data.coco.layout import MINIVAL, TRAINVAL35K
 
 
 def with_names_of_2014(image: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -126,24 +126,3 @@ def test_inputs_that_do_not_fit_are_named_and_nothing_is_written(
 
 def test_the_official_counts_are_the_2017_ones() -> None:
     assert OFFICIAL_COUNTS == {TRAINVAL35K: (118_287, 860_001), MINIVAL: (5_000, 36_781)}
-
-
-def test_a_walk_through_json_gives_the_same_as_parsing_it() -> None:
-    data = {"a": [1, 2.50, [3], {"b": ["]", ","]}], "empty": [], "c": {"d": [4]}, "e": 'text, ":[{}]"', "f": None}
-    for text in (json.dumps(data), json.dumps(data, indent=1), json.dumps(data, separators=(",", ":"))):
-        rebuilt: dict[str, Any] = {"empty": []}
-        for key, value, source in _elements(text):
-            assert json.loads(source) == value
-            if isinstance(data[key], list):
-                rebuilt.setdefault(key, []).append(value)
-            else:
-                rebuilt[key] = value
-        assert rebuilt == data
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a"', '{"a": [1 2]}', '{"a": [1,', '{"a": 1 "b": 2}', '{"a": 1', "{1: 2}", '{"a": 1}]']
-)
-def test_a_walk_through_broken_json_raises(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        list(_elements(text))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detection.data.coco.layout import SPLITS, resolve_split
 from backbones.common.errors import UserError
+from detection.data.coco.layout import SPLITS, resolve_split
 
 
 def put(root: Path, *paths: str) -> None:
@@ -60,7 +60,7 @@ def test_what_is_missing_is_told_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_an_unknown_split_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'trainval'.*did you mean trainval35k"):
+    with pytest.raises(UserError, match=r"'trainval'.*did you mean 'trainval35k'"):
         resolve_split(tmp_path, "trainval")
 
 

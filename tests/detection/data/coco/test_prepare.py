@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from backbones.common.errors import UserError
 from detection.data.coco.layout import MINIVAL, TRAINVAL35K, resolve_split
 from detection.data.coco.parts import LAYOUTS, Archive, Part
 from detection.data.coco.prepare import DISK_RESERVE, Plan, carry_out, free_disk_space, make_plan
-from backbones.common.errors import UserError
 
 TRAIN2017_ZIP = "zips/train2017.zip"
 

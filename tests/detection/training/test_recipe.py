@@ -6,15 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
-from backbones import create_classifier
 from backbones.common.errors import UserError
-from backbones.grouped import GroupedConvolution
-from detection.config import Runtime, Training
+from detection.config import Training
 from detection.config_file import load_config
 from detection.data.batch_plan import share
-from detection.experiment.placement import accumulation_steps, batch_in_words, for_inference, placed
+from detection.training.recipe import accumulation_steps, batch_in_words
 from tests.detection.pipeline import REPOSITORY
 
 
@@ -55,11 +52,3 @@ def test_more_devices_than_images_are_refused() -> None:
     training = dataclasses.replace(Training(), global_batch=8)
     with pytest.raises(UserError, match=r"global_batch is 8, fewer images than there are processes \(9\)"):
         accumulation_steps(training, 9)
-
-
-@pytest.mark.parametrize(("means", "converted"), [("library", 0), ("fastest", 16)])
-def test_grouped_convolutions_are_computed_by_the_means_configured(means: str, converted: int) -> None:
-    runtime = Runtime(grouped_convolutions=means)  # type: ignore[arg-type]
-    network = create_classifier("resnext50_32x4d", num_classes=2)
-    for made in (for_inference(network, runtime, torch.device("cpu")), placed(network, runtime, torch.device("cpu"))):
-        assert sum(type(module) is GroupedConvolution for module in made.modules()) == converted

@@ -1,17 +1,27 @@
-"""RoI pooling against torchvision's operators and against a slow loop that follows the papers."""
+"""RoI pooling, in both forms, against torchvision's operators and against a slow loop that follows the papers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 
-from detection.geometry.roi_pooling import RegionPooler
+from detection.geometry.roi_pooling import RoIPooling, assign_levels
 from detection.kernels.roi_align import roi_align
 from detection.kernels.roi_max_pool import distinct_bins, pool_bins, roi_max_pool, spread
+from detection.kernels.roi_pooling import pool_distinct_bins, pool_regions, pool_regions_on_cpu
 from tests.detection.geometry.test_boxes import random_boxes
+
+Pool = Callable[..., torch.Tensor]
+
+
+@pytest.fixture(params=[pool_regions, pool_regions_on_cpu], ids=["plain", "CPU"])
+def pool(request: pytest.FixtureRequest) -> Pool:
+    """Each form of the pooling in turn."""
+    return request.param
 
 
 def max_pool_slowly(features: torch.Tensor, box: list[float], bins: int, stride: int) -> torch.Tensor:
@@ -32,11 +42,11 @@ def max_pool_slowly(features: torch.Tensor, box: list[float], bins: int, stride:
     return pooled
 
 
-def test_max_pooling_follows_the_paper() -> None:
+def test_max_pooling_follows_the_paper(pool: Pool) -> None:
     features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double()
     regions = random_boxes(2, 20, seed=3, extent=140.0).double()
     for learns in (False, True):
-        pooled = RegionPooler("max", 4, [16])([features.requires_grad_(learns)], regions).view(2, 20, 3, 4, 4)
+        pooled = pool(RoIPooling("max", 4, [16]), [features.requires_grad_(learns)], regions).view(2, 20, 3, 4, 4)
         for image in range(2):
             for region in range(20):
                 expected = max_pool_slowly(features[image], regions[image, region].tolist(), 4, 16)
@@ -46,7 +56,7 @@ def test_max_pooling_follows_the_paper() -> None:
 @pytest.mark.parametrize("bins", [3, 7, 14])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_max_pooling_and_its_gradient_are_torchvisions(dtype: torch.dtype, tied: bool, bins: int) -> None:
+def test_max_pooling_and_its_gradient_are_torchvisions(dtype: torch.dtype, tied: bool, bins: int, pool: Pool) -> None:
     """The maxima to the bit, in boxes on halves of cells, too, where rounding decides, and beyond the map, where there
     is nothing to pool. The gradient also where cells tie, as after a ReLU: to the first of them."""
     generator = torch.Generator().manual_seed(0)
@@ -86,11 +96,11 @@ def odd_boxes() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2, 3])
-def test_align_and_its_gradient_are_torchvisions_in_float64(samples: int) -> None:
+def test_align_and_its_gradient_are_torchvisions_in_float64(samples: int, pool: Pool) -> None:
     features = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     regions = odd_boxes()
     weights = torch.randn(regions.shape[1] * 2, 3, 7, 7, generator=torch.Generator().manual_seed(1)).double()
-    pooled = RegionPooler("align", 7, [16], sampling_ratio=samples)([features], regions)
+    pooled = pool(RoIPooling("align", 7, [16], sampling_ratio=samples), [features], regions)
     (gradient,) = torch.autograd.grad((pooled * weights).sum(), features)
     expected = torchvision.ops.roi_align(features, list(regions), 7, 1 / 16, samples, aligned=True)
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), features)
@@ -104,21 +114,21 @@ def test_the_separable_gradient_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda f: roi_align(f, image, boxes, 3, 1 / 16, 2), (features,))
 
 
-def test_align_of_a_plane_gives_the_planes_value_at_the_bin_centres() -> None:
+def test_align_of_a_plane_gives_the_planes_value_at_the_bin_centres(pool: Pool) -> None:
     """Bilinear sampling reproduces a linear function exactly, so the answer is known without any pooling code."""
     rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     plane = (3 * columns + 5 * rows)[None, None]
     box = torch.tensor([[[40.0, 48.0, 200.0, 160.0]]])
-    pooled = RegionPooler("align", 4, [8])([plane], box)[0, 0]
+    pooled = pool(RoIPooling("align", 4, [8]), [plane], box)[0, 0]
     x = (40 + 160 * (torch.arange(4.0) + 0.5) / 4) / 8 - 0.5  # cell centres are at half cells
     y = (48 + 112 * (torch.arange(4.0) + 0.5) / 4) / 8 - 0.5
     torch.testing.assert_close(pooled, 3 * x[None, :] + 5 * y[:, None])
 
 
-def test_the_result_can_be_changed_in_place() -> None:
+def test_the_result_can_be_changed_in_place(pool: Pool) -> None:
     features = torch.randn(1, 3, 9, 12, requires_grad=True)
     for method in ("align", "max"):
-        pooled = RegionPooler(method, 7, [16])([features], odd_boxes()[:1].float())  # type: ignore[arg-type]
+        pooled = pool(RoIPooling(method, 7, [16]), [features], odd_boxes()[:1].float())  # type: ignore[arg-type]
         pooled.relu_().sum().backward()
 
 
@@ -127,29 +137,32 @@ def test_distinct_bins_of_several_levels_are_told_apart() -> None:
     maps.append(torch.randn(2, 3, 18, 24, generator=torch.Generator().manual_seed(1)))
     nowhere = torch.full((2, 1, 4), torch.nan)
     regions = torch.cat([odd_boxes().float(), nowhere], dim=1)
-    pooler = RegionPooler("max", 7, [4, 8])
-    assert 0 < pooler._levels(odd_boxes().flatten(0, 1)).float().mean() < 1  # both have some
-    values, index = pooler.distinct(maps, regions)
-    assert torch.equal(spread(values, index), pooler(maps, regions))
+    pooling = RoIPooling("max", 7, [4, 8])
+    assert 0 < assign_levels(odd_boxes().flatten(0, 1), [4, 8]).float().mean() < 1  # both have some
+    values, index = pool_distinct_bins(pooling, maps, regions)
+    assert torch.equal(spread(values, index), pool_regions(pooling, maps, regions))
     assert len(values) < index.numel()
 
 
 @pytest.mark.parametrize("method", ["align", "max"])
-def test_several_levels_pool_each_region_from_its_own(method: str) -> None:
+def test_several_levels_pool_each_region_from_its_own(method: str, pool: Pool) -> None:
     maps = [torch.full((1, 2, 64, 64), 1.0), torch.full((1, 2, 32, 32), 2.0), torch.full((1, 2, 16, 16), 3.0)]
     regions = torch.tensor([[[0.0, 0, 30, 30], [0.0, 0, 112, 112], [0.0, 0, 250, 250], [0.0, 0, 60, 60]]])
-    pooled = RegionPooler(method, 2, [4, 8, 16])(maps, regions)  # type: ignore[arg-type]
+    pooled = pool(RoIPooling(method, 2, [4, 8, 16]), maps, regions)  # type: ignore[arg-type]
     assert pooled[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0, 1.0]
 
 
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize(("method", "samples"), [("align", 2), ("align", 0), ("max", 2)])
-def test_every_second_bin_alone_is_what_it_is_among_all(method: str, samples: int, step: int) -> None:
+def test_every_second_bin_alone_is_what_it_is_among_all(method: str, samples: int, step: int, pool: Pool) -> None:
     maps = [torch.randn(2, 3, 18, 24, generator=torch.Generator().manual_seed(0)).double().requires_grad_()]
     maps.append(torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(1)).double().requires_grad_())
     for levels in (maps[1:], maps):
-        pooler = RegionPooler(method, 7, [8, 16][-len(levels) :], samples)  # type: ignore[arg-type]
-        found, expected = pooler(levels, odd_boxes(), step), pooler(levels, odd_boxes())[:, :, ::step, ::step]
+        pooling = RoIPooling(method, 7, [8, 16][-len(levels) :], samples)  # type: ignore[arg-type]
+        found, expected = (
+            pool(pooling, levels, odd_boxes(), step),
+            pool(pooling, levels, odd_boxes())[:, :, ::step, ::step],
+        )
         torch.testing.assert_close(found, expected)
         weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).double()
         for own, other in zip(
@@ -161,19 +174,21 @@ def test_every_second_bin_alone_is_what_it_is_among_all(method: str, samples: in
 
 
 @pytest.mark.parametrize("method", ["align", "max"])
-def test_corners_keep_their_place_in_half_precision(method: str) -> None:
+def test_corners_keep_their_place_in_half_precision(method: str, pool: Pool) -> None:
     """A corner near pixel 1000 rounded to bf16 would move by up to 4 pixels."""
     ramp = (torch.arange(64.0) / 64).expand(1, 1, 4, 64)
     # The two are rounded to other cells in bf16, RoIAlign's at once and max-pooling's, to whole ones, further left.
     box = torch.tensor([[[901.0, 0, 1019.0, 64]]]) if method == "align" else torch.tensor([[[870.0, 0, 970.0, 64]]])
-    pooler = RegionPooler(method, 2, [16])  # type: ignore[arg-type]
-    torch.testing.assert_close(pooler([ramp.bfloat16()], box).float(), pooler([ramp], box), atol=0.004, rtol=0)
+    pooling = RoIPooling(method, 2, [16])  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        pool(pooling, [ramp.bfloat16()], box).float(), pool(pooling, [ramp], box), atol=0.004, rtol=0
+    )
 
 
 @pytest.mark.parametrize("method", ["align", "max"])
-def test_no_regions_and_degenerate_regions(method: str) -> None:
-    pooler = RegionPooler(method, 7, [16])  # type: ignore[arg-type]
+def test_no_regions_and_degenerate_regions(method: str, pool: Pool) -> None:
+    pooling = RoIPooling(method, 7, [16])  # type: ignore[arg-type]
     features = torch.randn(1, 3, 5, 5)
-    assert pooler([features], torch.zeros(1, 0, 4)).shape == (0, 3, 7, 7)
+    assert pool(pooling, [features], torch.zeros(1, 0, 4)).shape == (0, 3, 7, 7)
     odd = torch.tensor([[[0.0, 0, 0, 0], [79.0, 79.0, 80.0, 80.0], [0.0, 0, 80.0, 0.5]]])
-    assert pooler([features], odd).isfinite().all()
+    assert pool(pooling, [features], odd).isfinite().all()

@@ -1,26 +1,14 @@
-"""Configuration → the pieces of a training: rate, accumulation, schedule, optimizer, precision, batches."""
+"""The configuration of a training → its learning rate, accumulation, schedule, optimizer and precision."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import torch
 from torch import nn
 
-from backbones import fastest_grouped_convolutions, fold_batch_norm
 from backbones.common.errors import UserError
 from detection import config as settings
-from detection.data.batch_plan import BatchPlan
-from detection.data.batches import Batch
-from detection.data.dataset import DetectionDataset
-from detection.data.loader import training_batches
-from detection.networks.rpn_head import RPNHead
-from detection.training.distributed import rank, world_size
 from detection.training.optimizer import build_optimizer
 from detection.training.schedule import Schedule
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def effective_learning_rate(training: settings.Training) -> float:
@@ -89,57 +77,8 @@ def optimizer_for(network: nn.Module, training: settings.Training) -> torch.opti
     )
 
 
-def batches_for(
-    config: settings.Config, training: settings.Training, dataset: DetectionDataset, device: torch.device
-) -> Callable[[int], Iterator[Batch]]:
-    """First step → this rank's micro-batches from there to the end of the training."""
-    plan = BatchPlan(dataset.index.aspect_ratios, training.global_batch, dataset.seed, config.data.group_by_aspect)
-
-    def batches(first_step: int) -> Iterator[Batch]:
-        return training_batches(
-            dataset,
-            plan,
-            first_step=first_step,
-            last_step=training.steps,
-            rank=rank(),
-            world=world_size(),
-            accumulation=accumulation_steps(training, world_size()),
-            workers=config.runtime.workers,
-            size_divisor=config.data.size_divisor,
-            pin_memory=device.type == "cuda",
-            patience=60 * config.runtime.timeout_minutes,
-        )
-
-    return batches
-
-
 def autocast_dtype(runtime: settings.Runtime, device: torch.device) -> torch.dtype | None:
     """The type for autocast; None on a CPU, where half precision costs time instead of saving it."""
     if device.type == "cpu":
         return None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
-
-
-def placed(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
-    """The network on its device, in the configured memory order, its grouped convolutions by the configured means.
-
-    On a CPU an RPN's head keeps torch's own: its one wide, dense 3×3 convolution takes 0.85 of the time there.
-    """
-    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-    if runtime.grouped_convolutions == "fastest":
-        fastest_grouped_convolutions(network)
-    if device.type == "cpu":
-        for head in _rpn_heads(network):
-            head.to(memory_format=torch.contiguous_format)
-    return network
-
-
-def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
-    """A copy of the network on the device, in evaluation mode, with batch normalisation folded into the convolutions
-    before it. Its state dict is not that of the network."""
-    return placed(fold_batch_norm(network), runtime, device)  # type: ignore[return-value]
-
-
-def _rpn_heads(network: nn.Module) -> list[RPNHead]:
-    return [module for module in network.modules() if isinstance(module, RPNHead)]

@@ -1,13 +1,23 @@
-"""NMS that stops early against torchvision's full NMS and a slow loop."""
+"""NMS, in its three forms, against torchvision's full NMS and a slow loop."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 
-from detection.geometry.suppression import suppress, suppress_by_class
+from detection.kernels import suppression
 from tests.detection.geometry.test_boxes import random_boxes
+
+Suppress = Callable[[torch.Tensor, torch.Tensor, float, int], tuple[torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture(params=["suppress", "suppress_in_blocks", "suppress_in_one_call"])
+def suppress(request: pytest.FixtureRequest) -> Suppress:
+    """Each form in turn; those for a GPU work on a CPU, too."""
+    return getattr(suppression, request.param)
 
 
 def clustered(count: int, seed: int) -> torch.Tensor:
@@ -20,7 +30,7 @@ def clustered(count: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "limit"), [(3000, 300), (3000, 3000), (700, 50), (5, 300), (513, 512)])
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_equals_the_full_nms_cut_to_the_limit(count: int, limit: int, threshold: float) -> None:
+def test_equals_the_full_nms_cut_to_the_limit(count: int, limit: int, threshold: float, suppress: Suppress) -> None:
     boxes = torch.stack([clustered(count, seed) for seed in (1, 2)])
     index, kept = suppress(boxes, torch.ones(2, count, dtype=torch.bool), threshold, limit)
     for image in range(2):
@@ -28,14 +38,14 @@ def test_equals_the_full_nms_cut_to_the_limit(count: int, limit: int, threshold:
         assert index[image][kept[image]].tolist() == expected.tolist()
 
 
-def test_what_takes_no_part_suppresses_nothing_and_is_not_kept() -> None:
+def test_what_takes_no_part_suppresses_nothing_and_is_not_kept(suppress: Suppress) -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10.5], [50, 50, 60, 60]]])
     index, kept = suppress(boxes, torch.tensor([[False, True, True]]), 0.5, 10)
     assert index[kept].tolist() == [1, 2]
     assert kept.tolist() == [[True, True, False]]
 
 
-def test_a_slow_loop_agrees() -> None:
+def test_a_slow_loop_agrees(suppress: Suppress) -> None:
     boxes = clustered(60, 9)
     alive, expected = list(range(60)), []
     while alive:
@@ -46,14 +56,15 @@ def test_a_slow_loop_agrees() -> None:
     assert index[kept].tolist() == expected
 
 
-def test_no_boxes_at_all() -> None:
+def test_no_boxes_at_all(suppress: Suppress) -> None:
     index, kept = suppress(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool), 0.5, 10)
     assert index.shape == kept.shape == (2, 0)
     index, kept = suppress(torch.zeros(1, 4, 4), torch.zeros(1, 4, dtype=torch.bool), 0.5, 10)
     assert not kept.any()
 
 
-def test_other_classes_suppress_nothing() -> None:
+@pytest.mark.parametrize("form", ["suppress_by_group", "suppress_by_group_in_double"])
+def test_other_classes_suppress_nothing(form: str) -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
-    kept = suppress_by_class(boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([1, 1, 2]), 0.5)
+    kept = getattr(suppression, form)(boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([1, 1, 2]), 0.5)
     assert kept.tolist() == [1, 2]

@@ -1,0 +1,40 @@
+"""The classes that a file lists, ids and names as they stand there → checked, or an error that says which is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backbones.common.errors import UserError
+
+MOST = 1_000_000
+LONGEST_NAME = 1_000  # characters
+
+
+def checked_categories(ids: Any, names: Any, where: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids and names of K classes in the order of the labels 1..K.
+
+    Args:
+        ids, names: what stands in a file of any origin.
+        where: the file, for messages.
+
+    Raises:
+        UserError: they are no lists of one length from 1 to `MOST`; an id is no whole number of 64 bits, or is there
+            twice; a name is no text, or longer than `LONGEST_NAME`.
+    """
+    for what, values in (("ids", ids), ("names", names)):
+        if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MOST:
+            raise UserError(f"{where}: the {what} of its classes are no list of 1 to {MOST} entries")
+    if len(ids) != len(names):
+        raise UserError(f"{where}: it has {len(ids)} ids and {len(names)} names of classes; they have not a name each")
+    seen: set[int] = set()
+    for number, (category, name) in enumerate(zip(ids, names, strict=True)):
+        if isinstance(category, bool) or not isinstance(category, int) or not -(2**63) <= category < 2**63:
+            raise UserError(f"{where}: the id of its class {number + 1} is no whole number of 64 bits")
+        if category in seen:
+            raise UserError(f"{where}: the id {category} is that of two of its classes")
+        seen.add(category)
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{where}: the name of its class {number + 1} is no text of up to {LONGEST_NAME} characters"
+            )
+    return tuple(ids), tuple(names)

@@ -1,0 +1,83 @@
+"""Files and folders that a person names → the images there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from backbones.common.errors import UserError
+from backbones.common.text import printable
+from detection.data.image_kinds import readable_endings
+
+logger = logging.getLogger(__name__)
+
+# What systems leave among images: archives' copies of macOS notes, thumbnails of Synology, deleted files of Windows
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+_FEW = 3  # endings that a message names
+
+
+def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
+    """The files named, and all images below the folders named, in order, each once.
+
+    Images are known by their endings (`readable_endings`). Hidden files and folders (`.…`, such as macOS's `._a.jpg`
+    and `.ipynb_checkpoints`) and what systems leave are passed over, unless they are named themselves; a line of the
+    log says how many. A link that leads nowhere counts as an image, one that cannot be read.
+
+    leave_out: a folder whose images do not count, if it lies within a folder named.
+
+    Raises:
+        UserError: a path does not exist, or no image is found.
+    """
+    paths = list(paths)
+    found: dict[Path, None] = {}
+    others: Counter[str] = Counter()
+    hidden = 0
+    for path in paths:
+        if not path.is_dir():
+            if not os.path.lexists(path):
+                raise UserError(f"{printable(str(path))}: no such file or folder")
+            found[path] = None
+            continue
+        below = []
+        for file, is_hidden in _files(path, leave_out and leave_out.resolve()):
+            if file.suffix.lower() not in readable_endings():
+                others[file.suffix.lower()] += not is_hidden
+            elif is_hidden:
+                hidden += 1
+            else:
+                below.append(file)
+        found |= dict.fromkeys(sorted(below))
+    if hidden:
+        logger.info("%d hidden files and leftovers of other systems are passed over", hidden)
+    if not found:
+        there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in (+others).most_common(_FEW))
+        raise UserError(
+            f"{', '.join(printable(str(path)) for path in paths)}: no images there "
+            f"(known endings: {' '.join(sorted(readable_endings()))})"
+            + (f"; of other files there are {printable(there)}: convert them to JPEG or PNG" if there else "")
+        )
+    return list(found)
+
+
+def _files(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, bool]]:
+    """All files below a folder, and whether each is hidden or lies in a hidden folder, but for those below `left_out`,
+    unless that is the folder itself."""
+    own = folder.resolve()
+    for place, folders, files in os.walk(folder, onerror=_warn):
+        here = Path(place)
+        hidden = any(_is_hidden(part) for part in here.relative_to(folder).parts)
+        yield from ((here / file, hidden or _is_hidden(file)) for file in files)
+        folders[:] = [
+            name for name in folders if left_out is None or left_out == own or (here / name).resolve() != left_out
+        ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("%s cannot be read (%s): its images are passed over", printable(str(error.filename)), error.strerror)

@@ -1,0 +1,65 @@
+"""The bytes of a JPEG or PNG → whether they are whole, and what they would cost to decode.
+
+The decoders print a line to stderr where a file is cut short or damaged, and fill in something.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+
+# In a JPEG's scans a byte 255 is followed by 0, or is a restart marker; any other marker ends them.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# Frames and their tables, SOS, DQT, DNL, DRI, APP0 … APP15, COM
+_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE))
+_START_OF_SCAN = b"\xda"
+
+
+def jpeg_scans(data: bytes) -> int | None:
+    """The number of a JPEG's scans; None if it is cut short or damaged.
+
+    It is sound if the end marker is reached with nothing on the way but scans and the segments that may stand there
+    (ITU-T T.81, annex B). A thumbnail in EXIF, with an end marker of its own, lies within a segment.
+
+    Data that was overwritten mostly holds a marker that cannot stand there. Where it happens to hold none, it decodes
+    to wrong pixels, and nothing can tell.
+    """
+    scans = 0
+    found = _MARKER.search(data, 2)
+    while found and found[1] in _SEGMENTS:
+        scans += found[1] == _START_OF_SCAN
+        found = _MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    return scans if found is not None and found[1] == b"\xd9" else None
+
+
+def png_is_sound(data: bytes) -> bool:
+    """Whether all chunks are there and those without which there is no image (capital letter) fit their checksums."""
+    for kind, start, end in _chunks(data):
+        if kind[:1].isupper() and int.from_bytes(data[end : end + 4], "big") != zlib.crc32(
+            memoryview(data)[start - 4 : end]
+        ):
+            return False
+        if kind == b"IEND":
+            return True
+    return False
+
+
+def png_has_late_metadata(data: bytes) -> bool:
+    """Whether text or EXIF stands behind a PNG's pixels, where Pillow sees it only after decoding them."""
+    pixels = False
+    for kind, _, _ in _chunks(data):
+        pixels |= kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+    return False
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end of the content) of each chunk that is whole but for the last one's checksum."""
+    position = 8
+    while position + 12 <= len(data):
+        start = position + 8
+        end = start + int.from_bytes(data[position : position + 4], "big")
+        yield data[position + 4 : start], start, end
+        position = end + 4

@@ -1,0 +1,177 @@
+"""What must agree where two artifacts meet: a trained network and a configuration, a checkpoint or file and a run.
+
+Differences are told by the keys' names, with both values.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.config_file import change_config, config_to_dict
+from detection.data.index import DatasetIndex
+from detection.experiment.earlier_versions import with_todays_identity
+from detection.experiment.model_files import Trained, load_rpn
+from detection.networks.rpn import RPN
+from detection.training.checkpoints import Checkpointer, provenance_of, require_same_run
+from detection.training.distributed import on_main
+
+logger = logging.getLogger(__name__)
+
+# What a trained network has in itself, whatever another configuration says.
+_BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width")
+_RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.channels")
+_FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics")
+_STRUCTURE = (*(f"backbone.{key}" for key in _BACKBONE), *_RPN, *(f"fast_rcnn.{key}" for key in _FAST_RCNN))
+_TEST_SIZE = ("data.test_shorter_side", "data.test_longer_side")
+
+
+def change_trained(config: settings.Config, changes: Sequence[str], path: object) -> settings.Config:
+    """The configuration of the trained file `path` with `key.sub=value` changes.
+
+    Raises:
+        UserError: a change cannot be made, or is of what the trained network has in itself.
+    """
+    changed = change_config(config, changes)
+    different = _differences(config, changed, _STRUCTURE, "trained with", "asked for")
+    if different:
+        raise UserError(f"{path}: what a network was trained with cannot be changed afterwards: {different}")
+    return changed
+
+
+def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) -> None:
+    """Compares a trained RPN, of the file `path`, with the configuration of the run that takes it. (Its backbone may be
+    another: the two networks share nothing.)
+
+    That it was made for images of another size is told in a warning.
+
+    Raises:
+        UserError: the configuration states other anchors or another head than the RPN has.
+    """
+    different = _differences(rpn.config, config, _RPN, "in the file", "by the configuration")
+    if different:
+        remedy = " ".join(shlex.quote(f"{key}={_text(rpn.config, key)}") for key in _RPN if f"{key}: " in different)
+        raise UserError(f"{path}: is another RPN than the configuration states. {different}. To take it: {remedy}")
+    size = _differences(rpn.config, config, _TEST_SIZE, "for the RPN", "now")
+    if size:
+        on_main(lambda: logger.warning("%s was made for images of another size: %s", path, size))
+
+
+def image_set(index: DatasetIndex) -> str:
+    """Which of its data set's images an index has, in which order, as a text that tells it from others."""
+    return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
+
+
+def what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
+    """The part of the configuration that a resumed training must share with the one that it continues.
+
+    Left out are what `image_set` and the proposals' metadata say, how the network is tested, and how the work is done.
+    """
+    values = config_to_dict(config)
+    images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
+    work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every")
+    for section, keys in (
+        (values["data"], (*images, "test_shorter_side", "test_longer_side")),
+        (values["rpn"], ("training_proposals", "test_proposals")),
+        (values["fast_rcnn"], ("min_score", "nms_iou", "detections")),
+        (values[network]["training"], work),
+    ):
+        for key in keys:
+            section.pop(key)
+    return {key: values[key] for key in ("seed", "data", "backbone", network)}
+
+
+def fast_rcnn_identity(
+    config: settings.Config,
+    index: DatasetIndex,
+    rpn: Trained[RPN],
+    rpn_sha256: str,
+    store_metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a training of the Fast R-CNN is made of, but for the backbone's weights; and, where the box statistics are
+    still to be measured, but for these.
+
+    rpn_sha256: that of the RPN's file. store_metadata: that of the proposals.
+    """
+    own = what_matters(config, "fast_rcnn")
+    if config.fast_rcnn.box_statistics == "empirical":
+        for key in ("box_means", "box_stds", "box_statistics"):
+            own["fast_rcnn"].pop(key)
+    return {
+        "stage": "fastrcnn",
+        "train": index.fingerprint,
+        "rpn_sha256": rpn_sha256,
+        "rpn": {
+            **{key: rpn.provenance[key] for key in ("train", "steps") if key in rpn.provenance},
+            "config": what_matters(rpn.config, "rpn"),
+        },
+        "proposals": {key: store_metadata[key] for key in ("limits", "sides") if key in store_metadata},
+        "images": image_set(index),
+        "proposal_limit": config.rpn.training_proposals.after_nms,
+        "config": own,
+    }
+
+
+def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
+    """Compares the newest checkpoint in `folder` with what is known of our run's identity before its long work begins.
+
+    Raises:
+        UserError: that checkpoint belongs to another run.
+    """
+    newest = Checkpointer(folder, {}).latest()
+    if newest is None:
+        return
+    ours = json.loads(json.dumps(known))
+    try:
+        theirs = with_todays_identity(provenance_of(newest), ours)
+    except (UserError, LookupError, TypeError, ValueError):  # a damaged one; resuming takes the one before
+        return
+    if "rpn" not in theirs:  # an earlier version's checkpoint
+        ours.pop("rpn", None)
+    elif theirs["rpn"] != ours["rpn"]:  # its keys tell what two hashes do not
+        ours.pop("rpn_sha256", None)
+    require_same_run(newest, theirs, ours, partly=True)
+
+
+def is_this_runs_rpn(path: Path, rpn: Trained[RPN]) -> bool:
+    """Whether the file holds what `rpn` says: weights, what they were made of, and the configuration that decides them.
+
+    A file that was written by an earlier run into the same folder does not.
+    """
+    try:
+        found = load_rpn(path)
+    except UserError:
+        return False
+    provenance = {key: value for key, value in found.provenance.items() if key != "versions"}
+    own, state = rpn.network.state_dict(), found.network.state_dict()
+    return (
+        json.dumps(provenance, sort_keys=True) == json.dumps(rpn.provenance, sort_keys=True)
+        and what_matters(found.config, "rpn") == what_matters(rpn.config, "rpn")
+        and all(torch.equal(value, own[name].cpu()) for name, value in state.items())
+    )
+
+
+def _differences(
+    first: settings.Config, second: settings.Config, keys: Sequence[str], of_first: str, of_second: str
+) -> str:
+    """The keys whose values differ, with both: "a.b: 1 in the file, 2 by the configuration; …"; empty if none."""
+    return "; ".join(
+        f"{key}: {_text(first, key)} {of_first}, {_text(second, key)} {of_second}"
+        for key in keys
+        if _text(first, key) != _text(second, key)
+    )
+
+
+def _text(config: settings.Config, key: str) -> str:
+    """The value of a key in full ("rpn.channels"), as YAML and the command line take it."""
+    return json.dumps(functools.reduce(getattr, key.split("."), config), separators=(",", ":"))

@@ -1,0 +1,118 @@
+"""A stage → what its training would take, from a few measured steps. Nothing is written into the run's folder."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from detection import config as settings
+from detection.training.determinism import determinism
+from detection.training.distributed import on_main, world_size
+from detection.training.logging import TrainingLog, format_duration
+from detection.training.memory import memory_in_use
+from detection.training.recipe import batch_in_words, effective_learning_rate, schedule_for
+from detection.training.run import train_stage
+from detection.training.stage import Stage
+
+logger = logging.getLogger(__name__)
+
+STEPS = 3  # measured, after one to warm up
+
+
+class Pace(NamedTuple):
+    """Seconds: of a step, and from nothing to the end of the first one, workers' start and compilation included."""
+
+    step: float
+    start: float
+
+
+def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: int = 0) -> str:
+    """The plan of a training as text.
+
+    Args:
+        written_before: files that the run writes before this stage's own.
+        bytes_before: their size; they are joined from parts, so that they need it twice meanwhile.
+    """
+    pace = _pace(stage)
+    training, network, world = stage.training, stage.network, world_size()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    checkpoint = weights + 4 * learning  # momentum
+    # A checkpoint is deleted only when the next one stands.
+    disk = bytes_before + max(checkpoint * (training.keep_checkpoints + 1) + 3 * weights, bytes_before)
+    free = shutil.disk_usage(_existing(stage.root)).free
+    written = [*written_before, *stage.files, *_files_of_training(stage.folder, stage.runtime)]
+    rows = {
+        "network": f"{stage.name}: {parameters / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them learn",
+        "device": f"{world} × {stage.device}",
+        "images": str(stage.images),
+        "batch": batch_in_words(training, world),
+        "learning rate": f"{effective_learning_rate(training):g} (stated: {training.learning_rate:g} for "
+        f"{training.learning_rate_batch or 'any number of'} images a step)",
+        "steps": f"{training.steps}, {training.steps * training.global_batch / stage.images:.2f} epochs",
+        "a step": f"{pace.step:.3f} s, measured over {STEPS}; {training.global_batch / pace.step:.2f} images/s",
+        "the first one": f"after {pace.start:.3f} s: workers are started, and kernels compiled where that is wanted",
+        "time": format_duration(pace.step * training.steps),
+        "peak memory": f"{_peak_memory(stage.device):.0f} MiB",
+        "disk": f"{_size(disk)} needed, {_size(free)} free" + (": TOO LITTLE" if disk > free else ""),
+        "written": "\n".join(f"{'':18}{path}" for path in written).lstrip(),
+    }
+    return "\n".join(f"{key:<18}{value}" for key, value in rows.items())
+
+
+def _pace(stage: Stage) -> Pace:
+    """How long a step takes here, by a few of them; the network learns next to nothing meanwhile."""
+    training = stage.training
+    on_main(lambda: logger.info("measuring a few steps of %d images …", training.global_batch))
+
+    def run(steps: int) -> float:
+        began = time.monotonic()
+        train_stage(stage, steps=steps, schedule=_warm(schedule_for(training)), log=TrainingLog(stream=io.StringIO()))
+        return time.monotonic() - began
+
+    with determinism(stage.runtime):
+        warm_up = run(1)
+        # What starting the workers and warming up cost is in both times, and drops out of the difference.
+        return Pace(max((run(1 + STEPS) - min(warm_up, run(1))) / STEPS, 1e-6), warm_up)
+
+
+def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
+    """A rate so small that measuring cannot make an untrained network diverge."""
+    return lambda step: schedule(step) * 1e-3
+
+
+def _files_of_training(folder: Path, runtime: settings.Runtime) -> list[Path]:
+    """What `run_training` writes into the folder of log and checkpoints."""
+    names = ["checkpoint_*.pt", "log.jsonl", "run.lock", *(["tensorboard"] if runtime.tensorboard else [])]
+    return [folder / name for name in names]
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Mebibytes: on a GPU the most that tensors have taken, on a CPU the most that this process has held."""
+    try:
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        peak = None
+    return memory_in_use(device) if device.type == "cuda" or peak is None else int(peak[1]) / 1024
+
+
+def _size(count: float) -> str:
+    """3e6 bytes → "2.9 MiB"."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,44 @@
+"""A network → the same on its device, in the memory order and by the kernels that compute fastest there."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from backbones import fastest_grouped_convolutions, fold_batch_norm
+from detection import config as settings
+from detection.kernels.choice import PLAIN, kernels_for, use_kernels
+from detection.training.memory import keep_freed_memory
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def placed(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
+    """The network on its device, in the configured memory order, with the configured grouped convolutions and kernels.
+
+    A module that names a `cpu_memory_format` has its parameters in that order on a CPU, whatever is configured.
+    """
+    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    if runtime.grouped_convolutions == "fastest":
+        fastest_grouped_convolutions(network)
+    if device.type == "cpu":
+        for module in network.modules():
+            own_format = getattr(module, "cpu_memory_format", None)
+            if own_format is not None:
+                module.to(memory_format=own_format)
+    use_kernels(network, kernels_for(device) if runtime.kernels == "fastest" else PLAIN)
+    return network
+
+
+def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
+    """A copy of the network on the device, in evaluation mode, with batch normalisation folded into the convolutions
+    before it. Its state dict is not that of the network.
+
+    On a CPU the process keeps the memory that tensors free from now on, see `keep_freed_memory`.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    return placed(fold_batch_norm(network), runtime, device)  # type: ignore[return-value]

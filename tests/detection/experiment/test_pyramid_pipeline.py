@@ -1,0 +1,52 @@
+"""Two networks with a pyramid each, by the same commands as the others: trained, loaded, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detection import Detector
+from detection.data.demo import make_demo_dataset
+from tests.detection.pipeline import MINIATURE, arguments_for, tool
+
+PYRAMID = ["backbone.features=pyramid", "backbone.pyramid_width=16", "rpn.anchor_sizes=[16,24,32,48,64]"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_demo_dataset(folder, train=8, test=4)
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    networks = torch.load(path, weights_only=True)["networks"]
+    return {f"{name}.{key}": value for name, network in networks.items() for key, value in network.items()}
+
+
+@pytest.mark.parametrize(("head", "norm"), [("two_layers", "none"), ("four_convolutions", "group")])
+def test_the_commands_train_and_measure_pyramids(data: Path, tmp_path: Path, head: str, norm: str) -> None:
+    config = tmp_path / "miniature.yaml"
+    config.write_text(MINIATURE)
+    changes = [*PYRAMID, f"fast_rcnn.box_head={head}", f"backbone.pyramid_norm={norm}", "fast_rcnn.box_head_width=32"]
+    changes += ["fast_rcnn.box_head_channels=16"]
+    run = tmp_path / "run"
+    for stage in ("rpn", "fastrcnn"):
+        tool(f"train_{stage}", *arguments_for(config, data, run, changes))
+    expected = weights(run / "detector.pt")
+    assert any(name.startswith("rpn.backbone.lateral.p2") for name in expected)
+    assert any(name.startswith("fastrcnn.trunk.smooth.p5") for name in expected)
+    assert "Average Precision" in tool("eval_coco", "--weights", run / "detector.pt").stdout
+    detector = Detector.load(run / "detector.pt", "cpu")
+    assert detector(next((data / "test").iterdir())).boxes.shape[1] == 4
+
+
+def test_what_does_not_go_together_is_said(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "miniature.yaml"
+    config.write_text(MINIATURE)
+    said = tool("train_rpn", *arguments_for(config, data, tmp_path / "run", PYRAMID[:1]), check=False)
+    assert said.returncode == 1
+    assert "conv5 runs on C4; with backbone.features=pyramid take two_layers or four_convolutions" in said.stderr
+    assert "2 sizes for 5 levels of a pyramid" in said.stderr

@@ -1,0 +1,51 @@
+"""A configuration that comes within a file of ours: it says what is looked at, and never where anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.config_file import load_config
+from detection.experiment.stored_configuration import config_of_trained
+from tests.detection.pipeline import REPOSITORY
+
+
+@pytest.fixture
+def demo() -> settings.Config:
+    config = load_config(REPOSITORY / "configs/demo.yaml")
+    return dataclasses.replace(config, output="../../../elsewhere", name="../../other")
+
+
+def test_what_is_written_goes_beside_the_file_or_where_the_command_line_says(demo: settings.Config) -> None:
+    assert config_of_trained(demo, Path("given/rpn.pt"), []).output == "given"
+    assert config_of_trained(demo, Path("given/rpn.pt"), ["output='there'"]).output == "there"
+
+
+def test_a_demo_is_read_where_it_is_and_not_drawn(demo: settings.Config) -> None:
+    data = config_of_trained(demo, Path("x.pt"), ["data.root='mine'"]).data
+    assert (data.root, data.layout) == ("mine", "files")
+    assert (data.test.annotations, data.test.images) == ("annotations/instances_test.json", "test")
+    assert config_of_trained(demo, Path("x.pt"), ["data.layout=coco"]).data.layout == "coco"
+
+
+def test_paths_of_the_command_line_are_relative_to_where_it_is_typed(
+    demo: settings.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = ["data.test.annotations=it's mine.json", "data.test.images=/whole/path"]
+    test = config_of_trained(demo, Path("x.pt"), changes).data.test
+    assert (test.annotations, test.images) == (str(tmp_path / "it's mine.json"), "/whole/path")
+    rooted = config_of_trained(demo, Path("x.pt"), [*changes, "data.root=there"]).data
+    assert (rooted.root, rooted.test.annotations) == ("there", "it's mine.json")
+
+
+@pytest.mark.parametrize("change", ["rpn.anchor_sizes=[8]", "backbone.planes=4", "fast_rcnn.pooling=max"])
+def test_what_a_network_was_trained_with_cannot_be_changed(demo: settings.Config, change: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"x\.pt: what a network was trained with.*{change.split('=')[0]}: .*asked for"
+    ):
+        config_of_trained(demo, Path("x.pt"), [change])

@@ -1,0 +1,45 @@
+"""Where a network's parameters lie, in which order, and by what its convolutions are computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backbones import create_classifier
+from backbones.grouped import GroupedConvolution
+from detection.config import Runtime
+from detection.training import placement
+from detection.training.placement import for_inference, placed
+from tests.detection.tiny_networks import tiny_rpn
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("means", "converted"), [("library", 0), ("fastest", 16)])
+def test_grouped_convolutions_are_computed_by_the_means_configured(means: str, converted: int) -> None:
+    runtime = Runtime(grouped_convolutions=means)  # type: ignore[arg-type]
+    network = create_classifier("resnext50_32x4d", num_classes=2)
+    for made in (for_inference(network, runtime, CPU), placed(network, runtime, CPU)):
+        assert sum(type(module) is GroupedConvolution for module in made.modules()) == converted
+
+
+def test_a_module_that_names_its_memory_order_on_a_cpu_has_it_there() -> None:
+    network = placed(tiny_rpn(), Runtime(channels_last=True), CPU)
+    assert network.head.cpu_memory_format == torch.contiguous_format
+    assert network.head.conv.weight.is_contiguous()
+    assert network.backbone.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    del type(network.head).cpu_memory_format
+    try:
+        other = placed(tiny_rpn(), Runtime(channels_last=True), CPU)
+    finally:
+        type(network.head).cpu_memory_format = torch.contiguous_format
+    assert other.head.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_inference_on_a_cpu_keeps_the_memory_that_tensors_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(placement, "keep_freed_memory", lambda: calls.append(None))
+    for_inference(tiny_rpn(), Runtime(), CPU)
+    assert len(calls) == 1
+    for_inference(tiny_rpn(), Runtime(), torch.device("meta"))
+    assert len(calls) == 1
