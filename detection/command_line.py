@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from backbones.common.text import printable
+from detection.common.environment import environment_number
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config
 
@@ -29,25 +32,31 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
-    stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
-    try:
-        status = main()
-    except (UserError, OSError) as error:
-        print(f"error: {printable(str(error), keep_lines=True)}", file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    except Exception:
-        if not _is_one_of_several():
-            raise
-        traceback.print_exc()
-        status = 1
-    return leave(status)
+    stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback.
+
+    A reader of the output that has seen enough (`| head`) changes nothing: the work is done and the status is its own.
+    """
+    with _readers_may_leave():
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
+        try:
+            status = main()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except (UserError, OSError) as error:
+            print(f"error: {printable(str(error), keep_lines=True)}", file=sys.stderr)
+            status = 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = 130
+        except Exception:
+            if not _is_one_of_several():
+                raise
+            traceback.print_exc()
+            status = 1
+        return leave(status)
 
 
 class _Printable(logging.Formatter):
@@ -58,11 +67,14 @@ class _Printable(logging.Formatter):
 
 
 def leave(status: int) -> int:
-    """The exit status, unless this is one process of several: that ends here and now.
+    """The exit status, unless this is one process of several: that ends here and now, with the processes that it
+    started.
 
     With PyTorch 2.10 one such process in some twenty aborts, or waits for ever, while the interpreter shuts down.
     """
     if _is_one_of_several():
+        for child in multiprocessing.active_children():
+            child.kill()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -70,7 +82,66 @@ def leave(status: int) -> int:
 
 
 def _is_one_of_several() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    try:
+        return environment_number("WORLD_SIZE", 1) > 1
+    except UserError:  # which was told when the processes were to be joined
+        return False
+
+
+@contextlib.contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """Within it, stdout and stderr whose readers have gone swallow what is written to them."""
+    before = sys.stdout, sys.stderr
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
+        sys.stdout = cast(TextIO, _PatientStream(sys.stdout))
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = cast(TextIO, _PatientStream(sys.stderr))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _PatientStream):
+                stream.end()
+        sys.stdout, sys.stderr = before
+
+
+class _PatientStream:
+    """A text stream that goes on as the null device once nobody reads it any more."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._unread():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unread():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self._discard()
+
+    def end(self) -> None:
+        """Nothing is left in its buffer that the interpreter would stumble over when it ends."""
+        try:
+            self.flush()
+        except OSError:  # a full disk, which has been told
+            self._discard()
+
+    def _discard(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())  # what is buffered goes there, too
+        os.close(null)
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -144,12 +215,13 @@ def plan_or_train(
     from detection.training.distributed import is_main, process_group, was_restarted
 
     with process_group(runtime.device, time_limit=60 * runtime.timeout_minutes) as device:
+        resume = was_restarted() or options.resume
         if options.dry_run:
             text = plan(device)
             if is_main():
                 print(text)
             return 0
-        return train(device, options.resume or was_restarted()).exit_status
+        return train(device, resume).exit_status
 
 
 def read_config(options: argparse.Namespace) -> Config:

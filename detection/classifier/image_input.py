@@ -12,12 +12,18 @@ from backbones.classification.views import Views
 from detection.classifier.config import Data
 from detection.data.image_kinds import readable_endings
 from detection.data.images import read_image
+from detection.training.consensus import require_same, together
 
 
 def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, ...] | None = None) -> LabelledImages:
-    """The images of the configured split; see `open_images` for `classes` and errors."""
+    """The images of the configured split, the same on every rank; see `open_images` for `classes` and errors."""
     split = data.train if which == "train" else data.test
-    return open_images(data.root, split, read_image, classes, readable_endings())
+    images = together(
+        f"looking for the images of {split}",
+        lambda: open_images(data.root, split, read_image, classes, readable_endings()),
+    )
+    require_same(f"data.{which}", {"images": images.fingerprint})
+    return images
 
 
 def training_view(data: Data, expected: InputFormat) -> RandomView:

@@ -89,6 +89,10 @@ class TrainingSamples:
             view = self.view(image, hash63(self.seed, epoch, wanted))
         return view, int(self.images.labels[i]), i
 
+    def name(self, key: tuple[int, int]) -> str:
+        """The image's file."""
+        return self.images.name(key[1])
+
     def _read(self, epoch: int, wanted: int) -> tuple[int, np.ndarray]:
         i = wanted
         for attempt in range(_ATTEMPTS):
@@ -118,6 +122,10 @@ class TestSamples:
             views = self.views(image)
         return views, int(self.images.labels[key[1]])
 
+    def name(self, key: tuple[int, int]) -> str:
+        """The image's file."""
+        return self.images.name(key[1])
+
 
 def training_batches_for(
     samples: TrainingSamples, training: settings.Training, runtime: settings.Runtime, device: torch.device
@@ -129,7 +137,12 @@ def training_batches_for(
     def batches(first_step: int) -> Iterator[LabelledBatch]:
         steps = TrainingSteps(plan, first_step, training.steps, rank(), world_size(), accumulation)
         return joined_batches(
-            samples, steps, _labelled_batch, workers=runtime.workers, pin_memory=device.type == "cuda"
+            samples,
+            steps,
+            _labelled_batch,
+            workers=runtime.workers,
+            pin_memory=device.type == "cuda",
+            patience=60 * runtime.timeout_minutes,
         )
 
     return batches
@@ -145,7 +158,8 @@ def evaluation_batches_for(
     keys = [(0, int(i)) for i in indices]
     parts = [keys[start : start + runtime.test_batch] for start in range(0, len(keys), runtime.test_batch)]
     share = parts[rank() :: world_size()]
-    return joined_batches(TestSamples(images, views), share, _view_batch, workers=runtime.workers)
+    samples, patience = TestSamples(images, views), 60 * runtime.timeout_minutes
+    return joined_batches(samples, share, _view_batch, workers=runtime.workers, patience=patience)
 
 
 def _labelled_batch(samples: Sequence[tuple[np.ndarray, int, int]]) -> LabelledBatch:

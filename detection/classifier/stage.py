@@ -24,7 +24,9 @@ from detection.classifier.labelled_batches import TrainingSamples, training_batc
 from detection.classifier.network import ClassifierTraining, build_classifier
 from detection.classifier.top_errors import top_errors
 from detection.config_file import config_to_dict, write_config
+from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
+from detection.training.dry_run import dry_run
 from detection.training.loop import Outcome
 from detection.training.placement import placed
 from detection.training.run import run_training
@@ -51,8 +53,15 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
+    require_agreement("train a classifier", config, resume=resume)
     with run_lock(run_folder(config) / "classifier"), determinism(config.runtime):
         return run_training(classifier_stage(config, device), resume=resume)
+
+
+def plan_classifier(config: ClassifierConfig, device: torch.device) -> str:
+    """The plan of `train_classifier`, as text. Raises what that raises."""
+    require_agreement("plan a classifier's training", config)
+    return dry_run(classifier_stage(config, device))
 
 
 def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:

@@ -23,6 +23,7 @@ from detection.classifier.classifier_file import TrainedClassifier
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.image_input import open_split
 from detection.classifier.labelled_batches import evaluation_batches_for
+from detection.training.consensus import require_agreement, require_same_weights
 from detection.training.distributed import gather_objects, on_main, world_size
 from detection.training.placement import for_inference
 from detection.training.recipe import autocast_dtype
@@ -72,6 +73,8 @@ def measure(
         UserError: images that cannot be used, of classes that the network does not know; a folder that cannot be
             written.
     """
+    require_agreement("measure a classifier", config, views=dataclasses.asdict(views))
+    require_same_weights(trained.network)
     images = open_split(config.data, "test", trained.classes)
     errors = top_errors(trained.network, images, views, config.runtime, device, among=among, label="batches")
     content = {

@@ -83,6 +83,10 @@ class DetectionDataset(Dataset[Sample]):
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
         return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
 
+    def name(self, key: tuple[int, int]) -> str:
+        """The file of image i."""
+        return str(self.index.path(key[1]))
+
     def _blank(self, key: tuple[int, int], seed: int, problem: str) -> Sample:
         """Made at its final size: what the annotations state of a file that cannot be read may be any size."""
         _, i = key

@@ -4,13 +4,12 @@
     folder/train/000001.jpg …, folder/test/000001.jpg …
     folder/demo.json                                                 what made it, and a digest of every file
 
-The same seed and versions give the same bytes. A folder that was left half made, or whose files have changed, is made
-anew.
+The same seed and versions give the same bytes. A folder that was left half made is completed; one that holds anything
+that was not drawn is refused, and nothing in it is touched (`demo_folder.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,9 +19,8 @@ import cv2
 import numpy as np
 
 from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
-from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
+from detection.data.demo_folder import DemoFolder, Drawing
 
 VERSION = 1  # raised whenever the same seed gives other images
 JPEG_QUALITY = 95
@@ -40,58 +38,47 @@ class DemoDataset(NamedTuple):
 def make_demo_dataset(
     folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0
 ) -> DemoDataset:
-    """Draws `train` and `test` images with their annotations into `folder`, unless it holds just these already.
+    """Draws `train` and `test` images with their annotations into `folder`, unless it holds just these already. Of what
+    was drawn there before, by another version or with other numbers, the files are replaced. Of several processes that
+    call this at once, one draws, and the others wait for it.
 
     Raises:
-        UserError: the folder holds something else.
-        CannotWrite: it cannot be written.
+        UserError: the folder holds something else; it cannot be written.
     """
     folder = Path(folder)
-    marker = folder / "demo.json"
     libraries = {"numpy": np.__version__, "opencv": cv2.__version__}
     making = {"version": VERSION, "train": train, "test": test, "seed": seed, "libraries": libraries}
-    paths = DemoDataset(
+    own = DemoFolder(folder)
+    if not own.is_whole(making):
+        with own.drawing(making) as drawing:
+            if drawing is not None:
+                _draw_split(drawing, folder, "train", train, (seed, 0))
+                _draw_split(drawing, folder, "test", test, (seed, 1))
+    return DemoDataset(
         folder / "annotations" / "instances_train.json",
         folder / "train",
         folder / "annotations" / "instances_test.json",
         folder / "test",
     )
-    if marker.is_file():
-        if marker.read_text() == _marker_text(making, _digest(folder)):
-            return paths
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder}: holds files that are no demo data set, and a configuration of the demo is in use. For images "
-            "of your own, train with a configuration that names them (--config), and look at them with a trained network "
-            "by data.test.annotations=FILE data.test.images=DIR; for the demo, name another folder (--data)"
-        )
-    _write(marker, _marker_text(making, "unfinished"))
-    for split, (listing, images, count) in enumerate(((*paths[:2], train), (*paths[2:], test))):
-        _draw_split(listing, images, count, (seed, split))
-    _write(marker, _marker_text(making, _digest(folder)))
-    return paths
 
 
-def _draw_split(listing: Path, images: Path, count: int, seed: tuple[int, int]) -> None:
-    images.mkdir(parents=True, exist_ok=True)
-    for stale in images.iterdir():
-        stale.unlink()
+def _draw_split(drawing: Drawing, folder: Path, split: str, count: int, seed: tuple[int, int]) -> None:
     content: dict[str, list[dict[str, Any]]] = {
         "images": [],
         "annotations": [],
         "categories": [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)],
     }
-    for i in with_progress(range(1, count + 1), count, f"drawing {images}"):
-        drawing = draw_image(np.random.default_rng((*seed, i)))
-        height, width = drawing.image.shape[:2]
+    for i in with_progress(range(1, count + 1), count, f"drawing {folder / split}"):
+        drawn = draw_image(np.random.default_rng((*seed, i)))
+        height, width = drawn.image.shape[:2]
         name = f"{i:06d}.jpg"
-        reversed_channels = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
+        reversed_channels = cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", reversed_channels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        (images / name).write_bytes(encoded.tobytes())
+        drawing.put(f"{split}/{name}", encoded.tobytes())
         content["images"].append({"id": i, "file_name": name, "height": height, "width": width})
-        for drawn in drawing.objects:
-            content["annotations"].append(_annotation(drawn, i, len(content["annotations"]) + 1))
-    _write(listing, json.dumps(content))
+        for one in drawn.objects:
+            content["annotations"].append(_annotation(one, i, len(content["annotations"]) + 1))
+    drawing.put(f"annotations/instances_{split}.json", json.dumps(content).encode())
 
 
 def _annotation(drawn: DrawnObject, image_id: int, annotation_id: int) -> dict[str, Any]:
@@ -124,22 +111,3 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 def _polygons(mask: np.ndarray) -> list[list[float]]:
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [(outline.reshape(-1) + 0.5).tolist() for outline in outlines if len(outline) >= 3]
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files but the marker."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "demo.json":
-            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _marker_text(making: dict[str, Any], digest: str) -> str:
-    return json.dumps({**making, "digest": digest}, indent=2)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from detection.data.batch_plan import BatchPlan, TrainingSteps
 from detection.data.batches import Batch, collate, padded_size
 from detection.data.dataset import DetectionDataset
-from detection.data.workers import joined_batches
+from detection.data.workers import PATIENCE, joined_batches
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +31,21 @@ def training_batches(
     size_divisor: int = 1,
     pin_memory: bool = False,
     prefetch: int = 2,
+    patience: float = PATIENCE,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
     Starting in the middle reads none of the earlier images. workers: processes; 0 reads in this one. prefetch:
-    batches ahead for each worker. Images that were replaced (see `DetectionDataset`) are logged as warnings, each
-    once, and counted when the last batch was taken.
+    batches ahead for each worker. patience: seconds that a batch may be waited for. Images that were replaced (see
+    `DetectionDataset`) are logged as warnings, each once, and counted when the last batch was taken.
 
     Raises:
-        UserError: an image or its proposals cannot be read, naming the file.
+        UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
         ValueError: the global batch has fewer images than there are parts.
     """
     steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
-    return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch)
+    return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch, patience)
 
 
 def evaluation_parts(
@@ -83,13 +85,14 @@ def evaluation_batches(
     size_divisor: int = 1,
     pin_memory: bool = False,
     prefetch: int = 2,
+    patience: float = PATIENCE,
 ) -> Iterator[Batch]:
     """The batches of `evaluation_parts`, in order.
 
     Raises:
-        UserError: an image or its proposals cannot be read, naming the file.
+        UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
     """
-    return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch)
+    return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch, patience)
 
 
 def _batches(
@@ -99,17 +102,21 @@ def _batches(
     size_divisor: int,
     pin_memory: bool,
     prefetch: int,
+    patience: float,
 ) -> Iterator[Batch]:
     join = functools.partial(collate, size_divisor=size_divisor)
-    batches = joined_batches(dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch)
+    batches = joined_batches(
+        dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch, patience=patience
+    )
     unreadable: Counter[str] = Counter()
     try:
-        for batch in batches:
-            for _, problem in batch.problems:
-                if problem not in unreadable:
-                    logger.warning("%s", problem)
-                unreadable[problem] += 1
-            yield batch
+        with contextlib.closing(batches):
+            for batch in batches:
+                for _, problem in batch.problems:
+                    if problem not in unreadable:
+                        logger.warning("%s", problem)
+                    unreadable[problem] += 1
+                yield batch
     finally:  # also where a training takes no more batches, or fails
         if unreadable:
             logger.warning(

@@ -1,32 +1,36 @@
 """A dataset and lists of its keys → joined batches in order, made ahead of need by worker processes.
 
-What a worker cannot read is raised here as the same `UserError`, its message alone. Workers leave signals to the main
-process, so that an interrupt ends in a checkpoint and not in a heap of tracebacks.
+What a worker cannot read is raised here as the same `UserError`, its message alone.
 """
 
 from __future__ import annotations
 
-import functools
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from backbones.common.errors import UserError
+from detection.data.worker_pool import WorkerPool
 
 Key = tuple[int, int]  # (epoch, position in the index)
 Item = TypeVar("Item", covariant=True)
 Joined = TypeVar("Joined")
+
+PATIENCE = 1800.0  # seconds that one batch may be waited for; `runtime.timeout_minutes` in a configuration
 
 
 class KeyedSamples(Protocol[Item]):
     """Samples, each a function of its key."""
 
     def __getitem__(self, key: Key) -> Item: ...
+
+    def name(self, key: Key) -> str:
+        """What messages call the sample: its file."""
+        ...
 
 
 def joined_batches(
@@ -37,55 +41,83 @@ def joined_batches(
     workers: int = 0,
     pin_memory: bool = False,
     prefetch: int = 2,
-) -> Iterator[Joined]:
-    """`join` of the samples of each part, in order. `samples` and `join` must be picklable where processes are spawned.
+    patience: float = PATIENCE,
+) -> Generator[Joined, None, None]:
+    """`join` of the samples of each part, in order. `samples`, `parts` and `join` must be picklable where processes are
+    spawned.
 
-    workers: processes; 0 reads in this one. prefetch: batches ahead for each worker.
+    workers: processes; 0 reads in this one. prefetch: batches ahead for each worker. patience: seconds that a batch may
+    be waited for. pin_memory: the batches, which then have a method of this name, are put into page-locked memory.
 
     Raises:
-        UserError: whatever the samples raise.
+        UserError: whatever the samples raise; the workers cannot be started, one has died, or a batch takes too long.
     """
-    loader = DataLoader(
-        _Guarded(samples),
-        batch_sampler=parts,
-        collate_fn=functools.partial(_join, join=join),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=_prepare_worker,
-        generator=torch.Generator(),  # without one of its own the loader would draw from torch's global generator
+    make = _Batches(samples, parts, join)
+    if not workers:
+        for number in range(len(parts)):
+            batch: Any = make(number)
+            yield batch.pin_memory() if pin_memory else batch
+        return
+    pool = WorkerPool(
+        make,
+        len(parts),
+        workers=min(workers, len(parts)),
+        ahead=prefetch,
+        patience=patience,
+        describe=lambda number: [samples.name(key) for key in parts[number]],
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    with contextlib.closing(pool):
+        yield from _pinned(pool, prefetch) if pin_memory else pool.values()
 
 
-class _Guarded(Dataset[Any]):
-    """The samples with `UserError`s as values: raised in a worker, they would come out wrapped in a traceback."""
+@dataclass(frozen=True)
+class _Batches:
+    """Number of a part → the batch."""
 
-    def __init__(self, samples: KeyedSamples[Any]) -> None:
-        self.samples = samples
+    samples: KeyedSamples[Any]
+    parts: Sequence[list[Key]]
+    join: Callable[[Sequence[Any]], Any]
 
-    def __getitem__(self, key: Key) -> Any:
+    def __call__(self, number: int) -> Any:
+        return self.join([self.samples[key] for key in self.parts[number]])
+
+
+def _pinned(pool: WorkerPool, ahead: int) -> Iterator[Any]:
+    """The pool's values in page-locked memory, where a thread of this process puts up to `ahead` of them before they
+    are taken."""
+    waiting: queue.Queue[Any] = queue.Queue(ahead)
+    stopped = threading.Event()
+    device = torch.cuda.current_device()
+
+    def put(value: Any) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return waiting.put(value, timeout=0.1)
+
+    def pin() -> None:
         try:
-            return self.samples[key]
-        except UserError as error:
-            return error
+            torch.cuda.set_device(device)
+            for value in pool.values():
+                if stopped.is_set():
+                    return
+                put(value.pin_memory())
+            put(_Ended(None))
+        except BaseException as error:  # raised again where the values are taken
+            put(_Ended(error))
+
+    thread = threading.Thread(target=pin, name="pin", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(value := waiting.get(), _Ended):
+            yield value
+        if value.error is not None:
+            raise value.error
+    finally:
+        stopped.set()
+        pool.close()
+        thread.join(5.0)
 
 
-def _join(items: Sequence[Any], join: Callable[[Sequence[Any]], Any]) -> Any:
-    return next((item for item in items if isinstance(item, UserError)), None) or join(items)
-
-
-def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one thread a worker; the workers are the parallelism
-    for name in ("SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-
-
-def _ignore_once(signal_number: int, _: FrameType | None) -> None:
-    """Lets the first SIGTERM pass, the one sent to the whole process group; the main process sends its own."""
-    signal.signal(signal_number, signal.SIG_DFL)
+@dataclass
+class _Ended:
+    error: BaseException | None

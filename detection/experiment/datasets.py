@@ -16,25 +16,30 @@ from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
-from detection.training.distributed import on_main
+from detection.training.consensus import require_same, together
+from detection.training.distributed import is_main, on_main
 
 logger = logging.getLogger(__name__)
 
 
 def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
-    """The index of the configured split, after a check that its images are there; repairs are logged once.
+    """The index of the configured split, after a check that its images are there; repairs are logged once. Every rank
+    calls this and has the same.
 
     Raises:
-        UserError: files are missing, or annotations cannot be used.
+        UserError: files are missing, or annotations cannot be used, or they are not the same on all ranks.
     """
     split = getattr(data, which)
     annotations, images = _locate(data, which)
-    index = load_index(annotations, images, name=split.name, check="present")
+    index = together(
+        f"reading {annotations}", lambda: load_index(annotations, images, name=split.name, check="present")
+    )
+    require_same(f"data.{which}", {"annotations": index.fingerprint, "images": len(index)})
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
     summary = index.findings.summary()
-    if summary:
-        on_main(lambda: logger.warning("%s: %s", annotations, summary))
+    if summary and is_main():  # what each rank had to repair is its own matter
+        logger.warning("%s: %s", annotations, summary)
     return index
 
 
@@ -109,4 +114,4 @@ def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path,
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
         return root / "annotations" / f"instances_{split.name}.json", root / split.name
-    return resolve_split(root, split.name)
+    return together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name))

@@ -29,6 +29,7 @@ from detection.experiment.proposing import is_current, store_metadata
 from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import RPNFile, Splits, categories_of, fast_rcnn_stage, open_splits, rpn_stage
 from detection.networks.rpn import RPN
+from detection.training.consensus import require_agreement
 from detection.training.distributed import gather_objects, on_main
 from detection.training.dry_run import STEPS, dry_run
 
@@ -39,6 +40,7 @@ _PROPOSAL_BYTES = 20  # four corners and a score, float32
 
 def of_rpn(config: settings.Config, device: torch.device) -> str:
     """The plan of `stages.train_rpn`, as text."""
+    require_agreement("plan the RPN's training", config)
     return dry_run(rpn_stage(config, device))
 
 
@@ -55,6 +57,7 @@ def of_fast_rcnn(
     Raises:
         UserError: what `stages.train_fast_rcnn` would raise, but for a missing RPN.
     """
+    require_agreement("plan the Fast R-CNN's training", config)
     folder = RunFolder.of(config)
     splits = open_splits(config, config.fast_rcnn.training)
     rpn_file = rpn_file or folder.rpn

@@ -41,6 +41,7 @@ from detection.experiment.model_files import Trained, TrainedDetector
 from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
 from detection.report.page import Curve, embed_image, read_curves, write_report
+from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -65,9 +66,11 @@ def evaluate_detector(
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
     """
+    require_agreement("measure a detector", config)
     index = open_split(config.data, "test")
     _check_categories(trained, index)
     claim(folder, index)
+    require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     detections = rounded(detect(inference, index))
 
@@ -100,8 +103,10 @@ def evaluate_detector(
 
 def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
+    require_agreement("measure an RPN", config)
     index = open_split(config.data, "test")
     claim(folder, index)
+    require_same_weights(trained.network)
     recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
@@ -110,6 +115,8 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
 def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
     """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
     when they were made."""
+    require_agreement("measure proposals", config)
+    require_same("the proposals", store.metadata)
     store.check_against(index)
     claim(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()

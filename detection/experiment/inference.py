@@ -25,13 +25,14 @@ from detection.data.batches import Batch, Sample, collate, padded_size
 from detection.data.dataset import DetectionDataset, augmented_sample
 from detection.data.index import DatasetIndex
 from detection.data.loader import evaluation_batches, evaluation_parts
+from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.datasets import test_augmentation
 from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.networks.rpn import RPN
-from detection.training.distributed import gather_objects, on_main, rank, world_size
+from detection.training.distributed import gather_objects, on_main, rank, report_progress, world_size
 from detection.training.memory import memory_explained
 from detection.training.placement import for_inference
 from detection.training.recipe import autocast_dtype
@@ -53,6 +54,7 @@ class Inference(Generic[Network]):
         autocast: the type of half precision; None computes in float32.
         batch_size: images at once, when looking through a split.
         workers: processes that read its images; 0 reads in this one.
+        patience: seconds that a batch of its images may be waited for.
     """
 
     network: Network
@@ -61,6 +63,7 @@ class Inference(Generic[Network]):
     autocast: torch.dtype | None = None
     batch_size: int = 1
     workers: int = 0
+    patience: float = PATIENCE
 
     @classmethod
     def configured(cls, network: Network, config: settings.Config) -> Inference[Network]:
@@ -69,7 +72,15 @@ class Inference(Generic[Network]):
         data, runtime = config.data, config.runtime
         autocast = autocast_dtype(runtime, next(network.parameters()).device)
         resize = test_augmentation(data)
-        return cls(network.eval(), resize, data.size_divisor, autocast, runtime.test_batch, runtime.workers)
+        return cls(
+            network.eval(),
+            resize,
+            data.size_divisor,
+            autocast,
+            runtime.test_batch,
+            runtime.workers,
+            60 * runtime.timeout_minutes,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -231,6 +242,7 @@ def _batches_of_split(
     inference: Inference[Network], index: DatasetIndex, label: str, only: Collection[int] | None = None
 ) -> Iterator[Batch]:
     """This rank's images of a split, resized and batched, with a progress line."""
+    report_progress(label)
     dataset = DetectionDataset(index, inference.resize, unreadable="blank")
     parts = evaluation_parts(
         dataset,
@@ -246,5 +258,6 @@ def _batches_of_split(
         workers=inference.workers,
         size_divisor=inference.size_divisor,
         pin_memory=inference.device.type == "cuda",
+        patience=inference.patience,
     )
     return with_progress(batches, sum(map(len, parts)), label, size=len)

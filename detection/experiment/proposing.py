@@ -28,6 +28,7 @@ from detection.experiment.model_files import Trained, load_rpn
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
 from detection.training.artifacts import versions
+from detection.training.consensus import require_agreement, require_same
 from detection.training.distributed import barrier, is_main, on_main
 from detection.training.run_lock import run_lock
 
@@ -58,6 +59,7 @@ def propose(
     Raises:
         UserError: data, weights or output cannot be used.
     """
+    require_agreement(f"propose on {which}", config)
     index = open_split(config.data, which)
     output = output or RunFolder.of(config).proposals(index.name)
     limits = config.rpn.test_proposals
@@ -81,6 +83,7 @@ def write_proposals(
 
     metadata: what `store_metadata` says of them.
     """
+    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     if on_main(lambda: is_current(output, metadata, index)):
         return output
     inference = prepared(rpn.network, config, device)

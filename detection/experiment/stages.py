@@ -49,6 +49,7 @@ from detection.experiment.model_files import (
 from detection.experiment.proposing import store_metadata, write_proposals
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
+from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
@@ -89,6 +90,7 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
+    require_agreement("train the RPN", config, resume=resume)
     with run_lock(RunFolder.of(config).rpn_training), determinism(config.runtime):
         return run_training(rpn_stage(config, device), resume=resume)
 
@@ -116,6 +118,7 @@ def train_fast_rcnn(
         UserError: no RPN, or another one than the configuration states; proposals that belong to other data or another
             RPN; and what `train_rpn` raises.
     """
+    require_agreement("train the Fast R-CNN", config, resume=resume)
     folder = RunFolder.of(config)
     rpn_file = rpn_file or folder.rpn
     if not rpn_file.is_file():
@@ -275,6 +278,7 @@ def batches_of(
             workers=config.runtime.workers,
             size_divisor=config.data.size_divisor,
             pin_memory=device.type == "cuda",
+            patience=60 * config.runtime.timeout_minutes,
         )
 
     return batches

@@ -23,7 +23,9 @@ from torch import nn
 
 from backbones.common.errors import UserError
 from detection.training.artifacts import DamagedFile, load_artifact, save_artifact
-from detection.training.distributed import gather_objects, is_main, on_main, rank
+from detection.training.consensus import flat
+from detection.training.distributed import gather_objects, is_main, on_main, rank, world_size
+from detection.training.optimizer import load_optimizer
 from detection.training.random_state import capture_random_state, restore_random_state
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
@@ -41,6 +43,7 @@ class TrainingState:
         evaluated: the step of the last periodic evaluation that was done.
         elapsed: seconds of training so far, over all the sessions of the run.
         best: the highest value of each evaluation figure so far.
+        averages: this rank's share of the log's unfinished averages (`LossWatch.running_sums`).
     """
 
     network: nn.Module
@@ -50,6 +53,7 @@ class TrainingState:
     evaluated: int = 0
     elapsed: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
+    averages: dict[str, Any] | None = None
 
 
 class Checkpointer:
@@ -136,7 +140,7 @@ class Checkpointer:
         )
 
     def _write(self, state: TrainingState, path: Path) -> None:
-        randoms = gather_objects(capture_random_state())
+        ranks = gather_objects((capture_random_state(), state.averages))
         on_main(
             lambda: save_artifact(
                 path,
@@ -149,7 +153,8 @@ class Checkpointer:
                 network=state.network.state_dict(),
                 optimizer=state.optimizer.state_dict(),
                 scaler=None if state.scaler is None else state.scaler.state_dict(),
-                random=randoms,
+                random=[generators for generators, _ in ranks],
+                averages=[averages for _, averages in ranks],
             )
         )
 
@@ -179,16 +184,18 @@ class Checkpointer:
             content = self._upgrade(content)
             require_same_run(path, json.loads(content["provenance"]), self.provenance)
             state.network.load_state_dict(content["network"])
-            state.optimizer.load_state_dict(content["optimizer"])
-            _lay_out_as_parameters(state.optimizer)
+            load_optimizer(state.optimizer, content["optimizer"])
             if state.scaler is not None and content["scaler"] is not None:
-                state.scaler.load_state_dict(content["scaler"])
-            state.step, state.evaluated, state.elapsed = content["step"], content["evaluated"], content["elapsed"]
-            state.best = dict(content["best"])
+                state.scaler.load_state_dict({key: _number(value) for key, value in content["scaler"].items()})
+            state.step, state.evaluated = _count(content["step"]), _count(content["evaluated"])
+            state.elapsed = float(_number(content["elapsed"]))
+            state.best = {str(name): float(_number(value)) for name, value in content["best"].items()}
+            # Checkpoints of earlier releases have none: there, the first average after a break is over fewer steps.
+            state.averages = _own_share(content.get("averages", []))
             # With more ranks than before, the new ones draw as a fresh process would.
             if rank() < len(content["random"]):
                 restore_random_state(content["random"][rank()])
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path} does not fit this run: {' '.join(str(error).split())[:500]}") from error
 
 
@@ -204,7 +211,7 @@ def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
     Raises:
         UserError: they differ; each key that does is listed with both values.
     """
-    theirs, ours = _flat(theirs), _flat(ours)
+    theirs, ours = flat(theirs), flat(ours)
     keys = ours.keys() if partly else theirs.keys() | ours.keys()
     different = sorted(key for key in keys if theirs.get(key) != ours.get(key))
     if different:
@@ -218,21 +225,25 @@ def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
         )
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
-    if not isinstance(value, Mapping):
-        return {key: value}
-    return {
-        name: leaf
-        for part, item in value.items()
-        for name, leaf in _flat(item, f"{key}.{part}" if key else str(part)).items()
-    }
+def _own_share(averages: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What this rank goes on from: with fewer ranks than before, what several of them had."""
+    own = [share for share in averages[rank() :: world_size()] if share is not None]
+    if not own:
+        return None
+    names = own[0]["names"]
+    if not all(share["names"] == names and share["sums"].shape == (len(names),) for share in own):
+        raise ValueError("the averages of its log are not of the same losses")
+    sums = torch.stack([share["sums"].float() for share in own]).sum(dim=0)
+    return {"names": [str(name) for name in names], "sums": sums, "images": sum(_count(s["images"]) for s in own)}
 
 
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Gives what the optimizer keeps of a parameter the parameter's memory order, which may not be that of the run that
-    saved it: a fused optimizer goes through both as if they were flat, and would update the wrong numbers."""
-    for parameter, kept in optimizer.state.items():
-        for name, value in kept.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+def _number(value: Any) -> int | float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.80} stands where a number should")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r:.80} stands where a count should")
+    return value

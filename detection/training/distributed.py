@@ -1,5 +1,4 @@
-"""Several processes as one training run: joining torchrun's group, exchanging small values, and errors that name the
-rank.
+"""Several processes as one run: joining torchrun's group, exchanging small values, and errors that name the rank.
 
 Without torchrun every function here works for the one process there is: rank 0 of 1. With it, each process joins by the
 environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): over gloo on a CPU, over NCCL
@@ -9,11 +8,10 @@ on GPUs. Every exchange has a time limit.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -21,14 +19,16 @@ import torch
 import torch.distributed as dist
 
 from backbones.common.errors import UserError
+from detection.common.environment import environment_number
 from detection.training.memory import keep_freed_memory
 
 T = TypeVar("T")
 
 # gloo and NCCL raise plain RuntimeErrors; these words of theirs tell them from others.
 _EXCHANGE_ERRORS = ("gloo", "Gloo", "NCCL", "ProcessGroup", "TCPStore", "pair closure", "by peer", "Broken pipe")
-_PROGRESS_KEY = "detection/progress/{rank}"
+_PROGRESS_KEY, _FAILURE_KEY, _DEVICE_KEY = (f"detection/{what}/{{rank}}" for what in ("progress", "failure", "device"))
 _store: dist.Store | None = None  # the group's key-value store; holds how far each rank has come, for error messages
+_notes = 0  # how many notes on its progress this rank has left
 # Keeps gloo's object alive until the process ends: taking it apart joins a thread that may be waiting for the
 # interpreter's lock, which whoever lets go of the last reference (an error's frames, say) holds: PyTorch 2.10 hangs.
 _group: dist.ProcessGroup | None = None
@@ -73,10 +73,11 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
 
     Raises:
         DistributedError: the group does not come together within the time limit.
-        UserError: CUDA is asked for and missing, or this machine has fewer GPUs than processes.
+        UserError: CUDA is asked for and missing, or this machine has fewer GPUs than processes; some ranks have a GPU
+            and some not; what torchrun should have left in the environment is no number.
     """
-    global _store, _group
-    world, this_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    global _store, _group, _notes
+    world, this_rank = environment_number("WORLD_SIZE", 1), environment_number("RANK", 0)
     chosen = _choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
@@ -90,6 +91,7 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
             # torchrun on one machine keeps its store over restarts, and with it the addresses of processes that are
             # gone. (On several it opens a new one, and their counts may differ.)
             _store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
+        _require_one_kind_of_device(_store, chosen.type, this_rank, world)
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo", store=_store, rank=this_rank, world_size=world, timeout=limit
         )
@@ -101,15 +103,32 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
             f"{_first_line(error)}. "
             "Start every process by torchrun, with the same --nnodes and --rdzv-endpoint on each machine."
         ) from error
-    ended_well = False
+    ended_well, _notes = False, 0
     try:
         yield chosen
         ended_well = True
+    except DistributedError:  # another rank's failure, which that one tells of
+        raise
+    except BaseException as error:
+        _report_failure(error)
+        raise
     finally:
         _store = None
         # NCCL's end waits for every rank: after an error of one alone, for ever, and its message would never be seen.
         if ended_well or chosen.type != "cuda":
             dist.destroy_process_group()
+
+
+def _require_one_kind_of_device(store: dist.Store, device: str, this_rank: int, world: int) -> None:
+    """The exchanges of a CPU and those of a GPU would wait for each other in vain."""
+    store.set(_DEVICE_KEY.format(rank=this_rank), device)
+    devices = [store.get(_DEVICE_KEY.format(rank=other)).decode() for other in range(world)]
+    for other, theirs in enumerate(devices):
+        if theirs != devices[0]:
+            raise UserError(
+                f"rank 0 computes on {devices[0]} and rank {other} on {theirs}: give every rank the same "
+                "(runtime.device=cpu where not each has a GPU)"
+            )
 
 
 def named_device(name: str) -> torch.device:
@@ -132,7 +151,7 @@ def _choose_device(name: str) -> torch.device:
     device = named_device(name)
     if device.type != "cuda":
         return device
-    number = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
+    number = device.index if device.index is not None else environment_number("LOCAL_RANK", 0)
     if number >= torch.cuda.device_count():
         raise UserError(
             f"process {number} of this machine has no GPU of its own: PyTorch sees {torch.cuda.device_count()}. "
@@ -145,6 +164,7 @@ def _choose_device(name: str) -> torch.device:
 def barrier() -> None:
     """Waits until every rank has come here."""
     if world_size() > 1:
+        report_progress("waiting for each other")
         with explained("waiting for each other"):
             dist.barrier()
 
@@ -154,6 +174,7 @@ def gather_objects(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()
+    report_progress("gathering values")
     with explained("gathering values"):
         dist.all_gather_object(gathered, value)
     return gathered
@@ -181,6 +202,7 @@ def broadcast_object(value: T) -> T:
     if world_size() == 1:
         return value
     holder: list[Any] = [value]
+    report_progress("sending from rank 0")
     with explained("sending from rank 0"):
         dist.broadcast_object_list(holder, src=0)
     return cast(T, holder[0])
@@ -219,43 +241,40 @@ def on_main(action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def require_same(what: str, values: Mapping[str, Any]) -> None:
-    """Makes sure that all ranks hold the same `values` (JSON-able).
-
-    Raises:
-        UserError: on every rank, naming the first rank that differs from rank 0 and the keys in which it does.
-    """
-    everywhere = gather_objects(json.dumps(dict(values), sort_keys=True, default=str))
-    for other, text in enumerate(everywhere):
-        if text != everywhere[0]:
-            ours, theirs = json.loads(everywhere[0]), json.loads(text)
-            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-            raise UserError(
-                f"rank {other} and rank 0 disagree on {what}: {', '.join(keys)}. "
-                "Start every rank with the same arguments, files and versions."
-            )
-
-
 def report_progress(text: str) -> None:
-    """Leaves a note on how far this rank has come, which the others quote if an exchange fails. Costs microseconds."""
+    """Leaves a note on how far this rank has come, which the others quote if an exchange fails. Costs microseconds.
+
+    Every rank leaves the same notes in the same order: whoever has left fewer is behind.
+    """
+    global _notes
+    if _store is not None:
+        _notes += 1
+        with contextlib.suppress(RuntimeError):
+            _store.set(_PROGRESS_KEY.format(rank=rank()), f"{_notes} {text}")
+
+
+def _report_failure(error: BaseException) -> None:
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}".strip()
     if _store is not None:
         with contextlib.suppress(RuntimeError):
-            _store.set(_PROGRESS_KEY.format(rank=rank()), text)
+            _store.set(_FAILURE_KEY.format(rank=rank()), text)
 
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns a failed or overdue exchange in the block into a DistributedError that says how far each rank had come."""
+    """Turns a failed or overdue exchange in the block into a DistributedError: which rank has failed and with what
+    message; or else which one is behind, and how far each had come."""
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not _is_exchange_failure(error):
             raise
-        raise DistributedError(
-            f"rank {rank()} of {world_size()} on {socket.gethostname()}: {what} failed: {_first_line(error)}. "
-            f"How far each rank had come: {_progress()}. "
-            "Look at the output of the rank that is behind or gone; start again with --resume."
-        ) from error
+        here = f"rank {rank()} of {world_size()} on {socket.gethostname()}"
+        for other in range(world_size()):
+            failure = _note(_FAILURE_KEY.format(rank=other))
+            if failure is not None:
+                raise DistributedError(f"{here} ends because rank {other} has failed: {failure}") from error
+        raise DistributedError(f"{here}: {what} failed: {_first_line(error)}. {_progress()}") from error
 
 
 def _is_exchange_failure(error: RuntimeError) -> bool:
@@ -265,18 +284,23 @@ def _is_exchange_failure(error: RuntimeError) -> bool:
 
 
 def _progress() -> str:
-    notes: Sequence[str] = [_progress_of(other) for other in range(world_size())]
-    return ", ".join(f"rank {other}: {note}" for other, note in enumerate(notes))
+    """How far each rank has come, and which of them to look at."""
+    notes = [_note(_PROGRESS_KEY.format(rank=other)) for other in range(world_size())]
+    if all(note is None for note in notes):
+        return "Look at the output of the rank that is gone; rank 0's, if the notes on their progress went with it."
+    parts = [(note or "0 not begun").split(" ", 1) for note in notes]
+    most = max(int(count) for count, _ in parts)
+    behind = ", ".join(f"rank {other}" for other, (count, _) in enumerate(parts) if int(count) < most)
+    told = ", ".join(f"rank {other}: {text}" for other, (_, text) in enumerate(parts))
+    return (f"Behind the others, or gone: {behind}. " if behind else "") + f"How far each rank had come: {told}."
 
 
-def _progress_of(other: int) -> str:
-    key = _PROGRESS_KEY.format(rank=other)
+def _note(key: str) -> str | None:
+    """What a rank has left in the store; None if it has not, or the store went with the process that kept it."""
     try:
-        if _store is None or not _store.check([key]):
-            return "not begun"
-        return _store.get(key).decode()
-    except RuntimeError:  # the store went with the process that kept it
-        return "unknown"
+        return _store.get(key).decode() if _store is not None and _store.check([key]) else None
+    except RuntimeError:
+        return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,37 +15,46 @@ ranks; a factor W undoes it.)
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.common.errors import UserError
 from detection.training.checkpoints import Checkpointer, TrainingState
+from detection.training.consensus import require_same, together
 from detection.training.distributed import (
+    DistributedError,
     explained,
+    gather_objects,
     maximum_over_ranks,
     on_main,
     report_progress,
-    require_same,
     share_buffers,
     world_size,
 )
+from detection.training.folder_watch import FolderWatch
 from detection.training.logging import Stopwatch, TrainingLog
 from detection.training.loss_watch import LossWatch
 from detection.training.memory import memory_in_use
-from detection.training.micro_batches import TrainingBatch, backward, backward_or_halve
+from detection.training.micro_batches import (
+    TrainingBatch,
+    backward,
+    backward_or_halve,
+    next_parts,
+    stream_of,
+)
 from detection.training.optimizer import set_learning_rate
 from detection.training.random_state import preserved_random_state
 from detection.training.run_lock import run_lock
 from detection.training.signals import StopRequested, StopSignals
+from detection.training.update import clipped_norm, poison_gradients, require_scale, skips_on_device, update
 
 _SIGNAL_EVERY = 5  # steps after which several ranks on GPUs look for a stop signal, which makes the host wait
-_LEAST_SCALE = 2.0**-14  # of float16's loss: by then hundreds of steps in a row were not finite
 
 
 @dataclass(frozen=True)
@@ -145,16 +154,31 @@ def train(
     signals = StopSignals()
     # Where nothing is to be saved there is no reason to finish the step either.
     watched = signals if checkpointer is not None else contextlib.nullcontext()
-    with lock, watched, explained("exchanging gradients"), contextlib.closing(log):
+    agreed = {
+        "steps": steps,
+        "global_batch": global_batch,
+        "accumulation": accumulation,
+        "autocast": str(autocast),
+        "clip_norm": clip_norm,
+        "checkpoint_every": checkpoint_every if checkpointer is not None else None,
+        "log_every": log_every,
+        "evaluate_every": evaluate_every if evaluate is not None else None,
+        "keep_best": keep_best,
+        "resume": resume,
+    }
+    with lock, watched, _resume_offered(checkpointer), explained("exchanging gradients"), contextlib.closing(log):
+        require_same("the run", agreed | _identity(state, checkpointer))
         _begin(state, checkpointer, resume, log)
-        require_same("the run", _plan(network, state.step, steps, global_batch, accumulation))
+        require_same("how far the run is", {"step": state.step, "evaluated": state.evaluated})
         if on_start is not None:
             on_start(state.step)
         parallel = _wrapped(network, device).train()
+        folder = FolderWatch(checkpointer.folder) if checkpointer is not None else None
         first_step = state.step
-        stream = _stream(batches, first_step)
+        stream = stream_of(batches, first_step)
         watch = LossWatch(device, global_batch, last_good=partial(_last_good, checkpointer), scaled=scaler is not None)
-        looks_late = _skips_on_device(optimizer, device)
+        watch.restore(state.averages)
+        looks_late = skips_on_device(optimizer, device)
         stopwatch, began, logged, signal = Stopwatch(), time.monotonic() - state.elapsed, state.step, 0
 
         gradient = partial(
@@ -167,63 +191,73 @@ def train(
         def evaluation_is_due() -> bool:
             return evaluate is not None and evaluate_every > 0 and (is_due(evaluate_every) or state.step == steps)
 
+        def require_folder() -> None:
+            if folder is not None:
+                on_main(folder.check)
+
         def save() -> None:
-            state.elapsed = time.monotonic() - began
             if checkpointer is not None:
+                state.elapsed = time.monotonic() - began
+                state.averages = watch.running_sums()
                 with stopwatch.aside():
+                    require_folder()
                     checkpointer.save(state)
 
-        while True:
-            if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
-                try:
-                    with signals.raising(), stopwatch.aside():
-                        metrics = _evaluated(evaluate, state, checkpointer, keep_best)
-                except StopRequested as stop:  # the checkpoint from before the evaluation stands, and will be evaluated
-                    return Outcome(state.step, stop.signal, metrics, first_step)
-                log.evaluation(state.step, metrics)
-                save()
-            if signal or state.step == steps:
-                return Outcome(state.step, signal, metrics, first_step)
+        with contextlib.closing(stream):
+            while True:
+                if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
+                    try:
+                        with signals.raising(), stopwatch.aside():
+                            metrics = _evaluated(evaluate, state, checkpointer, keep_best)
+                    except StopRequested as stop:  # the checkpoint from before stands, and will be evaluated
+                        return Outcome(state.step, stop.signal, metrics, first_step)
+                    log.evaluation(state.step, metrics)
+                    save()
+                if signal or state.step == steps:
+                    break
 
-            rate = schedule(state.step)
-            set_learning_rate(optimizer, rate)
-            report_progress(f"loading the images of step {state.step + 1}")
-            with stopwatch.waiting():
-                parts = _next(stream, accumulation, state.step + 1)
-            report_progress(f"computing step {state.step + 1}")
-            watch.step(state.step + 1, backward_or_halve(gradient, parts, optimizer, log.message))
-            if scaler is not None:
-                maximum_over_ranks(watch.bad)
-                _spoil(network, watch.bad)
-                scaler.unscale_(optimizer)
-            norm = _clipped(network, clip_norm)
-            watch.gradients(norm)
-            if looks_late:
-                maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
+                rate = schedule(state.step)
+                set_learning_rate(optimizer, rate)
+                report_progress(f"loading the images of step {state.step + 1}")
+                with stopwatch.waiting():
+                    parts = next_parts(stream, accumulation, state.step + 1)
+                report_progress(f"computing step {state.step + 1}")
+                watch.step(state.step + 1, backward_or_halve(gradient, parts, optimizer, log.message))
+                if scaler is not None:
+                    maximum_over_ranks(watch.bad)
+                    poison_gradients(network, watch.bad)
+                    scaler.unscale_(optimizer)
+                norm = clipped_norm(network, clip_norm)
+                watch.gradients(norm)
+                if looks_late:
+                    maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
 
-            state.step += 1
-            is_stop = evaluation_is_due() or state.step == steps
-            save_due = is_due(checkpoint_every) or is_stop
-            log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
-            # torchrun kills half a minute after its signal: of several ranks, all look for one now and then.
-            asks = signals.received if world == 1 else is_due(_SIGNAL_EVERY)
-            if not looks_late or save_due or log_due or asks:
-                signal = watch.check(signals.received)
-                _require_scale(scaler, state.step)
-            _update(optimizer, scaler, watch.bad)
-            optimizer.zero_grad(set_to_none=True)
+                state.step += 1
+                is_stop = evaluation_is_due() or state.step == steps
+                save_due = is_due(checkpoint_every) or is_stop
+                log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
+                # torchrun kills half a minute after its signal: of several ranks, all look for one now and then.
+                asks = signals.received if world == 1 else is_due(_SIGNAL_EVERY)
+                if not looks_late or save_due or log_due or asks:
+                    signal = watch.check(signals.received)
+                    require_scale(scaler, state.step)
+                update(optimizer, scaler, watch.bad)
+                optimizer.zero_grad(set_to_none=True)
 
-            if log_due:
-                figures = watch.means() | {
-                    "lr": rate,
-                    "gradient_norm": float(norm),
-                    "memory_mib": memory_in_use(device),
-                }
-                figures |= stopwatch.lap(state.step - logged, global_batch, steps - state.step)
-                log.train(state.step, steps, figures | {"elapsed": time.monotonic() - began})
-                logged = state.step
-            if save_due or signal:
-                save()
+                if log_due:
+                    require_folder()
+                    figures = watch.means() | {
+                        "lr": rate,
+                        "gradient_norm": float(norm),
+                        "memory_mib": memory_in_use(device),
+                    }
+                    figures |= stopwatch.lap(state.step - logged, global_batch, steps - state.step)
+                    log.train(state.step, steps, figures | {"elapsed": time.monotonic() - began})
+                    logged = state.step
+                if save_due or signal:
+                    save()
+        # One that came while the loader's processes were ended, say.
+        return Outcome(state.step, signal or max(gather_objects(signals.received)), metrics, first_step)
 
 
 def _begin(state: TrainingState, checkpointer: Checkpointer | None, resume: bool, log: TrainingLog) -> None:
@@ -235,24 +269,36 @@ def _begin(state: TrainingState, checkpointer: Checkpointer | None, resume: bool
             f"{checkpointer.folder} holds checkpoints of an earlier run: continue it with --resume, or choose another "
             "output folder"
         )
-    log.start(state.step, state.evaluated)
+    together("opening the log", lambda: log.start(state.step, state.evaluated))
     if resume:
         log.message(
             f"continuing after step {state.step}" if resumed else "no checkpoint yet: starting from the beginning"
         )
 
 
-def _plan(network: nn.Module, step: int, steps: int, global_batch: int, accumulation: int) -> dict[str, object]:
-    """What the ranks must agree on."""
-    shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
+def _identity(state: TrainingState, checkpointer: Checkpointer | None) -> dict[str, Any]:
+    """What is trained, and how: the ranks must agree on it."""
+    groups = state.optimizer.state_dict()["param_groups"]
     return {
-        "step": step,
-        "steps": steps,
-        "global_batch": global_batch,
-        "accumulation": accumulation,
-        "parameters": shapes,
+        "identity": None if checkpointer is None else checkpointer.provenance,
+        "parameters": {name: list(parameter.shape) for name, parameter in state.network.named_parameters()},
+        "optimizer": {
+            str(group.get("name", number)): {key: value for key, value in group.items() if key != "params"}
+            for number, group in enumerate(groups)
+        },
         "PyTorch": torch.__version__,
     }
+
+
+@contextlib.contextmanager
+def _resume_offered(checkpointer: Checkpointer | None) -> Iterator[None]:
+    """An error of another rank says how to go on."""
+    try:
+        yield
+    except DistributedError as error:
+        if checkpointer is None:
+            raise
+        raise DistributedError(f"{error} Once that is mended, start again with --resume.") from error
 
 
 def _wrapped(network: nn.Module, device: torch.device) -> nn.Module:
@@ -262,70 +308,6 @@ def _wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
-
-
-def _stream(batches: Callable[[int], Iterable[TrainingBatch]], first_step: int) -> Iterator[TrainingBatch]:
-    # A loader draws a seed for its workers when it is asked for its first batch. A resumed run opens one more loader
-    # than an unbroken one, so that draw must leave no trace.
-    with preserved_random_state():
-        iterator = iter(batches(first_step))
-        first = list(itertools.islice(iterator, 1))
-    yield from first
-    yield from iterator
-
-
-def _next(stream: Iterator[TrainingBatch], count: int, step: int) -> list[TrainingBatch]:
-    parts = list(itertools.islice(stream, count))
-    if len(parts) < count:
-        raise UserError(f"the batches ended in step {step}: the loader was given fewer steps than the training call")
-    return parts
-
-
-def _clipped(network: nn.Module, clip_norm: float | None) -> Tensor:
-    """The norm () of the whole gradient, as it was before clipping; stays on the device."""
-    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
-    if clip_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, clip_norm)
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    return getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def _skips_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
-    """Whether the optimizer skips a bad update by a flag on the GPU; if not, the host looks before each update."""
-    return device.type == "cuda" and _is_fused(optimizer)
-
-
-def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, bad: Tensor) -> None:
-    if scaler is not None:
-        scaler.step(optimizer)
-        scaler.update()
-    elif _is_fused(optimizer):
-        # The attribute by which GradScaler, too, has a fused optimizer skip an update.
-        optimizer.found_inf = bad  # type: ignore[attr-defined]
-        optimizer.step()
-        del optimizer.found_inf  # type: ignore[attr-defined]
-    else:
-        optimizer.step()
-
-
-def _spoil(network: nn.Module, bad: Tensor) -> None:
-    """Makes the gradient infinite where the step is bad, so that the scaler skips the update; it looks at nothing
-    else. Does not wait for the device."""
-    gradients = (parameter.grad for parameter in network.parameters() if parameter.grad is not None)
-    if (gradient := next(gradients, None)) is not None:
-        gradient.masked_fill_(bad.bool(), torch.inf)
-
-
-def _require_scale(scaler: torch.amp.GradScaler | None, step: int) -> None:
-    """Stops before a loss scale that shrinks at every step has become zero, and the weights not finite."""
-    if scaler is not None and scaler.get_scale() < _LEAST_SCALE:
-        raise UserError(
-            f"step {step}: float16's loss scale has fallen below {_LEAST_SCALE:g}, since the gradients keep being not "
-            "finite. Use runtime.precision=bf16 or fp32, or lower the learning rate; go on from an earlier checkpoint."
-        )
 
 
 def _evaluated(

@@ -11,7 +11,7 @@ the weights are never spoiled, however late the host looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -108,6 +108,19 @@ class LossWatch:
         means = {name: total / totals[-1] for name, total in zip(self._names, totals, strict=False)}
         self._sums, self._images = None, 0
         return {"loss": sum(means.values()), **means}
+
+    def running_sums(self) -> dict[str, Any] | None:
+        """What `means` would average now, of this rank alone, as plain values; waits for the device."""
+        if self._sums is None:
+            return None
+        return {"names": list(self._names), "sums": self._sums.cpu(), "images": self._images}
+
+    def restore(self, sums: dict[str, Any] | None) -> None:
+        """Goes on from what `running_sums` returned, so that an average that a break fell into is the one of an
+        unbroken run."""
+        if sums is not None:
+            self._names, self._images = list(sums["names"]), int(sums["images"])
+            self._sums = sums["sums"].to(self._device)
 
     def _stop(self) -> NoReturn:
         findings = [step.findings(self._names) for step in self._steps if bool(step.bad)]

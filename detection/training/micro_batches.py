@@ -1,4 +1,4 @@
-"""The micro-batches of one step → its gradient, and the losses of each.
+"""A loader's stream → the micro-batches of one step → its gradient, and the losses of each.
 
 Legend: N images of a micro-batch, W ranks, B the global batch.
 """
@@ -6,14 +6,17 @@ Legend: N images of a micro-batch, W ranks, B the global batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from backbones.common.errors import UserError
 from detection.training.distributed import world_size
 from detection.training.memory import OutOfMemory, memory_explained
+from detection.training.random_state import preserved_random_state
 
 
 class TrainingBatch(Protocol):
@@ -31,6 +34,35 @@ class TrainingBatch(Protocol):
 
 # A micro-batch that is done: its image ids (N,), its losses (N,) by name.
 Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+def stream_of(
+    batches: Callable[[int], Iterable[TrainingBatch]], first_step: int
+) -> Generator[TrainingBatch, None, None]:
+    """The micro-batches from `first_step` on. Closing it closes what `batches` gave."""
+    # A loader may draw a seed for its workers when it is asked for its first batch. A resumed run opens one more loader
+    # than an unbroken one, so that draw must leave no trace.
+    with preserved_random_state():
+        iterator = iter(batches(first_step))
+        first = list(itertools.islice(iterator, 1))
+    try:
+        yield from first
+        yield from iterator
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()
+
+
+def next_parts(stream: Iterator[TrainingBatch], count: int, step: int) -> list[TrainingBatch]:
+    """The `count` micro-batches of a step.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    parts = list(itertools.islice(stream, count))
+    if len(parts) < count:
+        raise UserError(f"the batches ended in step {step}: the loader was given fewer steps than the training call")
+    return parts
 
 
 def backward(

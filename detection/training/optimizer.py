@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.common.errors import UserError
 
@@ -13,6 +13,8 @@ _NORMALIZATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, n
 # Devices whose fused SGD updates all parameters in one kernel and can skip an update by a flag that stays on the device
 # (see loop.py).
 _FUSED_DEVICES = ("cpu", "cuda")
+_MEANS = ("fused", "foreach", "capturable", "differentiable")  # how an optimizer computes, not what
+_NUMBERS = ("step", "eta", "mu", "mu_product")  # what PyTorch's optimizers keep of a parameter that is one number
 
 
 def build_optimizer(
@@ -88,3 +90,63 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives each group its share of `rate`: `rate · lr_factor` (1 where a group names none)."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Fills the optimizer with a `state_dict` that one over the same parameters gave, after a look at each tensor:
+    the fused kernels go by the parameters' shapes, and would read and write beyond the end of a shorter buffer.
+
+    How an update is computed (fused or not) stays the optimizer's own: another device may have no such kernel.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it does not fit.
+    """
+    own = optimizer.state_dict()
+    groups: list[dict[str, Any]] = []
+    for ours, theirs in zip(own["param_groups"], saved["param_groups"], strict=True):
+        for key, value in ours.items():
+            if key not in ("lr", *_MEANS) and key in theirs and theirs[key] != value:
+                raise ValueError(
+                    f"{key} of the optimizer's group {ours.get('name', '')!r} is {value!r:.80} here and "
+                    f"{theirs[key]!r:.80} there"
+                )
+        if not isinstance(theirs["lr"], (int, float)):
+            raise TypeError(f"the optimizer's learning rate is {theirs['lr']!r:.80}")
+        groups.append({**ours, "lr": theirs["lr"]})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in own["param_groups"] for number in group["params"]]
+    strangers = saved["state"].keys() - set(numbers)
+    if strangers:
+        raise ValueError(f"the optimizer has no parameter {next(iter(strangers))!r:.80}")
+    for number, parameter in zip(numbers, parameters, strict=True):
+        expected, found = own["state"].get(number), saved["state"].get(number, {})
+        if expected is not None and found.keys() != expected.keys():
+            raise ValueError(f"the optimizer keeps {list(expected)} of a parameter, not {list(found)!r:.80}")
+        for key, value in found.items():
+            _require_fit(key, value, parameter)
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    _lay_out_as_parameters(optimizer)
+
+
+def _require_fit(key: Any, value: Any, parameter: Tensor) -> None:
+    """Makes sure that what an optimizer keeps of a parameter is of its shape and type, or a number where it is one."""
+    if key in _NUMBERS:
+        if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.ndim == 0):
+            raise TypeError(f"what the optimizer keeps as {key!r} is no number")
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"what the optimizer keeps as {key!r:.80} is a {type(value).__name__}")
+    if value.shape != parameter.shape or value.dtype != parameter.dtype:
+        raise ValueError(
+            f"what the optimizer keeps as {key!r:.80} of a parameter of shape {tuple(parameter.shape)} and type "
+            f"{parameter.dtype} has the shape {tuple(value.shape)} and the type {value.dtype}"
+        )
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what the optimizer keeps of a parameter the parameter's memory order, which may not be that of the run that
+    saved it: a fused optimizer goes through both as if they were flat, and would update the wrong numbers."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

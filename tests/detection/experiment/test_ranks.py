@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import cv2
@@ -20,11 +17,9 @@ from detection.config_file import load_config
 from detection.data.index import DatasetIndex, load_index
 from detection.experiment.inference import Inference, average_precision_of
 from detection.networks.fast_rcnn import Detections
-from detection.training.distributed import process_group
+from tests.detection import ranks
 from tests.detection.pipeline import MINIATURE
-from tests.detection.training.toy_processes import free_port
 
-fork = multiprocessing.get_context("fork")
 IMAGES = 7
 
 
@@ -101,23 +96,7 @@ def figures_of(config: Config, index: DatasetIndex, nan_in: int, device: torch.d
 
 def by_ranks(config: Config, index: DatasetIndex, world: int, nan_in: int = -1) -> list[tuple[str, bytes]]:
     """What each of several processes comes to."""
-    said: SimpleQueue[tuple[int, tuple[str, bytes]]] = fork.SimpleQueue()
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-
-    def run(rank: int) -> None:
-        torch.set_num_threads(1)
-        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-        with process_group("cpu", time_limit=60.0) as device:
-            said.put((rank, figures_of(config, index, nan_in, device)))
-
-    processes = [fork.Process(target=run, args=(rank,)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    found = dict(said.get() for _ in processes)
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    return [found[rank] for rank in range(world)]
+    return ranks.by_ranks(world, lambda _, device: figures_of(config, index, nan_in, device))  # type: ignore[return-value]
 
 
 def test_the_figures_are_those_of_one_to_the_last_digit(split: tuple[Config, DatasetIndex]) -> None:

@@ -22,9 +22,9 @@ from detection.config_file import load_config
 from detection.data.batches import Batch
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.kernels.choice import CUDA, use_kernels
-from detection.training.loop import _clipped
 from detection.training.loss_watch import LossWatch
 from detection.training.recipe import optimizer_for
+from detection.training.update import clipped_norm
 from tests.detection.pipeline import REPOSITORY
 
 META = torch.device("meta")
@@ -102,7 +102,7 @@ def step(request: pytest.FixtureRequest, config: Config, batch: Batch) -> Iterat
         losses = network(batch)
         torch.stack(list(losses.values())).sum().backward()
         watch.step(1, [(batch.image_ids, {name: loss.detach() for name, loss in losses.items()})])
-        watch.gradients(_clipped(network, training.clip_norm or 10.0))
+        watch.gradients(clipped_norm(network, training.clip_norm or 10.0))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,9 @@ def resume(folder: Path, provenance: dict | None = None, **arguments) -> tuple[T
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     state = new_state(
-        5, step=7, evaluated=5, elapsed=12.5, best={"AP": 0.25}, scaler=torch.amp.GradScaler("cpu", init_scale=8.0)
-    )
+        5, step=7, evaluated=5, elapsed=12.5, best={"AP": 0.25}, scaler=torch.amp.GradScaler("cpu", init_scale=8.0),
+        averages={"names": ["a", "b"], "sums": torch.tensor([1.5, 2.5]), "images": 3},
+    )  # fmt: skip
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             state.optimizer.state[parameter]["momentum_buffer"].normal_()
@@ -75,6 +77,9 @@ def test_everything_comes_back(tmp_path: Path) -> None:
                 state.optimizer.state[a]["momentum_buffer"], restored.optimizer.state[b]["momentum_buffer"]
             )
     assert (restored.step, restored.evaluated, restored.elapsed, restored.best) == (7, 5, 12.5, {"AP": 0.25})
+    assert restored.averages["names"] == ["a", "b"]
+    assert torch.equal(restored.averages["sums"], torch.tensor([1.5, 2.5]))
+    assert restored.averages["images"] == 3
     assert restored.scaler.get_scale() == 8.0
     drawn = (torch.rand(3), np.random.rand(3), __import__("random").random())  # noqa: NPY002
     assert torch.equal(drawn[0], expected[0])
@@ -169,6 +174,85 @@ def test_a_checkpoint_with_nan_weights_is_not_taken(saved: Path) -> None:
     state, warnings = resume(saved)
     assert state.step == 20
     assert "network.conv.weight holds NaN" in warnings[0]
+
+
+def altered(saved: Path, change: Callable[[dict], object]) -> Path:
+    """A folder with one checkpoint, the newest of `saved` after `change`, under a right checksum."""
+    content = load_artifact(saved / "checkpoint_00000020.pt", "checkpoint")
+    change(content)
+    folder = saved / "altered"
+    rest = {key: value for key, value in content.items() if key not in ("format", "version", "kind")}
+    save_artifact(folder / "checkpoint_00000020.pt", "checkpoint", **rest)
+    return folder
+
+
+def test_a_checkpoint_of_an_earlier_release_has_no_averages_and_is_taken(saved: Path) -> None:
+    state, _ = resume(altered(saved, lambda content: content.pop("averages")))
+    assert (state.step, state.averages) == (20, None)
+
+
+def momentum(content: dict, change: Callable[[torch.Tensor], object]) -> None:
+    kept = content["optimizer"]["state"][0]
+    kept["momentum_buffer"] = change(kept["momentum_buffer"])
+
+
+ALTERATIONS: dict[str, Callable[[dict], object]] = {
+    "a short momentum buffer": lambda content: momentum(content, lambda value: value.flatten()[:5].clone()),
+    "one of no elements": lambda content: momentum(content, lambda value: value[:0].clone()),
+    "a long one": lambda content: momentum(content, lambda value: torch.cat([value, value])),
+    "one of another order": lambda content: momentum(content, lambda value: value.flatten()),
+    "one of another type": lambda content: momentum(content, lambda value: value.double()),
+    "one of whole numbers": lambda content: momentum(content, lambda value: value.long()),
+    "one of one number": lambda content: momentum(content, lambda value: value.sum()),
+    "one that is a list": lambda content: momentum(content, lambda value: value.tolist()),
+    "none": lambda content: content["optimizer"]["state"][0].clear(),
+    "one of another name": lambda content: content["optimizer"]["state"][0].update(other=torch.ones(2)),
+    "of a parameter that is not there": lambda content: content["optimizer"]["state"].update({77: {}}),
+    "of a parameter left out": lambda content: content["optimizer"]["state"].pop(0),
+    "a group too few": lambda content: content["optimizer"]["param_groups"].pop(),
+    "another momentum": lambda content: content["optimizer"]["param_groups"][0].update(momentum=0.5),
+    "a word for a momentum": lambda content: content["optimizer"]["param_groups"][0].update(momentum="much"),
+    "a list for a rate": lambda content: content["optimizer"]["param_groups"][0].update(lr=[1]),
+    "other parameters in a group": lambda content: content["optimizer"]["param_groups"][0].update(params=[2, 1]),
+    "a word for a step": lambda content: content.update(step="many"),
+    "a negative step": lambda content: content.update(step=-1),
+    "a list for the time": lambda content: content.update(elapsed=[]),
+    "a best that is no number": lambda content: content.update(best={"AP": "high"}),
+    "averages of other losses": lambda content: content.update(
+        averages=[{"names": ["a"], "sums": torch.ones(2), "images": 1}]
+    ),
+    "averages that are none": lambda content: content.update(averages=["a"]),
+    "a random state that is too short": lambda content: content["random"][0].update(
+        torch=torch.zeros(9, dtype=torch.uint8)
+    ),
+    "a random state of negative words": lambda content: content["random"][0].update(
+        python=(3, -torch.ones(625, dtype=torch.int64), None)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_what_does_not_fit_the_run_is_refused_in_words(saved: Path, name: str) -> None:
+    """Under a right checksum, so somebody has made it so. The fused optimizer would read beyond a short buffer."""
+    folder = altered(saved, ALTERATIONS[name])
+    with pytest.raises(UserError, match=r"checkpoint_00000020\.pt does not fit this run: "):
+        resume(folder)
+
+
+def test_an_optimizer_that_has_nothing_yet_is_filled(tmp_path: Path) -> None:
+    """As one of PyTorch's that was not made by `build_optimizer`."""
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = ToyNetwork()
+        states.append(TrainingState(network, torch.optim.Adam(network.parameters())))
+    sum(parameter.sum() for parameter in states[0].network.parameters()).backward()
+    states[0].optimizer.step()
+    Checkpointer(tmp_path, {}).save(states[0])
+    assert Checkpointer(tmp_path, {}).resume(states[1])
+    for one, other in zip(*(state.network.parameters() for state in states), strict=True):
+        kept = [state.optimizer.state[key] for state, key in zip(states, (one, other), strict=True)]
+        assert all(torch.equal(kept[0][name], kept[1][name]) for name in ("step", "exp_avg", "exp_avg_sq"))
 
 
 @pytest.mark.parametrize("content", [{}, {"provenance": 3}, {"provenance": "{}", "network": [], "optimizer": {}}])

@@ -19,6 +19,7 @@ from toy_processes import (
     child_environment,
     final_weights,
     free_port,
+    logged_losses,
     logged_steps,
     wait_until,
 )
@@ -79,6 +80,7 @@ def test_two_processes_with_dropout_and_batch_norm_resume_to_the_same_bits(
     assert statuses(start_ranks(broken)) == [0, 0]
     for rank in range(2):
         assert_same_bits(final_weights(tmp_path / "whole", rank), final_weights(tmp_path / "broken", rank))
+    assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "broken")
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(start_ranks: StartRanks, tmp_path: Path, one_process: dict) -> None:
@@ -92,6 +94,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(start_ranks: StartRanks, tmp
     run(Settings(str(folder), **PLAIN, accumulation=2, resume=True), torch.device("cpu"))
     [newest] = folder.glob("checkpoint_00000024.pt")
     assert_close(load_artifact(newest, "checkpoint")["network"], one_process)
+    run(Settings(str(tmp_path / "unbroken"), **PLAIN), torch.device("cpu"))
+    for broken, unbroken in zip(logged_losses(folder), logged_losses(tmp_path / "unbroken"), strict=True):
+        assert broken == pytest.approx(unbroken, rel=1e-4)
 
 
 def test_every_rank_measures_the_network_that_is_saved(start_ranks: StartRanks, tmp_path: Path) -> None:
@@ -120,7 +125,9 @@ def test_a_rank_that_hangs_ends_the_others_at_the_time_limit(start_ranks: StartR
     settings = Settings(str(tmp_path / "run"), hang_rank=1, fault_step=9, time_limit=3.0, checkpoint_every=2)
     sessions = start_ranks(settings)
     assert sessions[0].wait(20.0) == 1
+    assert "Behind the others, or gone: rank 1." in sessions[0].stderr
     assert "rank 0: computing step 10, rank 1: loading the images of step 10" in sessions[0].stderr
+    assert "start again with --resume" in sessions[0].stderr
     assert (tmp_path / "run" / "checkpoint_00000008.pt").exists()
 
 
@@ -146,7 +153,10 @@ def test_ranks_that_disagree_are_refused_by_name(start_ranks: StartRanks, tmp_pa
     sessions = start_ranks(Settings(str(tmp_path / "run"), odd_rank=1))
     assert statuses(sessions) == [1, 1]
     for session in sessions:
-        assert "rank 1 and rank 0 disagree on the run: steps" in session.stderr
+        assert (
+            "rank 1 and rank 0 disagree on the run: steps is 30 on rank 0 and 31 on rank 1. Start every"
+            in session.stderr
+        )
 
 
 def test_rank_0_s_refusal_reaches_every_rank(start_ranks: StartRanks, tmp_path: Path) -> None:
@@ -277,7 +287,6 @@ def test_alone_every_exchange_is_trivial(monkeypatch: pytest.MonkeyPatch) -> Non
         assert distributed.broadcast_object(3) == 3
         assert distributed.on_main(lambda: 4) == 4
         distributed.barrier()
-        distributed.require_same("nothing", {"a": 1})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

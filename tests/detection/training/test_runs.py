@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -155,10 +156,11 @@ def test_two_runs_into_one_folder_the_second_refuses(start: Start, tmp_path: Pat
     wait_until(lambda: "continuing after" in third.stderr or "starting from the beginning" in third.stderr)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
-    start: Start, small_disk: Path, unbroken: Path
+    start: Start, small_disk: Path, unbroken: Path, workers: int
 ) -> None:
-    settings = Settings(str(small_disk), **RUN, seconds_per_step=0.02)
+    settings = Settings(str(small_disk), **RUN, seconds_per_step=0.02, workers=workers)
     session = start(settings)
     wait_until(lambda: (small_disk / "checkpoint_00000002.pt").exists())
     with open(small_disk / "filler", "wb", buffering=0) as filler:
@@ -175,6 +177,44 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     settings.resume = True
     assert start(settings).wait() == 0
     assert_same_bits(final_weights(small_disk), final_weights(unbroken))
+
+
+@pytest.mark.parametrize("folder", ["run", "run/lock", "file"], ids=["deleted", "lock deleted", "replaced"])
+def test_a_run_whose_folder_is_deleted_says_so_and_ends(start: Start, tmp_path: Path, folder: str) -> None:
+    """It must not go on: the lock went with the folder, and a second run could begin."""
+    run = tmp_path / "run"
+    session = start(Settings(str(run), steps=2000, seconds_per_step=0.02, workers=1))
+    wait_until(lambda: (run / "checkpoint_00000005.pt").exists())
+    if folder == "run/lock":
+        (run / "run.lock").unlink()
+    else:
+        run.rename(tmp_path / "old")
+    if folder == "file":
+        run.mkdir()
+    assert session.wait(20.0) == 1
+    where = run / "run.lock" if folder == "run/lock" else run
+    assert f"{where} was deleted, moved or replaced while this run was writing into {run}" in session.stderr
+    assert "Traceback" not in session.stderr
+    assert not run.exists() or not list(run.glob("*.pt")) or folder == "run/lock"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_of_ours_ends_the_run_and_its_processes(start: Start, tmp_path: Path, workers: int) -> None:
+    folder = tmp_path / "run"
+    session = start(Settings(str(folder), fail_step=12, workers=workers))
+    assert session.wait(20.0) == 1
+    assert "KeyError: 'a mistake of ours'" in session.stderr
+    assert load_artifact(folder / "checkpoint_00000010.pt", "checkpoint")["step"] == 10
+    wait_until(lambda: not is_group(session.pid), 5.0)
+
+
+def is_group(number: int) -> bool:
+    """Whether any process is left in the group."""
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_folder_that_turns_read_only_stops_the_run_with_a_reason(

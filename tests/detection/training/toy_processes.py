@@ -74,6 +74,13 @@ def logged_steps(folder: Path | str, kind: str = "train") -> list[int]:
     return [entry["step"] for entry in found if entry["kind"] == kind]
 
 
+def logged_losses(folder: Path | str) -> list[dict[str, float]]:
+    """The lines of the log's training intervals, but for the times and the memory that they took."""
+    entries = map(json.loads, (Path(folder) / "log.jsonl").read_text().splitlines())
+    names = ("step", "loss", "classification", "regression", "lr", "gradient_norm")
+    return [{name: entry[name] for name in names} for entry in entries if entry["kind"] == "train"]
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():

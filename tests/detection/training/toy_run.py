@@ -8,20 +8,22 @@ goes to stderr as one line, with status 1.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import operator
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from backbones.common.errors import UserError
 from detection.command_line import leave
+from detection.data.workers import joined_batches
 from detection.training.artifacts import save_artifact
 from detection.training.checkpoints import Checkpointer
 from detection.training.distributed import process_group, rank, was_restarted, world_size
@@ -48,16 +50,6 @@ class ToyBatch:
         middle = len(self) // 2
         first = ToyBatch(self.images[:middle], self.image_ids[:middle])
         return first, ToyBatch(self.images[middle:], self.image_ids[middle:])
-
-
-class Worked(IterableDataset):
-    """Batches that a loader's worker process makes."""
-
-    def __init__(self, make: Callable[[], Iterator[ToyBatch]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[ToyBatch]:
-        return self._make()
 
 
 class ToyNetwork(nn.Module):
@@ -87,6 +79,25 @@ def image(image_id: int) -> Tensor:
     return torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(image_id))
 
 
+class Parts:
+    """(any epoch, number) → a micro-batch: step s holds the images s·B … s·B + B − 1, dealt out evenly to ranks and
+    micro-batches; `bad_image` is NaN."""
+
+    def __init__(self, global_batch: int, accumulation: int = 1, rank: int = 0, world: int = 1, bad_image: int = -1):
+        self.global_batch, self.accumulation, self.rank, self.world = global_batch, accumulation, rank, world
+        self.bad_image = bad_image
+
+    def __getitem__(self, key: tuple[int, int]) -> ToyBatch:
+        step, part = divmod(key[1], self.accumulation)
+        whole = torch.arange(step * self.global_batch, (step + 1) * self.global_batch)
+        ids = whole.tensor_split(self.world * self.accumulation)[self.rank * self.accumulation + part]
+        images = torch.stack([image(int(i)) * (float("nan") if int(i) == self.bad_image else 1.0) for i in ids])
+        return ToyBatch(images, ids)
+
+    def name(self, key: tuple[int, int]) -> str:
+        return f"micro-batch {key[1]}"
+
+
 def toy_batches(
     *,
     global_batch: int,
@@ -96,15 +107,13 @@ def toy_batches(
     bad_image: int = -1,
     last_step: int = 10**6,
 ) -> Callable[[int], Iterator[ToyBatch]]:
-    """Step s holds the images s·B … s·B + B − 1, dealt out evenly to ranks and micro-batches; `bad_image` is NaN."""
+    """First step → the micro-batches of `Parts` from there on."""
+    parts = Parts(global_batch, accumulation, rank, world, bad_image)
 
     def batches(first_step: int) -> Iterator[ToyBatch]:
-        torch.rand(3)  # a loader, too, draws from the global generator when it starts
-        for step in range(first_step, last_step):
-            shares = torch.arange(step * global_batch, (step + 1) * global_batch).tensor_split(world * accumulation)
-            for ids in shares[rank * accumulation : (rank + 1) * accumulation]:
-                images = torch.stack([image(int(i)) * (float("nan") if int(i) == bad_image else 1.0) for i in ids])
-                yield ToyBatch(images, ids)
+        torch.rand(3)  # a loader, too, may draw from the global generator when it starts
+        for number in range(first_step * accumulation, last_step * accumulation):
+            yield parts[0, number]
 
     return batches
 
@@ -129,7 +138,8 @@ class Settings:
     fault_step: int = 10
     odd_rank: int = -1  # this rank is started with one step more than the others
     evaluation_seconds: float = 0.0
-    workers: int = 0  # loader workers, forked
+    workers: int = 0  # processes that make the batches
+    fail_step: int = -1  # in it, an exception that is no user error
 
 
 def figures_of(network: nn.Module) -> dict[str, float]:
@@ -143,29 +153,18 @@ def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
     """One session of the toy's training."""
     torch.manual_seed(1)
     network = ToyNetwork(plain=settings.plain).to(device)
-    inner = toy_batches(
-        global_batch=settings.global_batch,
-        accumulation=settings.accumulation,
-        rank=rank(),
-        world=world_size(),
-        bad_image=settings.bad_image,
-    )
+    parts = Parts(settings.global_batch, settings.accumulation, rank(), world_size(), settings.bad_image)
     restarted = was_restarted()
 
     def batches(first_step: int) -> Iterator[ToyBatch]:
-        stream: Iterable[ToyBatch] = inner(first_step)
-        if settings.workers:
-            dataset = Worked(lambda: inner(first_step))
-            stream = DataLoader(
-                dataset,
-                batch_size=None,
-                num_workers=settings.workers,
-                multiprocessing_context="fork",
-                worker_init_fn=lambda _: signal.signal(signal.SIGTERM, signal.SIG_IGN),
-            )
+        torch.rand(3)  # a loader, too, may draw from the global generator when it starts
+        keys = [[(0, i)] for i in range(first_step * settings.accumulation, settings.steps * settings.accumulation)]
+        stream = joined_batches(parts, keys, operator.itemgetter(0), workers=settings.workers)
         for number, batch in enumerate(stream):
             step = first_step + number // settings.accumulation
             time.sleep(settings.seconds_per_step / settings.accumulation)
+            if step == settings.fail_step:
+                raise KeyError("a mistake of ours")
             if step == settings.fault_step and settings.hang_rank == rank() and world_size() > 1:
                 time.sleep(1000)
             if step == settings.fault_step and settings.kill_rank == rank() and not restarted:
@@ -220,6 +219,7 @@ def session(settings: Settings) -> int:
 def process(settings: Settings, environment: dict[str, str], stderr: str) -> None:
     """What a process started by the tests' `start` runs: in a group of its own, its stderr in a file."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of its workers; this process came from a fork server
     os.environ.update(environment)
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

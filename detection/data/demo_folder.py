@@ -1,0 +1,230 @@
+"""A folder of files that this project has drawn: of what is in it, only those are ever replaced or removed.
+
+    folder/demo.json       what made it, and the SHA-256 of every file that was drawn
+    folder/demo.partial    while it is drawn: a line a file, written before the file is there
+    folder/demo.lock       held by whoever draws
+
+Anything else in the folder, and a file that is not as it was drawn, is somebody's: the folder is then refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from backbones.common.errors import UserError
+from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.locks import lock
+
+logger = logging.getLogger(__name__)
+
+_MARKER, _JOURNAL, _LOCK = "demo.json", "demo.partial", "demo.lock"
+# The files that may be ours. Whatever a demo.json says, no other is touched.
+_NAME = re.compile(r"annotations/instances_(train|test)\.json|(train|test)/\d{6,}\.jpg")
+_TEMPORARY = re.compile(r"\..+\.tmp")  # what a killed process was writing
+# What desktops leave in any folder that is looked at.
+_OF_DESKTOPS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory")
+_SHOWN = 5  # files that a message lists
+
+
+class DemoFolder:
+    """The folder at `path`, which need not exist."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def is_whole(self, making: Mapping[str, Any]) -> bool:
+        """Whether it holds what `making` makes, all of it and nothing else. Writes nothing."""
+        marker = self._marker()
+        if marker is None or any(marker.get(key) != value for key, value in making.items()):
+            return False
+        if (self.path / _JOURNAL).exists():
+            return False
+        found = self._found()
+        return found == marker["files"] if "files" in marker else _joint_digest(self.path, found) == marker["digest"]
+
+    @contextlib.contextmanager
+    def drawing(self, making: Mapping[str, Any]) -> Iterator[Drawing | None]:
+        """Within the block this process alone draws here; what was drawn before and is not drawn again goes at its end.
+
+        Yields None where another process has meanwhile drawn the same: then there is nothing to do.
+
+        Raises:
+            UserError: not everything here was drawn, or is as it was drawn: the files are named, with what to do; the
+                folder cannot be written.
+        """
+        if not any((self.path / name).exists() for name in (_MARKER, _JOURNAL, _LOCK)):
+            self._require_untouched()  # before so much as a lock's file is made
+        with self._alone():
+            if self.is_whole(making):
+                yield None
+                return
+            own = self._require_untouched()
+            with self._journal() as journal:
+                journal.writelines(f"{digest} {name}\n" for name, digests in own.items() for digest in digests)
+                drawing = Drawing(self.path, own, journal)
+                yield drawing
+            drawing.remove_the_rest()
+            with atomic_write(self.path / _MARKER) as temporary:
+                files = dict(sorted(drawing.drawn.items()))
+                temporary.write_text(json.dumps({**making, "files": files}, indent=2), encoding="utf-8")
+            (self.path / _JOURNAL).unlink(missing_ok=True)
+
+    def _require_untouched(self) -> dict[str, set[str]]:
+        """Name → SHA-256 (of several versions) of what was drawn; an error where there is anything else."""
+        found = self._found()
+        own = self._own(found)
+        others = [name for name, digest in found.items() if digest not in own.get(name, ())]
+        has_marker = (self.path / _MARKER).exists()
+        if has_marker and self._marker() is None:
+            others.insert(0, _MARKER)
+        if not others:
+            return own
+        shown = ", ".join(f"{name} ({'changed' if name in own else 'not drawn'})" for name in others[:_SHOWN])
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        what = "is not as the demo drew it" if own or has_marker else "holds files that are no demo data set"
+        raise UserError(
+            f"{self.path}: {what}: {shown}{more}; and a configuration of the demo is in use. Nothing was touched. For "
+            "images of your own, train with a configuration that names them (--config), and look at them with a "
+            "trained network by data.test.annotations=FILE data.test.images=DIR; for the demo, name another folder "
+            "(--data), or move what is named out of this one"
+        )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits until no other process draws here."""
+        with _told(self.path / _LOCK):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / _LOCK, "ab", buffering=0)  # noqa: SIM115 - closed below, which frees the lock
+        with file:
+            try:
+                if not lock(file):
+                    logger.info("another process is drawing the demo into %s: waiting for it", self.path)
+                    lock(file, wait=True)
+            except OSError:  # two that draw here at once are then not kept apart
+                logger.warning("%s: this file system has no locks: draw by one process at a time", self.path)
+            yield
+
+    @contextlib.contextmanager
+    def _journal(self) -> Iterator[IO[str]]:
+        with _told(self.path / _JOURNAL):
+            file = open(self.path / _JOURNAL, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
+        with file:
+            yield file
+
+    def _marker(self) -> dict[str, Any] | None:
+        """What demo.json says; None if there is none, or it is none that this project wrote."""
+        try:
+            content = json.loads((self.path / _MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(content, dict):
+            return None
+        if isinstance(content.get("files"), dict):
+            return content if all(isinstance(digest, str) for digest in content["files"].values()) else None
+        return content if isinstance(content.get("digest"), str) else None  # of an earlier release
+
+    def _own(self, found: Mapping[str, str]) -> dict[str, set[str]]:
+        """Name → SHA-256 of what was drawn, whether it is still there or not. `found`: what is there."""
+        own: dict[str, set[str]] = {}
+        pairs: list[tuple[str, str]] = []
+        # The journal first: whoever ends it has written the marker before.
+        with contextlib.suppress(OSError):
+            for line in (self.path / _JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
+                digest, _, name = line.partition(" ")
+                pairs.append((name, digest))
+        marker = self._marker() or {}
+        if "files" in marker:
+            pairs += marker["files"].items()
+        elif marker.get("digest") == _joint_digest(self.path, found):
+            pairs += found.items()
+        for name, digest in pairs:
+            if _NAME.fullmatch(name):
+                own.setdefault(name, set()).add(digest)
+        return own
+
+    def _found(self) -> dict[str, str]:
+        """Name → SHA-256 of every file; a link, or what is no file, has none ("")."""
+        found: dict[str, str] = {}
+        for folder, folders, names in os.walk(self.path):
+            for name in [*names, *(name for name in folders if os.path.islink(os.path.join(folder, name)))]:
+                path = Path(folder) / name
+                relative = path.relative_to(self.path).as_posix()
+                if relative in (_MARKER, _JOURNAL, _LOCK) or _OF_DESKTOPS.fullmatch(name) or _TEMPORARY.fullmatch(name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # whoever draws here has just removed it
+                    found[relative] = _digest_of(path)
+        return dict(sorted(found.items()))
+
+
+class Drawing:
+    """What is drawn into a folder; see `DemoFolder.drawing`.
+
+    Attributes:
+        drawn: name → SHA-256 of every file so far.
+    """
+
+    def __init__(self, folder: Path, own: Mapping[str, set[str]], journal: IO[str]) -> None:
+        self.drawn: dict[str, str] = {}
+        self._folder, self._own, self._journal = folder, own, journal
+
+    def put(self, name: str, content: bytes) -> None:
+        """Makes the file `name` of the folder hold `content`, in one step.
+
+        Raises:
+            UserError: somebody has put another file there meanwhile; it cannot be written.
+        """
+        path, digest = self._folder / name, hashlib.sha256(content).hexdigest()
+        self.drawn[name] = digest
+        with _told(path):
+            there = _digest_of(path) if os.path.lexists(path) else None
+            if there == digest:
+                return
+            if there is not None and there not in self._own.get(name, ()):
+                raise UserError(f"{path} came while the demo was drawn, which would have replaced it: move it away")
+            self._journal.write(f"{digest} {name}\n")
+            self._journal.flush()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+
+    def remove_the_rest(self) -> None:
+        """Removes what was drawn at another time, and what a killed process was writing."""
+        for name in sorted(self._own.keys() | self.drawn.keys()):
+            path = self._folder / name
+            with _told(path):
+                path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)
+                if name not in self.drawn and os.path.lexists(path) and _digest_of(path) in self._own[name]:
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(
+            f"{path} cannot be written: {error.strerror or error}. Free space or name another folder (--data)."
+        ) from error
+
+
+def _digest_of(path: Path) -> str:
+    return "" if path.is_symlink() or not path.is_file() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _joint_digest(folder: Path, names: Mapping[str, str]) -> str:
+    """SHA-256 over names, sizes and bytes: by that earlier releases recognised their files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder / name for name in names):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
