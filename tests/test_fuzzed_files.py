@@ -40,6 +40,8 @@ from detection.data.index import load_index  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
 from detection.data.proposal_writer import ProposalWriter  # noqa: E402
 from detection.evaluation.average_precision import average_precision  # noqa: E402
+from detection.experiment.ground_truth_loading import load_ground_truth  # noqa: E402
+from detection.experiment.results_file import read_results  # noqa: E402
 from detection.report.page import read_curves  # noqa: E402
 from detection.training.artifacts import FORMAT, VERSION, load_artifact  # noqa: E402
 from detection.training.logging import TrainingLog  # noqa: E402
@@ -101,11 +103,11 @@ def read_annotations(path: Path) -> None:
 
 
 def evaluate(path: Path) -> None:
-    average_precision(path, np.array([[1, 1, 2, 11, 20, 0.5, 5.0]]))
+    average_precision(load_ground_truth(path), np.array([[1, 1, 2, 11, 20, 0.5, 5.0]]))
 
 
 def evaluate_results(path: Path) -> None:
-    average_precision(json.loads(COCO), path)
+    average_precision(load_ground_truth(json.loads(COCO)), read_results(path))
 
 
 def read_store(path: Path) -> None:

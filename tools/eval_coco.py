@@ -47,11 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.results is not None:
         from detection.evaluation.average_precision import average_precision
+        from detection.experiment.ground_truth_loading import load_ground_truth
+        from detection.experiment.results_file import read_results
 
         if options.annotations is None:
             raise UserError("--results needs --annotations FILE, the ground truth")
         _refuse_idle(options, "the AP of a results file", ("images", "data", "output"), ("",))
-        print(average_precision(options.annotations, options.results, backend=options.backend or "arrays").table())
+        detections = read_results(options.results)
+        print(
+            average_precision(
+                load_ground_truth(options.annotations),
+                detections,
+                source=str(options.results),
+                backend=options.backend or "arrays",
+            ).table()
+        )
         return 0
     _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
 

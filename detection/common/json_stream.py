@@ -1,4 +1,4 @@
-"""A JSON file of any size → the members of its outermost object, arrays block by block.
+"""A JSON file of any size → the members of its outermost object, or the elements of its outermost list, block by block.
 
 `json.load` holds the text and all its objects at once: gigabytes for COCO's annotations, most of it outlines that a
 detector never looks at. Here the standard library's scanner reads one array element at a time from a window of the
@@ -9,6 +9,7 @@ most of the time would go.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -36,22 +37,41 @@ def read_members(path: Path, outlines: str | None = None) -> Iterator[tuple[str,
         UserError: the file cannot be read, is no UTF-8, is no JSON object (with the position), is cut short, names a
             member twice, or is nested deeper than Python reads.
     """
+    with _opened(path) as file:
+        try:
+            yield from _Cursor(path, file, outlines).members()
+        except UserError:
+            if outlines is not None:  # with text cut out, positions do not count: find the fault in the whole text
+                file.seek(0)
+                for _ in _Cursor(path, file, None).members():
+                    pass
+            raise
+
+
+def read_elements(path: Path, expected: str) -> Iterator[list[Any]]:
+    """Yields the elements of the JSON list in `path`, in several blocks; an empty list as one empty block.
+
+    expected: what the file should be, in words, for the message about one that holds no list.
+
+    Raises:
+        UserError: the file cannot be read, is no UTF-8, is no JSON list (with the position), is cut short, or is nested
+            deeper than Python reads.
+    """
+    with _opened(path) as file:
+        yield from _Cursor(path, file, None).elements(expected)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
-            try:
-                yield from _Cursor(path, file, outlines).members()
-            except UserError:
-                if outlines is not None:  # with text cut out, positions do not count: find the fault in the whole text
-                    file.seek(0)
-                    for _ in _Cursor(path, file, None).members():
-                        pass
-                raise
+            yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text, so it is no JSON file: {error.reason}") from error
     except RecursionError:
-        raise UserError(f"{path}: is nested too deeply for an annotation file") from None
+        raise UserError(f"{path}: is nested too deeply for such a file") from None
 
 
 class _Cursor:
@@ -94,8 +114,20 @@ class _Cursor:
             else:
                 yield name, self._value()
         self._take("}")
+        self._expect_end("object")
+
+    def elements(self, expected: str) -> Iterator[list[Any]]:
+        first = self._next_character()
+        if first == "":
+            raise UserError(f"{self.path}: is empty; {expected}")
+        if first == "{":
+            raise UserError(f"{self.path}: holds an object; {expected}")
+        yield from self._blocks()
+        self._expect_end("list")
+
+    def _expect_end(self, what: str) -> None:
         if self._next_character() != "":
-            raise self._fault("the object has ended, but more text follows")
+            raise self._fault(f"the {what} has ended, but more text follows")
 
     def _blocks(self) -> Iterator[list[Any]]:
         self._take("[")

@@ -1,16 +1,20 @@
-"""What is wrong with an annotation file: each kind of defect → how often, the first examples, what is done about it.
+"""What is wrong with a label file: each kind of defect → how often, the first examples, what is done about it.
 
 A kind is one row of `KINDS`. Where the intent is plain the defect is repaired and counted, and one summary tells; where
 it is not, the file is refused, and the refusal lists the refusing kinds all at once, so that a user mends a file in one
-go.
+go. Training, evaluation and `tools/check_dataset.py` share these rules. Where an evaluation does something else, the
+row says so: its figures are those that pycocotools gives for the same file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 EXAMPLES_KEPT = 5
+
+Purpose = Literal["training", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -19,23 +23,50 @@ class Kind:
 
     found: what it is, in the plural: "boxes without width or height".
     then: what is done about it, or, for a refusal, what the user can do.
+    refuse: whether the file is refused.
+    evaluation: what an evaluation does about it where that differs; it never refuses then.
     """
 
     found: str
     then: str
     refuse: bool = False
+    evaluation: str | None = None
 
+    def outcome(self, purpose: Purpose) -> tuple[str, bool]:
+        """(what is done about it, whether the file is refused)."""
+        if purpose == "evaluation" and self.evaluation is not None:
+            return self.evaluation, False
+        return self.then, self.refuse
+
+
+_UNMATCHED = "AP keeps them as targets that nothing can match, as pycocotools does"
 
 KINDS: dict[str, Kind] = {
     # Repaired, and counted.
-    "box_zero_size": Kind("boxes without width or height", "left out: they are no targets"),
-    "box_negative_size": Kind("boxes with negative width or height", "left out: they are no targets"),
-    "box_overhanging": Kind("boxes that reach over the image's edge", "clipped to the image"),
-    "box_outside": Kind("boxes wholly outside their image", "left out: they are no targets"),
+    "box_zero_size": Kind(
+        "boxes without width or height", "left out: they are no targets", evaluation=_UNMATCHED
+    ),
+    "box_negative_size": Kind(
+        "boxes with negative width or height", "left out: they are no targets", evaluation=_UNMATCHED
+    ),
+    "box_overhanging": Kind(
+        "boxes that reach over the image's edge",
+        "clipped to the image",
+        evaluation="AP takes them as stated, as pycocotools does",
+    ),
+    "box_outside": Kind(
+        "boxes wholly outside their image",
+        "left out: they are no targets",
+        evaluation="AP takes them as stated, as pycocotools does",
+    ),
     "box_as_text": Kind("boxes whose numbers are written as text", "read as numbers"),
-    "id_as_text": Kind("ids or sizes written as text", "read as whole numbers"),
-    "id_as_float": Kind("ids or sizes written with a decimal point", "read as whole numbers"),
+    "area_as_text": Kind("areas that are written as text", "read as numbers"),
+    "id_as_text": Kind("ids, sizes or `iscrowd` written as text", "read as whole numbers"),
+    "id_as_float": Kind("ids, sizes or `iscrowd` written with a decimal point", "read as whole numbers"),
     "annotation_id_missing": Kind("annotations without id", "numbered after the last id"),
+    "annotation_id_malformed": Kind(
+        "annotations whose id is no whole number of 64 bits", "numbered after the last id; nothing depends on it"
+    ),
     "annotation_id_zero": Kind(
         "annotations with id 0", "kept; pycocotools never matches such an object, which lowers its figures"
     ),
@@ -43,6 +74,7 @@ KINDS: dict[str, Kind] = {
     "object_twice": Kind("objects annotated more than once (same image, category and box)", "all kept"),
     "annotation_without_image": Kind("annotations of images that are not listed", "left out"),
     "crowd_missing": Kind("annotations without `iscrowd`", "taken as 0, a single object"),
+    "crowd_as_boolean": Kind("annotations whose `iscrowd` is true or false", "taken as 1 or 0"),
     "area_missing": Kind("annotations without a usable `area`", "width × height taken"),
     "ignore_flag": Kind("annotations with a true `ignore`", "the flag has no effect, as in pycocotools; use `iscrowd`"),
     "image_twice": Kind("images listed again with the same file and size", "taken once"),
@@ -50,25 +82,32 @@ KINDS: dict[str, Kind] = {
     "image_doubtful": Kind(
         "images in which the decoder finds corrupt data and reads on", "used as they are; look at them"
     ),
+    "category_twice": Kind("categories listed again with the same name", "taken once"),
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
     # Refused: what was meant is not plain.
+    "category_unknown": Kind(
+        "annotations of categories that are not listed",
+        "add the category to `categories`, or remove the annotations",
+        refuse=True,
+        evaluation="left out, as pycocotools does",
+    ),
     "entry_not_object": Kind("entries that are not JSON objects", "each must be {…}", refuse=True),
     "box_malformed": Kind(
         "boxes that are not four numbers", "write [x, y, width, height], or remove the annotation", refuse=True
     ),
     "box_not_finite": Kind("boxes with NaN or infinity", "correct the numbers, or remove the annotation", refuse=True),
-    "annotation_id_malformed": Kind("annotation ids that are not whole numbers", "number the annotations", refuse=True),
     "annotation_image_malformed": Kind(
         "annotations whose `image_id` is no whole number", "name the image by its id", refuse=True
     ),
     "annotation_category_malformed": Kind(
         "annotations whose `category_id` is no whole number", "name the category by its id", refuse=True
     ),
-    "category_unknown": Kind(
-        "annotations of categories that are not listed",
-        "add the category to `categories`, or remove the annotations",
+    "id_too_large": Kind(
+        "ids of images or categories beyond 2^53",
+        "number images and categories from 1 on: detections are stored as float64, which does not tell ids of that "
+        "size apart",
         refuse=True,
     ),
     "crowd_malformed": Kind("annotations whose `iscrowd` is neither 0 nor 1", "write 0 or 1", refuse=True),
@@ -112,9 +151,13 @@ class Finding:
 
 
 class Findings:
-    """Counts and first examples of each kind of defect, in the order met."""
+    """Counts and first examples of each kind of defect, in the order met.
 
-    def __init__(self) -> None:
+    purpose: what the file is read for; it decides what is done about some kinds.
+    """
+
+    def __init__(self, purpose: Purpose = "training") -> None:
+        self.purpose: Purpose = purpose
         self.by_kind: dict[str, Finding] = {}
 
     def add(self, kind: str, count: int, examples: Iterable[str] = ()) -> None:
@@ -138,23 +181,27 @@ class Findings:
     @property
     def refused(self) -> bool:
         """True if some finding is of a kind that is refused."""
-        return any(KINDS[kind].refuse for kind in self.by_kind)
+        return any(KINDS[kind].outcome(self.purpose)[1] for kind in self.by_kind)
+
+    def repairs(self) -> list[str]:
+        """One line a kind that is not refused: count, what, what is done, first examples."""
+        return self._lines(refuse=False)
 
     def summary(self) -> str:
-        """One line a kind: count, what, what is done, first examples. Empty if nothing was found."""
-        return self._lines(refuse=False)
+        """The lines of `repairs` as one text. Empty if nothing was found."""
+        return "\n".join(self.repairs())
 
     def refusal(self) -> str:
         """The same for the kinds that are refused, and behind them what would have been repaired."""
         repaired = self.summary()
-        return self._lines(refuse=True) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
+        return "\n".join(self._lines(refuse=True)) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
 
-    def _lines(self, refuse: bool) -> str:
+    def _lines(self, refuse: bool) -> list[str]:
         lines = []
         for kind, finding in self.by_kind.items():
-            row = KINDS[kind]
-            if row.refuse == refuse:
+            then, refused = KINDS[kind].outcome(self.purpose)
+            if refused == refuse:
                 more = ", …" if finding.count > len(finding.examples) else ""
                 where = f" ({'; '.join(finding.examples)}{more})" if finding.examples else ""
-                lines.append(f"{finding.count} {row.found}: {row.then}{where}")
-        return "\n".join(lines)
+                lines.append(f"{finding.count} {KINDS[kind].found}: {then}{where}")
+        return lines

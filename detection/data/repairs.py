@@ -1,4 +1,4 @@
-"""Tables of an annotation file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
+"""Tables of a label file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
 
 Shapes: M images, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
 used is decided when all have been called.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from detection.data.readers.coco import MISSING, Tables
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
 from detection.data.images import ImageError, image_size, read_image
+from detection.data.tables import MISSING, Tables
 
 _TOGETHER = 64  # images that are decoded between two looks at what their decoder says
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
@@ -106,14 +107,17 @@ def check_files(
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:
-    """(ids ascending, their names)."""
-    ordered = sorted(tables.categories)
+    """(ids ascending, their names); an entry that only says the same again is passed over."""
+    counts = Counter(category for category in tables.categories if category[0] != MISSING)
+    repeated = [f"category {number}: {name}" for (number, name), count in counts.items() if count > 1]
+    findings.add("category_twice", sum(counts.values()) - len(counts), repeated)
+    ordered = sorted(counts)
     for (number, name), (following, other) in itertools.pairwise(ordered):
-        if number == following and number != MISSING:
+        if number == following:
             findings.add("category_id_twice", 1, [f"category {number}: {name} and {other}"])
     names = [name for _, name in ordered]
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    findings.add("category_name_twice", len(repeated), repeated)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    findings.add("category_name_twice", len(twice), twice)
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
@@ -145,29 +149,39 @@ def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def corner_boxes(
-    tables: Tables, heights: np.ndarray, widths: np.ndarray, image_rows: np.ndarray, findings: Findings
+    tables: Tables,
+    sizes: tuple[np.ndarray, np.ndarray] | None,
+    image_rows: np.ndarray,
+    kept: np.ndarray,
+    findings: Findings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area)."""
+    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area).
+
+    sizes: the images' heights and widths; None where they are not known: nothing is clipped then.
+    image_rows int64 (T,): each annotation's image. kept bool (T,): the annotations that are looked at.
+    """
     x, y, width, height = tables.boxes.T
-    listed = image_rows >= 0
     finite = np.isfinite(tables.boxes).all(axis=1)
-    infinite = listed & ~finite
-    findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
-    sides = [np.append(lengths, 0)[image_rows] for lengths in (widths, heights)]  # row −1: no image, no size
-    limits = np.stack(sides * 2, axis=1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        corners = np.stack([x, y, x + width, y + height], axis=1)
-        clipped = np.clip(corners, 0, limits)
-        over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
-    boxes = clipped.astype(np.float32)
-    beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
-    usable = listed & finite
-    for kind, fits in (  # each annotation goes to the first kind that fits
+    findings.add("box_not_finite", int((kept & ~finite).sum()), _examples(tables, kept & ~finite))
+    usable = kept & finite
+    kinds = [  # each annotation goes to the first kind that fits
         ("box_negative_size", (width < 0) | (height < 0)),
         ("box_zero_size", (width == 0) | (height == 0)),
-        ("box_outside", beyond),
-        ("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)),  # too thin for float32
-    ):
+    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = np.stack([x, y, x + width, y + height], axis=1)
+        over = np.zeros(len(corners), dtype=bool)
+        if sizes is not None:
+            heights, widths = (np.append(lengths, 0)[image_rows] for lengths in sizes)  # row −1: no image, no size
+            limits = np.stack([widths, heights] * 2, axis=1)
+            beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
+            kinds.append(("box_outside", beyond))
+            clipped = np.clip(corners, 0, limits)
+            over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
+            corners = clipped
+        boxes = corners.astype(np.float32)
+    kinds.append(("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)))  # too thin for float32
+    for kind, fits in kinds:
         findings.add(kind, int((usable & fits).sum()), _examples(tables, usable & fits))
         usable &= ~fits
     findings.add("box_overhanging", int((usable & over).sum()), _examples(tables, usable & over))
@@ -184,7 +198,10 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     examples = (f"annotation {number}" for number in distinct[repeated].tolist())
     findings.add("annotation_id_twice", int((count[repeated] - 1).sum()), examples)
     absent = np.flatnonzero(ids == MISSING)
-    ids[absent] = max(0, int(ids.max(initial=0))) + 1 + np.arange(len(absent))
+    last = max(0, int(ids.max(initial=0)))
+    if last > np.iinfo(np.int64).max - len(absent):  # no room behind it
+        last = 0
+    ids[absent] = last + 1 + np.arange(len(absent))
     return ids
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +19,8 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection.evaluation import coco_evaluation, pycocotools_evaluation
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS
-from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
-from detection.evaluation.results import checked, read_results
+from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.results import checked
 
 Backend = Literal["arrays", "pycocotools"]
 BACKENDS: dict[Backend, Callable[[GroundTruth, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
@@ -61,7 +60,7 @@ class AveragePrecision:
     """The outcome of an evaluation.
 
     figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there is nothing to find (COCO
-    prints −1 there). classes: a row each category of the annotation file, ascending by id.
+    prints −1 there). classes: a row each category of the ground truth, ascending by id.
     notes: what was mended or left out on the way, in words with counts. Empty for clean inputs.
     """
 
@@ -115,37 +114,30 @@ class AveragePrecision:
 
 
 def average_precision(
-    annotations: Path | str | dict[str, Any] | GroundTruth,
-    detections: np.ndarray | Path | str,
+    ground_truth: GroundTruth,
+    detections: np.ndarray,
     *,
-    image_ids: np.ndarray | list[int] | None = None,
+    source: str = "the detections",
     backend: Backend = "arrays",
 ) -> AveragePrecision:
     """COCO's average precision of boxes (Lin et al., ECCV 2014; cocodataset.org, "Detection Evaluation").
 
     Args:
-        annotations: a COCO annotation file, the dict it holds, or what `read_ground_truth` made of it.
-        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, or a results file; D may be 0.
-        image_ids: evaluate on these images only; None for all that the annotations list.
+        ground_truth: the objects, and the images on which detections are evaluated.
+        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id; D may be 0.
+        source: what messages call the detections.
         backend: what computes the tables; the figures are the same.
 
-    An image without detections counts as one where nothing was found. Detections of listed images outside `image_ids`
-    are not looked at. Detections of a category that the annotations do not list are left out, as pycocotools does, and
-    noted.
+    An image without detections counts as one where nothing was found. Detections of a category that the ground truth
+    does not list are left out, as pycocotools does, and noted.
 
     Raises:
-        UserError: annotations or results that cannot be used (see `read_ground_truth` and `results.checked`);
-            detections of an image that the annotations do not list; no detection at all of a listed category.
+        UserError: detections that cannot be used (see `results.checked`) or are of an image that the ground truth does
+            not list; no detection at all of a listed category.
     """
-    ground_truth = annotations if isinstance(annotations, GroundTruth) else read_ground_truth(annotations)
-    notes = [f"{count} {what}" for what, count in ground_truth.repairs.items()]
-    source = "the detections" if isinstance(detections, np.ndarray) else str(detections)
-    rows = checked(detections) if isinstance(detections, np.ndarray) else read_results(detections)
-    rows = _of_listed_images(rows, ground_truth, source)
+    notes = list(ground_truth.notes)
+    rows = _of_listed_images(checked(detections, source), ground_truth, source)
     rows = _of_listed_categories(rows, ground_truth, source, notes)
-    if image_ids is not None:
-        ground_truth = ground_truth.restricted_to(image_ids)
-        rows = rows[np.isin(rows[:, 0], ground_truth.image_ids)]
     precision, recall = BACKENDS[backend](ground_truth, rows)
     figures = {name: _figure(precision, recall, *what) for name, what in FIGURES.items()}
     category_ids = ground_truth.category_ids

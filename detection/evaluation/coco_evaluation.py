@@ -26,7 +26,7 @@ def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndar
     """The tables whose means are COCO's figures.
 
     Args:
-        ground_truth: what `read_ground_truth` gives.
+        ground_truth: the objects and the images.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, of listed images and categories.
 
     Returns:

@@ -13,9 +13,12 @@ from detection import config as settings
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
+from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
 from detection.training.distributed import on_main
+
+PURPOSES: dict[str, Purpose] = {"train": "training", "test": "evaluation"}  # what each split is read for
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +26,14 @@ logger = logging.getLogger(__name__)
 def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
     """The index of the configured split, after a check that its images are there; repairs are logged once.
 
+    The training split is loaded for training, the test split for evaluation.
+
     Raises:
         UserError: files are missing, or annotations cannot be used.
     """
     split = getattr(data, which)
     annotations, images = _locate(data, which)
-    index = load_index(annotations, images, name=split.name, check="present")
+    index = load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="present")
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
     summary = index.findings.summary()
@@ -46,7 +51,7 @@ def check_split(data: settings.Data, which: Literal["train", "test"]) -> Dataset
     split = getattr(data, which)
     annotations, images = _locate(data, which)
     logger.info("data.%s: looking at every image of %s", which, images)
-    return load_index(annotations, images, name=split.name, check="sound")
+    return load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="sound")
 
 
 def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:

@@ -1,20 +1,22 @@
 """Trained networks, stores and results files → COCO figures, tables, a report with images.
 
-The last stages of an experiment; each writes into one folder:
+The last stages of an experiment; each writes into one folder, in this order, so that what fails at one file leaves
+those before it:
 
     results.json    the detections, in COCO's results format
     figures.json    the figures by name
+    images/         the images that the report shows, evaluated_<image id>.jpg
     report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
     report.txt      the same as text
-    images/       the images that the report shows, evaluated_<image id>.jpg
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,15 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.error_analysis import analyse_errors
-from detection.evaluation.ground_truth import read_ground_truth
 from detection.evaluation.recall import ProposalRecall
-from detection.evaluation.results import rounded, write_results
+from detection.evaluation.results import rounded
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
+from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained
 from detection.experiment.placement import for_inference
+from detection.experiment.results_file import write_results
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
 from detection.report.page import Curve, read_curves, write_report
 from detection.training.distributed import is_main, on_main, rank, world_size
@@ -65,35 +68,48 @@ def evaluate_detector(
     """
     index = open_split(config.data, "test")
     _check_categories(trained, index)
+    ground_truth = ground_truth_of(index)
     assert trained.rpn is not None
     assert trained.fast_rcnn is not None
     network = for_inference(pair(config, trained.rpn, trained.fast_rcnn), config.runtime, device)
     detections = rounded(detect(config, network, index, device))
 
     def finish() -> AveragePrecision:
-        truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
-        figures = average_precision(truth, detections, backend=backend)
-        write_results(folder / "results.json", detections)
-        if not any(row.objects for row in figures.classes):
-            figures.notes.append(
-                "the annotations list no objects to measure by, as those of a test set; results.json holds the "
-                "detections as COCO's evaluation server takes them"
+        results, figures_file = folder / "results.json", folder / "figures.json"
+        write_results(results, detections)
+        with _kept_if_this_fails(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
+            figures = average_precision(ground_truth, detections, backend=backend)
+            if not any(row.objects for row in figures.classes):
+                figures.notes.append(
+                    "the annotations list no objects to measure by, as those of a test set; results.json holds the "
+                    "detections as COCO's evaluation server takes them"
+                )
+            _write_json(figures_file, figures.to_dict())
+        with _kept_if_this_fails(results, f"their figures are in {figures_file}"):
+            errors = analyse_errors(ground_truth, detections)
+            shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
+            write_report(
+                folder,
+                title=f"{config.name}: {index.name}",
+                average_precision=figures,
+                errors=errors,
+                facts=_facts(config, index),
+                curves=_curves(folder.parent),
+                images=shown,
             )
-        _write_json(folder / "figures.json", figures.to_dict())
-        errors = analyse_errors(truth, detections)
-        shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
-        write_report(
-            folder,
-            title=f"{config.name}: {index.name}",
-            average_precision=figures,
-            errors=errors,
-            facts=_facts(config, index),
-            curves=_curves(folder.parent),
-            images=shown,
-        )
         return figures
 
     return on_main(finish)
+
+
+@contextlib.contextmanager
+def _kept_if_this_fails(results: Path, further: str) -> Iterator[None]:
+    """Says where the detections are if what follows them fails."""
+    try:
+        yield
+    except Exception:
+        logger.error("the detections are written: %s; %s", results, further)
+        raise
 
 
 def evaluate_rpn(config: settings.Config, trained: Trained, device: torch.device, folder: Path) -> ProposalRecall:

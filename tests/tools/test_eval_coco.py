@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import detection.experiment.evaluate
+from backbones.common.errors import UserError
 from detection.data.proposal_writer import ProposalWriter
 from tests.detection.pipeline import tool
 
@@ -107,3 +109,44 @@ def test_a_store_of_another_program_is_refused_in_a_line(tmp_path: Path) -> None
     assert said.startswith("error: ")
     assert "theirs.st: names no data set: tools/propose.py did not write it" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "left", "said"),
+    [
+        ("average_precision", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
+        ("analyse_errors", {"results.json", "figures.json"}, "their figures are in {out}/figures.json"),
+        ("write_report", {"results.json", "figures.json", "images"}, "their figures are in {out}/figures.json"),
+    ],
+)
+def test_what_was_computed_is_written_before_anything_that_could_fail_looks_at_it(
+    step: str, left: set[str], said: str, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("something is wrong")
+
+    monkeypatch.setattr(detection.experiment.evaluate, step, fail)
+    out = tmp_path / "out"
+    result = tool("eval_coco", "--weights", networks / "detector.pt", "--output", out, check=False)
+    assert result.returncode == 1
+    assert f"the detections are written: {out}/results.json; {said.format(out=out)}" in result.stderr
+    assert result.stderr.endswith("error: something is wrong\n")
+    assert {path.name for path in out.iterdir() if not path.name.endswith(".lock")} == left
+    assert len(json.loads((out / "results.json").read_text())) > 0
+    if "figures.json" in left:
+        assert "AP" in json.loads((out / "figures.json").read_text())["figures"]
+
+
+def test_annotations_are_judged_before_anything_is_detected(
+    networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    content["annotations"][0]["iscrowd"] = "maybe"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    monkeypatch.setattr(detection.experiment.evaluate, "detect", lambda *_: pytest.fail("it began to detect"))
+    result = tool(
+        "eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "out",
+        f"data.test.annotations={tmp_path}/test.json", f"data.test.images={data}/test", check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "annotations whose `iscrowd` is neither 0 nor 1" in result.stderr

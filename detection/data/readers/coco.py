@@ -1,72 +1,62 @@
-"""A COCO annotation file → flat tables of its images, annotations and categories; what is repaired is counted.
+"""A COCO annotation file → tables of its images, annotations and categories; what is repaired is counted.
 
-Only single entries are judged here (is the id a whole number, are there four numbers in the box?); what joins them is
-`repairs.py`. Every step takes a whole block of entries; the entry-by-entry way is walked only where a block holds
-something unusual.
+The one place that knows the format. Single entries are judged here (is the id a whole number, are there four numbers in
+the box?); what joins them is judged in `detection.data.repairs`. Every step takes a whole block of entries; they are
+looked at one by one only where a block holds something unusual.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.data.findings import Findings
-from detection.common.json_stream import read_members
 from backbones.common.errors import UserError
+from detection.common.json_columns import LARGEST_ID, box_column, number_column, shortened
+from detection.common.json_stream import read_members
+from detection.data.findings import Findings
+from detection.data.tables import LARGEST_AREA, MISSING, Tables
 
-LARGEST_AREA = 1e10  # where COCO's widest range of sizes ends: an object above it would count in none
-MISSING = np.iinfo(np.int64).min  # stands for an absent or unusable whole number
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,4000}(?:\.0*)?\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*", re.ASCII)
+_LARGEST_INT64 = int(np.iinfo(np.int64).max)
+_LARGEST_SIDE = int(np.iinfo(np.int32).max)
 
-
-@dataclass
-class Tables:
-    """The file's content, in its order.
-
-    image_ids, heights, widths int64 (M,): a size of 0 stands for an absent one. names: M file names. annotation_ids
-    (`MISSING` if absent), image_of, category_of int64 (T,); boxes float64 (T, 4) as x, y, width, height; crowds bool
-    (T,); areas float64 (T,). categories: (id, name) as the file lists them.
-    """
-
-    image_ids: np.ndarray
-    heights: np.ndarray
-    widths: np.ndarray
-    names: list[str]
-    annotation_ids: np.ndarray
-    image_of: np.ndarray
-    category_of: np.ndarray
-    boxes: np.ndarray
-    crowds: np.ndarray
-    areas: np.ndarray
-    categories: list[tuple[int, str]]
+NameOf = Callable[[int], str]  # row of a block → what a message calls it
 
 
-def read_tables(path: Path, findings: Findings) -> Tables:
-    """Reads a COCO annotation file, adding to `findings`; entries of a refused kind hold placeholders.
+def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_files: bool = True) -> Tables:
+    """Reads a COCO annotation file, or the dict that such a file holds, adding to `findings`; entries of a refused kind
+    hold placeholders. Of the objects only the boxes are read; outlines are skipped.
+
+    of_files: whether the image files will be looked for. If not, an image needs no name and no size, and neither is
+    judged.
 
     Raises:
         UserError: the file cannot be read, is no JSON object, or `images`, `annotations` or `categories` is no list.
     """
+    members = read_members(source, outlines="segmentation") if isinstance(source, Path) else _plain(source).items()
     names: list[str] = []
     images = [_images([], names, findings)]
     annotations = [_annotations([], findings)]
     categories: list[tuple[int, str]] = []
     annotations_listed = False
     with _collector_paused():
-        for member, value in read_members(path, outlines="segmentation"):
+        for member, value in members:
             if member not in ("images", "annotations", "categories"):
                 continue
             if not isinstance(value, list):
-                raise UserError(f"{path}: {member!r} is not a list")
+                place = source if isinstance(source, Path) else "the annotations"
+                raise UserError(f"{place}: {member!r} is not a list")
             block = _objects(value, member, findings)
             if member == "images":
-                images.append(_images(block, names, findings))
+                images.append(_images(block, names, findings, findings if of_files else Findings()))
             elif member == "annotations":
                 annotations_listed = True
                 annotations.append(_annotations(block, findings))
@@ -80,6 +70,15 @@ def read_tables(path: Path, findings: Findings) -> Tables:
         np.concatenate(column) for column in zip(*annotations, strict=True)
     )
     return Tables(image_ids, heights, widths, names, ids, image_of, category_of, boxes, crowds, areas, categories)
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with this content would be read as: lists for tuples, floats for NumPy's."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"the annotations cannot be written as JSON ({error}): use plain numbers and lists") from None
+    return plain
 
 
 @contextlib.contextmanager
@@ -97,33 +96,37 @@ def _collector_paused() -> Iterator[None]:
 def _objects(block: list[Any], member: str, findings: Findings) -> list[dict[str, Any]]:
     objects = [entry for entry in block if type(entry) is dict]
     if len(objects) < len(block):
-        strangers = [f"{entry!r:.40} in {member!r}" for entry in block if type(entry) is not dict]
+        strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
         findings.add("entry_not_object", len(strangers), strangers)
     return objects
 
 
 def _images(
-    block: list[dict[str, Any]], names: list[str], findings: Findings
+    block: list[dict[str, Any]], names: list[str], findings: Findings, of_files: Findings | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ids, heights, widths) of a block; the file names are added to `names`."""
+    """(ids, heights, widths) of a block; the file names are added to `names`.
+
+    of_files: takes what is found about names and sizes; by default `findings` do.
+    """
+    of_files = findings if of_files is None else of_files
 
     def name_of(row: int) -> str:
-        return f"image {block[row].get('id')!r:.40}"
+        return f"image {shortened(block[row].get('id'))}"
 
-    ids = _whole_numbers(
-        [entry.get("id") for entry in block], name_of, findings, "image_id_malformed", "image_id_malformed"
-    )
+    ids = _ids([entry.get("id") for entry in block], name_of, findings, "image_id_malformed", "image_id_malformed")
     for row, entry in enumerate(block):
         name: Any = entry.get("file_name")
         if not _is_file_name(name):
-            findings.add("image_name_malformed", 1, [f"{name_of(row)}: {name!r:.40}"])
+            of_files.add("image_name_malformed", 1, [f"{name_of(row)}: {shortened(name)}"])
             name = "?"
         names.append(name)
     sizes = []
     for side in ("height", "width"):
-        column = _whole_numbers([entry.get(side) for entry in block], name_of, findings, None, "size_malformed")
+        column = _whole_numbers(
+            [entry.get(side) for entry in block], name_of, of_files, None, "size_malformed", _LARGEST_SIDE
+        )
         column[column == MISSING] = 0
-        _add_rows(findings, "size_malformed", (column < 0) | (column > np.iinfo(np.int32).max), name_of)
+        _add_rows(of_files, "size_malformed", column < 0, name_of)
         sizes.append(column)
     return ids, sizes[0], sizes[1]
 
@@ -132,34 +135,34 @@ def _annotations(block: list[dict[str, Any]], findings: Findings) -> tuple[np.nd
     """(ids, image ids, category ids, boxes, crowds, areas) of a block."""
 
     def name_of(row: int) -> str:
-        return f"annotation {block[row].get('id')!r:.40} of image {block[row].get('image_id')!r:.40}"
+        return f"annotation {shortened(block[row].get('id'))} of image {shortened(block[row].get('image_id'))}"
 
-    def whole(key: str, missing: str | None, malformed: str) -> np.ndarray:
-        return _whole_numbers([entry.get(key) for entry in block], name_of, findings, missing, malformed)
+    def column(key: str) -> list[Any]:
+        return [entry.get(key) for entry in block]
 
-    ids = whole("id", "annotation_id_missing", "annotation_id_malformed")
-    image_of = whole("image_id", "annotation_image_malformed", "annotation_image_malformed")
-    category_of = whole("category_id", "annotation_category_malformed", "annotation_category_malformed")
-    crowds = whole("iscrowd", "crowd_missing", "crowd_malformed")
-    crowds[crowds == MISSING] = 0
-    _add_rows(findings, "crowd_malformed", (crowds != 0) & (crowds != 1), name_of)
-    boxes = _boxes([entry.get("bbox") for entry in block], name_of, findings)
-    areas = np.array([_area(entry.get("area")) for entry in block], dtype=np.float64)
+    ids = _whole_numbers(column("id"), name_of, findings, "annotation_id_missing", "annotation_id_malformed")
+    malformed = "annotation_image_malformed"
+    image_of = _ids(column("image_id"), name_of, findings, malformed, malformed)
+    malformed = "annotation_category_malformed"
+    category_of = _ids(column("category_id"), name_of, findings, malformed, malformed)
+    crowds = _crowds(column("iscrowd"), name_of, findings)
+    boxes = _boxes(column("bbox"), name_of, findings)
+    areas = _areas(column("area"), name_of, findings)
     unknown = np.isnan(areas)
     _add_rows(findings, "area_missing", unknown, name_of)
     with np.errstate(over="ignore", invalid="ignore"):
-        areas[unknown] = np.minimum(boxes[unknown, 2] * boxes[unknown, 3], LARGEST_AREA)
+        sides = np.maximum(boxes[unknown, 2:], 0)
+        areas[unknown] = np.minimum(sides[:, 0] * sides[:, 1], LARGEST_AREA)
     _add_rows(findings, "ignore_flag", np.array([bool(entry.get("ignore")) for entry in block], dtype=bool), name_of)
-    return ids, image_of, category_of, boxes, crowds.astype(bool), areas
+    return ids, image_of, category_of, boxes, crowds, areas
 
 
 def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[int, str]]:
     def name_of(row: int) -> str:
-        return f"category {block[row].get('id')!r:.40} named {block[row].get('name')!r:.40}"
+        return f"category {shortened(block[row].get('id'))} named {shortened(block[row].get('name'))}"
 
-    ids = _whole_numbers(
-        [entry.get("id") for entry in block], name_of, findings, "category_id_malformed", "category_id_malformed"
-    )
+    malformed = "category_id_malformed"
+    ids = _ids([entry.get("id") for entry in block], name_of, findings, malformed, malformed)
     categories = []
     for row, (number, entry) in enumerate(zip(ids.tolist(), block, strict=True)):
         name = entry.get("name")
@@ -170,7 +173,7 @@ def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[i
     return categories
 
 
-def _add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: Callable[[int], str]) -> None:
+def _add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: NameOf) -> None:
     """Adds the rows of a mask to the findings."""
     found = np.flatnonzero(rows)
     findings.add(kind, len(found), (name_of(row) for row in found.tolist()))
@@ -183,73 +186,115 @@ def _is_file_name(name: Any) -> bool:
         return False
 
 
-def _area(value: Any) -> float:
-    """The area as a number, NaN where it is absent or cannot be one."""
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        return math.nan
-    return float(value) if value < 1e300 else math.nan  # a whole number of 400 digits is no float
+def _ids(values: Sequence[Any], name_of: NameOf, findings: Findings, missing: str, malformed: str) -> np.ndarray:
+    """A column of ids of images or categories, int64; see `_whole_numbers`."""
+    return _whole_numbers(values, name_of, findings, missing, malformed, LARGEST_ID, "id_too_large")
 
 
 def _whole_numbers(
-    values: Sequence[Any], name_of: Callable[[int], str], findings: Findings, missing: str | None, malformed: str
+    values: Sequence[Any],
+    name_of: NameOf,
+    findings: Findings,
+    missing: str | None,
+    malformed: str,
+    largest: int = _LARGEST_INT64,
+    too_large: str | None = None,
 ) -> np.ndarray:
     """A column as int64; what is null, absent or unusable becomes `MISSING`.
 
-    Null and absent are added to the findings as the kind `missing` (None: not at all), the unusable as `malformed`.
+    Null and absent are added to the findings as the kind `missing` (None: not at all), the unusable as `malformed`,
+    those beyond `largest` in magnitude as `too_large` (None: as `malformed`).
     """
     if set(map(type, values)) <= {int}:
         with contextlib.suppress(OverflowError):
-            return np.array(values, dtype=np.int64)
+            numbers = np.array(values, dtype=np.int64)
+            if (numbers <= largest).all() and (numbers >= -largest).all():
+                return numbers
     result = np.full(len(values), MISSING, dtype=np.int64)
     for row, value in enumerate(values):
         number = _whole_number(value)
-        if number is not None:
+        if number is None:
+            kind = malformed if value is not None else missing
+        elif abs(number) > largest:
+            kind = too_large or malformed
+        else:
             result[row] = number
-            repair = "id_as_text" if type(value) is str else "id_as_float" if type(value) is float else None
-            if repair:
-                findings.add(repair, 1, [name_of(row)])
-        elif value is not None:
-            findings.add(malformed, 1, [name_of(row)])
-        elif missing is not None:
-            findings.add(missing, 1, [name_of(row)])
+            kind = {str: "id_as_text", float: "id_as_float"}.get(type(value))
+        if kind is not None:
+            findings.add(kind, 1, [name_of(row)])
     return result
 
 
 def _whole_number(value: Any) -> int | None:
-    """`value` as an int64 if it stands for one beyond doubt: 7, 7.0, "7" or true."""
-    if type(value) is str and len(value) <= 24:
-        try:
-            value = int(value)
-        except ValueError:
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
-        value = int(value)
-    if type(value) in (int, bool) and MISSING < value <= np.iinfo(np.int64).max:
-        return int(value)
-    return None
+    """`value` as an int if it stands for one beyond doubt: 7, 7.0 or "7". True and false do not.
+
+    >>> [_whole_number(value) for value in (7, 7.0, " 007.0", 7.5, "seven", True)]
+    [7, 7, 7, None, None, None]
+    """
+    if type(value) is str:
+        return int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else None
+    if type(value) is float:
+        return int(value) if value.is_integer() else None
+    return value if type(value) is int else None
 
 
-def _boxes(values: list[Any], name_of: Callable[[int], str], findings: Findings) -> np.ndarray:
+def _number(value: Any) -> float | None:
+    """`value` as a float if it is a number, or a text that spells one, and neither NaN nor infinite by overflow."""
+    if type(value) is str and not _NUMBER.fullmatch(value):
+        return None
+    if type(value) not in (int, float, str):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _crowds(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
+    """`iscrowd` as bool (n,)."""
+    if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
+        return np.array(values, dtype=bool)
+    numbers = np.zeros(len(values), dtype=np.int64)
+    booleans = np.array([type(value) is bool for value in values], dtype=bool)
+    numbers[booleans] = [value for value in values if type(value) is bool]
+    _add_rows(findings, "crowd_as_boolean", booleans, name_of)
+    rest = np.flatnonzero(~booleans)
+    numbers[rest] = _whole_numbers(
+        [values[row] for row in rest.tolist()],
+        lambda row: name_of(int(rest[row])),
+        findings,
+        "crowd_missing",
+        "crowd_malformed",
+    )
+    numbers[numbers == MISSING] = 0
+    _add_rows(findings, "crowd_malformed", (numbers != 0) & (numbers != 1), name_of)
+    return numbers == 1
+
+
+def _boxes(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
     """Boxes as float64 (n, 4); those that are not four numbers become zeros."""
-    if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
-        with contextlib.suppress(ValueError):  # lists of different lengths within
-            array = np.array(values)
-            if array.dtype.kind in "if" and array.size == 4 * len(values):
-                return array.reshape(-1, 4).astype(np.float64)
+    usual = box_column(values)
+    if usual is not None:
+        return usual
     boxes = np.zeros((len(values), 4))
     for row, value in enumerate(values):
-        if type(value) is not list or len(value) != 4:
-            findings.add("box_malformed", 1, [f"{name_of(row)}: {value!r:.60}"])
+        numbers = [_number(number) for number in value] if type(value) is list and len(value) == 4 else [None]
+        if None in numbers:
+            findings.add("box_malformed", 1, [f"{name_of(row)}: {shortened(value)}"])
             continue
-        try:
-            boxes[row] = [float(number) for number in value]
-        except (TypeError, ValueError, OverflowError):
-            boxes[row] = 0.0
-            findings.add("box_malformed", 1, [f"{name_of(row)}: {value!r:.60}"])
-            continue
-        if any(type(number) is str for number in value):
+        boxes[row] = numbers
+        if str in map(type, value):
             findings.add("box_as_text", 1, [name_of(row)])
     return boxes
+
+
+def _areas(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
+    """Areas as float64 (n,), NaN for what is absent or cannot be one."""
+    areas = number_column(values)
+    if areas is None:
+        numbers: Iterable[float | None] = map(_number, values)
+        areas = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+        texts = np.array([type(value) is str for value in values], dtype=bool) & (areas >= 0) & np.isfinite(areas)
+        _add_rows(findings, "area_as_text", texts, name_of)
+    areas[~((areas >= 0) & np.isfinite(areas))] = np.nan
+    return areas

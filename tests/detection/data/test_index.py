@@ -120,15 +120,28 @@ def change(content: dict[str, Any], table: str, row: int, **values: Any) -> None
         ("id_as_float", "annotations", 0, {"id": 1.0}),
         ("id_as_float", "annotations", 0, {"id": 15890.0}),
         ("annotation_id_missing", "annotations", 0, {"id": ...}),
+        ("annotation_id_malformed", "annotations", 0, {"id": "one"}),
+        ("annotation_id_malformed", "annotations", 0, {"id": "8f3c-11ee"}),
+        ("annotation_id_malformed", "annotations", 0, {"id": 1.5}),
+        ("annotation_id_malformed", "annotations", 0, {"id": True}),
+        ("annotation_id_malformed", "annotations", 0, {"id": 2**63}),
+        ("annotation_id_malformed", "annotations", 0, {"id": 10**30}),
         ("annotation_id_zero", "annotations", 0, {"id": 0}),
         ("annotation_id_twice", "annotations", 0, {"id": 2}),
         ("object_twice", "annotations", 2, {"bbox": [0.5, 0, 59.5, 40], "category_id": 5, "iscrowd": 1}),
         ("annotation_without_image", "annotations", 0, {"image_id": 99}),
         ("crowd_missing", "annotations", 0, {"iscrowd": ...}),
+        ("crowd_as_boolean", "annotations", 0, {"iscrowd": False}),
+        ("id_as_text", "annotations", 0, {"iscrowd": "0"}),
+        ("id_as_float", "annotations", 0, {"iscrowd": 0.0}),
+        ("id_as_text", "images", 0, {"height": "40"}),
+        ("area_as_text", "annotations", 0, {"area": "200"}),
         ("area_missing", "annotations", 0, {"area": ...}),
         ("area_missing", "annotations", 0, {"area": math.nan}),
         ("area_missing", "annotations", 0, {"area": -1}),
         ("area_missing", "annotations", 0, {"area": 10**400}),
+        ("area_missing", "annotations", 0, {"area": "large"}),
+        ("area_missing", "annotations", 0, {"area": True}),
         ("ignore_flag", "annotations", 0, {"ignore": 1}),
         ("category_name_missing", "categories", 0, {"name": ...}),
         ("category_name_twice", "categories", 0, {"name": "five"}),
@@ -190,15 +203,21 @@ def test_rounding_of_two_decimals_is_no_finding(load: Load, sound: dict[str, Any
         ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, 10**400, 4]}),
         ("box_not_finite", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, math.nan, 4]}),
         ("box_not_finite", "annotation 1 of image 3", "annotations", 0, {"bbox": [1, 2, math.inf, 4]}),
-        ("annotation_id_malformed", "'one'", "annotations", 0, {"id": "one"}),
-        ("annotation_id_malformed", "1.5", "annotations", 0, {"id": 1.5}),
-        ("annotation_id_malformed", "annotation 1", "annotations", 0, {"id": 10**30}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": [True, 2, 3, 4]}),
+        ("box_malformed", "annotation 1 of image 3", "annotations", 0, {"bbox": ["1_0", 2, 3, 4]}),
         ("annotation_image_malformed", "annotation 1", "annotations", 0, {"image_id": ...}),
+        ("annotation_image_malformed", "annotation 1", "annotations", 0, {"image_id": True}),
+        ("annotation_image_malformed", "annotation 1", "annotations", 0, {"image_id": "3_0"}),
+        ("id_too_large", "annotation 1", "annotations", 0, {"image_id": 2**53 + 1}),
+        ("id_too_large", "image 9007199254740993", "images", 1, {"id": 2**53 + 1}),
+        ("id_too_large", "image 1e+300", "images", 1, {"id": 1e300}),
+        ("id_too_large", "category -18446744073709551616", "categories", 0, {"id": -(2**64)}),
         ("annotation_category_malformed", "annotation 1", "annotations", 0, {"category_id": None}),
         ("category_unknown", "category 6: annotation 1 of image 3", "annotations", 0, {"category_id": 6}),
         ("crowd_malformed", "annotation 1", "annotations", 0, {"iscrowd": 2}),
         ("image_id_malformed", "'a'", "images", 1, {"id": "a"}),
         ("image_id_malformed", "None", "images", 1, {"id": ...}),
+        ("image_id_malformed", "True", "images", 1, {"id": True}),
         ("image_id_twice", "id 7: a.png and b.png", "images", 1, {"id": 7}),
         ("image_name_malformed", "image 3", "images", 1, {"file_name": ...}),
         ("image_name_malformed", "image 3", "images", 1, {"file_name": ""}),
@@ -266,11 +285,14 @@ def test_refused_tables(load: Load, sound: dict[str, Any], kind: str, table: str
         load(sound)
 
 
-def test_a_image_listed_twice_alike_is_taken_once(load: Load, sound: dict[str, Any]) -> None:
-    sound["images"].append(dict(sound["images"][0]))
-    index = load(sound)
-    assert len(index) == 2
-    assert index.findings.count("image_twice") == 1
+def test_what_is_listed_twice_alike_is_taken_once(load: Load, sound: dict[str, Any]) -> None:
+    expected = load(sound)
+    for table, kind in (("images", "image_twice"), ("categories", "category_twice")):
+        content = copy.deepcopy(sound)
+        content[table] += 2 * [dict(content[table][0])]
+        index = load(content)
+        assert {found: index.findings.count(found) for found in index.findings.by_kind} == {kind: 2}
+        assert index.fingerprint == expected.fingerprint
 
 
 def test_no_annotations_at_all(load: Load, sound: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ import pytest
 from backbones.common.errors import UserError
 from detection.evaluation.average_precision import FIGURES, average_precision
 from detection.evaluation.error_analysis import analyse_errors
-from detection.evaluation.ground_truth import read_ground_truth
 from detection.evaluation.recall import RecallAccumulator
+from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.report.page import read_curves, write_report
 
-TRUTH = read_ground_truth(
+TRUTH = load_ground_truth(
     {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": "<b>cat</b> & co"}, {"id": 2, "name": "dog"}],
