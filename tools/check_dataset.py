@@ -25,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     config = read_config(options_parser.parse_intermixed_args(arguments))
 
     from backbones.common.errors import UserError
-    from detection.experiment.datasets import check_split
+    from detection.experiment.datasets import check_split, match_classes
 
     refused = False
+    indices = {}
     for which in ("train", "test"):
         try:
             index = check_split(config.data, which)
@@ -35,11 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"data.{which}: {error}", file=sys.stderr)
             refused = True
             continue
+        indices[which] = index
         found = index.findings.summary()
         print(
             f"data.{which}: {index.annotation_file}: {len(index)} images, {len(index.boxes)} objects, "
             f"{len(index.category_ids)} classes; " + (f"repaired:\n{found}" if found else "nothing to repair")
         )
+    if len(indices) == 2:
+        train = indices["train"]
+        try:
+            match_classes(indices["test"], train.category_ids, train.category_names, train.annotation_file)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            refused = True
     return int(refused)
 
 

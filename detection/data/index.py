@@ -59,7 +59,7 @@ class DatasetIndex:
     """Images and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
 
     image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
-    UTF-8, end to end. category_ids int64 (K,) ascending; category_names: K names.
+    UTF-8, end to end. category_ids int64 (K,), ascending as loaded; category_names: K names.
     offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
     labels int64 (T,), crowds bool (T,), annotation_ids int64 (T,) and areas float64 (T,).
     fingerprint: SHA-256 of all of it but the paths. A subset keeps the fingerprint of the whole that it is cut from.
@@ -139,6 +139,22 @@ class DatasetIndex:
             annotation_ids=self.annotation_ids[objects],
             areas=self.areas[objects],
             stated=self.stated and self.stated.subset(images),
+        )
+
+    def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
+        """The same split with its classes in another order: label l is what label order[l - 1] + 1 was.
+
+        order: each of 0..K - 1 once.
+        """
+        positions = np.asarray(order, dtype=np.int64)
+        new_labels = np.argsort(positions) + 1
+        stated = self.stated
+        return dataclasses.replace(
+            self,
+            category_ids=self.category_ids[positions],
+            category_names=[self.category_names[position] for position in positions.tolist()],
+            labels=new_labels[self.labels - 1],
+            stated=stated and dataclasses.replace(stated, labels=new_labels[stated.labels - 1]),
         )
 
     def non_empty(self) -> DatasetIndex:

@@ -26,7 +26,7 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
+from detection.experiment.datasets import on_unreadable, open_training_splits, training_augmentation
 from detection.experiment.inference import propose
 from detection.experiment.model_files import load_trained
 from detection.experiment.placement import (
@@ -66,7 +66,7 @@ class Pace(NamedTuple):
 def of_rpn(config: settings.Config, device: torch.device) -> str:
     """The plan of `stages.train_rpn`, as text."""
     folder = RunFolder.of(config)
-    index = training_images(config.data, open_split(config.data, "train"))
+    index, _ = open_training_splits(config.data, evaluate=config.rpn.training.evaluate_every is not None)
     network = placed(build_rpn(config), config.runtime, device)
     dataset = DetectionDataset(
         _some(index, config.rpn.training),
@@ -93,7 +93,7 @@ def of_fast_rcnn(
         UserError: what `stages.train_fast_rcnn` would raise, but for a missing RPN.
     """
     folder = RunFolder.of(config)
-    index = training_images(config.data, open_split(config.data, "train"))
+    index, _ = open_training_splits(config.data, evaluate=config.fast_rcnn.training.evaluate_every is not None)
     some = _some(index, config.fast_rcnn.training)
     rpn_file = rpn_file or folder.rpn
     trained = load_trained(rpn_file, "rpn", "detector").rpn if rpn_file.is_file() else None

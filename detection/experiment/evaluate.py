@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection import config as settings
 from detection.data.images import ImageError, read_image
@@ -34,7 +33,7 @@ from detection.evaluation.error_analysis import analyse_errors
 from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
 from detection.experiment.builders import pair
-from detection.experiment.datasets import open_split
+from detection.experiment.datasets import match_classes, open_split
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained
@@ -66,8 +65,8 @@ def evaluate_detector(
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
     """
-    index = open_split(config.data, "test")
-    _check_categories(trained, index)
+    categories = trained.categories
+    index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
     ground_truth = ground_truth_of(index)
     assert trained.rpn is not None
     assert trained.fast_rcnn is not None
@@ -142,20 +141,6 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
             folder / "proposals", title=f"{config.name}: proposals on {index.name}", recall=recall,
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
-
-
-def _check_categories(trained: Trained, index: DatasetIndex) -> None:
-    own, other = trained.categories, index
-    if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
-        raise UserError(
-            f"{index.annotation_file}: its classes are not those of the detector. Detector: "
-            f"{_listing(own.ids, own.names)}; data set: {_listing(other.category_ids.tolist(), other.category_names)}"
-        )
-
-
-def _listing(ids: Any, names: Any) -> str:
-    pairs = [f"{number} {name}" for number, name in zip(ids, names, strict=True)]
-    return ", ".join(pairs[:8]) + (f", … ({len(pairs)} in all)" if len(pairs) > 8 else "")
 
 
 def _draw(

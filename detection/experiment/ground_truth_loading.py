@@ -21,10 +21,11 @@ def ground_truth_of(index: DatasetIndex) -> GroundTruth:
     stated = index.stated
     if stated is None:
         raise ValueError(f"{index.name} was loaded for training, not with purpose='evaluation'")
+    order = np.argsort(index.category_ids)
     return GroundTruth(
         image_ids=np.sort(index.image_ids),
-        category_ids=index.category_ids,
-        category_names=index.category_names,
+        category_ids=index.category_ids[order],
+        category_names=[index.category_names[position] for position in order.tolist()],
         boxes=stated.boxes,
         areas=stated.areas,
         crowds=stated.crowds,

@@ -23,7 +23,7 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.experiment.box_statistics import measure
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
+from detection.experiment.datasets import on_unreadable, open_training_splits, training_augmentation
 from detection.experiment.inference import average_precision_of, proposal_recall_of
 from detection.experiment.model_files import Categories, Trained, load_trained, save_trained
 from detection.experiment.placement import accumulation_steps, batches_for, for_inference, placed
@@ -55,9 +55,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
     """
     folder = RunFolder.of(config)
     with run_lock(folder.rpn_training), determinism(config.runtime):
-        index = training_images(config.data, open_split(config.data, "train"))
         training = config.rpn.training
-        tested = open_split(config.data, "test") if training.evaluate_every else None
+        index, tested = open_training_splits(config.data, evaluate=training.evaluate_every is not None)
         torch.manual_seed(config.seed)
         network = placed(build_rpn(config), config.runtime, device)
         dataset = DetectionDataset(
@@ -122,8 +121,7 @@ def train_fast_rcnn(
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
         training = config.fast_rcnn.training
         accumulation_steps(training, world_size())  # refuses too many processes now, before hours of proposing
-        index = training_images(config.data, open_split(config.data, "train"))
-        tested = open_split(config.data, "test") if training.evaluate_every else None
+        index, tested = open_training_splits(config.data, evaluate=training.evaluate_every is not None)
         if proposals_file is None:
             own, limits = folder.proposals(index.name), config.rpn.training_proposals
             proposals_file = write_proposals(config, rpn_file, index, device, own, limits)

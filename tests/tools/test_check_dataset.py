@@ -158,3 +158,19 @@ def test_images_are_not_needed_to_measure_a_results_file(tmp_path: Path) -> None
     said = tool("eval_coco", "--results", tmp_path / "results.json", "--annotations", tmp_path / "odd.json").stdout
     assert said.splitlines()[0].endswith("= 1.000")
     assert "note" not in said
+
+
+def test_classes_of_the_two_splits_are_held_against_each_other(config_file: Path) -> None:
+    folder = config_file.parent
+    content = odd_content("annotations", {})
+    (folder / "odd.json").write_text(json.dumps(content))
+    content["categories"] = [{"id": 2, "name": "one"}, {"id": 1, "name": "two"}]
+    (folder / "test.json").write_text(json.dumps(content))
+    arguments = ("check_dataset", "--config", config_file, "--data", folder, "data.test.annotations=test.json")
+    result = tool(*arguments)
+    assert f"its classes are matched by name with those of {folder}/odd.json" in result.stderr
+    content["categories"][0]["name"] = "another"
+    (folder / "test.json").write_text(json.dumps(content))
+    result = tool(*arguments, check=False)
+    assert result.returncode == 1
+    assert f"{folder}/test.json: its classes are not those of {folder}/odd.json" in result.stderr

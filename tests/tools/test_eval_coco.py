@@ -150,3 +150,32 @@ def test_annotations_are_judged_before_anything_is_detected(
     )  # fmt: skip
     assert result.returncode == 1
     assert "annotations whose `iscrowd` is neither 0 nor 1" in result.stderr
+
+
+def test_a_data_set_with_other_ids_or_another_order_gives_the_same_figures(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    for category in content["categories"]:
+        category["id"] = 50 - category["id"]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 50 - annotation["category_id"]
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    other = (f"data.test.annotations={tmp_path}/test.json", f"data.test.images={data}/test")
+    expected = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "one")
+    result = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "two", *other)
+    assert "its classes are matched by name with those of the detector" in result.stderr
+    assert "matched by name" not in expected.stderr
+    assert result.stdout.splitlines()[:12] == expected.stdout.splitlines()[:12]
+    figures = [json.loads((tmp_path / name / "figures.json").read_text()) for name in ("one", "two")]
+    assert figures[0]["figures"]["AP50"] > 0
+    by_name = [{row.pop("name"): {**row, "category_id": 0} for row in one["classes"]} for one in figures]
+    assert by_name[0] == by_name[1]
+    ids = [{row["category_id"] for row in json.loads((tmp_path / name / "results.json").read_text())}
+           for name in ("one", "two")]  # fmt: skip
+    assert ids[1] == {50 - number for number in ids[0]}
+    content["categories"][0]["name"] = "something else"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    refused = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "3", *other, check=False)
+    assert refused.returncode == 1
+    assert "its classes are not those of the detector: only the former lists 'something else'" in refused.stderr
