@@ -48,17 +48,14 @@ def read_members(path: Path, outlines: str | None = None) -> Iterator[tuple[str,
             raise
 
 
-def read_elements(path: Path, expected: str) -> Iterator[list[Any]]:
-    """Yields the elements of the JSON list in `path`, in several blocks; an empty list as one empty block.
-
-    expected: what the file should be, in words, for the message about one that holds no list.
+def read_list(path: Path) -> Iterator[list[Any]]:
+    """Yields the elements of the JSON array in `path` in blocks; an empty array is one empty block.
 
     Raises:
-        UserError: the file cannot be read, is no UTF-8, is no JSON list (with the position), is cut short, or is nested
-            deeper than Python reads.
+        UserError: as for `read_members`, but for an array where that reads an object.
     """
     with _opened(path) as file:
-        yield from _Cursor(path, file, None).elements(expected)
+        yield from _Cursor(path, file, None).list_blocks()
 
 
 @contextlib.contextmanager
@@ -71,7 +68,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text, so it is no JSON file: {error.reason}") from error
     except RecursionError:
-        raise UserError(f"{path}: is nested too deeply for such a file") from None
+        raise UserError(f"{path}: is nested too deeply to be read") from None
 
 
 class _Cursor:
@@ -114,20 +111,20 @@ class _Cursor:
             else:
                 yield name, self._value()
         self._take("}")
-        self._expect_end("object")
+        self._end()
 
-    def elements(self, expected: str) -> Iterator[list[Any]]:
+    def list_blocks(self) -> Iterator[list[Any]]:
         first = self._next_character()
         if first == "":
-            raise UserError(f"{self.path}: is empty; {expected}")
+            raise UserError(f"{self.path}: is empty")
         if first == "{":
-            raise UserError(f"{self.path}: holds an object; {expected}")
+            raise UserError(f"{self.path}: must hold a list, but holds an object: is it an annotation file?")
         yield from self._blocks()
-        self._expect_end("list")
+        self._end()
 
-    def _expect_end(self, what: str) -> None:
+    def _end(self) -> None:
         if self._next_character() != "":
-            raise self._fault(f"the {what} has ended, but more text follows")
+            raise self._fault("the outermost value has ended, but more text follows")
 
     def _blocks(self) -> Iterator[list[Any]]:
         self._take("[")

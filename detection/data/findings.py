@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from backbones.common.text import printable
+
 EXAMPLES_KEPT = 5
 
 Purpose = Literal["training", "evaluation"]
@@ -85,7 +87,54 @@ KINDS: dict[str, Kind] = {
     "category_twice": Kind("categories listed again with the same name", "taken once"),
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
+    "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
+    "image_respelled": Kind(
+        "images whose files are spelled in another way than `file_name`", "the files are used"
+    ),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
+    # Well formed and hardly meant: used as they are, and told.
+    "boxes_as_fractions": Kind(
+        "boxes that lie within one pixel, as fractions of the image would",
+        "taken as pixels; if they are fractions, multiply them by the image's width and height",
+    ),
+    "boxes_as_corners": Kind(
+        "boxes over the edge, where all would lie inside if their numbers were x0, y0, x1, y1",
+        "taken as x, y, width, height; if they are corners, write x1 − x0 and y1 − y0 in place of x1 and y1",
+    ),
+    "crowds_mostly": Kind(
+        "crowd regions (`iscrowd` 1), more than half of all objects",
+        "no targets: they are neither trained on nor to be found; write 0 for single objects",
+    ),
+    "areas_far": Kind(
+        "objects whose `area` is below a tenth of their box's, or above the whole",
+        "AP by size (small, medium, large) goes by it; without `area`, width × height is taken",
+    ),
+    "class_without_object": Kind("classes without objects", "never learnt", evaluation="not part of AP"),
+    "class_crowded": Kind(
+        "images with more than 100 objects of one class",
+        "AP looks at the 100 best detections of a class in an image: not even a perfect detector could reach 1",
+    ),
+    "image_name_twice": Kind(
+        "file names that several image ids share",
+        "taken as images of their own, in each of which the others' objects are background; give an image one id",
+    ),
+    "image_content_twice": Kind(
+        "images with the same pixels as another one",
+        "taken as images of their own, in each of which the other's objects are background; keep one of them",
+    ),
+    "image_in_both_splits": Kind(
+        "images of data.test with the same pixels as one of data.train",
+        "used in both; figures of images that were trained on say little about others",
+    ),
+    "image_nearly_black": Kind(
+        "images that are nearly black, as 12-bit data in 16 bits are",
+        "used as they are; scale them to the whole range",
+    ),
+    "orientation_doubtful": Kind(
+        "images that are turned as their EXIF says, where other images' sizes say that the annotations were made on the "
+        "pixels as stored",
+        "turned; if the boxes of these do not fit, remove the orientation from the files",
+    ),
     # Refused: what was meant is not plain.
     "category_unknown": Kind(
         "annotations of categories that are not listed",
@@ -122,6 +171,11 @@ KINDS: dict[str, Kind] = {
     ),
     "image_name_malformed": Kind(
         "images without a usable `file_name`", "name the file, relative to the image folder", refuse=True
+    ),
+    "image_name_outside": Kind(
+        "images whose `file_name` is absolute, or leads out of the image folder",
+        "name the file relative to the image folder",
+        refuse=True,
     ),
     "size_malformed": Kind(
         "images whose `width` or `height` is no usable number", "correct it, or leave both out", refuse=True
@@ -172,7 +226,7 @@ class Findings:
         finding.count += count
         wanted = EXAMPLES_KEPT - len(finding.examples)
         if wanted > 0:
-            finding.examples.extend(example for _, example in zip(range(wanted), examples, strict=False))
+            finding.examples.extend(printable(example) for _, example in zip(range(wanted), examples, strict=False))
 
     def count(self, kind: str) -> int:
         """How often `kind` was met."""

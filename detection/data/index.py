@@ -19,16 +19,18 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection.data.findings import Findings, Purpose
+from detection.data.image_checks import find_files, look_at_images, refuse_names_that_lead_out, sizes_of
+from detection.data.plausibility import find_implausible
 from detection.data.readers.coco import read_tables
 from detection.data.repairs import (
+    Links,
     annotation_ids_of,
     categories_of,
-    check_files,
     corner_boxes,
     count_repeated_objects,
+    count_shared_names,
     distinct_images,
-    find_images_and_labels,
-    sizes_of,
+    link,
 )
 from detection.data.tables import Tables
 
@@ -56,7 +58,8 @@ class StatedObjects:
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """Images and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
+    """Images of one split by ascending id, and their objects by ascending annotation id, whatever the file's order.
+    Arrays only: workers share them, and pickling them is cheap.
 
     image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
     UTF-8, end to end. category_ids int64 (K,), ascending as loaded; category_names: K names.
@@ -66,7 +69,7 @@ class DatasetIndex:
     findings: what was repaired.
     image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
     stated: what an evaluation compares with; None for an index that was loaded for training. Nothing above depends on
-    the purpose.
+    the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded with check="sound".
     """
 
     name: str
@@ -88,6 +91,7 @@ class DatasetIndex:
     fingerprint: str
     findings: Findings
     stated: StatedObjects | None = None
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -139,6 +143,7 @@ class DatasetIndex:
             annotation_ids=self.annotation_ids[objects],
             areas=self.areas[objects],
             stated=self.stated and self.stated.subset(images),
+            digests=None if self.digests is None else self.digests[images],
         )
 
     def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
@@ -188,7 +193,8 @@ def load_index(
         purpose: what the index is for. "evaluation" adds `.stated`, and follows pycocotools where training does
             something else.
         check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out.
-            "present": each has a file. "sound": each is decoded and of the size that the annotations state.
+            "present": each has a file, and the boxes seem to be meant as they are read. "sound": each is decoded and of
+            the size that the annotations state; and all that is well formed and hardly meant is told, too.
 
     Raises:
         UserError: the file is unreadable, or there are defects whose intent is not plain: all are listed, with counts
@@ -201,59 +207,78 @@ def load_index(
     tables = read_tables(source, findings, of_files=root is not None)
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
-    sizes = None
+    count_shared_names(names, findings)
+    sizes, files, digests = None, names, None
     if root is not None:
-        sizes = sizes_of(root, image_ids, names, tables.heights[rows], tables.widths[rows], findings)
+        stated_sizes = tables.heights[rows], tables.widths[rows]
+        there = refuse_names_that_lead_out(names, findings)
         if check != "listed":
-            check_files(root, names, *sizes, findings, decode=check == "sound")
+            files, there = find_files(root, names, there, findings)
+        sizes = sizes_of(root, image_ids, files, there, stated_sizes, findings)
+        if check == "sound":
+            digests = look_at_images(root, files, there, sizes, (stated_sizes[0] > 0) & (stated_sizes[1] > 0), findings)
     category_ids, category_names = categories_of(tables, findings)
-    image_rows, labels = find_images_and_labels(tables, image_ids, category_ids, findings)
-    kept = (image_rows >= 0) & (labels > 0)
-    boxes, usable = corner_boxes(tables, sizes, image_rows, kept, findings)
+    links = link(tables, image_ids, category_ids, findings)
+    boxes, usable = corner_boxes(tables, links, sizes, findings)
     annotation_ids = annotation_ids_of(tables, findings)
+    if check != "listed" and sizes is not None:
+        find_implausible(tables, links, sizes, category_names, findings, closely=check == "sound")
     if findings.refused:
         raise UserError(f"{file}: cannot be used:\n{findings.refusal()}")
 
     heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
-    objects, offsets = _by_image(usable, image_rows, len(rows))
-    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
+    objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
     content = {
         "image_ids": image_ids,
         "heights": heights.astype(np.int32),
         "widths": widths.astype(np.int32),
-        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
+        **_packed(names),
         "category_ids": category_ids,
         "offsets": offsets,
         "boxes": boxes[objects],
-        "labels": labels[objects],
+        "labels": links.labels[objects],
         "crowds": tables.crowds[objects],
         "annotation_ids": annotation_ids[objects],
         "areas": tables.areas[objects],
     }
     count_repeated_objects(content, findings)
+    fingerprint = _fingerprint(content, category_names)  # of the names as they are stated, wherever the files are
     return DatasetIndex(
         name=name,
         image_root=root,
         annotation_file=file,
         category_names=category_names,
-        fingerprint=_fingerprint(content, category_names),
+        fingerprint=fingerprint,
         findings=findings,
-        stated=_stated(tables, kept, image_rows, labels, len(rows)) if purpose == "evaluation" else None,
-        **content,
+        stated=_stated(tables, links, len(rows)) if purpose == "evaluation" else None,
+        digests=digests,
+        **(content | _packed(files)),
     )
 
 
-def _stated(tables: Tables, kept: np.ndarray, image_rows: np.ndarray, labels: np.ndarray, images: int) -> StatedObjects:
-    rows, offsets = _by_image(kept, image_rows, images)
-    return StatedObjects(offsets, tables.boxes[rows], labels[rows], tables.crowds[rows], tables.areas[rows])
+def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
+    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
+    return {
+        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
+    }
 
 
-def _by_image(kept: np.ndarray, image_rows: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of the annotations `kept`, image by image, each image's in the file's order; where each begins)."""
+def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
+    rows, offsets = _by_image(links.kept, links, images)
+    return StatedObjects(offsets, tables.boxes[rows], links.labels[rows], tables.crowds[rows], tables.areas[rows])
+
+
+def _by_image(
+    kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the rows of the annotations `kept` image by image, each image's by `order`, where it is given, and else as in the
+    file; where each image's begin).
+    """
     rows = np.flatnonzero(kept)
-    rows = rows[np.argsort(image_rows[rows], kind="stable")]
-    return rows, np.searchsorted(image_rows[rows], np.arange(images + 1)).astype(np.int64)
+    keys = [links.image_rows[rows]] if order is None else [order[rows], links.image_rows[rows]]
+    rows = rows[np.lexsort(keys)]
+    return rows, np.searchsorted(links.image_rows[rows], np.arange(images + 1)).astype(np.int64)
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:

@@ -7,24 +7,33 @@ used is decided when all have been called.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
-from detection.data.images import ImageError, image_size, read_image
 from detection.data.tables import MISSING, Tables
 
-_TOGETHER = 64  # images that are decoded between two looks at what their decoder says
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
 
 
+@dataclass(frozen=True)
+class Links:
+    """What the annotations belong to.
+
+    image_rows int64 (T,): the row of each one's image, −1 if it is not listed. labels int64 (T,): 0 if its category is
+    not listed. kept bool (T,): both are.
+    """
+
+    image_rows: np.ndarray
+    labels: np.ndarray
+    kept: np.ndarray
+
+
 def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the images, each id once; an entry that only says the same again is passed over."""
+    """Rows of the images by ascending id, each once; an entry that only says the same again is passed over."""
     ids, first = np.unique(tables.image_ids, return_index=True)
     first_of = first[np.searchsorted(ids, tables.image_ids)]
     for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
@@ -33,77 +42,14 @@ def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
         same &= bool(tables.heights[row] == tables.heights[other] and tables.widths[row] == tables.widths[other])
         example = f"id {tables.image_ids[row]}: {tables.names[other]}" + ("" if same else f" and {tables.names[row]}")
         findings.add("image_twice" if same else "image_id_twice", 1, [example])
-    return np.sort(first)
+    return first
 
 
-def sizes_of(
-    image_root: Path,
-    image_ids: np.ndarray,
-    names: list[str],
-    heights: np.ndarray,
-    widths: np.ndarray,
-    findings: Findings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths, the absent ones from the files' headers."""
-    for i in np.flatnonzero((heights == 0) | (widths == 0)).tolist():
-        try:
-            heights[i], widths[i] = image_size(image_root / names[i])
-            findings.add("size_missing", 1, [f"image {image_ids[i]}"])
-        except ImageError as error:
-            findings.add("size_unreadable", 1, [f"image {image_ids[i]}: {error}"])
-            heights[i] = widths[i] = 1
-    return heights, widths
-
-
-def check_files(
-    image_root: Path,
-    names: list[str],
-    heights: np.ndarray,
-    widths: np.ndarray,
-    findings: Findings,
-    *,
-    decode: bool,
-) -> None:
-    """Adds images without a file, from one listing of each folder; with `decode`, also those that cannot be read or
-    are not of the size given, and those whose decoder complains.
-    """
-    present: dict[str, set[str]] = {}
-    found = []
-    for i, name in enumerate(names):
-        folder, file = os.path.split(name)
-        if folder not in present:
-            try:
-                present[folder] = set(os.listdir(image_root / folder))
-            except OSError:
-                present[folder] = set()
-        if file in present[folder]:
-            found.append(i)
-        else:
-            findings.add("image_missing", 1, [f"{image_root / name}"])
-    if not decode:
-        return
-
-    def problem(i: int) -> str | None:
-        try:
-            read_image(image_root / names[i], (int(heights[i]), int(widths[i])))
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(found), _TOGETHER):
-            group = found[start : start + _TOGETHER]
-            with decoder_complaints() as complaints:
-                problems = list(pool.map(problem, group))
-            for i, message in zip(group, problems, strict=True):
-                if message is not None:
-                    findings.add("image_unreadable", 1, [message])
-                elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
-                    with decoder_complaints() as own:
-                        problem(i)
-                    findings.add(
-                        "image_doubtful", min(1, len(own)), [f"{image_root / names[i]}: {text}" for text in own[:1]]
-                    )
+def count_shared_names(names: Sequence[str], findings: Findings) -> None:
+    """Counts the file names that several image ids share."""
+    if len(set(names)) < len(names):
+        shared = [name for name, count in Counter(names).items() if count > 1 and name != "?"]
+        findings.add("image_name_twice", len(shared), shared)
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:
@@ -121,10 +67,8 @@ def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
-def find_images_and_labels(
-    tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray]:
-    """(row in `image_ids`, −1 if not listed; label, 0 if not listed) of each annotation, int64 (T,) both."""
+def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings) -> Links:
+    """Finds each annotation's image among `image_ids` and its label among `category_ids`."""
     image_rows = _find(image_ids, tables.image_of)
     labels = _find(category_ids, tables.category_of) + 1
     stray = (image_rows < 0) & (tables.image_of != MISSING)
@@ -133,10 +77,10 @@ def find_images_and_labels(
     findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
     unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
     examples = (
-        f"category {tables.category_of[row]}: {_example(tables, row)}" for row in np.flatnonzero(unknown).tolist()
+        f"category {tables.category_of[row]}: {annotation_name(tables, row)}" for row in np.flatnonzero(unknown).tolist()
     )
     findings.add("category_unknown", int(unknown.sum()), examples)
-    return image_rows, labels
+    return Links(image_rows, labels, (image_rows >= 0) & (labels > 0))
 
 
 def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -149,21 +93,17 @@ def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def corner_boxes(
-    tables: Tables,
-    sizes: tuple[np.ndarray, np.ndarray] | None,
-    image_rows: np.ndarray,
-    kept: np.ndarray,
-    findings: Findings,
+    tables: Tables, links: Links, sizes: tuple[np.ndarray, np.ndarray] | None, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area).
 
     sizes: the images' heights and widths; None where they are not known: nothing is clipped then.
-    image_rows int64 (T,): each annotation's image. kept bool (T,): the annotations that are looked at.
     """
     x, y, width, height = tables.boxes.T
     finite = np.isfinite(tables.boxes).all(axis=1)
-    findings.add("box_not_finite", int((kept & ~finite).sum()), _examples(tables, kept & ~finite))
-    usable = kept & finite
+    infinite = links.kept & ~finite
+    findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
+    usable = links.kept & finite
     kinds = [  # each annotation goes to the first kind that fits
         ("box_negative_size", (width < 0) | (height < 0)),
         ("box_zero_size", (width == 0) | (height == 0)),
@@ -172,7 +112,8 @@ def corner_boxes(
         corners = np.stack([x, y, x + width, y + height], axis=1)
         over = np.zeros(len(corners), dtype=bool)
         if sizes is not None:
-            heights, widths = (np.append(lengths, 0)[image_rows] for lengths in sizes)  # row −1: no image, no size
+            # Row −1, no image, has no size.
+            heights, widths = (np.append(lengths, 0)[links.image_rows] for lengths in sizes)
             limits = np.stack([widths, heights] * 2, axis=1)
             beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
             kinds.append(("box_outside", beyond))
@@ -225,10 +166,11 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
     findings.add("object_twice", len(rows), examples)
 
 
-def _example(tables: Tables, row: int) -> str:
+def annotation_name(tables: Tables, row: int) -> str:
+    """What messages call an annotation."""
     number = tables.annotation_ids[row]
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 
 
 def _examples(tables: Tables, mask: np.ndarray) -> list[str]:
-    return [_example(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]
+    return [annotation_name(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]

@@ -54,13 +54,13 @@ def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[Datase
         UserError: files are missing, annotations cannot be used, or the two splits have different classes.
     """
     train = open_split(data, "train")
-    if evaluate:
-        test = match_classes(open_split(data, "test"), train.category_ids, train.category_names, train.annotation_file)
-        return training_images(data, train), test
-    listed = _listed(data, "test")
-    if listed is not None:
-        match_classes(listed, train.category_ids, train.category_names, train.annotation_file, quiet=True)
-    return training_images(data, train), None
+    test = open_split(data, "test") if evaluate else _listed(data, "test")
+    if test is not None:
+        own = train.category_ids, train.category_names, train.annotation_file
+        test = match_classes(test, *own, quiet=not evaluate)
+    images = training_images(data, train)
+    log_images_left_out(data, train, images)
+    return images, test if evaluate else None
 
 
 def match_classes(
@@ -151,6 +151,13 @@ def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
     return index if data.keep_empty else index.non_empty()
 
 
+def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
+    """Says how many images of a split are not trained on."""
+    if len(kept) < len(whole):
+        text = "%s: %d of %d images have no object and are left out (data.keep_empty=true trains on them, too)"
+        on_main(lambda: logger.info(text, whole.annotation_file, len(whole) - len(kept), len(whole)))
+
+
 def on_unreadable(data: settings.Data) -> Literal["stop", "replace"]:
     """What an image that cannot be read does to a training."""
     return "replace" if data.skip_unreadable else "stop"
@@ -182,6 +189,11 @@ def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path,
         raise UserError(
             f"data.{which}.{given} without data.{which}.{missing}: give both, or neither for the files of "
             f"data.layout={data.layout}"
+        )
+    if data.layout == "files":
+        raise UserError(
+            f"data.{which}: no files are named; give data.{which}.annotations and data.{which}.images "
+            "(data.layout is files)"
         )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))

@@ -17,7 +17,7 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection.common.json_columns import box_column, number_column, shortened
-from detection.common.json_stream import read_elements
+from detection.common.json_stream import read_list
 from detection.evaluation.results import COLUMNS, checked, rounded
 
 _ROWS_AT_A_TIME = 10_000
@@ -63,7 +63,7 @@ def read_results(path: str | os.PathLike[str]) -> np.ndarray:
     """
     parts = [np.zeros((0, COLUMNS))]
     position = 0
-    for block in read_elements(Path(path), "a COCO results file must hold a list of detections"):
+    for block in read_list(Path(path)):
         rows = _usual_rows(block)
         if rows is None:
             entries = [_row(entry, f"{path}: entry number {position + i} (from 0)") for i, entry in enumerate(block)]

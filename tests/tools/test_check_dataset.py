@@ -174,3 +174,21 @@ def test_classes_of_the_two_splits_are_held_against_each_other(config_file: Path
     result = tool(*arguments, check=False)
     assert result.returncode == 1
     assert f"{folder}/test.json: its classes are not those of {folder}/odd.json" in result.stderr
+
+
+def test_only_the_data_of_a_configuration_matter(config_file: Path) -> None:
+    """Settings that a training would refuse say nothing against a data set."""
+    folder = config_file.parent
+    (folder / "odd.json").write_text(json.dumps(odd_content("annotations", {})))
+    config_file.write_text(config_file.read_text().replace("freeze: null", "freeze: c2").replace("norm: group", ""))
+    changes = ["rpn.negative_iou=0.9", "rpn.training.milestones=[5, 2]"]
+    refused = tool("train_rpn", "--config", config_file, "--data", folder, *changes, check=False)
+    for key in ("backbone.freeze", "backbone.norm", "rpn.negative_iou", "milestones"):
+        assert key in refused.stderr
+    assert "2 images" in tool("check_dataset", "--config", config_file, "--data", folder, *changes).stdout
+    unnamed = tool("check_dataset", "--config", config_file, "--data", folder, "data.test={}", check=False)
+    assert unnamed.returncode == 1
+    assert "data.train: " in unnamed.stdout
+    assert "data.test: data.test: no files are named; give data.test.annotations" in unnamed.stderr
+    wrong = tool("check_dataset", "--config", config_file, "--data", folder, "data.shorter_sides=[]", check=False)
+    assert "data.shorter_sides: at least one value is needed" in wrong.stderr

@@ -34,6 +34,7 @@ def test_it_prints_the_published_reference(shared_data: Path, backend: list[str]
         ("--weights {networks}/rpn.pt --annotations mine.json", "--annotations"),
         ("--proposals x.st --annotations mine.json", "--annotations"),
         ("--results r.json --annotations a.json --output there", "--output"),
+        ("--weights {networks}/detector.pt --max-detections 300", "--max-detections"),
         ("--results r.json --annotations a.json --data there", "--data"),
         ("--results r.json --annotations a.json --images 0", "--images"),
         ("--results r.json --annotations a.json data.test.limit=3", "data.test.limit=3"),
@@ -54,6 +55,27 @@ def test_a_number_of_images_below_none_is_refused(networks: Path, capsys: pytest
     with pytest.raises(SystemExit, match="2"):
         tools.eval_coco.main(["--weights", str(networks / "detector.pt"), "--images", "-1"])
     assert "--images: a number from 0 on, not '-1'" in capsys.readouterr().err
+
+
+def test_a_results_file_with_more_objects_than_coco_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = [[10 * i, 0, 8, 8] for i in range(150)]
+    common = {"image_id": 1, "category_id": 1}
+    annotations = [{"id": i + 1, "bbox": box, "area": 64, "iscrowd": 0, **common} for i, box in enumerate(boxes)]
+    content = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}], "annotations": annotations}
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps([{"bbox": box, "score": 0.5, **common} for box in boxes]))
+    command = ("eval_coco", "--results", tmp_path / "results.json", "--annotations", tmp_path / "cells.json")
+    said = tool(*command).stdout
+    assert "maxDets=100 ] = 0.663" in said.splitlines()[0]
+    assert "150 of category id 1), where the 100 best detections of a class are looked at" in said
+    said = tool(*command, "--max-detections", 150).stdout
+    assert "maxDets=150 ] = 1.000" in said.splitlines()[0]
+    assert "note" not in said
+    import tools.eval_coco
+
+    with pytest.raises(SystemExit, match="2"):
+        tools.eval_coco.main([str(part) for part in (*command[1:], "--max-detections", 10)])
+    assert "--max-detections: a number from 11 to 1000000, not '10'" in capsys.readouterr().err
 
 
 def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: Path) -> None:

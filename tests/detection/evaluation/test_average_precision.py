@@ -296,3 +296,44 @@ def test_to_dict_is_json_and_ground_truth_can_be_read_once() -> None:
     outcome = average_precision(truth, detections)
     assert json.loads(json.dumps(outcome.to_dict(), allow_nan=False)) == outcome.to_dict()
     assert evaluated(content, detections).to_dict() == outcome.to_dict()
+
+
+def crowded(objects: int) -> dict[str, Any]:
+    """An image with so many objects of one class, side by side, and one with two."""
+    content = small_content()
+    content["images"].append({"id": 2})
+    content["annotations"] = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": [10 * i, 0, 8, 8], "area": 64, "iscrowd": 0}
+        for i in range(objects)
+    ]
+    content["annotations"] += [
+        {"id": objects + 1 + i, "image_id": 2, "category_id": 1, "bbox": [10 * i, 0, 8, 8], "area": 64, "iscrowd": 0}
+        for i in range(2)
+    ]
+    return content
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_objects_than_the_limit_are_told_and_another_limit_finds_them(backend: Backend) -> None:
+    content = crowded(297)
+    outcome = evaluated(content, perfect(content), backend=backend)
+    assert outcome.figures["AP"] is not None
+    assert outcome.figures["AP"] < 0.4
+    [note] = outcome.notes
+    assert note.startswith("1 times an image has more than 100 objects of one class (the most: image id 1, 297 of")
+    further = evaluated(content, perfect(content), limit=300, backend=backend)
+    assert further.notes == []
+    assert further.figures["AP"] == pytest.approx(1)
+    assert list(further.figures) == [name.replace("100", "300") for name in FIGURES]
+    assert further.figures["AR_300"] == 1
+    assert further.summary().splitlines()[0].endswith("maxDets=300 ] = 1.000")
+    with pytest.raises(ValueError, match="above 10"):
+        evaluated(content, perfect(content), limit=10)
+
+
+@pytest.mark.parametrize("limit", [11, 60, 150])
+def test_another_limit_equals_pycocotools(limit: int) -> None:
+    content, detections = random_data(18)
+    own, theirs = (evaluated(content, detections, limit=limit, backend=backend).to_dict() for backend in BACKENDS)
+    assert own == theirs
+    assert (own["figures"] == evaluated(content, detections).figures) == (limit == 100)

@@ -134,3 +134,23 @@ def test_the_splits_of_a_training_are_held_against_each_other(tmp_path: Path, ev
     file.unlink()
     if not evaluate:  # a training alone needs no test split
         assert open_training_splits(data, evaluate=False)[1] is None
+
+
+def test_how_many_images_are_not_trained_on_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = make_demo_dataset(tmp_path, train=6, test=2)
+    content = json.loads(paths.train_annotations.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] == 3]
+    paths.train_annotations.write_text(json.dumps(content))
+    splits = {
+        which: settings.Split(which, annotations=f"annotations/instances_{which}.json", images=which)
+        for which in ("train", "test")
+    }
+    with caplog.at_level(logging.INFO):
+        index, _ = open_training_splits(settings.Data(root=str(tmp_path), **splits), evaluate=False)
+    assert len(index) == 1
+    text = "instances_train.json: 5 of 6 images have no object and are left out (data.keep_empty=true trains on them"
+    assert sum(text in message for message in caplog.messages) == 1
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        open_training_splits(settings.Data(root=str(tmp_path), keep_empty=True, **splits), evaluate=False)
+    assert caplog.messages == []

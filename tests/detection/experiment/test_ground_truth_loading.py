@@ -152,8 +152,8 @@ def test_boxes_are_taken_as_stated_though_training_clips_them() -> None:
     content["images"] = [{**image, "height": 20, "width": 20} for image in content["images"]]
     content["annotations"].append({**content["annotations"][0], "id": 3, "bbox": [30, 30, 5, 5]})
     index = load_index(content, "nowhere", name="x", purpose="evaluation")
-    assert index.objects(0)[0].tolist() == [[0, 2, 20, 6]]
-    assert ground_truth_of(index).boxes.tolist() == [[-5, 2, 100, 4], [30, 30, 5, 5], [0, 0, 10, 10]]
+    assert index.objects(1)[0].tolist() == [[0, 2, 20, 6]]
+    assert ground_truth_of(index).boxes.tolist() == [[0, 0, 10, 10], [-5, 2, 100, 4], [30, 30, 5, 5]]
     assert [index.findings.count(kind) for kind in ("box_overhanging", "box_outside")] == [1, 1]
     assert load_ground_truth(content).boxes.tolist() == ground_truth_of(index).boxes.tolist()
     with pytest.raises(ValueError, match="loaded for training"):
@@ -204,7 +204,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_some_of_the_images() -> None:
     index = load_index(CONTENT, None, name="x", purpose="evaluation")
-    truth = ground_truth_of(index.subset([0]))
+    truth = ground_truth_of(index.subset([1]))
     assert truth.image_ids.tolist() == [5]
     assert truth.boxes.tolist() == [[1, 2, 3, 4]]
     assert truth.category_names == ["dog", "cat"]

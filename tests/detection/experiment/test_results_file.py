@@ -84,7 +84,7 @@ def test_rows_that_cannot_be_meant_are_refused(tmp_path: Path, column: int, valu
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "is empty; a COCO results file"), ("[] 2", "list has ended")])
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("[] 2", "value has ended")])
 def test_files_that_are_no_list(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
@@ -155,7 +155,7 @@ def test_positions_count_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_text(json.dumps([{**ENTRY, "parts": [{"a": 1}, {"b": "}, {"}, {}, {}]}] * 4))
     assert read_results(path).tolist() == [[3, 1, 2, 3, 4, 0.5, 1]] * 4
     path.write_text(json.dumps([ENTRY] * 9)[:-1])
-    with pytest.raises(UserError, match=r"ends in the middle, after .* cut short"):
+    with pytest.raises(UserError, match=r"ends in the middle, after \d+ characters"):
         read_results(path)
     path.write_text(json.dumps([*[ENTRY] * 9, {**ENTRY, "score": "high"}, *[ENTRY] * 9]))
     with pytest.raises(UserError, match=r"entry number 9 .*score must be a finite number, not 'high'"):

@@ -1,0 +1,162 @@
+"""File names as annotations give them → the files that are there, where spelling alone keeps them apart.
+
+Tools on other systems write `train\\a.jpg` for `train/a.jpg`; disks of Windows and macOS take `A.JPG` for `a.jpg`;
+web tools write `my%20cat.jpg`; macOS spells `é` as two characters (NFD), others as one (NFC).
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
+
+
+@dataclass(frozen=True)
+class MatchedNames:
+    """files: for each name the file that it means; the name itself where none was found. respelled: (name, file, how
+    they differ) of the names that are spelled in another way than their files. absent: (name, remark) of the names
+    without a file; the remark says what is there instead, or is "".
+    """
+
+    files: list[str]
+    respelled: list[tuple[str, str, str]]
+    absent: list[tuple[str, str]]
+
+
+def present_files(root: Path) -> set[str]:
+    """All files below a folder, relative to it, with "/" between folders; links that lead nowhere are no files.
+
+    A folder that cannot be read counts as empty.
+    """
+    found: set[str] = set()
+    waiting, seen = [""], set()
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(root / folder)
+            if (status.st_dev, status.st_ino) in seen:  # links to folders may go in circles
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting.append(f"{folder}{entry.name}/")
+                    elif entry.is_file():
+                        found.add(f"{folder}{entry.name}")
+        except OSError:
+            continue
+    return found
+
+
+def leads_out(name: str) -> bool:
+    """Whether a file name is absolute, on this system or on Windows, or leads out of the folder it is relative to."""
+    windows = PureWindowsPath(name)
+    if windows.drive or windows.root or PurePosixPath(name).is_absolute():
+        return True
+    depth = 0
+    for part in name.replace("\\", "/").split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
+
+
+def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNames:
+    """Finds the file of each name.
+
+    A name that no file has exactly means the one file that differs from it by nothing but backslashes, percent-encoding,
+    Unicode normal form and capitals. Files that other names have exactly do not count, and nothing is taken where two
+    names could mean one file or one name two files.
+
+    Args:
+        names: file names as the annotations give them.
+        present: the files that there are (see `present_files`).
+
+    >>> match_file_names(["a.jpg", "sub\\\\B.JPG"], {"a.jpg", "sub/b.jpg"}).files
+    ['a.jpg', 'sub/b.jpg']
+    """
+    present = set(present)
+    wanted = [name for name in dict.fromkeys(names) if name not in present]
+    if not wanted:
+        return MatchedNames(list(names), [], [])
+    candidates = _grouped(present.difference(names), _spelled_alike)
+    file_of: dict[str, str] = {}
+    remarks: dict[str, str] = {}
+    for name in wanted:
+        files = candidates.get(_spelled_alike(name), [])
+        for stricter in (_but_for_capitals, _but_for_form):
+            if len(files) > 1:
+                files = [file for file in files if stricter(file) == stricter(name)] or files
+        if len(files) == 1:
+            file_of[name] = files[0]
+        elif files:
+            remarks[name] = f"{files[0]} and {files[1]} are there; which one is meant?"
+    claims = Counter(file_of.values())
+    for name in [name for name in file_of if claims[file_of[name]] > 1]:
+        remarks[name] = f"{file_of.pop(name)} is there, but more than one name could mean it"
+    unexplained = [name for name in wanted if name not in file_of and name not in remarks]
+    remarks |= _remarks(unexplained, present) if unexplained else {}
+    return MatchedNames(
+        files=[file_of.get(name, name) for name in names],
+        respelled=[(name, file, _difference(name, file)) for name, file in file_of.items()],
+        absent=[(name, remarks.get(name, "")) for name in wanted if name not in file_of],
+    )
+
+
+def _slashes(name: str) -> str:
+    """The name with "/" between its parts, none of them empty or "."."""
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _but_for_form(name: str) -> str:
+    return unquote(_slashes(name), errors="surrogateescape")
+
+
+def _but_for_capitals(name: str) -> str:
+    return unicodedata.normalize("NFC", _but_for_form(name))
+
+
+def _spelled_alike(name: str) -> str:
+    """The same for all spellings of a name."""
+    return unicodedata.normalize("NFC", _but_for_capitals(name).casefold())
+
+
+def _difference(name: str, file: str) -> str:
+    """How two spellings of a name differ, in words."""
+    found = []
+    if name.replace("\\", "/") != name and "\\" not in file:
+        found.append("backslashes")
+    if unquote(name, errors="surrogateescape") != name and "%" not in file:
+        found.append("percent-encoding")
+    if _but_for_capitals(name) != _but_for_capitals(file):
+        found.append("capitals")
+    elif _but_for_form(name) != _but_for_form(file):
+        found.append("Unicode normal form")
+    return " and ".join(found) or "the path's spelling"
+
+
+def _remarks(names: Sequence[str], present: set[str]) -> dict[str, str]:
+    """For each name without a file what there is of a like name: in another folder, with another ending."""
+    by_file_name = _grouped(present, lambda file: _spelled_alike(file).rsplit("/", 1)[-1])
+    by_stem = _grouped(present, lambda file: os.path.splitext(_spelled_alike(file))[0])
+    remarks = {}
+    for name in names:
+        alike = _spelled_alike(name)
+        elsewhere = by_file_name.get(alike.rsplit("/", 1)[-1], [])
+        endings = by_stem.get(os.path.splitext(alike)[0], []) or by_stem.get(alike, [])
+        if elsewhere:
+            remarks[name] = f"{elsewhere[0]} is there: is the image folder the right one?"
+        elif endings:
+            remarks[name] = f"{endings[0]} is there, with another ending"
+    return remarks
+
+
+def _grouped(files: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        groups[key(file)].append(file)
+    return groups
