@@ -143,6 +143,9 @@ KINDS: dict[str, Kind] = {
         evaluation="left out, as pycocotools does",
     ),
     "entry_not_object": Kind("entries that are not JSON objects", "each must be {…}", refuse=True),
+    "key_twice": Kind(
+        "keys that stand twice in an entry, with different values", "keep the one that is meant", refuse=True
+    ),
     "box_malformed": Kind(
         "boxes that are not four numbers", "write [x, y, width, height], or remove the annotation", refuse=True
     ),

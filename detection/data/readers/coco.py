@@ -19,7 +19,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection.common.json_columns import shortened
-from detection.common.json_stream import read_members
+from detection.common.json_stream import Repeated, read_members
 from detection.data.findings import Findings
 from detection.data.readers import coco_columns as columns
 from detection.data.readers.coco_outlines import box_of_outline, has_outline
@@ -93,8 +93,10 @@ def _blocks(
     content: Content, wanted: Iterable[str], outlines: str | None, findings: Findings
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The wanted lists, block by block, without the entries that are no objects, which are added to the findings."""
-    members = read_members(content, outlines) if isinstance(content, Path) else content.items()
+    repeated: Repeated = []
+    members = read_members(content, outlines, repeated) if isinstance(content, Path) else content.items()
     for member, block in members:
+        doubtful, repeated[:] = list(repeated), []
         if member not in wanted:
             continue
         if not isinstance(block, list):
@@ -104,6 +106,8 @@ def _blocks(
         if len(objects) < len(block):
             strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
             findings.add("entry_not_object", len(strangers), strangers)
+        examples = (f"{key!r} of the entry of {member!r} with id {shortened(entry.get('id'))}" for entry, key in doubtful)
+        findings.add("key_twice", len(doubtful), examples)
         yield member, objects
 
 

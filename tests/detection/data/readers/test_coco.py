@@ -11,7 +11,7 @@ import pytest
 
 from backbones.common.errors import UserError
 from detection.common import json_stream
-from detection.data.findings import Findings
+from detection.data.findings import KINDS, Findings
 from detection.data.index import load_index
 from detection.data.readers.coco import read_tables
 from detection.data.readers.coco_outlines import box_of_outline
@@ -129,3 +129,17 @@ def test_one_unusual_value_changes_nothing_for_the_others(tmp_path: Path) -> Non
         column = getattr(unusual, name)
         np.testing.assert_array_equal(column, getattr(usual, name))
         assert column.dtype == getattr(usual, name).dtype
+
+
+@pytest.mark.parametrize("purpose", ["training", "evaluation"])
+def test_a_key_that_stands_twice_with_different_values_is_refused(purpose: Any, tmp_path: Path) -> None:
+    entries = [{"bbox": [i, 2, 3, 4], "area": 12.5, "attributes": {"id": i}} for i in range(20)]
+    path = tmp_path / "a.json"
+    text = json.dumps(content_of(entries))
+    path.write_text(text.replace('"area": 12.5', '"area": 12.5, "area": 12.5'))  # the same: nothing to choose from
+    assert load_index(path, tmp_path, name="x", purpose=purpose).findings.summary() == ""
+    path.write_text(text.replace('"bbox": [7,', '"bbox": [8, 2, 3, 4], "bbox": [7,'))
+    with pytest.raises(UserError) as refusal:
+        load_index(path, tmp_path, name="x", purpose=purpose)
+    kind = KINDS["key_twice"]
+    assert f"1 {kind.found}: {kind.then} ('bbox' of the entry of 'annotations' with id 8)" in str(refusal.value)
