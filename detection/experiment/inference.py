@@ -29,6 +29,7 @@ from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.datasets import test_augmentation
+from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.networks.rpn import RPN
@@ -204,7 +205,7 @@ def propose(
 def average_precision_of(inference: Inference[FasterRCNN], index: DatasetIndex) -> tuple[AveragePrecision, np.ndarray]:
     """The COCO figures of a detector on a split, and its detections, the same on every rank."""
     detections = detect(inference, index)
-    figures = on_main(lambda: average_precision(index.annotation_file, detections, image_ids=index.image_ids))
+    figures = on_main(lambda: average_precision(ground_truth_of(index), detections))
     return figures, detections
 
 

@@ -34,7 +34,7 @@ from detection.experiment.agreement import (
 )
 from detection.experiment.box_statistics import with_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
+from detection.experiment.datasets import on_unreadable, open_training_splits, training_augmentation
 from detection.experiment.earlier_versions import checkpoint_upgrade
 from detection.experiment.inference import average_precision_of, prepared, proposal_recall_of
 from detection.experiment.model_files import (
@@ -151,8 +151,7 @@ def open_splits(config: settings.Config, training: settings.Training) -> Splits:
     Raises:
         UserError: files are missing, or annotations cannot be used.
     """
-    train = training_images(config.data, open_split(config.data, "train"))
-    return Splits(train, open_split(config.data, "test") if training.evaluate_every else None)
+    return Splits(*open_training_splits(config.data, evaluate=training.evaluate_every is not None))
 
 
 def rpn_stage(config: settings.Config, device: torch.device) -> Stage:

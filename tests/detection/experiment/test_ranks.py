@@ -81,7 +81,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, DatasetInde
     (folder / "annotations.json").write_text(json.dumps(content))
     (folder / "miniature.yaml").write_text(MINIATURE)
     changes = [f"data.root={folder}", "data.test_shorter_side=80", "data.size_divisor=8", "runtime.test_batch=2"]
-    index = load_index(folder / "annotations.json", folder, name="split")
+    index = load_index(folder / "annotations.json", folder, name="split", purpose="evaluation")
     return load_config(folder / "miniature.yaml", changes), index
 
 
