@@ -203,8 +203,7 @@ class Runtime:
     test_batch: int = within(1, 1, COUNT)  # images at once when proposing and evaluating
     deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
     tensorboard: bool = True
-    # how long one rank waits for another, and a rank for a batch of images
-    timeout_minutes: float = within(30.0, 0.01, 100_000)
+    timeout_minutes: float = within(30.0, 0.01, 100_000)  # how long a rank waits for another, or for a batch
 
     def contradictions(self) -> list[str]:
         """As those of the whole configuration."""

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from detection.config import Config  # noqa: E402
 from detection.config_file import config_to_yaml, load_config  # noqa: E402
 from detection.data.coco.archives import unpack  # noqa: E402
 from detection.data.coco.derived_splits import TRAIN2014, VAL2014, VAL2017, build_splits  # noqa: E402
+from detection.data.demo import make_demo_dataset  # noqa: E402
 from detection.data.images import read_image  # noqa: E402
 from detection.data.index import load_index  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
@@ -43,8 +45,10 @@ from detection.evaluation.average_precision import average_precision  # noqa: E4
 from detection.experiment.ground_truth_loading import load_ground_truth  # noqa: E402
 from detection.experiment.results_file import read_results  # noqa: E402
 from detection.report.page import read_curves  # noqa: E402
-from detection.training.artifacts import FORMAT, VERSION, load_artifact  # noqa: E402
+from detection.training.artifacts import FORMAT, VERSION, load_artifact, save_artifact  # noqa: E402
+from detection.training.checkpoints import Checkpointer, TrainingState  # noqa: E402
 from detection.training.logging import TrainingLog  # noqa: E402
+from detection.training.optimizer import build_optimizer  # noqa: E402
 from tests.backbones.weights.formats.test_restricted_pickle import python2_pickle, sample  # noqa: E402
 from tests.backbones.weights.formats.test_torch7 import Torch7Writer, lua_norm, sequential  # noqa: E402
 from tests.detection.training.test_artifacts import sealed  # noqa: E402
@@ -171,6 +175,24 @@ def checkpoint_of_ours() -> bytes:
     return buffer.getvalue()
 
 
+def list_of_a_demo() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_dataset(folder, train=1, test=1)
+        return (Path(folder) / "demo.json").read_bytes()
+
+
+def draw_demo(path: Path) -> None:
+    """The file as what a demo's folder, in which somebody keeps an image, says of itself."""
+    mine = path.parent / "demo" / "train" / "000002.jpg"
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_bytes(b"mine")
+    path.replace(path.parent / "demo" / "demo.json")
+    try:
+        make_demo_dataset(path.parent / "demo", train=1, test=1)
+    finally:
+        assert mine.read_bytes() == b"mine"
+
+
 def cifar_file() -> bytes:
     return pickle.dumps({"data": np.zeros((3, 3072), dtype=np.uint8), "fine_labels": [0, 1, 0]})
 
@@ -198,6 +220,7 @@ TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] 
     "log of a run that goes on": (lambda: b'{"kind": "train", "step": 2, "loss": 0.5}\n' * 3, resume_log),
     "checkpoint": (checkpoint_of_ours, read_checkpoint_of_ours),
     "part of a proposal store": (chunk_file, take_up_store),
+    "list of a demo's files": (list_of_a_demo, draw_demo),
     "CIFAR": (cifar_file, read_cifar),
     "COCO 2014": (lambda: COCO, build_coco_splits),
     "list of classes": (lambda: b"cat\ndog\n", lambda path: read_class_list(path, ("cat", "dog"))),
@@ -307,5 +330,65 @@ def test_a_damaged_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
         path.write_bytes(damaged(whole, pieces))
         with contextlib.suppress(UserError), bounded_time():
             read(path)
+
+    run()
+
+
+# What a leaf of a checkpoint's content may turn into; a tensor also into one of another shape or type.
+STRANGE = [None, True, -1, 2**70, 0.5, float("nan"), "word", [], {}, [[1]], {"a": 1}, torch.zeros(0), torch.ones(())]
+RESHAPED: list[Callable[[torch.Tensor], torch.Tensor]] = [
+    lambda value: value.flatten()[:1].clone(),
+    lambda value: value.flatten(),
+    lambda value: value[None],
+    lambda value: torch.cat([value.flatten(), value.flatten()]),
+    lambda value: value.double(),
+    lambda value: value.bool(),
+    lambda value: value.sum(),
+]
+
+
+def run_in_progress() -> TrainingState:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    averages = {"names": ["a", "b"], "sums": torch.ones(2), "images": 4}
+    return TrainingState(network, build_optimizer(network, lr=0.1), step=3, averages=averages)
+
+
+def leaves(value: object, place: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """The places of all that a content is made of, the containers too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*place, key)
+        yield from leaves(item, (*place, key))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_strange_parts_is_resumed_or_refused(tmp_path: Path) -> None:
+    """Under a right checksum. What is taken is trained on with: a buffer that is too short must not get that far."""
+    whole = Checkpointer(tmp_path / "whole", {}).save(run_in_progress()).read_bytes()
+    (tmp_path / "content").write_bytes(whole)
+    places = list(leaves(load_artifact(tmp_path / "content", "checkpoint")))
+
+    @hypothesis.settings(max_examples=5 * EXAMPLES, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(place=st.sampled_from(places), strange=st.sampled_from(STRANGE), change=st.sampled_from(RESHAPED))
+    def run(place: tuple[object, ...], strange: object, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        content = load_artifact(tmp_path / "content", "checkpoint")
+        parent: Any = content
+        for key in place[:-1]:
+            parent = parent[key]
+        old = parent[place[-1]]
+        parent[place[-1]] = change(old) if isinstance(old, torch.Tensor) and old.numel() else strange
+        if not {"format", "version", "kind"} <= content.keys() or (len(place) == 1 and place[0] in ("version", "kind")):
+            return
+        rest = {key: value for key, value in content.items() if key not in ("format", "version", "kind")}
+        save_artifact(tmp_path / "altered" / "checkpoint_00000003.pt", "checkpoint", **rest)
+        state = run_in_progress()
+        with contextlib.suppress(UserError), bounded_time():
+            Checkpointer(tmp_path / "altered", {}, warn=lambda _: None).resume(state)
+            state.network(torch.ones(2, 3, 5, 5)).sum().backward()
+            state.optimizer.step()
+            assert state.step + 1 > 0
+        for path in (tmp_path / "altered").iterdir():
+            path.unlink()
 
     run()

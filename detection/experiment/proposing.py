@@ -30,6 +30,7 @@ from detection.networks.rpn import RPN
 from detection.training.artifacts import versions
 from detection.training.consensus import require_agreement, require_same
 from detection.training.distributed import barrier, is_main, on_main
+from detection.training.folder_watch import FolderWatch
 from detection.training.run_lock import run_lock
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ def propose(
         index, limits = training_images(config.data, index), config.rpn.training_proposals
     rpn = load_rpn(rpn_file)
     metadata = store_metadata(config, sha256_of(rpn_file), index, limits)
+    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     return write_proposals(config, rpn, metadata, index, device, output, limits)
 
 
@@ -88,6 +90,7 @@ def write_proposals(
         return output
     inference = prepared(rpn.network, config, device)
     with run_lock(output.parent, f"{output.name}.lock"):
+        watch = FolderWatch(output.parent, f"{output.name}.lock")
         writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids, essential=_ESSENTIAL))
         pending = writer.pending
         barrier()  # no rank adds images before all have read which ones are pending
@@ -95,6 +98,7 @@ def write_proposals(
             writer.add(image_id, boxes, scores)
         writer.flush()
         barrier()
+        on_main(watch.check)
         on_main(writer.finish)
     return output
 

@@ -49,7 +49,7 @@ from detection.experiment.model_files import (
 from detection.experiment.proposing import store_metadata, write_proposals
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
-from detection.training.consensus import require_agreement
+from detection.training.consensus import require_agreement, require_same
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
@@ -128,6 +128,7 @@ def train_fast_rcnn(
         accumulation_steps(config.fast_rcnn.training, world_size())
         splits = open_splits(config, config.fast_rcnn.training)
         opened = RPNFile(load_rpn(rpn_file), sha256_of(rpn_file))
+        require_same("the RPN", {"SHA-256": opened.sha256})
         require_fitting_rpn(opened.rpn, config, rpn_file)
         limits = config.rpn.training_proposals
         if proposals_file is not None:

@@ -114,7 +114,7 @@ def require_same_weights(*networks: nn.Module) -> None:
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
     """Nested dicts as one, by dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return {key: value}
     return {
         name: leaf

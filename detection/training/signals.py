@@ -27,10 +27,9 @@ class StopSignals:
     come back afterwards.
 
     A second SIGINT raises KeyboardInterrupt at once: whoever presses Ctrl-C twice does not want to wait for the step.
-    In loader workers forked within the block, which inherit the handlers, the signals do nothing: a batch system or a
-    terminal signals the whole group, and the step that is to be finished still needs its workers. (SIGTERM is an
-    exception: torch's loader gives its workers a handler of its own, so whoever builds the loader must see to that.)
-    Outside the main thread Python cannot set handlers, and `received` stays 0.
+    In processes forked within the block, which inherit the handlers, the signals do nothing: a batch system or a
+    terminal signals the whole group, and the step that is to be finished still needs the processes that load its
+    images. Outside the main thread Python cannot set handlers, and `received` stays 0.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from backbones.common.errors import UserError
-from detection.command_line import parser, run
+from detection.command_line import REPOSITORY, parser, run
+from detection.training.distributed import process_group
 
 PROGRAM = """
 import atexit, sys
@@ -70,3 +71,72 @@ def test_paths_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch, t
     options = arguments.parse_args(["--output=~/found", "~/a", "b~", "~nobody-of-this-name/c"])
     assert options.output == tmp_path / "found"
     assert options.paths == [tmp_path / "a", Path("b~"), Path("~nobody-of-this-name/c")]
+
+
+@pytest.mark.parametrize("value", ["", "two", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none_is_told(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        with process_group("cpu"):
+            return 0
+
+    monkeypatch.setenv("WORLD_SIZE", value)
+    assert run(main) == 1
+    told = f"error: the environment variable WORLD_SIZE is {value!r} and should be a whole number: unset it to run one"
+    assert capsys.readouterr().err.startswith(told)
+
+
+TOOLS = sorted(path.stem for path in (REPOSITORY / "tools").glob("*.py"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_reader_that_has_seen_enough_of_a_tool_s_help(tool: str) -> None:
+    status, said = with_reader_gone([sys.executable, str(REPOSITORY / "tools" / f"{tool}.py"), "--help"])
+    assert (status, said) == (0, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+@pytest.mark.parametrize(
+    ("work", "status", "left"),
+    [
+        ("print('x' * 100000, flush=True); open({!r}, 'w').write('done'); return 0", 0, "done"),
+        ("print('table'); open({!r}, 'w').write('done'); return 3", 3, "done"),
+        ("print('x' * 100000); open({!r}, 'w').write('done'); raise UserError('no such file')", 1, "done"),
+        ("print('help'); open({!r}, 'w').write('done'); sys.exit(2)", 2, "done"),
+    ],
+)
+@pytest.mark.parametrize("errors_too", [False, True], ids=["| head", "2>&1 | head"])
+def test_a_reader_that_has_seen_enough_changes_nothing_else(
+    work: str, status: int, left: str, errors_too: bool, tmp_path: Path
+) -> None:
+    """The work is done to its end, and the status is its own."""
+    program = PROGRAM.format(work.format(str(tmp_path / "file")))
+    found, said = with_reader_gone([sys.executable, "-c", program], errors_too)
+    assert found == status
+    assert (tmp_path / "file").read_text() == left
+    assert said.removesuffix("shut down\n") == ("error: no such file\n" if status == 1 and not errors_too else "")
+
+
+def with_reader_gone(command: list[str], errors_too: bool = False) -> tuple[int, str]:
+    """Exit status and stderr of a command whose output goes into a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, stdout=writer, stderr=writer if errors_too else subprocess.PIPE, timeout=60
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, "" if errors_too else done.stderr.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", PROGRAM.format("print('table'); return 0")]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 28] No space left on device")
+    assert "Traceback" not in done.stderr

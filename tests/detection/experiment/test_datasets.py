@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from detection.data.index import DatasetIndex, load_index
 from detection.experiment.datasets import match_classes, open_split, open_training_splits
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.run_folder import root_of
+from tests.detection.ranks import by_ranks
 
 ANNOTATIONS = "annotations/instances_test.json"
 
@@ -178,3 +181,52 @@ def test_how_many_images_are_not_trained_on_is_said(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.INFO):
         open_training_splits(settings.Data(root=str(tmp_path), keep_empty=True, **splits), evaluate=False)
     assert caplog.messages == []
+
+
+def halve(content: dict[str, Any]) -> None:
+    content["annotations"] = content["annotations"][::2]
+
+
+def write_ids_as_text(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+
+
+def opened_by_two(folder: Path, change: Callable[[dict[str, Any]], object] | str) -> list[int | str]:
+    """The number of objects that each of two ranks finds, where the second has another annotation file."""
+    for rank in range(2):
+        make_demo_dataset(folder / str(rank), train=1, test=4)
+    path = folder / "1" / ANNOTATIONS
+    if isinstance(change, str):
+        path.write_text(change)
+    else:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
+
+    def work(rank: int, _: object) -> int:
+        return len(open_split(settings.Data(root=str(folder / str(rank)), test=split), "test").boxes)
+
+    begin = time.monotonic()
+    found = by_ranks(2, work)
+    assert time.monotonic() - begin < 30.0  # long before the limit of a minute
+    return found
+
+
+def test_ranks_with_other_annotations_are_refused(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, halve)
+    assert first == second
+    assert "rank 1 and rank 0 disagree on data.test: annotations is " in str(first)
+
+
+def test_annotations_that_one_rank_cannot_read_end_all_with_its_message(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, "{")
+    assert str(tmp_path / "1" / ANNOTATIONS) in str(second)
+    assert first == f"rank 1: {second}"
+
+
+def test_what_one_rank_alone_has_to_repair_holds_up_nobody(tmp_path: Path) -> None:
+    first, second = opened_by_two(tmp_path, write_ids_as_text)
+    assert first == second
+    assert isinstance(first, int)
