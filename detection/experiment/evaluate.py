@@ -35,8 +35,8 @@ from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded, write_results
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.evaluation_folder import claim
-from detection.experiment.inference import detect, prepared, proposal_recall_of, recall_of
+from detection.experiment.evaluation_folder import claim_folder
+from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
@@ -67,8 +67,8 @@ def evaluate_detector(
     """
     index = open_split(config.data, "test")
     _check_categories(trained, index)
-    claim(folder, index)
-    inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    claim_folder(folder, index)
+    inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     detections = rounded(detect(inference, index))
 
     def finish() -> AveragePrecision:
@@ -100,8 +100,8 @@ def evaluate_detector(
 def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     index = open_split(config.data, "test")
-    claim(folder, index)
-    recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
+    claim_folder(folder, index)
+    recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
 
@@ -110,7 +110,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
     when they were made."""
     store.check_against(index)
-    claim(folder, index)
+    claim_folder(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
