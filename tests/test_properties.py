@@ -21,8 +21,9 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no la
 from hypothesis import strategies as st  # noqa: E402
 
 from backbones.common.errors import UserError  # noqa: E402
+from detection.common.core_yaml import parse_yaml  # noqa: E402
 from detection.config import Config  # noqa: E402
-from detection.config_file import change_config, config_to_dict, config_to_yaml, load_config, parse_yaml  # noqa: E402
+from detection.config_file import change_config, config_to_dict, config_to_yaml, load_config  # noqa: E402
 from detection.data.augmentation import flip_boxes  # noqa: E402
 from detection.data.index import load_index  # noqa: E402
 from detection.experiment.ground_truth_loading import ground_truth_of, load_ground_truth  # noqa: E402

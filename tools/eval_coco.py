@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     from detection.experiment import evaluate
     from detection.experiment.datasets import split_of_images
     from detection.experiment.model_files import TrainedDetector, load_rpn_or_detector
-    from detection.experiment.stored_configuration import config_of_trained
+    from detection.experiment.stored_configuration import change_stored_config
     from detection.training.distributed import is_main, process_group
     from detection.training.run_lock import run_lock
 
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
                 ("images", "backend"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
-    config = config_of_trained(stored, file, overrides(options))
+    config = change_stored_config(stored, file, overrides(options))
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:

@@ -94,7 +94,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
         own = {**provenance, "steps": outcome.step, "test": outcome.metrics}
         trained = TrainedClassifier(config, images.classes, network, own)
         # Resumed after the last step, there are no figures; and a detector's backbone refers to the file by its hash.
-        if outcome.first_step < outcome.step or not _is_this_runs(path, trained):
+        if outcome.first_step < outcome.step or not _is_of_run(path, trained):
             save_classifier(path, trained)
         logger.info("written: %s", path)
 
@@ -108,7 +108,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
         images=len(images),
         root=folder,
         folder=folder / "classifier",
-        identity={**provenance, "config": _what_matters(config)},
+        identity={**provenance, "config": _config_subset_that_must_match(config)},
         evaluate=None if tested is None else evaluate,
         save_config=lambda: write_config(config, folder / "config.yaml"),
         save=save,
@@ -116,7 +116,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
     )
 
 
-def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
+def _config_subset_that_must_match(config: ClassifierConfig) -> dict[str, Any]:
     """The part of the configuration that a resumed training must share with the one that it continues."""
     values = config_to_dict(config)
     for key in ("root", "train", "test", "skip_unreadable", "test_resize", "test_size"):
@@ -126,7 +126,7 @@ def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
     return {key: values[key] for key in ("seed", "data", "network", "training")}
 
 
-def _is_this_runs(path: Path, trained: TrainedClassifier) -> bool:
+def _is_of_run(path: Path, trained: TrainedClassifier) -> bool:
     """Whether the file holds the weights of `trained`, made of the same by the same configuration.
 
     A file that was written by an earlier run into the same folder does not.
@@ -145,4 +145,6 @@ def _is_this_runs(path: Path, trained: TrainedClassifier) -> bool:
 
 def _made_of(trained: TrainedClassifier) -> str:
     provenance = {key: value for key, value in trained.provenance.items() if key not in ("versions", "test")}
-    return json.dumps([provenance, _what_matters(trained.config), list(trained.classes)], sort_keys=True)
+    return json.dumps(
+        [provenance, _config_subset_that_must_match(trained.config), list(trained.classes)], sort_keys=True
+    )

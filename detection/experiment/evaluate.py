@@ -35,9 +35,9 @@ from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
 from detection.experiment.builders import pair
 from detection.experiment.datasets import match_classes, open_split
-from detection.experiment.evaluation_folder import claim
+from detection.experiment.evaluation_folder import claim_folder
 from detection.experiment.ground_truth_loading import ground_truth_of
-from detection.experiment.inference import detect, prepared, proposal_recall_of, recall_of
+from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.results_file import write_results
 from detection.networks.rpn import RPN
@@ -72,9 +72,9 @@ def evaluate_detector(
     categories = trained.categories
     index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
     ground_truth = ground_truth_of(index)
-    claim(folder, index)
+    claim_folder(folder, index)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
-    inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     detections = rounded(detect(inference, index))
 
     def finish() -> AveragePrecision:
@@ -120,9 +120,9 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     require_agreement("measure an RPN", config)
     index = open_split(config.data, "test")
-    claim(folder, index)
+    claim_folder(folder, index)
     require_same_weights(trained.network)
-    recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
+    recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
 
@@ -133,7 +133,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     require_agreement("measure proposals", config)
     require_same("the proposals", store.metadata)
     store.check_against(index)
-    claim(folder, index)
+    claim_folder(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])

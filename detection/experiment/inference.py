@@ -1,8 +1,8 @@
 """A trained network and images → what it finds in them. The `Detector`, the tools and the evaluation during a training
 all take this way.
 
-`prepared` makes a network ready, `detect_batch` and `propose_batch` look at one batch, `detect` and `propose` at a
-whole split; with several ranks, each looks at its share.
+`prepare_inference` folds and places a network. `detect_batch` and `propose_batch` take one batch, `detect` and
+`propose` a whole split, of which each of several ranks takes its share.
 Shapes: N images, R proposals, D detections.
 """
 
@@ -100,13 +100,13 @@ class Inference(Generic[Network]):
             yield batch.to(self.device, non_blocking=True)
 
 
-def prepared(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
+def prepare_inference(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
     """A copy of the network, folded and placed on the device (see `for_inference`), as `Inference.configured` takes
     it."""
     return Inference.configured(for_inference(network, config.runtime, device), config)
 
 
-def batches_of_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
+def batch_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
     """Images uint8 (H, W, 3) in RGB order → batches in their order, `image_ids` counting from 0.
 
     Only images of one padded size share a batch, at most `batch_size` of them, so that what is found in an image does

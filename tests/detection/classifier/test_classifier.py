@@ -26,7 +26,8 @@ from detection.classifier.config import ClassifierConfig, Data
 from detection.classifier.image_input import open_split
 from detection.classifier.labelled_batches import TrainingSamples
 from detection.classifier.network import build_classifier
-from detection.config_file import config_of, config_to_dict, config_to_yaml, load_config, load_config_of, parse_yaml
+from detection.common.core_yaml import parse_yaml
+from detection.config_file import config_of, config_to_dict, config_to_yaml, load_config, load_config_of
 from detection.data.images import read_image
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from tests.detection.pipeline import arguments_for, start, tool
