@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
 from backbones.common.progress import with_progress
+from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
 from detection.data.demo_folder import DemoFolder, Drawing
 
 VERSION = 1  # raised whenever the same seed gives other images

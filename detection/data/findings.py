@@ -45,9 +45,7 @@ _UNMATCHED = "AP keeps them as targets that nothing can match, as pycocotools do
 
 KINDS: dict[str, Kind] = {
     # Repaired, and counted.
-    "box_zero_size": Kind(
-        "boxes without width or height", "left out: they are no targets", evaluation=_UNMATCHED
-    ),
+    "box_zero_size": Kind("boxes without width or height", "left out: they are no targets", evaluation=_UNMATCHED),
     "box_negative_size": Kind(
         "boxes with negative width or height", "left out: they are no targets", evaluation=_UNMATCHED
     ),
@@ -88,9 +86,7 @@ KINDS: dict[str, Kind] = {
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
     "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
-    "image_respelled": Kind(
-        "images whose files are spelled in another way than `file_name`", "the files are used"
-    ),
+    "image_respelled": Kind("images whose files are spelled in another way than `file_name`", "the files are used"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
     # Well formed and hardly meant: used as they are, and told.
     "boxes_as_fractions": Kind(
@@ -131,8 +127,8 @@ KINDS: dict[str, Kind] = {
         "used as they are; scale them to the whole range",
     ),
     "orientation_doubtful": Kind(
-        "images that are turned as their EXIF says, where other images' sizes say that the annotations were made on the "
-        "pixels as stored",
+        "images that are turned as their EXIF says, where other images' sizes say that the annotations were made on "
+        "the pixels as stored",
         "turned; if the boxes of these do not fit, remove the orientation from the files",
     ),
     # Refused: what was meant is not plain.
@@ -169,9 +165,7 @@ KINDS: dict[str, Kind] = {
         refuse=True,
     ),
     "image_id_malformed": Kind("image ids that are not whole numbers", "number the images", refuse=True),
-    "image_id_twice": Kind(
-        "image ids used for two different images", "give each image an id of its own", refuse=True
-    ),
+    "image_id_twice": Kind("image ids used for two different images", "give each image an id of its own", refuse=True),
     "image_name_malformed": Kind(
         "images without a usable `file_name`", "name the file, relative to the image folder", refuse=True
     ),
@@ -186,9 +180,7 @@ KINDS: dict[str, Kind] = {
     "size_unreadable": Kind(
         "images without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
-    "image_missing": Kind(
-        "images without a file", "give the folder that holds them, or take them out", refuse=True
-    ),
+    "image_missing": Kind("images without a file", "give the folder that holds them, or take them out", refuse=True),
     "image_unreadable": Kind(
         "images that cannot be read, or are of another size", "replace them, or take them out", refuse=True
     ),

@@ -272,7 +272,7 @@ def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
 def _by_image(
     kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of the annotations `kept` image by image, each image's by `order`, where it is given, and else as in the
+    """(the rows of the annotations `kept` image by image, each image's by `order` where it is given, else as in the
     file; where each image's begin).
     """
     rows = np.flatnonzero(kept)

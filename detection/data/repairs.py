@@ -78,7 +78,8 @@ def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findin
     findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
     unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
     examples = (
-        f"category {tables.category_of[row]}: {annotation_name(tables, row)}" for row in np.flatnonzero(unknown).tolist()
+        f"category {tables.category_of[row]}: {annotation_name(tables, row)}"
+        for row in np.flatnonzero(unknown).tolist()
     )
     findings.add("category_unknown", int(unknown.sum()), examples)
     return Links(image_rows, labels, (image_rows >= 0) & (labels > 0))

@@ -19,8 +19,8 @@ class Tables:
     """The content of a label file, in its order.
 
     image_ids, heights, widths int64 (M,): a size of 0 stands for an absent one. names: M file names.
-    annotation_ids (`MISSING` if absent), image_of, category_of int64 (T,): the ids of each annotation, its image and its
-    category. boxes float64 (T, 4) as x, y, width, height in pixels; crowds bool (T,); areas float64 (T,).
+    annotation_ids (`MISSING` if absent), image_of, category_of int64 (T,): the ids of each annotation, its image and
+    its category. boxes float64 (T, 4) as x, y, width, height in pixels; crowds bool (T,); areas float64 (T,).
     categories: (id, name) as the file lists them.
     """
 

@@ -106,7 +106,9 @@ def _blocks(
         if len(objects) < len(block):
             strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
             findings.add("entry_not_object", len(strangers), strangers)
-        examples = (f"{key!r} of the entry of {member!r} with id {shortened(entry.get('id'))}" for entry, key in doubtful)
+        examples = (
+            f"{key!r} of the entry of {member!r} with id {shortened(entry.get('id'))}" for entry, key in doubtful
+        )
         findings.add("key_twice", len(doubtful), examples)
         yield member, objects
 
@@ -160,9 +162,7 @@ def _annotations(
     def column(key: str) -> list[Any]:
         return [entry.get(key) for entry in block]
 
-    ids = columns.whole_numbers(
-        column("id"), name_of, findings, "annotation_id_missing", "annotation_id_malformed"
-    )
+    ids = columns.whole_numbers(column("id"), name_of, findings, "annotation_id_missing", "annotation_id_malformed")
     image_of = columns.ids(column("image_id"), name_of, findings, "annotation_image_malformed")
     category_of = columns.ids(column("category_id"), name_of, findings, "annotation_category_malformed")
     crowds = columns.crowds(column("iscrowd"), name_of, findings)

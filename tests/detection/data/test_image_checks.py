@@ -80,7 +80,10 @@ def test_equal_images_of_two_splits(images: Path) -> None:
     assert one.digests is not None
     assert other.digests is not None
     names = ["d.png", "b.png", "a.png"]
-    assert equal_images(other.digests, names, one.digests, ["a.png", "b.png"]) == [("b.png", "b.png"), ("a.png", "a.png")]
+    assert equal_images(other.digests, names, one.digests, ["a.png", "b.png"]) == [
+        ("b.png", "b.png"),
+        ("a.png", "a.png"),
+    ]
     assert equal_images(np.zeros((1, 16), np.uint8), ["x"], np.zeros((1, 16), np.uint8), ["y"]) == []  # not decoded
     subset = other.subset([2])
     assert subset.digests is not None

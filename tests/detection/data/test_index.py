@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from backbones.common.errors import UserError
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex, load_index
-from backbones.common.errors import UserError
 
 SOUND: dict[str, Any] = {
     "images": [
