@@ -26,8 +26,9 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
-    stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback."""
+    """Runs a tool and returns its exit status: a `UserError`, a file that the system refuses, or an allocation that
+    failed is one message on stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep
+    their traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
@@ -39,10 +40,15 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    except Exception:
-        if not _is_one_of_several():
+    except Exception as error:
+        from detection.common.out_of_memory import is_out_of_memory, out_of_memory_message  # torch takes seconds
+
+        if is_out_of_memory(error):
+            print(f"error: {out_of_memory_message(error)}", file=sys.stderr)
+        elif not _is_one_of_several():
             raise
-        traceback.print_exc()
+        else:
+            traceback.print_exc()
         status = 1
     return leave(status)
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from backbones.common.errors import UserError
+from detection.common.out_of_memory import is_out_of_memory
 
 _MEBIBYTE = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, malloc.h
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _ACCUMULATE = "Raise the accumulation, so that a micro-batch holds fewer images; or lower the image size."
 
 
@@ -49,14 +49,6 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: PyTorch's allocator of a GPU has a class for it; a CPU's, and the libraries on a
-    GPU, raise plain RuntimeErrors."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
 @contextlib.contextmanager
 def memory_explained(batch: Any, remedy: str = _ACCUMULATE, ids: str = "image ids") -> Iterator[None]:
     """Turns a failed allocation in the block, which works on `batch`, into an OutOfMemory.
@@ -65,7 +57,7 @@ def memory_explained(batch: Any, remedy: str = _ACCUMULATE, ids: str = "image id
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         images = getattr(batch, "images", None)

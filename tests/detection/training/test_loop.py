@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from toy_run import Settings, ToyBatch, ToyNetwork, image, run, toy_batches
 
 from backbones.common.errors import UserError
+from detection.common.out_of_memory import is_out_of_memory
 from detection.training import loop as loop_module
 from detection.training.checkpoints import Checkpointer
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
-from detection.training.memory import is_out_of_memory
 from detection.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
