@@ -1,6 +1,6 @@
 # make demo   draw a data set, train both networks on it, evaluate, leave images (under ten minutes on two CPU cores)
 # make test   the tests
-# Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), whatever state it is in.
+# Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), whatever state it is in, in the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml safetensors filelock tqdm tensorboard pytest hypothesis
 WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
 
-.PHONY: demo test test-slow test-lowest bench check clean setup setup-dev
+.PHONY: demo test test-slow test-lowest test-newest lock bench check clean setup setup-dev
 
 demo: setup
 	rm -rf runs/demo
@@ -36,6 +36,19 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt setuptools -c $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pytest
 
+# The tests with the newest version of everything that requirements.txt allows, in an environment of their own.
+NEWEST := .venv-newest
+test-newest:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade -r requirements-dev.txt
+	$(NEWEST)/bin/python -m pytest
+
+# Renews constraints.txt: the newest version of every package, direct or not, for each system and Python. `make test` then tests them.
+lock: setup-dev
+	$(PIP) install --quiet uv
+	$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate \
+	    --custom-compile-command "make lock" --output-file constraints.txt requirements-dev.txt
+
 bench: setup-dev
 	$(RUN) -m benchmarks
 
@@ -49,12 +62,14 @@ clean:
 
 setup:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
-	@if ! { cmp -s requirements.txt $(VENV)/requirements.txt && $(WHOLE) 2>/dev/null; }; then \
+	@if ! { cat requirements.txt constraints.txt | cmp -s - $(VENV)/requirements.txt && $(WHOLE) 2>/dev/null; }; then \
 	    echo "setting up $(VENV): PyTorch and what else requirements.txt names; this takes some minutes once"; \
 	    $(RUN) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) && \
-	    $(PIP) install --quiet -r requirements.txt && $(WHOLE) && cp requirements.txt $(VENV)/requirements.txt; \
+	    $(PIP) install --quiet -r requirements.txt -c constraints.txt && $(WHOLE) && \
+	    cat requirements.txt constraints.txt > $(VENV)/requirements.txt; \
 	fi
 
 setup-dev: setup
-	@cmp -s requirements-dev.txt $(VENV)/requirements-dev.txt || { \
-	    $(PIP) install --quiet -r requirements-dev.txt && cp requirements-dev.txt $(VENV)/requirements-dev.txt; }
+	@cat requirements-dev.txt constraints.txt | cmp -s - $(VENV)/requirements-dev.txt || { \
+	    $(PIP) install --quiet -r requirements-dev.txt -c constraints.txt && \
+	    cat requirements-dev.txt constraints.txt > $(VENV)/requirements-dev.txt; }

@@ -40,7 +40,7 @@ TIMES, MEMORY = ("reading", "evaluating", "together"), ("growth_mb", "peak_mb")
 
 def write_data(folder: Path, images: int, categories: int) -> tuple[Path, Path]:
     """Writes annotations and results in COCO's formats, the same ones each time, and returns their paths."""
-    from detection.evaluation.results import write_results
+    from detection.experiment.results_file import write_results
 
     random = np.random.default_rng(0)
     count = OBJECTS * images // IMAGES
@@ -106,11 +106,11 @@ def evaluate_and_report(who: str, annotations: Path, results: Path) -> None:
 def ours() -> tuple[Any, Any]:
     """How this project reads the two files, and how it evaluates what it has read."""
     from detection.evaluation.average_precision import average_precision
-    from detection.evaluation.ground_truth import read_ground_truth
-    from detection.evaluation.results import read_results
+    from detection.experiment.ground_truth_loading import load_ground_truth
+    from detection.experiment.results_file import read_results
 
     def load(annotations: Path, results: Path) -> tuple[Any, Any]:
-        return read_ground_truth(annotations), read_results(results)
+        return load_ground_truth(annotations), read_results(results)
 
     def evaluate(truth: Any, detections: Any) -> tuple[list[float], list[list[float | None]]]:
         outcome = average_precision(truth, detections)

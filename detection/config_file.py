@@ -2,8 +2,7 @@
 
 The configuration is a frozen dataclass of dataclasses: the detectors' (`detection.config.Config`), or another `kind`.
 
-YAML is read by the 1.2 core schema, so that `1e-3` is a number, `no` a word and `010` ten; PyYAML's own rules say
-otherwise. Repeated keys, aliases and tags are refused.
+YAML is read by the rules of `detection/common/core_yaml.py`.
 A file may name another in `base:`, relative to itself, whose values it changes.
 A key that was renamed (`RENAMED`) is still taken under its earlier name; a notice names today's.
 """
@@ -20,11 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import yaml
-
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write, user_path
 from backbones.common.names import did_you_mean
+from detection.common.core_yaml import dump_yaml, parse_yaml
 from detection.config import Config
 from detection.config_values import check_range, convert, short
 
@@ -49,83 +47,6 @@ class Configuration(Protocol):
 
 
 C = TypeVar("C", bound=Configuration)
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader with the 1.2 core schema, without aliases, tags and repeated keys."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the base class declares it so
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
-            refused = "aliases (*name) are not allowed: write the values out"
-        elif getattr(event, "tag", None) is not None:  # SafeLoader's own constructors stumble over misused tags
-            refused = f"tags ({event.tag}) are not allowed: write the value alone"
-        else:
-            return super().compose_node(parent, index)
-        raise yaml.composer.ComposerError(None, None, refused, event.start_mark)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is not a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
-    (
-        "float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float", lambda _, node: float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either schema would take for something else: 1.1 for other programs' sake, and our own."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
-        first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
-        for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | _Loader.yaml_implicit_resolvers.keys()
-    }
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value that a YAML text states; `where` names it in errors.
-
-    Raises:
-        UserError: it is not YAML, or uses what is refused here; the message gives line and column.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes of the command line, such as a folder's name of another time
-        raise UserError(
-            f"{where}: has bytes that are no UTF-8; rename it, or reach it by a link of another name"
-        ) from None
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not readable as YAML: {error}") from None
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -170,11 +91,11 @@ def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], wh
             mistakes.append(f"{text!r}: write key.sub=value{hint}")
             continue
         parsed = parse_yaml(value, f"{key.strip()}={value}")
-        _set(values, _todays_key(key.strip(), "command line").split("."), parsed)
+        _set(values, _rename_key(key.strip(), "command line").split("."), parsed)
     return _checked(kind, values, where, mistakes)
 
 
-def with_todays_keys(values: Any, where: str | None = None) -> Any:
+def rename_keys(values: Any, where: str | None = None) -> Any:
     """A configuration's plain values with each key that was renamed under today's name; anything else as it is.
 
     where: what a notice calls the source; None: no notice.
@@ -186,16 +107,16 @@ def with_todays_keys(values: Any, where: str | None = None) -> Any:
         if not _has(values, earlier.split(".")):
             continue
         values = copy.deepcopy(values)
-        value = _taken(values, earlier.split("."))
+        value = _pop(values, earlier.split("."))
         if _has(values, today.split(".")):
             raise UserError(f"{where or 'configuration'}: {earlier} is called {today} now, and both are given")
         if where is not None:
-            _todays_key(earlier, where)
+            _rename_key(earlier, where)
         _set(values, today.split("."), value)
     return values
 
 
-def _todays_key(key: str, where: str) -> str:
+def _rename_key(key: str, where: str) -> str:
     """Today's name of a key; a notice is logged where it is another."""
     today = RENAMED.get(key, key)
     if today != key:
@@ -203,7 +124,7 @@ def _todays_key(key: str, where: str) -> str:
     return today
 
 
-def _taken(values: dict[str, Any], keys: Sequence[str]) -> Any:
+def _pop(values: dict[str, Any], keys: Sequence[str]) -> Any:
     for key in keys[:-1]:
         values = values[key]
     return values.pop(keys[-1])
@@ -218,7 +139,7 @@ def _has(values: Any, keys: Sequence[str]) -> bool:
 
 
 def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
-    config = _build(kind, with_todays_keys(values), "", mistakes)
+    config = _build(kind, rename_keys(values), "", mistakes)
     # A default stands in for a wrong value: what it seems to contradict, in its section, says nothing.
     doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes[:TOLD]}
     mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
@@ -249,9 +170,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_to_yaml(config: Configuration) -> str:
     """The whole configuration as YAML that `load_config_of` reads back."""
-    return yaml.dump(
-        config_to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
-    )
+    return dump_yaml(config_to_dict(config))
 
 
 def write_config(config: Configuration, path: Path) -> None:
@@ -268,7 +187,7 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values, this is a {type(values).__name__}")
-    values = with_todays_keys(values, str(path))
+    values = rename_keys(values, str(path))
     base = values.pop("base", None)
     if base is None:
         return values

@@ -28,7 +28,7 @@ from detection.data.augmentation import Augmentation
 from detection.data.images import read_image, rgb_over_white
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
-from detection.experiment.inference import Inference, batches_of_images, detect_batch, prepared
+from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
 from detection.experiment.model_files import Categories, load_detector
 from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN
@@ -127,7 +127,7 @@ class Detector:
         chosen = _choose_device(str(device))
         trained = load_detector(path)
         config = change_trained(trained.config, changes, path)
-        inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, chosen)
+        inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, chosen)
         return cls(
             inference.network,
             trained.categories,
@@ -165,7 +165,7 @@ class Detector:
             raise _not_accepted(images)
         return [
             self._named(found)
-            for batch in batches_of_images(self._inference, map(_as_array, images), batch_size)
+            for batch in batch_images(self._inference, map(_as_array, images), batch_size)
             for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:")
         ]
 

@@ -42,6 +42,8 @@ from detection.data.index import load_index  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
 from detection.data.proposal_writer import ProposalWriter  # noqa: E402
 from detection.evaluation.average_precision import average_precision  # noqa: E402
+from detection.experiment.ground_truth_loading import load_ground_truth  # noqa: E402
+from detection.experiment.results_file import read_results  # noqa: E402
 from detection.report.page import read_curves  # noqa: E402
 from detection.training.artifacts import FORMAT, VERSION, load_artifact, save_artifact  # noqa: E402
 from detection.training.checkpoints import Checkpointer, TrainingState  # noqa: E402
@@ -65,6 +67,7 @@ COCO = json.dumps(
         "categories": [{"id": 5, "name": "thing"}],
     }
 ).encode()
+OUTLINES = COCO.replace(b'"bbox": [1, 2', b'"segmentation": [[1, 2, 9, 9, 3, 5], [1, 2')
 RESULTS = json.dumps([{"image_id": 1, "category_id": 5, "bbox": [1, 2, 11, 20], "score": 0.5}] * 3).encode()
 STATE = {"conv1.weight": torch.ones(2, 3, 1, 1), "layer1.0.conv1.weight": torch.ones(2, 2, 1, 1)}
 SCENE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -105,15 +108,22 @@ def zip_file() -> bytes:
 
 
 def read_annotations(path: Path) -> None:
-    load_index(path, path.parent, name="fuzzed")
+    """For both purposes: what a training takes an evaluation takes, too."""
+    try:
+        load_index(path, path.parent, name="fuzzed")
+    except UserError:
+        with contextlib.suppress(UserError):
+            load_index(path, path.parent, name="fuzzed", purpose="evaluation")
+        raise
+    load_index(path, path.parent, name="fuzzed", purpose="evaluation")
 
 
 def evaluate(path: Path) -> None:
-    average_precision(path, np.array([[1, 1, 2, 11, 20, 0.5, 5.0]]))
+    average_precision(load_ground_truth(path), np.array([[1, 1, 2, 11, 20, 0.5, 5.0]]))
 
 
 def evaluate_results(path: Path) -> None:
-    average_precision(json.loads(COCO), path)
+    average_precision(load_ground_truth(json.loads(COCO)), read_results(path))
 
 
 def read_store(path: Path) -> None:
@@ -203,6 +213,7 @@ def unpack_all(path: Path) -> None:
 # name: (a whole file, or None for the proposal store, which a writer makes; its reader)
 TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] = {
     "annotations": (lambda: COCO, read_annotations),
+    "annotations without boxes": (lambda: OUTLINES, read_annotations),
     "ground truth": (lambda: COCO, evaluate),
     "results": (lambda: RESULTS, evaluate_results),
     "log": (lambda: b'{"kind": "train", "step": 3, "loss": 0.5}\n' * 3, read_curves),

@@ -21,10 +21,12 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no la
 from hypothesis import strategies as st  # noqa: E402
 
 from backbones.common.errors import UserError  # noqa: E402
+from detection.common.core_yaml import parse_yaml  # noqa: E402
 from detection.config import Config  # noqa: E402
-from detection.config_file import change_config, config_to_dict, config_to_yaml, load_config, parse_yaml  # noqa: E402
+from detection.config_file import change_config, config_to_dict, config_to_yaml, load_config  # noqa: E402
 from detection.data.augmentation import flip_boxes  # noqa: E402
 from detection.data.index import load_index  # noqa: E402
+from detection.experiment.ground_truth_loading import ground_truth_of, load_ground_truth  # noqa: E402
 from detection.geometry import boxes as box_ops  # noqa: E402
 from detection.geometry.coding import BoxCoder  # noqa: E402
 from detection.geometry.matching import match  # noqa: E402
@@ -187,7 +189,9 @@ def test_any_text_is_a_configuration_or_a_user_error(tmp_path_factory: pytest.Te
         assert refusal is None or refusal.strip()
 
 
-names = st.sampled_from(["id", "image_id", "category_id", "bbox", "iscrowd", "area", "file_name", "width", "height"])
+names = st.sampled_from(
+    ["id", "image_id", "category_id", "bbox", "iscrowd", "area", "segmentation", "file_name", "width", "height"]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(names | st.text(max_size=3), inner, max_size=5),
@@ -199,7 +203,8 @@ entries = st.fixed_dictionaries(
         "image_id": st.integers(0, 4) | values,
         "category_id": st.integers(0, 4) | values,
         "bbox": st.lists(st.floats() | st.integers(-5, 50), min_size=4, max_size=4) | values,
-        "iscrowd": st.sampled_from([0, 1]) | values,
+        "iscrowd": st.sampled_from([0, 1, "0", True]) | values,
+        "segmentation": st.lists(st.lists(st.integers(0, 50), min_size=6, max_size=6), min_size=1, max_size=2) | values,
         "file_name": st.text(max_size=6) | values,
         "width": st.integers(1, 60) | values,
         "height": st.integers(1, 60) | values,
@@ -223,6 +228,15 @@ def test_annotations_are_an_index_or_a_user_error(tmp_path_factory: pytest.TempP
         assert str(path) in refusal
         return
     index = load_index(path, path.parent / "none", name="random")
+    # What a training takes an evaluation takes, with images and without, and neither the images nor the objects differ.
+    evaluation = load_index(path, path.parent / "none", name="random", purpose="evaluation")
+    assert evaluation.fingerprint == index.fingerprint
+    for truth in (ground_truth_of(evaluation), load_ground_truth(path), load_ground_truth(content)):
+        assert truth.image_ids.tolist() == index.image_ids.tolist() == sorted(set(index.image_ids.tolist()))
+        assert np.isfinite(truth.boxes).all()
+        assert (truth.areas >= 0).all()
+        assert len(truth.boxes) == len(truth.areas) == len(truth.crowds) >= len(index.boxes)
+        assert set(truth.object_category_ids.tolist()) <= set(index.category_ids.tolist())
     assert len(index) == len(index.heights) == len(index.offsets) - 1 > 0
     assert len(index.category_ids) == len(index.category_names) > 0
     assert index.offsets[-1] == len(index.boxes) == len(index.labels) == len(index.crowds) == len(index.areas)

@@ -7,40 +7,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import add_config_arguments, parser, read_config, run
+from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
-      both splits, data.train and data.test
+      both splits, data.train as a training will read it and data.test as an evaluation will
   python tools/check_dataset.py --config mine.yaml data.root=/other/disk
 
 All findings of a split are told at once, with counts and first examples: first what the tools refuse, then what they
-repair (they never change your files). Images are decoded, which takes minutes for a hundred thousand. The exit status
-is 1 if something is refused."""
+repair (they never change your files) and what is implausible. Then the two splits are compared. Images are decoded,
+which takes minutes for a hundred thousand. The exit status is 1 if something is refused."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add_config_arguments(options_parser, output="not used")
-    config = read_config(options_parser.parse_intermixed_args(arguments))
+    options = options_parser.parse_intermixed_args(arguments)
 
-    from backbones.common.errors import UserError
     from backbones.common.text import printable
-    from detection.experiment.datasets import check_split
+    from detection.config_file import load_config_of
+    from detection.experiment.checking import DataConfig, check_splits
 
+    config = load_config_of(DataConfig, options.config or DEMO_CONFIG, overrides(options))
     refused = False
-    for which in ("train", "test"):
-        try:
-            index = check_split(config.data, which)
-        except UserError as error:
-            print(f"data.{which}: {printable(str(error), keep_lines=True)}", file=sys.stderr)
-            refused = True
-            continue
-        found = printable(index.findings.summary(), keep_lines=True)
-        print(
-            f"data.{which}: {index.annotation_file}: {len(index)} images, {len(index.boxes)} objects, "
-            f"{len(index.category_ids)} classes; " + (f"repaired:\n{found}" if found else "nothing to repair")
-        )
+    for verdict in check_splits(config.data):
+        print(printable(verdict.text, keep_lines=True), file=sys.stderr if verdict.refused else sys.stdout, flush=True)
+        refused |= verdict.refused
     return int(refused)
 
 

@@ -23,6 +23,8 @@ EPILOG = """examples:
       recall of stored proposals
   python tools/eval_coco.py --results results.json --annotations instances_val2017.json
       AP of detections that exist already, in COCO's results format
+  python tools/eval_coco.py --results results.json --annotations instances_val2017.json --max-detections 500
+      the same where an image has more than 100 objects of a class, which COCO's figures do not look beyond
   torchrun --nproc-per-node 8 tools/eval_coco.py --weights …
       on eight GPUs; the figures are the same to the last digit
 
@@ -46,26 +48,43 @@ def main(arguments: list[str] | None = None) -> int:
         help="what computes AP: our own code, or pycocotools, the number of record; the figures are the same "
         "(default: arrays)",
     )  # fmt: skip
+    options_parser.add_argument(
+        "--max-detections", type=_limit, metavar="N",
+        help="with --results: detections of a class and image that count, in place of COCO's 100; the figures then "
+        "cannot be compared with others' (default: 100)",
+    )  # fmt: skip
     add_config_arguments(options_parser, config=False, output="folder of what is written; by default `evaluation` "
                          "beside the weights or store")  # fmt: skip
     options = options_parser.parse_intermixed_args(arguments)
 
     if options.results is not None:
-        from detection.evaluation.average_precision import average_precision
+        from detection.evaluation.average_precision import LIMIT, average_precision
+        from detection.experiment.ground_truth_loading import load_ground_truth
+        from detection.experiment.results_file import read_results
 
         if options.annotations is None:
             raise UserError("--results needs --annotations FILE, the ground truth")
         _refuse_idle(options, "the AP of a results file", ("images", "data", "output"), ("",))
-        print(average_precision(options.annotations, options.results, backend=options.backend or "arrays").table())
+        detections = read_results(options.results)
+        print(
+            average_precision(
+                load_ground_truth(options.annotations),
+                detections,
+                source=str(options.results),
+                limit=options.max_detections or LIMIT,
+                backend=options.backend or "arrays",
+            ).table()
+        )
         return 0
     _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
+    _refuse_idle(options, "this; it counts with --results", ("max_detections",))
 
     from detection.config_file import config_from_dict
     from detection.data.proposal_store import ProposalStore
     from detection.experiment import evaluate
     from detection.experiment.datasets import split_of_images
     from detection.experiment.model_files import TrainedDetector, load_rpn_or_detector
-    from detection.experiment.stored_configuration import config_of_trained
+    from detection.experiment.stored_configuration import change_stored_config
     from detection.training.distributed import is_main, process_group
     from detection.training.run_lock import run_lock
 
@@ -90,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
                 ("images", "backend"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
-    config = config_of_trained(stored, file, overrides(options))
+    config = change_stored_config(stored, file, overrides(options))
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:
@@ -114,12 +133,18 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 10 < int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"a number from 11 to 1000000, not {text!r}")
+    return int(text)
+
+
 def _refuse_idle(options: argparse.Namespace, figures: str, names: tuple[str, ...], keys: tuple[str, ...] = ()) -> None:
     """What is given and would change nothing is an error: the figures would be taken for something else.
 
     names: options. keys: beginnings of key=value.
     """
-    idle = [f"--{name}" for name in names if getattr(options, name) is not None]
+    idle = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
     idle += [text for text in options.overrides if text.startswith(keys)]
     if idle:
         raise UserError(f"{', '.join(idle)} would change nothing about {figures}; leave it out")

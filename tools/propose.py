@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from detection.experiment import proposing
     from detection.experiment.model_files import load_rpn_or_detector
-    from detection.experiment.stored_configuration import config_of_trained
+    from detection.experiment.stored_configuration import change_stored_config
     from detection.training.distributed import is_main, process_group
 
-    config = config_of_trained(load_rpn_or_detector(options.weights).config, options.weights, overrides(options))
+    config = change_stored_config(load_rpn_or_detector(options.weights).config, options.weights, overrides(options))
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
         path = proposing.propose(config, options.weights, options.split, device, output=options.store)
         if is_main():

@@ -55,13 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     if printed_config(options, config):
         return 0
 
-    from detection.classifier.stage import classifier_stage, train_classifier
-    from detection.training.dry_run import dry_run
+    from detection.classifier.stage import plan_classifier, train_classifier
 
     return plan_or_train(
         options,
         config.runtime,
-        lambda device: dry_run(classifier_stage(config, device)),
+        lambda device: plan_classifier(config, device),
         lambda device, resume: train_classifier(config, device, resume=resume),
     )
 

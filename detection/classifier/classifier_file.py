@@ -16,7 +16,7 @@ from detection.classifier.config import ClassifierConfig
 from detection.classifier.network import build_classifier
 from detection.config_file import config_of, config_to_dict
 from detection.training.artifacts import load_artifact, save_artifact, versions
-from detection.training.network_state import filled, plain_state
+from detection.training.network_state import build_with_weights, plain_state
 
 KIND = "classifier"
 
@@ -66,6 +66,6 @@ def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
             f"{path}: an entry is missing or of the wrong kind ({error!r}); it was not written by "
             "tools/train_classifier.py"
         ) from None
-    network = filled(lambda: build_classifier(config.network, len(classes), pretrained=False), state, path)
+    network = build_with_weights(lambda: build_classifier(config.network, len(classes), pretrained=False), state, path)
     network.input_format = input_format
     return TrainedClassifier(config, classes, network, provenance)

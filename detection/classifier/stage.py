@@ -26,6 +26,7 @@ from detection.classifier.top_errors import top_errors
 from detection.config_file import config_to_dict, write_config
 from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
+from detection.training.dry_run import dry_run
 from detection.training.loop import Outcome
 from detection.training.placement import placed
 from detection.training.run import run_training
@@ -52,8 +53,15 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
+    require_agreement("train a classifier", config, resume=resume)
     with run_lock(run_folder(config) / "classifier"), determinism(config.runtime):
         return run_training(classifier_stage(config, device), resume=resume)
+
+
+def plan_classifier(config: ClassifierConfig, device: torch.device) -> str:
+    """The plan of `train_classifier`, as text. Raises what that raises."""
+    require_agreement("plan a classifier's training", config)
+    return dry_run(classifier_stage(config, device))
 
 
 def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
@@ -62,7 +70,6 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
     Raises:
         UserError: data or weights cannot be used.
     """
-    require_agreement("train a classifier", config)
     folder = run_folder(config)
     images = open_split(config.data, "train")
     training = config.training.in_steps(len(images))
@@ -87,7 +94,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
         own = {**provenance, "steps": outcome.step, "test": outcome.metrics}
         trained = TrainedClassifier(config, images.classes, network, own)
         # Resumed after the last step, there are no figures; and a detector's backbone refers to the file by its hash.
-        if outcome.first_step < outcome.step or not _is_this_runs(path, trained):
+        if outcome.first_step < outcome.step or not _is_of_run(path, trained):
             save_classifier(path, trained)
         logger.info("written: %s", path)
 
@@ -101,7 +108,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
         images=len(images),
         root=folder,
         folder=folder / "classifier",
-        identity={**provenance, "config": _what_matters(config)},
+        identity={**provenance, "config": _config_subset_that_must_match(config)},
         evaluate=None if tested is None else evaluate,
         save_config=lambda: write_config(config, folder / "config.yaml"),
         save=save,
@@ -109,7 +116,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
     )
 
 
-def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
+def _config_subset_that_must_match(config: ClassifierConfig) -> dict[str, Any]:
     """The part of the configuration that a resumed training must share with the one that it continues."""
     values = config_to_dict(config)
     for key in ("root", "train", "test", "skip_unreadable", "test_resize", "test_size"):
@@ -119,7 +126,7 @@ def _what_matters(config: ClassifierConfig) -> dict[str, Any]:
     return {key: values[key] for key in ("seed", "data", "network", "training")}
 
 
-def _is_this_runs(path: Path, trained: TrainedClassifier) -> bool:
+def _is_of_run(path: Path, trained: TrainedClassifier) -> bool:
     """Whether the file holds the weights of `trained`, made of the same by the same configuration.
 
     A file that was written by an earlier run into the same folder does not.
@@ -138,4 +145,6 @@ def _is_this_runs(path: Path, trained: TrainedClassifier) -> bool:
 
 def _made_of(trained: TrainedClassifier) -> str:
     provenance = {key: value for key, value in trained.provenance.items() if key not in ("versions", "test")}
-    return json.dumps([provenance, _what_matters(trained.config), list(trained.classes)], sort_keys=True)
+    return json.dumps(
+        [provenance, _config_subset_that_must_match(trained.config), list(trained.classes)], sort_keys=True
+    )

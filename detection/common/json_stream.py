@@ -35,19 +35,26 @@ _GAP_WITHIN = 1 << 16  # characters before the window's end in which a gap is lo
 T = TypeVar("T")
 
 
-def read_members(path: Path, outlines: str | None = None) -> Iterator[tuple[str, Any]]:
+Repeated = list[tuple[dict[str, Any], str]]  # (object, a key that it has twice, with different values)
+
+
+def read_members(
+    path: Path, outlines: str | None = None, repeated: Repeated | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yields (name, value) for each member of the JSON object in `path`.
 
     An array comes as several (name, block of its elements), an empty one as one empty block.
 
     Args:
         outlines: a key, at any depth, whose arrays of arrays of numbers read as 0, unchecked.
+        repeated: takes the objects of a block, before the block is yielded, in which a key stands twice with different
+            values; the last one is what they hold.
 
     Raises:
         UserError: the file cannot be read, is no plain file, is not UTF-8, is no JSON object (with the position), is
             cut short, names a member twice, or is nested deeper than Python reads.
     """
-    return _read(path, lambda cursor: cursor.members(cursor.blocks), outlines)
+    return _read(path, lambda cursor: cursor.members(cursor.blocks), outlines, repeated)
 
 
 def read_elements(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -71,13 +78,18 @@ def read_list(path: Path) -> Iterator[list[Any]]:
     return _read(path, _Cursor.list_blocks)
 
 
-def _read(path: Path, parts: Callable[[_Cursor], Iterator[T]], outlines: str | None = None) -> Iterator[T]:
+def _read(
+    path: Path,
+    parts: Callable[[_Cursor], Iterator[T]],
+    outlines: str | None = None,
+    repeated: Repeated | None = None,
+) -> Iterator[T]:
     """Opens the file and yields `parts` of it; what goes wrong becomes an error that names the file."""
     try:
         require_plain_file(path)
         with path.open("rb") as file:
             try:
-                yield from parts(_Cursor(path, file, outlines))
+                yield from parts(_Cursor(path, file, outlines, repeated))
             except UserError:
                 if outlines is not None:  # with text cut out, positions do not count: find the fault in the whole text
                     file.seek(0)
@@ -95,10 +107,11 @@ def _read(path: Path, parts: Callable[[_Cursor], Iterator[T]], outlines: str | N
 class _Cursor:
     """A place in the file: `position` is the next character in `text`, the window held; `before`, what is let go."""
 
-    def __init__(self, path: Path, file: IO[bytes], outlines: str | None) -> None:
+    def __init__(self, path: Path, file: IO[bytes], outlines: str | None, repeated: Repeated | None = None) -> None:
         self.path = path
         self.file = file
         self.outlines = outlines
+        self.repeated = repeated
         self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.scan = json.JSONDecoder().raw_decode
         self.text = ""
@@ -185,10 +198,12 @@ class _Cursor:
             self._read(WINDOW)
         start = max(self.position, len(self.text) - _GAP_WITHIN)
         end = 1 + max((gap.start() for gap in _gap.finditer(self.text, start)), default=self.text.rfind("}", start))
+        text = f"[{self.text[self.position : end]}]"
         try:
-            block, used = self.scan(f"[{self.text[self.position : end]}]", 0)
+            block, used = self.scan(text, 0)
         except ValueError:
             return []
+        self._note_repeated_keys(block, text[:used])
         self.position += used - 2  # where the scan met a closing bracket: the array's own, or the one put there
         return block
 
@@ -229,6 +244,8 @@ class _Cursor:
                 raise self._fault(str(error)) from None
             else:
                 if end + 2 < len(self.text) or self.ended:  # "1", where the window ends in "1e-", may go on
+                    if type(value) is dict:
+                        self._note_repeated_keys([value], f"[{self.text[self.position : end]}]")
                     return value, end
             if len(self.text) - self.position > VALUE_LIMIT:
                 raise self._fault(f"one value is longer than {VALUE_LIMIT} characters")
@@ -237,6 +254,27 @@ class _Cursor:
     def _end(self) -> None:
         if self._next_character() != "":
             raise self._fault("the outermost value has ended, but more text follows")
+
+    def _note_repeated_keys(self, block: list[Any], text: str) -> None:
+        """Adds the objects of a block, read from `text`, that have a key twice with different values.
+
+        The scanner cannot tell: where the text has more keys than the objects, it is read once more, in a slower way.
+        """
+        if self.repeated is None or set(map(type, block)) != {dict}:
+            return
+        keys = text.count('":') + text.count('" ')
+        if keys <= sum(map(len, block)) or keys <= sum(map(_count_keys, block)):
+            return
+        found: Repeated = []
+
+        def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            made = dict(pairs)
+            if len(made) < len(pairs):
+                found.extend((made, key) for key, value in pairs if not _is_same(value, made[key]))
+            return made
+
+        own = {id(entry): entry for entry in json.loads(text, object_pairs_hook=noted)}
+        self.repeated.extend((entry, key) for entry, key in found if own.get(id(entry)) is entry)
 
     def _next_character(self) -> str:
         """The next character that is no white space, at `position` afterwards; "" at the end of the file."""
@@ -276,6 +314,15 @@ class _Cursor:
         return UserError(
             f"{self.path}: is not valid JSON at character {self.before + position}: {reason} (near {around!r})"
         )
+
+
+def _count_keys(value: dict[str, Any]) -> int:
+    """How many keys an object has, with those of the objects that are its values."""
+    return len(value) + sum([len(inner) for inner in value.values() if type(inner) is dict])
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    return bool(value == other) or (value != value and other != other)  # NaN is not equal to itself
 
 
 def _without_outlines(text: str, key: str) -> str:

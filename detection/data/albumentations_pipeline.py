@@ -1,10 +1,10 @@
 """Transforms named in the config → one albumentations pipeline that moves an image, its boxes and proposals alike.
 
-A pipeline is tried when it is built (`pipeline_trial.py`), so that what can work on no image is told before a training
-starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds). What is known to
-bite, and is seen to here: with several loader workers each would draw the same augmentations, so every call is seeded;
-boxes pass through float32 fractions of the image, so pipelines that only change colours never see them; importing it
-looks for a newer version on the network unless told not to.
+A pipeline is tried when it is built (`pipeline_trial.py`), so that one that works on no image is refused before a
+training starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds).
+Three of its pitfalls are avoided here: with several loader workers each would draw the same augmentations, so every
+call is seeded; boxes pass through float32 fractions of the image, so pipelines that only change colours never see them;
+importing it looks for a newer version on the network unless told not to.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Pipeline:
         steps = [_build(albumentations, transform) for transform in transforms]
         if all(_only_colours(albumentations, step) for step in steps):
             return albumentations.Compose(steps), False
-        rows = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True)
+        rows = albumentations.BboxParams(
+            format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
+        )
         return albumentations.Compose(steps, bbox_params=rows), True
 
     def _trial(self, transforms: Sequence[Mapping[str, Any]], image: np.ndarray, seed: int, *, whole: bool) -> None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from detection.data.albumentations_pipeline import Pipeline
 from detection.common.seeds import hash63, uniform
+from detection.data.albumentations_pipeline import Pipeline
 
 # Each draw has a number of its own, so that switching one augmentation on or off leaves the others' draws as they were.
 _PIPELINE, _SIDE, _HORIZONTAL, _VERTICAL = range(4)

@@ -73,7 +73,12 @@ class _Pickler(pickle.Pickler):
         # From the outermost dimension in memory to the innermost: for channels-last images (N, H, W, C).
         order = sorted(range(value.ndim), key=value.stride, reverse=True)
         dense = value.detach().permute(order).contiguous()
-        return _tensor, (pickle.PickleBuffer(dense.view(-1).view(torch.uint8).numpy().data), value.dtype, dense.shape, order)
+        return _tensor, (
+            pickle.PickleBuffer(dense.view(-1).view(torch.uint8).numpy().data),
+            value.dtype,
+            dense.shape,
+            order,
+        )
 
 
 def _pickled(value: Any, large: list[pickle.PickleBuffer] | None) -> bytes:

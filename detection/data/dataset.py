@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from detection.common.seeds import hash63
 from detection.data.albumentations_pipeline import TransformError
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample
-from detection.data.index import DatasetIndex
 from detection.data.images import ImageError, read_image
+from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
-from detection.common.seeds import hash63
 
 ATTEMPTS = 10  # images tried in place of one that cannot be read
 

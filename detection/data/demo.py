@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from backbones.common.progress import with_progress
 from detection.data.demo_drawing import CLASSES, DrawnObject, draw_image
 from detection.data.demo_folder import DemoFolder, Drawing
-from backbones.common.progress import with_progress
 
 VERSION = 1  # raised whenever the same seed gives other images
 JPEG_QUALITY = 95

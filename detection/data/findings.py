@@ -1,16 +1,22 @@
-"""What is wrong with an annotation file: each kind of defect → how often, the first examples, what is done about it.
+"""What is wrong with a label file: each kind of defect → how often, the first examples, what is done about it.
 
 A kind is one row of `KINDS`. Where the intent is plain the defect is repaired and counted, and one summary tells; where
 it is not, the file is refused, and the refusal lists the refusing kinds all at once, so that a user mends a file in one
-go.
+go. Training, evaluation and `tools/check_dataset.py` share these rules. Where an evaluation does something else, the
+row says so: its figures are those that pycocotools gives for the same file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from backbones.common.text import printable
 
 EXAMPLES_KEPT = 5
+
+Purpose = Literal["training", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -19,23 +25,48 @@ class Kind:
 
     found: what it is, in the plural: "boxes without width or height".
     then: what is done about it, or, for a refusal, what the user can do.
+    refuse: whether the file is refused.
+    evaluation: what an evaluation does about it where that differs; it never refuses then.
     """
 
     found: str
     then: str
     refuse: bool = False
+    evaluation: str | None = None
 
+    def outcome(self, purpose: Purpose) -> tuple[str, bool]:
+        """(what is done about it, whether the file is refused)."""
+        if purpose == "evaluation" and self.evaluation is not None:
+            return self.evaluation, False
+        return self.then, self.refuse
+
+
+_UNMATCHED = "AP keeps them as targets that nothing can match, as pycocotools does"
 
 KINDS: dict[str, Kind] = {
     # Repaired, and counted.
-    "box_zero_size": Kind("boxes without width or height", "left out: they are no targets"),
-    "box_negative_size": Kind("boxes with negative width or height", "left out: they are no targets"),
-    "box_overhanging": Kind("boxes that reach over the image's edge", "clipped to the image"),
-    "box_outside": Kind("boxes wholly outside their image", "left out: they are no targets"),
+    "box_zero_size": Kind("boxes without width or height", "left out: they are no targets", evaluation=_UNMATCHED),
+    "box_negative_size": Kind(
+        "boxes with negative width or height", "left out: they are no targets", evaluation=_UNMATCHED
+    ),
+    "box_overhanging": Kind(
+        "boxes that reach over the image's edge",
+        "clipped to the image",
+        evaluation="AP takes them as stated, as pycocotools does",
+    ),
+    "box_outside": Kind(
+        "boxes wholly outside their image",
+        "left out: they are no targets",
+        evaluation="AP takes them as stated, as pycocotools does",
+    ),
     "box_as_text": Kind("boxes whose numbers are written as text", "read as numbers"),
-    "id_as_text": Kind("ids or sizes written as text", "read as whole numbers"),
-    "id_as_float": Kind("ids or sizes written with a decimal point", "read as whole numbers"),
+    "area_as_text": Kind("areas that are written as text", "read as numbers"),
+    "id_as_text": Kind("ids, sizes or `iscrowd` written as text", "read as whole numbers"),
+    "id_as_float": Kind("ids, sizes or `iscrowd` written with a decimal point", "read as whole numbers"),
     "annotation_id_missing": Kind("annotations without id", "numbered after the last id"),
+    "annotation_id_malformed": Kind(
+        "annotations whose id is no whole number of 64 bits", "numbered after the last id; nothing depends on it"
+    ),
     "annotation_id_zero": Kind(
         "annotations with id 0", "kept; pycocotools never matches such an object, which lowers its figures"
     ),
@@ -43,6 +74,7 @@ KINDS: dict[str, Kind] = {
     "object_twice": Kind("objects annotated more than once (same image, category and box)", "all kept"),
     "annotation_without_image": Kind("annotations of images that are not listed", "left out"),
     "crowd_missing": Kind("annotations without `iscrowd`", "taken as 0, a single object"),
+    "crowd_as_boolean": Kind("annotations whose `iscrowd` is true or false", "taken as 1 or 0"),
     "area_missing": Kind("annotations without a usable `area`", "width × height taken"),
     "ignore_flag": Kind("annotations with a true `ignore`", "the flag has no effect, as in pycocotools; use `iscrowd`"),
     "image_twice": Kind("images listed again with the same file and size", "taken once"),
@@ -50,25 +82,80 @@ KINDS: dict[str, Kind] = {
     "image_doubtful": Kind(
         "images in which the decoder finds corrupt data and reads on", "used as they are; look at them"
     ),
+    "category_twice": Kind("categories listed again with the same name", "taken once"),
     "category_name_missing": Kind("categories without a name", "named by their id"),
     "category_name_twice": Kind("category names used for two ids", "kept apart by id"),
+    "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
+    "image_respelled": Kind("images whose files are spelled in another way than `file_name`", "the files are used"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
+    # Implausible, though well formed: used as they are, and reported.
+    "boxes_as_fractions": Kind(
+        "boxes that lie within one pixel, as fractions of the image would",
+        "taken as pixels; if they are fractions, multiply them by the image's width and height",
+    ),
+    "boxes_as_corners": Kind(
+        "boxes over the edge, where all would lie inside if their numbers were x0, y0, x1, y1",
+        "taken as x, y, width, height; if they are corners, write x1 − x0 and y1 − y0 in place of x1 and y1",
+    ),
+    "crowds_mostly": Kind(
+        "crowd regions (`iscrowd` 1), more than half of all objects",
+        "no targets: they are neither trained on nor to be found; write 0 for single objects",
+    ),
+    "areas_far": Kind(
+        "objects whose `area` is below a tenth of their box's, or above the whole",
+        "AP by size (small, medium, large) goes by it; without `area`, width × height is taken",
+    ),
+    "class_without_object": Kind("classes without objects", "never learnt", evaluation="not part of AP"),
+    "class_crowded": Kind(
+        "images with more than 100 objects of one class",
+        "AP looks at the 100 best detections of a class in an image: not even a perfect detector could reach 1",
+    ),
+    "image_name_twice": Kind(
+        "file names that several image ids share",
+        "taken as images of their own, in each of which the others' objects are background; give an image one id",
+    ),
+    "image_content_twice": Kind(
+        "images with the same pixels as another one",
+        "taken as images of their own, in each of which the other's objects are background; keep one of them",
+    ),
+    "image_in_both_splits": Kind(
+        "images of data.test with the same pixels as one of data.train",
+        "used in both; figures of images that were trained on say little about others",
+    ),
+    "image_nearly_black": Kind(
+        "images that are nearly black, as 12-bit data in 16 bits are",
+        "used as they are; scale them to the whole range",
+    ),
+    "orientation_doubtful": Kind(
+        "images that are turned as their EXIF says, where other images' sizes say that the annotations were made on "
+        "the pixels as stored",
+        "turned; if the boxes of these do not fit, remove the orientation from the files",
+    ),
     # Refused: what was meant is not plain.
+    "category_unknown": Kind(
+        "annotations of categories that are not listed",
+        "add the category to `categories`, or remove the annotations",
+        refuse=True,
+        evaluation="left out, as pycocotools does",
+    ),
     "entry_not_object": Kind("entries that are not JSON objects", "each must be {…}", refuse=True),
+    "key_twice": Kind(
+        "keys that stand twice in an entry, with different values", "keep the one that is meant", refuse=True
+    ),
     "box_malformed": Kind(
         "boxes that are not four numbers", "write [x, y, width, height], or remove the annotation", refuse=True
     ),
     "box_not_finite": Kind("boxes with NaN or infinity", "correct the numbers, or remove the annotation", refuse=True),
-    "annotation_id_malformed": Kind("annotation ids that are not whole numbers", "number the annotations", refuse=True),
     "annotation_image_malformed": Kind(
         "annotations whose `image_id` is no whole number", "name the image by its id", refuse=True
     ),
     "annotation_category_malformed": Kind(
         "annotations whose `category_id` is no whole number", "name the category by its id", refuse=True
     ),
-    "category_unknown": Kind(
-        "annotations of categories that are not listed",
-        "add the category to `categories`, or remove the annotations",
+    "id_too_large": Kind(
+        "ids of images or categories beyond 2^53",
+        "number images and categories from 1 on: detections are stored as float64, which does not tell ids of that "
+        "size apart",
         refuse=True,
     ),
     "crowd_malformed": Kind("annotations whose `iscrowd` is neither 0 nor 1", "write 0 or 1", refuse=True),
@@ -78,11 +165,14 @@ KINDS: dict[str, Kind] = {
         refuse=True,
     ),
     "image_id_malformed": Kind("image ids that are not whole numbers", "number the images", refuse=True),
-    "image_id_twice": Kind(
-        "image ids used for two different images", "give each image an id of its own", refuse=True
-    ),
+    "image_id_twice": Kind("image ids used for two different images", "give each image an id of its own", refuse=True),
     "image_name_malformed": Kind(
         "images without a usable `file_name`", "name the file, relative to the image folder", refuse=True
+    ),
+    "image_name_outside": Kind(
+        "images whose `file_name` is absolute, or leads out of the image folder",
+        "name the file relative to the image folder",
+        refuse=True,
     ),
     "size_malformed": Kind(
         "images whose `width` or `height` is no usable number", "correct it, or leave both out", refuse=True
@@ -90,9 +180,7 @@ KINDS: dict[str, Kind] = {
     "size_unreadable": Kind(
         "images without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
-    "image_missing": Kind(
-        "images without a file", "give the folder that holds them, or take them out", refuse=True
-    ),
+    "image_missing": Kind("images without a file", "give the folder that holds them, or take them out", refuse=True),
     "image_unreadable": Kind(
         "images that cannot be read, or are of another size", "replace them, or take them out", refuse=True
     ),
@@ -112,9 +200,13 @@ class Finding:
 
 
 class Findings:
-    """Counts and first examples of each kind of defect, in the order met."""
+    """Counts and first examples of each kind of defect, in the order met.
 
-    def __init__(self) -> None:
+    purpose: what the file is read for; it decides what is done about some kinds.
+    """
+
+    def __init__(self, purpose: Purpose = "training") -> None:
+        self.purpose: Purpose = purpose
         self.by_kind: dict[str, Finding] = {}
 
     def add(self, kind: str, count: int, examples: Iterable[str] = ()) -> None:
@@ -129,7 +221,7 @@ class Findings:
         finding.count += count
         wanted = EXAMPLES_KEPT - len(finding.examples)
         if wanted > 0:
-            finding.examples.extend(example for _, example in zip(range(wanted), examples, strict=False))
+            finding.examples.extend(printable(example) for _, example in zip(range(wanted), examples, strict=False))
 
     def count(self, kind: str) -> int:
         """How often `kind` was met."""
@@ -138,23 +230,27 @@ class Findings:
     @property
     def refused(self) -> bool:
         """True if some finding is of a kind that is refused."""
-        return any(KINDS[kind].refuse for kind in self.by_kind)
+        return any(KINDS[kind].outcome(self.purpose)[1] for kind in self.by_kind)
+
+    def repairs(self) -> list[str]:
+        """One line a kind that is not refused: count, what, what is done, first examples."""
+        return self._lines(refuse=False)
 
     def summary(self) -> str:
-        """One line a kind: count, what, what is done, first examples. Empty if nothing was found."""
-        return self._lines(refuse=False)
+        """The lines of `repairs` as one text. Empty if nothing was found."""
+        return "\n".join(self.repairs())
 
     def refusal(self) -> str:
         """The same for the kinds that are refused, and behind them what would have been repaired."""
         repaired = self.summary()
-        return self._lines(refuse=True) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
+        return "\n".join(self._lines(refuse=True)) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
 
-    def _lines(self, refuse: bool) -> str:
+    def _lines(self, refuse: bool) -> list[str]:
         lines = []
         for kind, finding in self.by_kind.items():
-            row = KINDS[kind]
-            if row.refuse == refuse:
+            then, refused = KINDS[kind].outcome(self.purpose)
+            if refused == refuse:
                 more = ", …" if finding.count > len(finding.examples) else ""
                 where = f" ({'; '.join(finding.examples)}{more})" if finding.examples else ""
-                lines.append(f"{finding.count} {row.found}: {row.then}{where}")
-        return "\n".join(lines)
+                lines.append(f"{finding.count} {KINDS[kind].found}: {then}{where}")
+        return lines

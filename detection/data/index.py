@@ -1,7 +1,7 @@
-"""A COCO annotation file and an image folder → an index: flat arrays of images and their objects.
-Shapes: M images, T objects in all, G objects of one image, K categories. Boxes are float32 (x0, y0, x1, y1),
-half-open, in pixels of the image; COCO's (x, y, width, height) ends before this file. Label l in 1..K stands
-for `category_ids[l - 1]`; 0 is background.
+"""A label file and an image folder → an index: flat arrays of images and their objects.
+
+Shapes: M images, T objects in all, S objects as stated, G objects of one image, K categories. Boxes are float32
+(x0, y0, x1, y1), half-open, in pixels of the image. Label l in 1..K stands for `category_ids[l - 1]`; 0 is background.
 """
 
 from __future__ import annotations
@@ -10,42 +10,70 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from backbones.common.errors import UserError
+from detection.data.findings import Findings, Purpose
+from detection.data.image_checks import find_files, look_at_images, refuse_names_that_lead_out, sizes_of
+from detection.data.plausibility import find_implausible
 from detection.data.readers.coco import read_tables
-from detection.data.findings import Findings
 from detection.data.repairs import (
+    Links,
     annotation_ids_of,
     categories_of,
-    check_files,
     corner_boxes,
     count_repeated_objects,
+    count_shared_names,
     distinct_images,
-    find_images_and_labels,
-    sizes_of,
+    link,
 )
-from backbones.common.errors import UserError
+from detection.data.tables import Tables
+
+
+@dataclass(frozen=True, eq=False)
+class StatedObjects:
+    """The objects of a split as its label file states them, which is what COCO's evaluation measures by: no box is
+    clipped, and those without an area are among them.
+
+    offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1], in the file's order, of boxes
+    float64 (S, 4) as (x, y, width, height), labels int64 (S,), crowds bool (S,) and areas float64 (S,).
+    """
+
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowds: np.ndarray
+    areas: np.ndarray
+
+    def subset(self, images: np.ndarray) -> StatedObjects:
+        """The objects of these images alone, in this order."""
+        rows, offsets = _gather(self.offsets, images)
+        return StatedObjects(offsets, self.boxes[rows], self.labels[rows], self.crowds[rows], self.areas[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """Images and objects of one split, in the file's order. Arrays only: workers share them, pickling them is cheap.
+    """Images of one split by ascending id, and their objects by ascending annotation id, whatever the file's order.
+    Arrays only: workers share them, and pickling them is cheap.
 
     image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
-    UTF-8, end to end. category_ids int64 (K,) ascending; category_names: K names.
+    UTF-8, end to end. category_ids int64 (K,), ascending as loaded; category_names: K names.
     offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
     labels int64 (T,), crowds bool (T,), annotation_ids int64 (T,) and areas float64 (T,).
     fingerprint: SHA-256 of all of it but the paths. A subset keeps the fingerprint of the whole that it is cut from.
     findings: what was repaired.
+    image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
+    stated: what an evaluation compares with; None for an index that was loaded for training. Nothing above depends on
+    the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded with check="sound".
     """
 
     name: str
-    image_root: Path
+    image_root: Path | None
     annotation_file: Path
     image_ids: np.ndarray
     heights: np.ndarray
@@ -62,6 +90,8 @@ class DatasetIndex:
     areas: np.ndarray
     fingerprint: str
     findings: Findings
+    stated: StatedObjects | None = None
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -75,7 +105,13 @@ class DatasetIndex:
         )
 
     def path(self, i: int) -> Path:
-        """Where image i is looked for."""
+        """Where image i is looked for.
+
+        Raises:
+            ValueError: the index was loaded without images.
+        """
+        if self.image_root is None:
+            raise ValueError(f"the index of {self.annotation_file} was loaded without images")
         return self.image_root / self.file_name(i)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,6 +142,24 @@ class DatasetIndex:
             crowds=self.crowds[objects],
             annotation_ids=self.annotation_ids[objects],
             areas=self.areas[objects],
+            stated=self.stated and self.stated.subset(images),
+            digests=None if self.digests is None else self.digests[images],
+        )
+
+    def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
+        """The same split with its classes in another order: label l is what label order[l - 1] + 1 was.
+
+        order: each of 0..K - 1 once.
+        """
+        positions = np.asarray(order, dtype=np.int64)
+        new_labels = np.argsort(positions) + 1
+        stated = self.stated
+        return dataclasses.replace(
+            self,
+            category_ids=self.category_ids[positions],
+            category_names=[self.category_names[position] for position in positions.tolist()],
+            labels=new_labels[self.labels - 1],
+            stated=stated and dataclasses.replace(stated, labels=new_labels[stated.labels - 1]),
         )
 
     def non_empty(self) -> DatasetIndex:
@@ -122,68 +176,109 @@ class DatasetIndex:
 
 
 def load_index(
-    annotations: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str] | Mapping[str, Any],
+    images: str | os.PathLike[str] | None,
     *,
     name: str,
+    purpose: Purpose = "training",
     check: Literal["listed", "present", "sound"] = "listed",
 ) -> DatasetIndex:
-    """Reads a COCO-format annotation file into an index named `name`; image files are looked for under `images`.
+    """Reads a COCO annotation file, or the dict that it holds, into an index named `name`.
 
-    Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind. Of the objects only the
-    boxes are read; outlines are skipped.
+    Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind.
 
-    check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out. "present":
-    each has a file. "sound": each is decoded and of the size that the annotations state.
+    Args:
+        images: the folder that the images' files are looked for in. None where only stored detections are compared with
+            the objects: then the images' names and sizes are not needed and not judged.
+        purpose: what the index is for. "evaluation" adds `.stated`, and follows pycocotools where training does
+            something else.
+        check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out.
+            "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each is decoded
+            and of the size that the annotations state, and all that is implausible is reported.
 
     Raises:
         UserError: the file is unreadable, or there are defects whose intent is not plain: all are listed, with counts
         and first examples, and those that could be repaired behind them.
     """
-    annotation_file, image_root = Path(annotations), Path(images)
-    findings = Findings()
-    tables = read_tables(annotation_file, findings)
-    kept = distinct_images(tables, findings)
-    image_ids = tables.image_ids[kept]
-    names = [tables.names[i] for i in kept.tolist()]
-    heights, widths = sizes_of(image_root, image_ids, names, tables.heights[kept], tables.widths[kept], findings)
-    if check != "listed":
-        check_files(image_root, names, heights, widths, findings, decode=check == "sound")
+    source = annotations if isinstance(annotations, Mapping) else Path(annotations)
+    file = source if isinstance(source, Path) else Path("the annotations in memory")
+    root = None if images is None else Path(images)
+    findings = Findings(purpose)
+    tables = read_tables(source, findings, of_files=root is not None)
+    rows = distinct_images(tables, findings)
+    image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
+    count_shared_names(names, findings)
+    sizes, files, digests = None, names, None
+    if root is not None:
+        stated_sizes = tables.heights[rows], tables.widths[rows]
+        there = refuse_names_that_lead_out(names, findings)
+        if check != "listed":
+            files, there = find_files(root, names, there, findings)
+        sizes = sizes_of(root, image_ids, files, there, stated_sizes, findings)
+        if check == "sound":
+            digests = look_at_images(root, files, there, sizes, (stated_sizes[0] > 0) & (stated_sizes[1] > 0), findings)
     category_ids, category_names = categories_of(tables, findings)
-    image_rows, labels = find_images_and_labels(tables, image_ids, category_ids, findings)
-    boxes, usable = corner_boxes(tables, heights, widths, image_rows, findings)
+    links = link(tables, image_ids, category_ids, findings)
+    boxes, usable = corner_boxes(tables, links, sizes, findings)
     annotation_ids = annotation_ids_of(tables, findings)
+    if check != "listed" and sizes is not None:
+        find_implausible(tables, links, sizes, category_names, findings, closely=check == "sound")
     if findings.refused:
-        raise UserError(f"{annotation_file}: cannot be used:\n{findings.refusal()}")
+        raise UserError(f"{file}: cannot be used:\n{findings.refusal()}")
 
-    rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(image_rows[rows], kind="stable")]
-    offsets = np.searchsorted(image_rows[rows], np.arange(len(image_ids) + 1)).astype(np.int64)
-    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
+    heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
+    objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
     content = {
         "image_ids": image_ids,
         "heights": heights.astype(np.int32),
         "widths": widths.astype(np.int32),
-        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
+        **_packed(names),
         "category_ids": category_ids,
         "offsets": offsets,
-        "boxes": boxes[rows],
-        "labels": labels[rows],
-        "crowds": tables.crowds[rows],
-        "annotation_ids": annotation_ids[rows],
-        "areas": tables.areas[rows],
+        "boxes": boxes[objects],
+        "labels": links.labels[objects],
+        "crowds": tables.crowds[objects],
+        "annotation_ids": annotation_ids[objects],
+        "areas": tables.areas[objects],
     }
     count_repeated_objects(content, findings)
+    fingerprint = _fingerprint(content, category_names)  # of the names as they are stated, wherever the files are
     return DatasetIndex(
         name=name,
-        image_root=image_root,
-        annotation_file=annotation_file,
+        image_root=root,
+        annotation_file=file,
         category_names=category_names,
-        fingerprint=_fingerprint(content, category_names),
+        fingerprint=fingerprint,
         findings=findings,
-        **content,
+        stated=_stated(tables, links, len(rows)) if purpose == "evaluation" else None,
+        digests=digests,
+        **(content | _packed(files)),
     )
+
+
+def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
+    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
+    return {
+        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
+    }
+
+
+def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
+    rows, offsets = _by_image(links.kept, links, images)
+    return StatedObjects(offsets, tables.boxes[rows], links.labels[rows], tables.crowds[rows], tables.areas[rows])
+
+
+def _by_image(
+    kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the rows of the annotations `kept` image by image, each image's by `order` where it is given, else as in the
+    file; where each image's begin).
+    """
+    rows = np.flatnonzero(kept)
+    keys = [links.image_rows[rows]] if order is None else [order[rows], links.image_rows[rows]]
+    rows = rows[np.lexsort(keys)]
+    return rows, np.searchsorted(links.image_rows[rows], np.arange(images + 1)).astype(np.int64)
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:

@@ -31,12 +31,11 @@ Transforms = Sequence[Mapping[str, Any]]
 
 def check_arguments(transforms: Any) -> None:
     """Raises UserError unless `transforms` is a list of named transforms with numbers that images can have."""
-    count = 0
-    for transform, depth in _each(transforms, 0):
-        count += 1
+    for count, (transform, depth) in enumerate(_each(transforms, 0), start=1):
         if count > _MOST_TRANSFORMS or depth > _DEEPEST:
             raise UserError(
-                f"data.albumentations: more than {_MOST_TRANSFORMS} transforms, or more than {_DEEPEST} within each other"
+                f"data.albumentations: more than {_MOST_TRANSFORMS} transforms, or more than {_DEEPEST} within each "
+                "other"
             )
         for key, value in transform.items():
             for number in _numbers(value) if key != "transforms" else ():
@@ -83,7 +82,8 @@ def _try(transforms: Transforms, run: Callable[..., None], *, whole: bool) -> No
     names = ", ".join(str(transform.get("name")) for transform in transforms)
     sizes = ", ".join(f"{width}×{height}" for height, width in tried)
     raise UserError(
-        f"data.albumentations: {names} fails on images of {sizes} pixels ({reason}); change its arguments or leave it out"
+        f"data.albumentations: {names} fails on images of {sizes} pixels ({reason}); change its arguments or leave it "
+        "out"
     )
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.index import DatasetIndex
-from detection.data.tensor_file import NoChecksums, find_damage, map_array, read_header
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from detection.data.index import DatasetIndex
+from detection.data.tensor_file import NoChecksums, find_damage, map_array, read_header
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.proposal_store import KIND, fault_of
-from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from detection.data.proposal_store import KIND, fault_of
+from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
 
 _CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
 CHUNK_BYTES = 1 << 24  # added proposals that are gathered before they go to disk

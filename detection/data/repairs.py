@@ -1,4 +1,4 @@
-"""Tables of an annotation file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
+"""Tables of a label file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
 
 Shapes: M images, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
 used is decided when all have been called.
@@ -7,24 +7,34 @@ used is decided when all have been called.
 from __future__ import annotations
 
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from detection.common.seeds import GOLDEN, mix64
-from detection.data.readers.coco import MISSING, Tables
-from detection.data.decoder_complaints import decoder_complaints
 from detection.data.findings import Findings
-from detection.data.images import ImageError, image_size, read_image
+from detection.data.tables import MISSING, Tables
 
-_TOGETHER = 64  # images that are decoded between two looks at what their decoder says
 ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
 
 
+@dataclass(frozen=True)
+class Links:
+    """What the annotations belong to.
+
+    image_rows int64 (T,): the row of each one's image, −1 if it is not listed. labels int64 (T,): 0 if its category is
+    not listed. kept bool (T,): both are.
+    """
+
+    image_rows: np.ndarray
+    labels: np.ndarray
+    kept: np.ndarray
+
+
 def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the images, each id once; an entry that only says the same again is passed over."""
+    """Rows of the images by ascending id, each once; an entry that only says the same again is passed over."""
     ids, first = np.unique(tables.image_ids, return_index=True)
     first_of = first[np.searchsorted(ids, tables.image_ids)]
     for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
@@ -33,95 +43,33 @@ def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
         same &= bool(tables.heights[row] == tables.heights[other] and tables.widths[row] == tables.widths[other])
         example = f"id {tables.image_ids[row]}: {tables.names[other]}" + ("" if same else f" and {tables.names[row]}")
         findings.add("image_twice" if same else "image_id_twice", 1, [example])
-    return np.sort(first)
+    return first
 
 
-def sizes_of(
-    image_root: Path,
-    image_ids: np.ndarray,
-    names: list[str],
-    heights: np.ndarray,
-    widths: np.ndarray,
-    findings: Findings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths, the absent ones from the files' headers."""
-    for i in np.flatnonzero((heights == 0) | (widths == 0)).tolist():
-        try:
-            heights[i], widths[i] = image_size(image_root / names[i])
-            findings.add("size_missing", 1, [f"image {image_ids[i]}"])
-        except ImageError as error:
-            findings.add("size_unreadable", 1, [f"image {image_ids[i]}: {error}"])
-            heights[i] = widths[i] = 1
-    return heights, widths
-
-
-def check_files(
-    image_root: Path,
-    names: list[str],
-    heights: np.ndarray,
-    widths: np.ndarray,
-    findings: Findings,
-    *,
-    decode: bool,
-) -> None:
-    """Adds images without a file, from one listing of each folder; with `decode`, also those that cannot be read or
-    are not of the size given, and those whose decoder complains.
-    """
-    present: dict[str, set[str]] = {}
-    found = []
-    for i, name in enumerate(names):
-        folder, file = os.path.split(name)
-        if folder not in present:
-            try:
-                present[folder] = set(os.listdir(image_root / folder))
-            except OSError:
-                present[folder] = set()
-        if file in present[folder]:
-            found.append(i)
-        else:
-            findings.add("image_missing", 1, [f"{image_root / name}"])
-    if not decode:
-        return
-
-    def problem(i: int) -> str | None:
-        try:
-            read_image(image_root / names[i], (int(heights[i]), int(widths[i])))
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(found), _TOGETHER):
-            group = found[start : start + _TOGETHER]
-            with decoder_complaints() as complaints:
-                problems = list(pool.map(problem, group))
-            for i, message in zip(group, problems, strict=True):
-                if message is not None:
-                    findings.add("image_unreadable", 1, [message])
-                elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
-                    with decoder_complaints() as own:
-                        problem(i)
-                    findings.add(
-                        "image_doubtful", min(1, len(own)), [f"{image_root / names[i]}: {text}" for text in own[:1]]
-                    )
+def count_shared_names(names: Sequence[str], findings: Findings) -> None:
+    """Counts the file names that several image ids share."""
+    if len(set(names)) < len(names):
+        shared = [name for name, count in Counter(names).items() if count > 1 and name != "?"]
+        findings.add("image_name_twice", len(shared), shared)
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:
-    """(ids ascending, their names)."""
-    ordered = sorted(tables.categories)
+    """(ids ascending, their names); an entry that only says the same again is passed over."""
+    counts = Counter(category for category in tables.categories if category[0] != MISSING)
+    repeated = [f"category {number}: {name}" for (number, name), count in counts.items() if count > 1]
+    findings.add("category_twice", sum(counts.values()) - len(counts), repeated)
+    ordered = sorted(counts)
     for (number, name), (following, other) in itertools.pairwise(ordered):
-        if number == following and number != MISSING:
+        if number == following:
             findings.add("category_id_twice", 1, [f"category {number}: {name} and {other}"])
     names = [name for _, name in ordered]
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    findings.add("category_name_twice", len(repeated), repeated)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    findings.add("category_name_twice", len(twice), twice)
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
-def find_images_and_labels(
-    tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray]:
-    """(row in `image_ids`, −1 if not listed; label, 0 if not listed) of each annotation, int64 (T,) both."""
+def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings) -> Links:
+    """Finds each annotation's image among `image_ids` and its label among `category_ids`."""
     image_rows = _find(image_ids, tables.image_of)
     labels = _find(category_ids, tables.category_of) + 1
     stray = (image_rows < 0) & (tables.image_of != MISSING)
@@ -130,10 +78,11 @@ def find_images_and_labels(
     findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
     unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
     examples = (
-        f"category {tables.category_of[row]}: {_example(tables, row)}" for row in np.flatnonzero(unknown).tolist()
+        f"category {tables.category_of[row]}: {annotation_name(tables, row)}"
+        for row in np.flatnonzero(unknown).tolist()
     )
     findings.add("category_unknown", int(unknown.sum()), examples)
-    return image_rows, labels
+    return Links(image_rows, labels, (image_rows >= 0) & (labels > 0))
 
 
 def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -146,29 +95,36 @@ def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def corner_boxes(
-    tables: Tables, heights: np.ndarray, widths: np.ndarray, image_rows: np.ndarray, findings: Findings
+    tables: Tables, links: Links, sizes: tuple[np.ndarray, np.ndarray] | None, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area)."""
+    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area).
+
+    sizes: the images' heights and widths; None where they are not known: nothing is clipped then.
+    """
     x, y, width, height = tables.boxes.T
-    listed = image_rows >= 0
     finite = np.isfinite(tables.boxes).all(axis=1)
-    infinite = listed & ~finite
+    infinite = links.kept & ~finite
     findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
-    sides = [np.append(lengths, 0)[image_rows] for lengths in (widths, heights)]  # row −1: no image, no size
-    limits = np.stack(sides * 2, axis=1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        corners = np.stack([x, y, x + width, y + height], axis=1)
-        clipped = np.clip(corners, 0, limits)
-        over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
-    boxes = clipped.astype(np.float32)
-    beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
-    usable = listed & finite
-    for kind, fits in (  # each annotation goes to the first kind that fits
+    usable = links.kept & finite
+    kinds = [  # each annotation goes to the first kind that fits
         ("box_negative_size", (width < 0) | (height < 0)),
         ("box_zero_size", (width == 0) | (height == 0)),
-        ("box_outside", beyond),
-        ("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)),  # too thin for float32
-    ):
+    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = np.stack([x, y, x + width, y + height], axis=1)
+        over = np.zeros(len(corners), dtype=bool)
+        if sizes is not None:
+            # Row −1, no image, has no size.
+            heights, widths = (np.append(lengths, 0)[links.image_rows] for lengths in sizes)
+            limits = np.stack([widths, heights] * 2, axis=1)
+            beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
+            kinds.append(("box_outside", beyond))
+            clipped = np.clip(corners, 0, limits)
+            over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
+            corners = clipped
+        boxes = corners.astype(np.float32)
+    kinds.append(("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)))  # too thin for float32
+    for kind, fits in kinds:
         findings.add(kind, int((usable & fits).sum()), _examples(tables, usable & fits))
         usable &= ~fits
     findings.add("box_overhanging", int((usable & over).sum()), _examples(tables, usable & over))
@@ -185,7 +141,10 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     examples = (f"annotation {number}" for number in distinct[repeated].tolist())
     findings.add("annotation_id_twice", int((count[repeated] - 1).sum()), examples)
     absent = np.flatnonzero(ids == MISSING)
-    ids[absent] = max(0, int(ids.max(initial=0))) + 1 + np.arange(len(absent))
+    last = max(0, int(ids.max(initial=0)))
+    if last > np.iinfo(np.int64).max - len(absent):  # no room behind it
+        last = 0
+    ids[absent] = last + 1 + np.arange(len(absent))
     return ids
 
 
@@ -208,10 +167,11 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
     findings.add("object_twice", len(rows), examples)
 
 
-def _example(tables: Tables, row: int) -> str:
+def annotation_name(tables: Tables, row: int) -> str:
+    """What messages call an annotation."""
     number = tables.annotation_ids[row]
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 
 
 def _examples(tables: Tables, mask: np.ndarray) -> list[str]:
-    return [_example(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]
+    return [annotation_name(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]

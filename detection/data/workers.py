@@ -92,7 +92,8 @@ def _pinned(pool: WorkerPool, ahead: int) -> Iterator[Any]:
     def put(value: Any) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                return waiting.put(value, timeout=0.1)
+                waiting.put(value, timeout=0.1)
+                return
 
     def pin() -> None:
         try:

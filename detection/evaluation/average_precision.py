@@ -2,7 +2,7 @@
 
 Axes of `precision` (I, R, K, A, L) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
 levels, K categories, A the four area ranges (all, small, medium, large), L the three limits of detections a class and
-image (1, 10, 100).
+image (1, 10, 100; the last may be another, which then takes its place in the names of figures).
 
 A backend makes these two tables of two tables of arrays; the figures are read from them. "arrays" is our own
 (`coco_evaluation`), "pycocotools" the number of record (`pycocotools_evaluation`): they give the same bits.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +19,16 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.text import printable
 from detection.evaluation import coco_evaluation, pycocotools_evaluation
-from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS
-from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
-from detection.evaluation.results import checked, read_results
+from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, detection_limits
+from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.results import checked
 
 Backend = Literal["arrays", "pycocotools"]
-BACKENDS: dict[Backend, Callable[[GroundTruth, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+BACKENDS: dict[Backend, Callable[[GroundTruth, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]] = {
     "arrays": coco_evaluation.evaluate,
     "pycocotools": pycocotools_evaluation.evaluate,
 }
+LIMIT = DETECTION_LIMITS[-1]
 # In COCO's order. Name: (precision or recall, IoU threshold or None for the mean over all ten, area range, limit).
 FIGURES: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
@@ -62,8 +62,9 @@ class AveragePrecision:
     """The outcome of an evaluation.
 
     figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there is nothing to find (COCO
-    prints −1 there). classes: a row each category of the annotation file, ascending by id.
-    notes: what was mended or left out on the way, in words with counts. Empty for clean inputs.
+    prints −1 there). classes: a row each category of the ground truth, ascending by id.
+    notes: what was repaired or left out on the way, in words with counts. Empty for clean inputs. limit: how many
+    detections of a class and image were looked at.
     """
 
     figures: dict[str, float | None]
@@ -71,6 +72,7 @@ class AveragePrecision:
     images: int
     detections: int
     notes: list[str] = field(default_factory=list)
+    limit: int = LIMIT
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, strings, lists and dicts, for JSON."""
@@ -93,7 +95,8 @@ class AveragePrecision:
 
     def summary(self) -> str:
         """The twelve lines in COCO's own words."""
-        return "\n".join(_coco_line(*FIGURES[name], value) for name, value in self.figures.items())
+        figures = figures_at(self.limit)
+        return "\n".join(_coco_line(*figures[name], value) for name, value in self.figures.items())
 
     def class_table(self) -> str:
         """One line a class: category id, name, objects, AP, AP@0.5; a dash where the class has no object."""
@@ -116,40 +119,47 @@ class AveragePrecision:
         return "\n\n".join(parts)
 
 
+def figures_at(limit: int) -> dict[str, tuple[str, float | None, str, int]]:
+    """`FIGURES` with another limit in place of 100."""
+    return {
+        name.replace(str(LIMIT), str(limit)): (kind, threshold, area_range, limit if most == LIMIT else most)
+        for name, (kind, threshold, area_range, most) in FIGURES.items()
+    }
+
+
 def average_precision(
-    annotations: Path | str | dict[str, Any] | GroundTruth,
-    detections: np.ndarray | Path | str,
+    ground_truth: GroundTruth,
+    detections: np.ndarray,
     *,
-    image_ids: np.ndarray | list[int] | None = None,
+    source: str = "the detections",
+    limit: int = LIMIT,
     backend: Backend = "arrays",
 ) -> AveragePrecision:
     """COCO's average precision of boxes (Lin et al., ECCV 2014; cocodataset.org, "Detection Evaluation").
 
     Args:
-        annotations: a COCO annotation file, the dict it holds, or what `read_ground_truth` made of it.
-        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, or a results file; D may be 0.
-        image_ids: evaluate on these images only; None for all that the annotations list.
+        ground_truth: the objects, and the images on which detections are evaluated.
+        detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id; D may be 0.
+        source: what messages call the detections.
+        limit: how many detections of a class and image are looked at, at least 11; COCO's figures are those at 100.
         backend: what computes the tables; the figures are the same.
 
-    An image without detections counts as one where nothing was found. Detections of listed images outside `image_ids`
-    are not looked at. Detections of a category that the annotations do not list are left out, as pycocotools does, and
-    noted.
+    An image without detections counts as one where nothing was found. Detections of a category that the ground truth
+    does not list are left out, as pycocotools does, and noted.
 
     Raises:
-        UserError: annotations or results that cannot be used (see `read_ground_truth` and `results.checked`);
-            detections of an image that the annotations do not list; no detection at all of a listed category.
+        UserError: detections that cannot be used (see `results.checked`) or are of an image that the ground truth does
+            not list; no detection at all of a listed category.
     """
-    ground_truth = annotations if isinstance(annotations, GroundTruth) else read_ground_truth(annotations)
-    notes = [f"{count} {what}" for what, count in ground_truth.repairs.items()]
-    source = "the detections" if isinstance(detections, np.ndarray) else str(detections)
-    rows = checked(detections) if isinstance(detections, np.ndarray) else read_results(detections)
-    rows = _of_listed_images(rows, ground_truth, source)
+    limits = detection_limits(limit)
+    notes = [*ground_truth.notes, *_images_with_more_objects(ground_truth, limit)]
+    rows = _of_listed_images(checked(detections, source), ground_truth, source)
     rows = _of_listed_categories(rows, ground_truth, source, notes)
-    if image_ids is not None:
-        ground_truth = ground_truth.restricted_to(image_ids)
-        rows = rows[np.isin(rows[:, 0], ground_truth.image_ids)]
-    precision, recall = BACKENDS[backend](ground_truth, rows)
-    figures = {name: _figure(precision, recall, *what) for name, what in FIGURES.items()}
+    precision, recall = BACKENDS[backend](ground_truth, rows, limits)
+    figures = {
+        name: _figure(precision, recall, kind, threshold, area_range, limits.index(most))
+        for name, (kind, threshold, area_range, most) in figures_at(limit).items()
+    }
     category_ids = ground_truth.category_ids
     targets = np.searchsorted(category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
     objects = np.bincount(targets, minlength=len(category_ids)).tolist()
@@ -163,7 +173,24 @@ def average_precision(
         )
         for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
     ]
-    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes)
+    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes, limit)
+
+
+def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str]:
+    """A note where even a perfect detector could not find all objects of a class in an image."""
+    targets = np.column_stack([ground_truth.object_image_ids, ground_truth.object_category_ids])[~ground_truth.crowds]
+    cells, counts = np.unique(targets, axis=0, return_counts=True)
+    crowded = np.flatnonzero(counts > limit)
+    if not len(crowded):
+        return []
+    most = crowded[counts[crowded].argmax()]
+    image_id, category_id = cells[most].tolist()
+    return [
+        f"{len(crowded)} times an image has more than {limit} objects of one class (the most: image id {image_id}, "
+        f"{counts[most]} of category id {category_id}), where the {limit} best detections of a class are looked at: "
+        "not even a perfect detector could reach 1. A results file can be measured with --max-detections, and a "
+        "detector gives more with fast_rcnn.detections"
+    ]
 
 
 def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) -> np.ndarray:
@@ -198,8 +225,9 @@ def _figure(
     area_range: str,
     limit: int,
 ) -> float | None:
+    """A figure at the limit of this position."""
     values = precision if kind == "precision" else recall
-    values = values[..., list(AREA_RANGES).index(area_range), DETECTION_LIMITS.index(limit)]
+    values = values[..., list(AREA_RANGES).index(area_range), limit]
     return _mean_of_present(values if threshold is None else values[np.isclose(IOU_THRESHOLDS, threshold)])
 
 

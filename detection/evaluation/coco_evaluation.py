@@ -22,20 +22,23 @@ from detection.evaluation.stable_matching import UNMATCHED, stable_matching
 _PAIRS_AT_A_TIME = 500_000  # bounds the memory of pairs that turn out not to overlap
 
 
-def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(
+    ground_truth: GroundTruth, detections: np.ndarray, limits: tuple[int, ...] = DETECTION_LIMITS
+) -> tuple[np.ndarray, np.ndarray]:
     """The tables whose means are COCO's figures.
 
     Args:
-        ground_truth: what `read_ground_truth` gives.
+        ground_truth: the objects and the images.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, of listed images and categories.
+        limits: L ascending numbers of detections of a class and image that are looked at.
 
     Returns:
         precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no object to find.
     """
-    found, objects = _ranked(ground_truth, detections), _grouped(ground_truth)
+    found, objects = _ranked(ground_truth, detections, limits[-1]), _grouped(ground_truth)
     pairs = _overlapping_pairs(found, objects)
     classes = len(ground_truth.category_ids)
-    shape = (classes, len(AREA_RANGES), len(DETECTION_LIMITS))
+    shape = (classes, len(AREA_RANGES), len(limits))
     precision = np.full((len(IOU_THRESHOLDS), len(RECALL_LEVELS), *shape), -1.0)
     recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
     starts = np.searchsorted(found.classes, np.arange(classes + 1))
@@ -47,9 +50,9 @@ def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndar
             continue
         needed = _finds_needed(targets[present])
         inside = (found.areas >= low) & (found.areas <= high)
-        counted = [_sums(inside & (found.ranks < limit)) for limit in DETECTION_LIMITS]
+        counted = [_sums(inside & (found.ranks < limit)) for limit in limits]
         for threshold, (finders, regular) in enumerate(_finds(pairs, ignored, objects.crowds)):
-            for limit, most in enumerate(DETECTION_LIMITS):
+            for limit, most in enumerate(limits):
                 best = found.ranks[finders] < most
                 precisions, hits = _hits(finders[best], regular[best], inside, counted[limit], starts)
                 recall[threshold, present, area, limit] = hits[present] / targets[present]
@@ -59,7 +62,8 @@ def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class _Detections:
-    """The best 100 of each cell, by class and descending score; of equal scores, by image and as they were given.
+    """The best of each cell, up to the largest limit, by class and descending score; of equal scores, by image and as
+    they were given.
 
     classes, cells, ranks (place in the cell, from 0): int64 (D,); boxes (D, 4); areas (D,).
     """
@@ -94,7 +98,7 @@ class _Pairs:
     overlaps: np.ndarray
 
 
-def _ranked(ground_truth: GroundTruth, detections: np.ndarray) -> _Detections:
+def _ranked(ground_truth: GroundTruth, detections: np.ndarray, most: int) -> _Detections:
     images = np.searchsorted(ground_truth.image_ids, detections[:, 0])
     classes = np.searchsorted(ground_truth.category_ids, detections[:, 6])
     order = np.lexsort((images, -detections[:, 5], classes))
@@ -103,7 +107,7 @@ def _ranked(ground_truth: GroundTruth, detections: np.ndarray) -> _Detections:
     first = np.flatnonzero(np.diff(cells[by_cell], prepend=-1))
     ranks = np.empty(len(cells), dtype=np.int64)
     ranks[by_cell] = np.arange(len(cells)) - np.repeat(first, np.diff(first, append=len(cells)))
-    kept = ranks < DETECTION_LIMITS[-1]
+    kept = ranks < most
     order = order[kept]
     boxes = detections[order, 1:5]
     with np.errstate(over="ignore"):

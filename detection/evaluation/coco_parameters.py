@@ -14,3 +14,14 @@ AREA_RANGES: dict[str, tuple[float, float]] = {
     "large": (96.0**2, 1e10),
 }
 DETECTION_LIMITS = (1, 10, 100)  # detections of one class in one image
+
+
+def detection_limits(most: int) -> tuple[int, ...]:
+    """COCO's limits with another one in place of the largest.
+
+    Raises:
+        ValueError: it is not the largest.
+    """
+    if most <= DETECTION_LIMITS[-2]:
+        raise ValueError(f"the limit of detections must be above {DETECTION_LIMITS[-2]}, not {most}")
+    return (*DETECTION_LIMITS[:-1], most)

@@ -94,7 +94,7 @@ def analyse_errors(
     """Sorts detections into the kinds of the module's table and counts them.
 
     Args:
-        ground_truth: what `read_ground_truth` gives.
+        ground_truth: the objects, and the images on which detections are looked at.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id.
         score_threshold: count detections that score at least so much; None for the threshold with the best F1.
 

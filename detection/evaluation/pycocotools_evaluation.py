@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from detection.evaluation.coco_parameters import DETECTION_LIMITS
 from detection.evaluation.ground_truth import GroundTruth
 
 
-def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(
+    ground_truth: GroundTruth, detections: np.ndarray, limits: tuple[int, ...] = DETECTION_LIMITS
+) -> tuple[np.ndarray, np.ndarray]:
     """pycocotools' COCOeval on arrays: the same tables as `coco_evaluation.evaluate`, of the same arguments."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -44,6 +47,7 @@ def evaluate(ground_truth: GroundTruth, detections: np.ndarray) -> tuple[np.ndar
             table.createIndex()
             tables.append(table)
         evaluation = COCOeval(*tables, iouType="bbox")
+        evaluation.params.maxDets = list(limits)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]

@@ -20,7 +20,7 @@ from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import change_config, config_to_dict
 from detection.data.index import DatasetIndex
-from detection.experiment.earlier_versions import with_todays_identity
+from detection.experiment.earlier_versions import upgrade_identity
 from detection.experiment.model_files import Trained, load_rpn
 from detection.networks.rpn import RPN
 from detection.training.checkpoints import Checkpointer, provenance_of, require_same_run
@@ -28,7 +28,7 @@ from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
-# What a trained network has in itself, whatever another configuration says.
+# Values that are fixed by training: the weights fit no others.
 _BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width")
 _RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.channels")
 _FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics")
@@ -40,12 +40,12 @@ def change_trained(config: settings.Config, changes: Sequence[str], path: object
     """The configuration of the trained file `path` with `key.sub=value` changes.
 
     Raises:
-        UserError: a change cannot be made, or is of what the trained network has in itself.
+        UserError: a change cannot be made, or is of a value that is fixed by training.
     """
     changed = change_config(config, changes)
     different = _differences(config, changed, _STRUCTURE, "trained with", "asked for")
     if different:
-        raise UserError(f"{path}: what a network was trained with cannot be changed afterwards: {different}")
+        raise UserError(f"{path}: these values are fixed by training and cannot be changed afterwards: {different}")
     return changed
 
 
@@ -67,15 +67,16 @@ def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) 
         on_main(lambda: logger.warning("%s was made for images of another size: %s", path, size))
 
 
-def image_set(index: DatasetIndex) -> str:
+def describe_image_set(index: DatasetIndex) -> str:
     """Which of its data set's images an index has, in which order, as a text that tells it from others."""
     return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
 
 
-def what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
+def config_subset_that_must_match(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
     """The part of the configuration that a resumed training must share with the one that it continues.
 
-    Left out are what `image_set` and the proposals' metadata say, how the network is tested, and how the work is done.
+    Left out are what `describe_image_set` and the proposals' metadata say, how the network is tested, and how the work
+    is done.
     """
     values = config_to_dict(config)
     images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
@@ -91,7 +92,7 @@ def what_matters(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) 
     return {key: values[key] for key in ("seed", "data", "backbone", network)}
 
 
-def fast_rcnn_identity(
+def describe_fast_rcnn_run(
     config: settings.Config,
     index: DatasetIndex,
     rpn: Trained[RPN],
@@ -103,7 +104,7 @@ def fast_rcnn_identity(
 
     rpn_sha256: that of the RPN's file. store_metadata: that of the proposals.
     """
-    own = what_matters(config, "fast_rcnn")
+    own = config_subset_that_must_match(config, "fast_rcnn")
     if config.fast_rcnn.box_statistics == "empirical":
         for key in ("box_means", "box_stds", "box_statistics"):
             own["fast_rcnn"].pop(key)
@@ -113,10 +114,10 @@ def fast_rcnn_identity(
         "rpn_sha256": rpn_sha256,
         "rpn": {
             **{key: rpn.provenance[key] for key in ("train", "steps") if key in rpn.provenance},
-            "config": what_matters(rpn.config, "rpn"),
+            "config": config_subset_that_must_match(rpn.config, "rpn"),
         },
         "proposals": {key: store_metadata[key] for key in ("limits", "sides") if key in store_metadata},
-        "images": image_set(index),
+        "images": describe_image_set(index),
         "proposal_limit": config.rpn.training_proposals.after_nms,
         "config": own,
     }
@@ -133,7 +134,7 @@ def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
         return
     ours = json.loads(json.dumps(known))
     try:
-        theirs = with_todays_identity(provenance_of(newest), ours)
+        theirs = upgrade_identity(provenance_of(newest), ours)
     except (UserError, LookupError, TypeError, ValueError):  # a damaged one; resuming takes the one before
         return
     if "rpn" not in theirs:  # an earlier version's checkpoint
@@ -143,7 +144,7 @@ def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
     require_same_run(newest, theirs, ours, partly=True)
 
 
-def is_this_runs_rpn(path: Path, rpn: Trained[RPN]) -> bool:
+def is_rpn_of_run(path: Path, rpn: Trained[RPN]) -> bool:
     """Whether the file holds what `rpn` says: weights, what they were made of, and the configuration that decides them.
 
     A file that was written by an earlier run into the same folder does not.
@@ -156,7 +157,7 @@ def is_this_runs_rpn(path: Path, rpn: Trained[RPN]) -> bool:
     own, state = rpn.network.state_dict(), found.network.state_dict()
     return (
         json.dumps(provenance, sort_keys=True) == json.dumps(rpn.provenance, sort_keys=True)
-        and what_matters(found.config, "rpn") == what_matters(rpn.config, "rpn")
+        and config_subset_that_must_match(found.config, "rpn") == config_subset_that_must_match(rpn.config, "rpn")
         and all(torch.equal(value, own[name].cpu()) for name, value in state.items())
     )
 

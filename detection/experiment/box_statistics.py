@@ -57,7 +57,7 @@ def measure(index: DatasetIndex, store: ProposalStore, positive_iou: float, limi
     return _four(mean), _four(std)
 
 
-def with_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
+def apply_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
     """The configuration with the box targets' means and stds measured, if it says `box_statistics: empirical`."""
     if config.fast_rcnn.box_statistics == "fixed":
         return config

@@ -1,10 +1,12 @@
-"""Configuration → the images and annotations of a split."""
+"""Configuration → the images and annotations of a split, with the classes of what it is used with."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,10 +16,13 @@ from detection import config as settings
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
+from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
 from detection.training.consensus import require_same, together
 from detection.training.distributed import is_main, on_main
+
+PURPOSES: dict[str, Purpose] = {"train": "training", "test": "evaluation"}  # what each split is read for
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +31,16 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
     """The index of the configured split, after a check that its images are there; repairs are logged once. Every rank
     calls this and has the same.
 
+    The training split is loaded for training, the test split for evaluation.
+
     Raises:
         UserError: files are missing, or annotations cannot be used, or they are not the same on all ranks.
     """
     split = getattr(data, which)
     annotations, images = _locate(data, which)
     index = together(
-        f"reading {annotations}", lambda: load_index(annotations, images, name=split.name, check="present")
+        f"reading {annotations}",
+        lambda: load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="present"),
     )
     require_same(f"data.{which}", {"annotations": index.fingerprint, "images": len(index)})
     if split.limit is not None:
@@ -41,6 +49,82 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
     if summary and is_main():  # what each rank had to repair is its own matter
         logger.warning("%s: %s", annotations, summary)
     return index
+
+
+def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:
+    """The images that are trained on, and with `evaluate` the test split with its classes in their order.
+
+    The classes of the two splits are held against each other either way, if there is a test split that can be read:
+    after a training of hours is no time to find that it learnt other ones.
+
+    Raises:
+        UserError: files are missing, annotations cannot be used, or the two splits have different classes.
+    """
+    train = open_split(data, "train")
+    test = open_split(data, "test") if evaluate else _listed(data, "test")
+    if test is not None:
+        own = train.category_ids, train.category_names, train.annotation_file
+        test = match_classes(test, *own, quiet=not evaluate)
+    images = training_images(data, train)
+    log_images_left_out(data, train, images)
+    return images, test if evaluate else None
+
+
+def match_classes(
+    index: DatasetIndex, ids: Sequence[int] | np.ndarray, names: Sequence[str], owner: object, *, quiet: bool = False
+) -> DatasetIndex:
+    """The index with its classes in the order of others, those of a training split or a detector, matched by name.
+
+    Where ids or order differ and the names do not, one line says so, unless `quiet`. A name that stands for several ids
+    in one of the two matches nothing: then the ids must agree, too.
+
+    Args:
+        ids, names: the other classes, by their labels 1..K. owner: what messages call the file that they are of.
+
+    Raises:
+        UserError: the names are not the same ones; those that only one of the two has are listed.
+    """
+    own = list(zip(index.category_ids.tolist(), index.category_names, strict=True))
+    others = [(int(number), name) for number, name in zip(ids, names, strict=True)]
+    if own == others:
+        return index
+    unclear = len({name for _, name in others}) < len(others)
+    keys: list[Any] = own if unclear else [name for _, name in own]
+    wanted: list[Any] = others if unclear else [name for _, name in others]
+    if Counter(keys) != Counter(wanted):
+        only_own, only_others = Counter(keys) - Counter(wanted), Counter(wanted) - Counter(keys)
+        raise UserError(
+            f"{index.annotation_file}: its classes are not those of {owner}: only the former lists "
+            f"{_listing(only_own)}; only the latter {_listing(only_others)}. List the same categories, by the same "
+            "names, in both files; a category may be without objects"
+        )
+    order = [keys.index(key) for key in wanted]
+    moved = [(name, a, b) for (b, name), (a, _) in zip(others, (own[i] for i in order), strict=True) if a != b]
+    if moved and not quiet:
+        text = ", ".join(f"{name} (id {a}, {b} there)" for name, a, b in moved[:3]) + (", …" if len(moved) > 3 else "")
+        on_main(
+            lambda: logger.info(
+                "%s: its classes are matched by name with those of %s, where they have other ids: %s",
+                index.annotation_file,
+                owner,
+                text,
+            )
+        )
+    return index.in_class_order(order)
+
+
+def _listing(classes: Counter[Any]) -> str:
+    names = [repr(name) for name in classes]
+    return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "") if names else "no other"
+
+
+def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
+    """What the annotation file of a split lists, without a look at its images; None if it cannot be used."""
+    try:
+        annotations, _ = _locate(data, which)
+        return load_index(annotations, None, name=which, purpose=PURPOSES[which])
+    except UserError:
+        return None
 
 
 def check_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
@@ -52,7 +136,7 @@ def check_split(data: settings.Data, which: Literal["train", "test"]) -> Dataset
     split = getattr(data, which)
     annotations, images = _locate(data, which)
     logger.info("data.%s: looking at every image of %s", which, images)
-    return load_index(annotations, images, name=split.name, check="sound")
+    return load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="sound")
 
 
 def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:
@@ -72,6 +156,13 @@ def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:
 def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
     """The images that are trained on: all, or those with an object (`data.keep_empty`)."""
     return index if data.keep_empty else index.non_empty()
+
+
+def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
+    """Says how many images of a split are not trained on."""
+    if len(kept) < len(whole):
+        text = "%s: %d of %d images have no object and are left out (data.keep_empty=true trains on them, too)"
+        on_main(lambda: logger.info(text, whole.annotation_file, len(whole) - len(kept), len(whole)))
 
 
 def on_unreadable(data: settings.Data) -> Literal["stop", "replace"]:

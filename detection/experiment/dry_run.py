@@ -23,7 +23,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.agreement import require_fitting_rpn
 from detection.experiment.builders import build_rpn
-from detection.experiment.inference import Inference, prepared, propose
+from detection.experiment.inference import Inference, prepare_inference, propose
 from detection.experiment.model_files import Trained, load_rpn
 from detection.experiment.proposing import is_current, store_metadata
 from detection.experiment.run_folder import RunFolder
@@ -79,7 +79,7 @@ def of_fast_rcnn(
     else:
         on_main(lambda: logger.info("measuring how long proposing takes …"))
         some = _some(splits.train, config.fast_rcnn.training)
-        inference = prepared(opened.rpn.network, config, device)
+        inference = prepare_inference(opened.rpn.network, config, device)
         with tempfile.TemporaryDirectory() as temporary:
             began = time.monotonic()
             store = _proposals_of(inference, some, limits, Path(temporary) / "proposals.st")

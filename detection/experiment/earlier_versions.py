@@ -1,4 +1,4 @@
-"""What files of earlier versions call otherwise: weights, and what a checkpoint says of its run → today's names.
+"""Weights and checkpoints of earlier versions → the same by today's names.
 
 Keys of configurations that were renamed are in `detection/config_file.py`, which every reader of a configuration goes
 by. Files by earlier versions are in `tests/detection/experiment/files_of_earlier_versions/`.
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from detection.config import Config
-from detection.config_file import config_to_dict, with_todays_keys
+from detection.config_file import config_to_dict, rename_keys
 
 # Beginnings of weights' names, earlier → today's. One is applied where the network has the new name and not the old.
 RENAMED_WEIGHTS = {"conv5.": "box_head.conv5."}  # Fast R-CNN
@@ -21,7 +21,7 @@ RENAMED_WEIGHTS = {"conv5.": "box_head.conv5."}  # Fast R-CNN
 RENAMED_IDENTITY = {"pictures": "images"}
 
 
-def with_todays_names(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def rename_weights(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """A file's weights by the names that the network has today. `names`: all of these."""
 
     def today(name: str) -> str:
@@ -34,21 +34,23 @@ def with_todays_names(state: Mapping[str, Any], names: Collection[str]) -> dict[
     return {today(name): value for name, value in state.items()}
 
 
-def checkpoint_upgrade(network: nn.Module, identity: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def make_checkpoint_upgrade(
+    network: nn.Module, identity: Mapping[str, Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """For the checkpoints of a training of `network` with this identity: content → the same by today's names."""
 
     def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-        provenance = with_todays_identity(json.loads(content["provenance"]), identity)
+        provenance = upgrade_identity(json.loads(content["provenance"]), identity)
         return {
             **content,
             "provenance": json.dumps(provenance, sort_keys=True),
-            "network": with_todays_names(content["network"], network.state_dict().keys()),
+            "network": rename_weights(content["network"], network.state_dict().keys()),
         }
 
     return upgrade
 
 
-def with_todays_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its run, as today's version would say it.
 
     Values of the configuration that it does not name are the defaults, as in a configuration's file. What it does not
@@ -56,7 +58,7 @@ def with_todays_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
     """
     renamed = {RENAMED_IDENTITY.get(key, key): value for key, value in theirs.items()}
     if isinstance(renamed.get("config"), Mapping) and isinstance(ours.get("config"), Mapping):
-        config = with_todays_keys(renamed["config"])
+        config = rename_keys(renamed["config"])
         renamed["config"] = _completed(config, ours["config"], config_to_dict(Config()))
     if "rpn" in ours and "rpn" not in renamed and renamed.get("rpn_sha256") == ours.get("rpn_sha256"):
         renamed["rpn"] = ours["rpn"]

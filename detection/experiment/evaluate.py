@@ -1,28 +1,29 @@
 """Trained networks, stores and results files → COCO figures, tables, a report with images.
 
-The last stages of an experiment; each writes into one folder:
+The last stages of an experiment; each writes into one folder, in this order, so that what fails at one file leaves
+those before it:
 
     results.json    the detections, in COCO's results format
     figures.json    the figures by name
+    images/         the images that the report shows, in full size, evaluated_<image id>.jpg
     report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
     report.txt      the same as text
-    images/         the images that the report shows, in full size, evaluated_<image id>.jpg
     dataset.json    which data set all of it is of
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection import config as settings
 from detection.data.images import ImageError, read_image
@@ -30,14 +31,15 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.error_analysis import analyse_errors
-from detection.evaluation.ground_truth import read_ground_truth
 from detection.evaluation.recall import ProposalRecall
-from detection.evaluation.results import rounded, write_results
+from detection.evaluation.results import rounded
 from detection.experiment.builders import pair
-from detection.experiment.datasets import open_split
-from detection.experiment.evaluation_folder import claim
-from detection.experiment.inference import detect, prepared, proposal_recall_of, recall_of
+from detection.experiment.datasets import match_classes, open_split
+from detection.experiment.evaluation_folder import claim_folder
+from detection.experiment.ground_truth_loading import ground_truth_of
+from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained, TrainedDetector
+from detection.experiment.results_file import write_results
 from detection.networks.rpn import RPN
 from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
 from detection.report.page import Curve, embed_image, read_curves, write_report
@@ -67,47 +69,60 @@ def evaluate_detector(
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
     """
     require_agreement("measure a detector", config)
+    categories = trained.categories
+    index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
+    ground_truth = ground_truth_of(index)
+    claim_folder(folder, index)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
-    index = open_split(config.data, "test")
-    _check_categories(trained, index)
-    claim(folder, index)
-    inference = prepared(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     detections = rounded(detect(inference, index))
 
     def finish() -> AveragePrecision:
-        truth = read_ground_truth(index.annotation_file).restricted_to(index.image_ids)
-        figures = average_precision(truth, detections, backend=backend)
-        write_results(folder / "results.json", detections)
-        if not any(row.objects for row in figures.classes):
-            figures.notes.append(
-                "the annotations list no objects to measure by, as those of a test set; results.json holds the "
-                "detections as COCO's evaluation server takes them"
+        results, figures_file = folder / "results.json", folder / "figures.json"
+        write_results(results, detections)
+        with _kept_if_this_fails(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
+            figures = average_precision(ground_truth, detections, backend=backend)
+            if not any(row.objects for row in figures.classes):
+                figures.notes.append(
+                    "the annotations list no objects to measure by, as those of a test set; results.json holds the "
+                    "detections as COCO's evaluation server takes them"
+                )
+            _write_json(figures_file, figures.to_dict())
+        with _kept_if_this_fails(results, f"their figures are in {figures_file}"):
+            errors = analyse_errors(ground_truth, detections)
+            shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
+            write_report(
+                folder,
+                title=f"{config.name}: {index.annotation_file.stem}",
+                average_precision=figures.to_dict(),
+                errors=errors.to_dict(),
+                tables=(figures.table(), errors.table()),
+                facts=_facts(config, index),
+                curves=_curves(folder.parent),
+                images=shown,
             )
-        _write_json(folder / "figures.json", figures.to_dict())
-        errors = analyse_errors(truth, detections)
-        shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
-        write_report(
-            folder,
-            title=f"{config.name}: {index.annotation_file.stem}",
-            average_precision=figures.to_dict(),
-            errors=errors.to_dict(),
-            tables=(figures.table(), errors.table()),
-            facts=_facts(config, index),
-            curves=_curves(folder.parent),
-            images=shown,
-        )
         return figures
 
     return on_main(finish)
 
 
+@contextlib.contextmanager
+def _kept_if_this_fails(results: Path, further: str) -> Iterator[None]:
+    """Says where the detections are if what follows them fails."""
+    try:
+        yield
+    except Exception:
+        logger.error("the detections are written: %s; %s", results, further)
+        raise
+
+
 def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.device, folder: Path) -> ProposalRecall:
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     require_agreement("measure an RPN", config)
-    require_same_weights(trained.network)
     index = open_split(config.data, "test")
-    claim(folder, index)
-    recall = proposal_recall_of(prepared(trained.network, config, device), index, config.rpn.test_proposals)
+    claim_folder(folder, index)
+    require_same_weights(trained.network)
+    recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
     return recall
 
@@ -118,7 +133,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     require_agreement("measure proposals", config)
     require_same("the proposals", store.metadata)
     store.check_against(index)
-    claim(folder, index)
+    claim_folder(folder, index)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
@@ -137,20 +152,6 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
             recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
-
-
-def _check_categories(trained: TrainedDetector, index: DatasetIndex) -> None:
-    own, other = trained.categories, index
-    if list(own.ids) != other.category_ids.tolist() or list(own.names) != other.category_names:
-        raise UserError(
-            f"{index.annotation_file}: its classes are not those of the detector. Detector: "
-            f"{_listing(own.ids, own.names)}; data set: {_listing(other.category_ids.tolist(), other.category_names)}"
-        )
-
-
-def _listing(ids: Any, names: Any) -> str:
-    pairs = [f"{number} {name}" for number, name in zip(ids, names, strict=True)]
-    return ", ".join(pairs[:8]) + (f", … ({len(pairs)} in all)" if len(pairs) > 8 else "")
 
 
 def _draw(

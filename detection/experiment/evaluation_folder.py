@@ -1,4 +1,4 @@
-"""A folder of figures and report → that of one data set alone: another one's are not written over.
+"""The folder of an evaluation belongs to one data set; the evaluation of another one is refused there.
 
 dataset.json    the annotation file that the folder's figures are of, and its fingerprint
 """
@@ -16,8 +16,8 @@ from detection.training.distributed import on_main
 NAME = "dataset.json"
 
 
-def claim(folder: Path, index: DatasetIndex) -> None:
-    """Notes in the folder, made if missing, that it is the data set's. Every rank calls this.
+def claim_folder(folder: Path, index: DatasetIndex) -> None:
+    """Writes into the folder, which is made if missing, which data set it belongs to. Every rank calls this.
 
     Raises:
         UserError: it holds the evaluation of another one, or cannot be written.

@@ -1,8 +1,8 @@
 """A trained network and images → what it finds in them. The `Detector`, the tools and the evaluation during a training
 all take this way.
 
-`prepared` makes a network ready, `detect_batch` and `propose_batch` look at one batch, `detect` and `propose` at a
-whole split; with several ranks, each looks at its share.
+`prepare_inference` folds and places a network. `detect_batch` and `propose_batch` take one batch, `detect` and
+`propose` a whole split, of which each of several ranks takes its share.
 Shapes: N images, R proposals, D detections.
 """
 
@@ -29,6 +29,7 @@ from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.datasets import test_augmentation
+from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.networks.fast_rcnn import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.networks.rpn import RPN
@@ -54,7 +55,7 @@ class Inference(Generic[Network]):
         autocast: the type of half precision; None computes in float32.
         batch_size: images at once, when looking through a split.
         workers: processes that read its images; 0 reads in this one.
-        patience: seconds that a batch of them may be waited for.
+        patience: seconds that a batch of its images may be waited for.
     """
 
     network: Network
@@ -99,13 +100,13 @@ class Inference(Generic[Network]):
             yield batch.to(self.device, non_blocking=True)
 
 
-def prepared(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
+def prepare_inference(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
     """A copy of the network, folded and placed on the device (see `for_inference`), as `Inference.configured` takes
     it."""
     return Inference.configured(for_inference(network, config.runtime, device), config)
 
 
-def batches_of_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
+def batch_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
     """Images uint8 (H, W, 3) in RGB order → batches in their order, `image_ids` counting from 0.
 
     Only images of one padded size share a batch, at most `batch_size` of them, so that what is found in an image does
@@ -204,7 +205,7 @@ def propose(
 def average_precision_of(inference: Inference[FasterRCNN], index: DatasetIndex) -> tuple[AveragePrecision, np.ndarray]:
     """The COCO figures of a detector on a split, and its detections, the same on every rank."""
     detections = detect(inference, index)
-    figures = on_main(lambda: average_precision(index.annotation_file, detections, image_ids=index.image_ids))
+    figures = on_main(lambda: average_precision(ground_truth_of(index), detections))
     return figures, detections
 
 

@@ -20,11 +20,11 @@ from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import config_from_dict, config_to_dict
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.earlier_versions import with_todays_names
+from detection.experiment.earlier_versions import rename_weights
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 from detection.training.artifacts import load_artifact, save_artifact, versions
-from detection.training.network_state import filled, plain_state
+from detection.training.network_state import build_with_weights, plain_state
 
 N = TypeVar("N", RPN, FastRCNN)
 
@@ -174,18 +174,18 @@ class _File:
             ) from None
 
     def rpn(self) -> Trained[RPN]:
-        network = filled(
-            lambda: build_rpn(self.rpn_config, pretrained=False), self.states["rpn"], self.path, with_todays_names
+        network = build_with_weights(
+            lambda: build_rpn(self.rpn_config, pretrained=False), self.states["rpn"], self.path, rename_weights
         )
         network.backbone.input_format = self.input_formats["rpn"]
         return Trained(network, self.rpn_config, self.categories, self._provenance_of("rpn"))
 
     def fast_rcnn(self) -> Trained[FastRCNN]:
-        network = filled(
+        network = build_with_weights(
             lambda: build_fast_rcnn(self.config, len(self.categories), pretrained=False),
             self.states["fastrcnn"],
             self.path,
-            with_todays_names,
+            rename_weights,
         )
         network.trunk.input_format = self.input_formats["fastrcnn"]
         return Trained(network, self.config, self.categories, self._provenance_of("fastrcnn"))

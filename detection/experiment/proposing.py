@@ -22,7 +22,7 @@ from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.datasets import open_split, training_images
-from detection.experiment.inference import prepared
+from detection.experiment.inference import prepare_inference
 from detection.experiment.inference import propose as proposals_of
 from detection.experiment.model_files import Trained, load_rpn
 from detection.experiment.run_folder import RunFolder
@@ -68,7 +68,6 @@ def propose(
         index, limits = training_images(config.data, index), config.rpn.training_proposals
     rpn = load_rpn(rpn_file)
     metadata = store_metadata(config, sha256_of(rpn_file), index, limits)
-    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     return write_proposals(config, rpn, metadata, index, device, output, limits)
 
 
@@ -85,9 +84,10 @@ def write_proposals(
 
     metadata: what `store_metadata` says of them.
     """
+    require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     if on_main(lambda: is_current(output, metadata, index)):
         return output
-    inference = prepared(rpn.network, config, device)
+    inference = prepare_inference(rpn.network, config, device)
     with run_lock(output.parent, f"{output.name}.lock"):
         watch = FolderWatch(output.parent, f"{output.name}.lock")
         writer = _first_on_main(lambda: ProposalWriter(output, metadata, index.image_ids, essential=_ESSENTIAL))

@@ -25,18 +25,18 @@ from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
 from detection.data.proposal_store import ProposalStore
 from detection.experiment.agreement import (
-    fast_rcnn_identity,
-    image_set,
-    is_this_runs_rpn,
+    config_subset_that_must_match,
+    describe_fast_rcnn_run,
+    describe_image_set,
+    is_rpn_of_run,
     refuse_other_run,
     require_fitting_rpn,
-    what_matters,
 )
-from detection.experiment.box_statistics import with_box_statistics
+from detection.experiment.box_statistics import apply_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.datasets import on_unreadable, open_split, training_augmentation, training_images
-from detection.experiment.earlier_versions import checkpoint_upgrade
-from detection.experiment.inference import average_precision_of, prepared, proposal_recall_of
+from detection.experiment.datasets import on_unreadable, open_training_splits, training_augmentation
+from detection.experiment.earlier_versions import make_checkpoint_upgrade
+from detection.experiment.inference import average_precision_of, prepare_inference, proposal_recall_of
 from detection.experiment.model_files import (
     Categories,
     Trained,
@@ -136,7 +136,7 @@ def train_fast_rcnn(
         else:
             metadata = store_metadata(config, opened.sha256, splits.train, limits)
         if resume:
-            known = fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, metadata)
+            known = describe_fast_rcnn_run(config, splits.train, opened.rpn, opened.sha256, metadata)
             on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
         if proposals_file is None:
             own = folder.proposals(splits.train.name)
@@ -152,8 +152,7 @@ def open_splits(config: settings.Config, training: settings.Training) -> Splits:
     Raises:
         UserError: files are missing, or annotations cannot be used.
     """
-    train = training_images(config.data, open_split(config.data, "train"))
-    return Splits(train, open_split(config.data, "test") if training.evaluate_every else None)
+    return Splits(*open_training_splits(config.data, evaluate=training.evaluate_every is not None))
 
 
 def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
@@ -170,23 +169,27 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         splits.train, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
     )
     provenance = {"stage": "rpn", "train": splits.train.fingerprint, "backbone": network.backbone.provenance}
-    identity = {**provenance, "images": image_set(splits.train), "config": what_matters(config, "rpn")}
+    identity = {
+        **provenance,
+        "images": describe_image_set(splits.train),
+        "config": config_subset_that_must_match(config, "rpn"),
+    }
 
     def evaluate(step: int) -> dict[str, float]:
         assert splits.test is not None
-        recall = proposal_recall_of(prepared(network, config, device), splits.test, config.rpn.test_proposals)
+        recall = proposal_recall_of(prepare_inference(network, config, device), splits.test, config.rpn.test_proposals)
         return _numbers(recall.to_dict()["figures"])
 
     def save(outcome: Outcome) -> None:
         rpn = Trained(network, config, categories_of(splits.train), {**provenance, "steps": outcome.step})
-        if not is_this_runs_rpn(folder.rpn, rpn):  # proposals and checkpoints refer to the file by its hash
+        if not is_rpn_of_run(folder.rpn, rpn):  # proposals and checkpoints refer to the file by its hash
             save_rpn(folder.rpn, rpn)
         logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn)
 
     return Stage(
         name="rpn",
         network=network,
-        batches=batches_of(config, dataset, device),
+        batches=make_batches(config, dataset, device),
         training=training,
         runtime=config.runtime,
         device=device,
@@ -198,7 +201,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.rpn),
-        upgrade_checkpoint=checkpoint_upgrade(network, identity),
+        upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
     )
 
 
@@ -211,7 +214,7 @@ def fast_rcnn_stage(
         UserError: weights cannot be used; nothing to measure the box statistics by.
     """
     folder, training = RunFolder.of(config), config.fast_rcnn.training
-    config = with_box_statistics(config, splits.train, store)
+    config = apply_box_statistics(config, splits.train, store)
     categories = categories_of(splits.train)
     seed = config.seed + 1  # not the RPN's: the two networks share nothing
     torch.manual_seed(seed)
@@ -225,14 +228,14 @@ def fast_rcnn_stage(
         unreadable=on_unreadable(config.data),
     )
     identity = {
-        **fast_rcnn_identity(config, splits.train, opened.rpn, opened.sha256, store.metadata),
+        **describe_fast_rcnn_run(config, splits.train, opened.rpn, opened.sha256, store.metadata),
         "backbone": network.trunk.provenance,
     }
     provenance = {key: identity[key] for key in ("stage", "train", "rpn_sha256", "proposals", "backbone")}
 
     def evaluate(step: int) -> dict[str, float]:
         assert splits.test is not None
-        inference = prepared(pair(config, opened.rpn.network.to(device), network), config, device)
+        inference = prepare_inference(pair(config, opened.rpn.network.to(device), network), config, device)
         figures, _ = average_precision_of(inference, splits.test)
         return _numbers(figures.figures)
 
@@ -245,7 +248,7 @@ def fast_rcnn_stage(
     return Stage(
         name="fastrcnn",
         network=network,
-        batches=batches_of(config, dataset, device),
+        batches=make_batches(config, dataset, device),
         training=training,
         runtime=config.runtime,
         device=device,
@@ -257,11 +260,11 @@ def fast_rcnn_stage(
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.fast_rcnn, folder.detector),
-        upgrade_checkpoint=checkpoint_upgrade(network, identity),
+        upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
     )
 
 
-def batches_of(
+def make_batches(
     config: settings.Config, dataset: DetectionDataset, device: torch.device
 ) -> Callable[[settings.Training], Batches]:
     """The recipe → first step → this rank's micro-batches from there to the end of the training."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detection import config as settings
-from detection.config_file import parse_yaml
+from detection.common.core_yaml import parse_yaml
 from detection.experiment.agreement import change_trained
 
 _PATHS = tuple(f"data.{which}.{key}" for which in ("train", "test") for key in ("annotations", "images"))
 
 
-def config_of_trained(stored: settings.Config, file: Path, changes: Sequence[str]) -> settings.Config:
+def change_stored_config(stored: settings.Config, file: Path, changes: Sequence[str]) -> settings.Config:
     """The configuration of a weight or proposal file with the command line's changes.
 
     `output` is the file's own folder. A demo's images are read where they are, and not drawn where they are missing.
@@ -25,7 +25,7 @@ def config_of_trained(stored: settings.Config, file: Path, changes: Sequence[str
     if `data.root` is typed as well, to that, as in a configuration's file.
 
     Raises:
-        UserError: a change cannot be made, or is of what the trained network has in itself.
+        UserError: a change cannot be made, or is of a value that is fixed by training.
     """
     data = stored.data
     if data.layout == "demo":

@@ -1,4 +1,4 @@
-"""A network's weights → plain tensors for a file, and back into a network, once every one of them is known to fit."""
+"""A network's weights → plain tensors for a file, and back: into a network only where every one of them fits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def filled(
+def build_with_weights(
     build: Callable[[], Network],
     state: Any,
     path: str | os.PathLike[str],
@@ -50,7 +50,8 @@ def filled(
     except (RuntimeError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{Path(path)}: its network cannot be built: {error!r:.200}") from None
     wanted = {name: (value.shape, value.dtype) for name, value in expected.items()}
-    different = sorted(name for name in wanted.keys() | kinds.keys() if wanted.get(name) != kinds.get(name))
+    names = sorted(wanted.keys() | kinds.keys(), key=str)
+    different = [name for name in names if wanted.get(name) != kinds.get(name)]
     if different:
         listed = "; ".join(
             f"{name}: {_described(state.get(name), expected.get(name))} in the file, "

@@ -17,6 +17,7 @@ import pytest
 from backbones.common.errors import UserError
 from detection import config_file
 from detection.classifier.config import ClassifierConfig
+from detection.common.core_yaml import parse_yaml
 from detection.config import Config
 from detection.config_file import (
     SIZE_LIMIT,
@@ -26,7 +27,6 @@ from detection.config_file import (
     config_to_dict,
     config_to_yaml,
     load_config,
-    parse_yaml,
 )
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("**/*.yaml"))

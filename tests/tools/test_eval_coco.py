@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import detection.experiment.evaluate
+from backbones.common.errors import UserError
 from detection.data.proposal_writer import ProposalWriter
 from tests.detection.pipeline import REPOSITORY, tool
 from tests.tools.test_propose import with_config
@@ -35,6 +37,7 @@ def test_it_prints_the_published_reference(shared_data: Path, backend: list[str]
         ("--weights {networks}/rpn.pt --annotations mine.json", "--annotations"),
         ("--proposals x.st --annotations mine.json", "--annotations"),
         ("--results r.json --annotations a.json --output there", "--output"),
+        ("--weights {networks}/detector.pt --max-detections 300", "--max-detections"),
         ("--results r.json --annotations a.json --data there", "--data"),
         ("--results r.json --annotations a.json --images 0", "--images"),
         ("--results r.json --annotations a.json data.test.limit=3", "data.test.limit=3"),
@@ -55,6 +58,27 @@ def test_a_number_of_images_below_none_is_refused(networks: Path, capsys: pytest
     with pytest.raises(SystemExit, match="2"):
         tools.eval_coco.main(["--weights", str(networks / "detector.pt"), "--images", "-1"])
     assert "--images: a number from 0 on, not '-1'" in capsys.readouterr().err
+
+
+def test_a_results_file_with_more_objects_than_coco_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = [[10 * i, 0, 8, 8] for i in range(150)]
+    common = {"image_id": 1, "category_id": 1}
+    annotations = [{"id": i + 1, "bbox": box, "area": 64, "iscrowd": 0, **common} for i, box in enumerate(boxes)]
+    content = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}], "annotations": annotations}
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps([{"bbox": box, "score": 0.5, **common} for box in boxes]))
+    command = ("eval_coco", "--results", tmp_path / "results.json", "--annotations", tmp_path / "cells.json")
+    said = tool(*command).stdout
+    assert "maxDets=100 ] = 0.663" in said.splitlines()[0]
+    assert "150 of category id 1), where the 100 best detections of a class are looked at" in said
+    said = tool(*command, "--max-detections", 150).stdout
+    assert "maxDets=150 ] = 1.000" in said.splitlines()[0]
+    assert "note" not in said
+    import tools.eval_coco
+
+    with pytest.raises(SystemExit, match="2"):
+        tools.eval_coco.main([str(part) for part in (*command[1:], "--max-detections", 10)])
+    assert "--max-detections: a number from 11 to 1000000, not '10'" in capsys.readouterr().err
 
 
 def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: Path) -> None:
@@ -161,3 +185,73 @@ def test_the_option_s_earlier_name_is_taken(networks: Path, tmp_path: Path) -> N
             [sys.executable, "tools/eval_coco.py", "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
         ).stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("step", "left", "said"),
+    [
+        ("average_precision", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
+        ("analyse_errors", {"results.json", "figures.json"}, "their figures are in {out}/figures.json"),
+        ("write_report", {"results.json", "figures.json", "images"}, "their figures are in {out}/figures.json"),
+    ],
+)
+def test_what_was_computed_is_written_before_anything_that_could_fail_looks_at_it(
+    step: str, left: set[str], said: str, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("something is wrong")
+
+    monkeypatch.setattr(detection.experiment.evaluate, step, fail)
+    out = tmp_path / "out"
+    result = tool("eval_coco", "--weights", networks / "detector.pt", "--output", out, check=False)
+    assert result.returncode == 1
+    assert f"the detections are written: {out}/results.json; {said.format(out=out)}" in result.stderr
+    assert result.stderr.endswith("error: something is wrong\n")
+    assert {path.name for path in out.iterdir() if not path.name.endswith(".lock")} == left
+    assert len(json.loads((out / "results.json").read_text())) > 0
+    if "figures.json" in left:
+        assert "AP" in json.loads((out / "figures.json").read_text())["figures"]
+
+
+def test_annotations_are_judged_before_anything_is_detected(
+    networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    content["annotations"][0]["iscrowd"] = "maybe"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    monkeypatch.setattr(detection.experiment.evaluate, "detect", lambda *_: pytest.fail("it began to detect"))
+    result = tool(
+        "eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "out",
+        f"data.test.annotations={tmp_path}/test.json", f"data.test.images={data}/test", check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "annotations whose `iscrowd` is neither 0 nor 1" in result.stderr
+
+
+def test_a_data_set_with_other_ids_or_another_order_gives_the_same_figures(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    for category in content["categories"]:
+        category["id"] = 50 - category["id"]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 50 - annotation["category_id"]
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    other = (f"data.test.annotations={tmp_path}/test.json", f"data.test.images={data}/test")
+    expected = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "one")
+    result = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "two", *other)
+    assert "its classes are matched by name with those of the detector" in result.stderr
+    assert "matched by name" not in expected.stderr
+    assert result.stdout.splitlines()[:12] == expected.stdout.splitlines()[:12]
+    figures = [json.loads((tmp_path / name / "figures.json").read_text()) for name in ("one", "two")]
+    assert figures[0]["figures"]["AP50"] > 0
+    by_name = [{row.pop("name"): {**row, "category_id": 0} for row in one["classes"]} for one in figures]
+    assert by_name[0] == by_name[1]
+    ids = [{row["category_id"] for row in json.loads((tmp_path / name / "results.json").read_text())}
+           for name in ("one", "two")]  # fmt: skip
+    assert ids[1] == {50 - number for number in ids[0]}
+    content["categories"][0]["name"] = "something else"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    refused = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "3", *other, check=False)
+    assert refused.returncode == 1
+    assert "its classes are not those of the detector: only the former lists 'something else'" in refused.stderr

@@ -67,7 +67,7 @@ def test_no_demo_is_drawn_because_a_file_says_so(networks: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("change", ["rpn.anchor_sizes=[16]", "rpn.channels=8"])
-def test_what_the_network_has_in_itself_is_not_changed_by_a_word(networks: Path, tmp_path: Path, change: str) -> None:
+def test_values_that_are_fixed_by_training_cannot_be_changed(networks: Path, tmp_path: Path, change: str) -> None:
     result = tool("propose", "--weights", networks / "rpn.pt", "--output", tmp_path, change, check=False)
     assert result.returncode == 1
     assert f"{change.split('=')[0]}: " in result.stderr

@@ -1,85 +1,80 @@
-"""A COCO annotation file → flat tables of its images, annotations and categories; what is repaired is counted.
+"""A COCO annotation file → tables of its images, annotations and categories; what is repaired is counted.
 
-Only single entries are judged here (is the id a whole number, are there four numbers in the box?); what joins them is
-`repairs.py`. Every step takes a whole block of entries; the entry-by-entry way is walked only where a block holds
-something unusual.
+The one place that knows the format. Of the objects only the boxes are read, and outlines are skipped; where an object
+has an outline and no box, the box is taken from the outline, in a second pass over the file. Single entries are judged
+here (is the id a whole number, are there four numbers in the box?); what joins them is judged in
+`detection.data.repairs`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.data.findings import Findings
-from detection.common.json_stream import read_members
 from backbones.common.errors import UserError
+from detection.common.json_columns import shortened
+from detection.common.json_stream import Repeated, read_members
+from detection.data.findings import Findings
+from detection.data.readers import coco_columns as columns
+from detection.data.readers.coco_outlines import box_of_outline, has_outline
+from detection.data.tables import LARGEST_AREA, Tables
 
-LARGEST_AREA = 1e10  # where COCO's widest range of sizes ends: an object above it would count in none
-MISSING = np.iinfo(np.int64).min  # stands for an absent or unusable whole number
-
-
-@dataclass
-class Tables:
-    """The file's content, in its order.
-
-    image_ids, heights, widths int64 (M,): a size of 0 stands for an absent one. names: M file names. annotation_ids
-    (`MISSING` if absent), image_of, category_of int64 (T,); boxes float64 (T, 4) as x, y, width, height; crowds bool
-    (T,); areas float64 (T,). categories: (id, name) as the file lists them.
-    """
-
-    image_ids: np.ndarray
-    heights: np.ndarray
-    widths: np.ndarray
-    names: list[str]
-    annotation_ids: np.ndarray
-    image_of: np.ndarray
-    category_of: np.ndarray
-    boxes: np.ndarray
-    crowds: np.ndarray
-    areas: np.ndarray
-    categories: list[tuple[int, str]]
+Content = Path | dict[str, Any]  # a file, or what one holds
 
 
-def read_tables(path: Path, findings: Findings) -> Tables:
-    """Reads a COCO annotation file, adding to `findings`; entries of a refused kind hold placeholders.
+def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_files: bool = True) -> Tables:
+    """Reads a COCO annotation file, or the dict that such a file holds, adding to `findings`; entries of a refused kind
+    hold placeholders.
+
+    of_files: whether the image files will be looked for. If not, an image needs no name and no size, and neither is
+    judged.
 
     Raises:
         UserError: the file cannot be read, is no JSON object, or `images`, `annotations` or `categories` is no list.
     """
+    content: Content = source if isinstance(source, Path) else _plain(source)
     names: list[str] = []
-    images = [_images([], names, findings)]
-    annotations = [_annotations([], findings)]
+    images, annotations = [_images([], names, findings)], [_annotations([], findings)]
     categories: list[tuple[int, str]] = []
-    annotations_listed = False
+    boxless: set[int] = set()
+    count, listed = 0, False
     with _collector_paused():
-        for member, value in read_members(path, outlines="segmentation"):
-            if member not in ("images", "annotations", "categories"):
-                continue
-            if not isinstance(value, list):
-                raise UserError(f"{path}: {member!r} is not a list")
-            block = _objects(value, member, findings)
+        for member, block in _blocks(content, ("images", "annotations", "categories"), "segmentation", findings):
             if member == "images":
-                images.append(_images(block, names, findings))
+                images.append(_images(block, names, findings if of_files else Findings(), findings))
             elif member == "annotations":
-                annotations_listed = True
-                annotations.append(_annotations(block, findings))
+                own = _boxless(block)
+                annotations.append(_annotations(block, findings, own))
+                boxless.update(count + row for row in own)
+                count, listed = count + len(block), True
             else:
                 categories.extend(_categories(block, findings))
     findings.add("images_missing", int(not names))
     findings.add("categories_missing", int(not categories))
-    findings.add("annotations_missing", int(not annotations_listed))
+    findings.add("annotations_missing", int(not listed))
     image_ids, heights, widths = (np.concatenate(column) for column in zip(*images, strict=True))
     ids, image_of, category_of, boxes, crowds, areas = (
         np.concatenate(column) for column in zip(*annotations, strict=True)
     )
+    if boxless:
+        _fill_from_outlines(content, boxless, boxes, findings)
+    _fill_areas(areas, boxes)
     return Tables(image_ids, heights, widths, names, ids, image_of, category_of, boxes, crowds, areas, categories)
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with this content would be read as: lists for tuples, floats for NumPy's."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"the annotations cannot be written as JSON ({error}): use plain numbers and lists") from None
+    return plain
 
 
 @contextlib.contextmanager
@@ -94,86 +89,52 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _objects(block: list[Any], member: str, findings: Findings) -> list[dict[str, Any]]:
-    objects = [entry for entry in block if type(entry) is dict]
-    if len(objects) < len(block):
-        strangers = [f"{entry!r:.40} in {member!r}" for entry in block if type(entry) is not dict]
-        findings.add("entry_not_object", len(strangers), strangers)
-    return objects
+def _blocks(
+    content: Content, wanted: Iterable[str], outlines: str | None, findings: Findings
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The wanted lists, block by block, without the entries that are no objects, which are added to the findings."""
+    repeated: Repeated = []
+    members = read_members(content, outlines, repeated) if isinstance(content, Path) else content.items()
+    for member, block in members:
+        doubtful, repeated[:] = list(repeated), []
+        if member not in wanted:
+            continue
+        if not isinstance(block, list):
+            place = content if isinstance(content, Path) else "the annotations"
+            raise UserError(f"{place}: {member!r} is not a list")
+        objects = [entry for entry in block if type(entry) is dict]
+        if len(objects) < len(block):
+            strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
+            findings.add("entry_not_object", len(strangers), strangers)
+        examples = (
+            f"{key!r} of the entry of {member!r} with id {shortened(entry.get('id'))}" for entry, key in doubtful
+        )
+        findings.add("key_twice", len(doubtful), examples)
+        yield member, objects
 
 
 def _images(
-    block: list[dict[str, Any]], names: list[str], findings: Findings
+    block: list[dict[str, Any]], names: list[str], of_files: Findings, findings: Findings | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ids, heights, widths) of a block; the file names are added to `names`."""
+    """(ids, heights, widths) of a block; the file names are added to `names`.
+
+    of_files: takes what is found about names and sizes, and the rest, too, without `findings`.
+    """
 
     def name_of(row: int) -> str:
-        return f"image {block[row].get('id')!r:.40}"
+        return f"image {shortened(block[row].get('id'))}"
 
-    ids = _whole_numbers(
-        [entry.get("id") for entry in block], name_of, findings, "image_id_malformed", "image_id_malformed"
-    )
+    ids = columns.ids([entry.get("id") for entry in block], name_of, findings or of_files, "image_id_malformed")
     for row, entry in enumerate(block):
         name: Any = entry.get("file_name")
         if not _is_file_name(name):
-            findings.add("image_name_malformed", 1, [f"{name_of(row)}: {name!r:.40}"])
+            of_files.add("image_name_malformed", 1, [f"{name_of(row)}: {shortened(name)}"])
             name = "?"
         names.append(name)
-    sizes = []
-    for side in ("height", "width"):
-        column = _whole_numbers([entry.get(side) for entry in block], name_of, findings, None, "size_malformed")
-        column[column == MISSING] = 0
-        _add_rows(findings, "size_malformed", (column < 0) | (column > np.iinfo(np.int32).max), name_of)
-        sizes.append(column)
-    return ids, sizes[0], sizes[1]
-
-
-def _annotations(block: list[dict[str, Any]], findings: Findings) -> tuple[np.ndarray, ...]:
-    """(ids, image ids, category ids, boxes, crowds, areas) of a block."""
-
-    def name_of(row: int) -> str:
-        return f"annotation {block[row].get('id')!r:.40} of image {block[row].get('image_id')!r:.40}"
-
-    def whole(key: str, missing: str | None, malformed: str) -> np.ndarray:
-        return _whole_numbers([entry.get(key) for entry in block], name_of, findings, missing, malformed)
-
-    ids = whole("id", "annotation_id_missing", "annotation_id_malformed")
-    image_of = whole("image_id", "annotation_image_malformed", "annotation_image_malformed")
-    category_of = whole("category_id", "annotation_category_malformed", "annotation_category_malformed")
-    crowds = whole("iscrowd", "crowd_missing", "crowd_malformed")
-    crowds[crowds == MISSING] = 0
-    _add_rows(findings, "crowd_malformed", (crowds != 0) & (crowds != 1), name_of)
-    boxes = _boxes([entry.get("bbox") for entry in block], name_of, findings)
-    areas = np.array([_area(entry.get("area")) for entry in block], dtype=np.float64)
-    unknown = np.isnan(areas)
-    _add_rows(findings, "area_missing", unknown, name_of)
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas[unknown] = np.minimum(boxes[unknown, 2] * boxes[unknown, 3], LARGEST_AREA)
-    _add_rows(findings, "ignore_flag", np.array([bool(entry.get("ignore")) for entry in block], dtype=bool), name_of)
-    return ids, image_of, category_of, boxes, crowds.astype(bool), areas
-
-
-def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[int, str]]:
-    def name_of(row: int) -> str:
-        return f"category {block[row].get('id')!r:.40} named {block[row].get('name')!r:.40}"
-
-    ids = _whole_numbers(
-        [entry.get("id") for entry in block], name_of, findings, "category_id_malformed", "category_id_malformed"
+    heights, widths = (
+        columns.sides([entry.get(side) for entry in block], name_of, of_files) for side in ("height", "width")
     )
-    categories = []
-    for row, (number, entry) in enumerate(zip(ids.tolist(), block, strict=True)):
-        name = entry.get("name")
-        if type(name) is not str or not name:
-            findings.add("category_name_missing", 1, [name_of(row)])
-            name = str(number)
-        categories.append((number, name))
-    return categories
-
-
-def _add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: Callable[[int], str]) -> None:
-    """Adds the rows of a mask to the findings."""
-    found = np.flatnonzero(rows)
-    findings.add(kind, len(found), (name_of(row) for row in found.tolist()))
+    return ids, heights, widths
 
 
 def _is_file_name(name: Any) -> bool:
@@ -183,73 +144,73 @@ def _is_file_name(name: Any) -> bool:
         return False
 
 
-def _area(value: Any) -> float:
-    """The area as a number, NaN where it is absent or cannot be one."""
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        return math.nan
-    return float(value) if value < 1e300 else math.nan  # a whole number of 400 digits is no float
+def _annotation_name(entry: dict[str, Any]) -> str:
+    return f"annotation {shortened(entry.get('id'))} of image {shortened(entry.get('image_id'))}"
 
 
-def _whole_numbers(
-    values: Sequence[Any], name_of: Callable[[int], str], findings: Findings, missing: str | None, malformed: str
-) -> np.ndarray:
-    """A column as int64; what is null, absent or unusable becomes `MISSING`.
+def _annotations(
+    block: list[dict[str, Any]], findings: Findings, boxless: list[int] | None = None
+) -> tuple[np.ndarray, ...]:
+    """(ids, image ids, category ids, boxes, crowds, areas, NaN where there is none) of a block.
 
-    Null and absent are added to the findings as the kind `missing` (None: not at all), the unusable as `malformed`.
+    boxless: rows that get their box later.
     """
-    if set(map(type, values)) <= {int}:
-        with contextlib.suppress(OverflowError):
-            return np.array(values, dtype=np.int64)
-    result = np.full(len(values), MISSING, dtype=np.int64)
-    for row, value in enumerate(values):
-        number = _whole_number(value)
-        if number is not None:
-            result[row] = number
-            repair = "id_as_text" if type(value) is str else "id_as_float" if type(value) is float else None
-            if repair:
-                findings.add(repair, 1, [name_of(row)])
-        elif value is not None:
-            findings.add(malformed, 1, [name_of(row)])
-        elif missing is not None:
-            findings.add(missing, 1, [name_of(row)])
-    return result
+
+    def name_of(row: int) -> str:
+        return _annotation_name(block[row])
+
+    def column(key: str) -> list[Any]:
+        return [entry.get(key) for entry in block]
+
+    ids = columns.whole_numbers(column("id"), name_of, findings, "annotation_id_missing", "annotation_id_malformed")
+    image_of = columns.ids(column("image_id"), name_of, findings, "annotation_image_malformed")
+    category_of = columns.ids(column("category_id"), name_of, findings, "annotation_category_malformed")
+    crowds = columns.crowds(column("iscrowd"), name_of, findings)
+    boxes = columns.boxes(column("bbox"), name_of, findings, boxless or ())
+    areas = columns.areas(column("area"), name_of, findings)
+    ignored = np.array([bool(entry.get("ignore")) for entry in block], dtype=bool)
+    columns.add_rows(findings, "ignore_flag", ignored, name_of)
+    return ids, image_of, category_of, boxes, crowds, areas
 
 
-def _whole_number(value: Any) -> int | None:
-    """`value` as an int64 if it stands for one beyond doubt: 7, 7.0, "7" or true."""
-    if type(value) is str and len(value) <= 24:
-        try:
-            value = int(value)
-        except ValueError:
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
-        value = int(value)
-    if type(value) in (int, bool) and MISSING < value <= np.iinfo(np.int64).max:
-        return int(value)
-    return None
+def _boxless(block: list[dict[str, Any]]) -> list[int]:
+    """The rows of the annotations that have an outline and no box."""
+    return [row for row, entry in enumerate(block) if not entry.get("bbox") and has_outline(entry)]
 
 
-def _boxes(values: list[Any], name_of: Callable[[int], str], findings: Findings) -> np.ndarray:
-    """Boxes as float64 (n, 4); those that are not four numbers become zeros."""
-    if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
-        with contextlib.suppress(ValueError):  # lists of different lengths within
-            array = np.array(values)
-            if array.dtype.kind in "if" and array.size == 4 * len(values):
-                return array.reshape(-1, 4).astype(np.float64)
-    boxes = np.zeros((len(values), 4))
-    for row, value in enumerate(values):
-        if type(value) is not list or len(value) != 4:
-            findings.add("box_malformed", 1, [f"{name_of(row)}: {value!r:.60}"])
-            continue
-        try:
-            boxes[row] = [float(number) for number in value]
-        except (TypeError, ValueError, OverflowError):
-            boxes[row] = 0.0
-            findings.add("box_malformed", 1, [f"{name_of(row)}: {value!r:.60}"])
-            continue
-        if any(type(number) is str for number in value):
-            findings.add("box_as_text", 1, [name_of(row)])
-    return boxes
+def _fill_from_outlines(content: Content, boxless: set[int], boxes: np.ndarray, findings: Findings) -> None:
+    """Sets the boxes of the annotations `boxless`, counted from the file's first, from their outlines."""
+    first = 0
+    for _, block in _blocks(content, ("annotations",), None, Findings()):
+        for row, entry in enumerate(block):
+            if first + row in boxless:
+                box = box_of_outline(entry.get("segmentation"))
+                if box is None:
+                    findings.add("box_malformed", 1, [f"{_annotation_name(entry)}: {shortened(entry.get('bbox'))}"])
+                else:
+                    boxes[first + row] = box
+                    findings.add("box_from_outline", 1, [_annotation_name(entry)])
+        first += len(block)
+
+
+def _fill_areas(areas: np.ndarray, boxes: np.ndarray) -> None:
+    """Sets the areas that are absent to their boxes' own."""
+    absent = np.isnan(areas)
+    sides = np.maximum(boxes[absent, 2:], 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas[absent] = np.minimum(sides[:, 0] * sides[:, 1], LARGEST_AREA)
+
+
+def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[int, str]]:
+    def name_of(row: int) -> str:
+        return f"category {shortened(block[row].get('id'))} named {shortened(block[row].get('name'))}"
+
+    ids = columns.ids([entry.get("id") for entry in block], name_of, findings, "category_id_malformed")
+    categories = []
+    for row, (number, entry) in enumerate(zip(ids.tolist(), block, strict=True)):
+        name = entry.get("name")
+        if type(name) is not str or not name:
+            findings.add("category_name_missing", 1, [name_of(row)])
+            name = str(number)
+        categories.append((number, name))
+    return categories

@@ -222,3 +222,28 @@ def test_a_value_without_end_is_given_up(scratch: Path, monkeypatch: pytest.Monk
     scratch.write_text('{"a": "' + "x" * 1_000_000)
     with pytest.raises(UserError, match="longer than 10000 characters"):
         gather(scratch)
+
+
+@pytest.mark.parametrize("window", [1, 60, 1 << 22])
+@pytest.mark.parametrize("space", ["", " "])
+def test_keys_that_stand_twice_are_noted(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, window: int, space: str
+) -> None:
+    monkeypatch.setattr(json_stream, "WINDOW", window)
+    entries = [
+        '{"id": 1, "box": [1, 2], "box": [1, 3]}',
+        '{"id": 2, "box": [1, 2], "nested": {"box": 3, "box": 4, "id": 9}}',
+        '{"id": 3, "box": NaN, "box": NaN}',
+        '{"id": 4, "name": "a \\": b", "text": "id\\": 7"}',
+        '{"id": 5, "id": 6, "id": 7, "outline": [[1, 2]], "more": {"a": 1}}',
+        '{"id": 8}',
+    ]
+    text = ", ".join(entries).replace('":', f'"{space}:')
+    scratch.write_text(f'{{"first": [{text}], "then": {{"a": 1, "a": 2}}, "last": [{{"b": 1, "b": 2}}, 3, []]}}')
+    found: list[tuple[str, int | None, str]] = []
+    repeated: json_stream.Repeated = []
+    for name, _ in read_members(scratch, "outline", repeated):
+        found += [(name, entry.get("id"), key) for entry, key in repeated]
+        repeated.clear()
+    assert found[:3] == [("first", 1, "box"), ("first", 7, "id"), ("first", 7, "id")]
+    assert gather(scratch, "outline")["first"][0] == {"id": 1, "box": [1, 3]}

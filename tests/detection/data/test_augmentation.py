@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backbones.common.errors import UserError
 from detection.data.albumentations_pipeline import Pipeline, TransformError
 from detection.data.augmentation import Augmentation, flip_boxes, scale_boxes
-from backbones.common.errors import UserError
 from detection.data.dataset import DetectionDataset
 from detection.data.images import ImageError
 from detection.data.index import DatasetIndex
@@ -148,7 +148,6 @@ def test_impossible_settings(arguments: dict[str, Any]) -> None:
 
 
 # --- albumentations -------------------------------------------------------------------------------------------------
-
 
 
 def deep(depth: int) -> dict[str, Any]:
@@ -295,8 +294,12 @@ def test_pipelines_that_work_on_some_images_are_taken(transform: dict[str, Any])
 
 
 def test_a_transform_that_fails_on_one_image_names_itself_and_the_remedy() -> None:
-    augmentation = Augmentation([600], 1000, albumentations=[{"name": "RandomCrop", "height": 600, "width": 600, "p": 1.0}])
-    with pytest.raises(TransformError, match=r"albumentations\.RandomCrop failed on this image of 40×30 pixels with 3") as caught:
+    augmentation = Augmentation(
+        [600], 1000, albumentations=[{"name": "RandomCrop", "height": 600, "width": 600, "p": 1.0}]
+    )
+    with pytest.raises(
+        TransformError, match=r"albumentations\.RandomCrop failed on this image of 40×30 pixels with 3"
+    ) as caught:
         augmentation(np.zeros((30, 40, 3), dtype=np.uint8), BOXES, None, seed=0)
     assert "data.skip_unreadable=true" in str(caught.value)
 
@@ -309,7 +312,7 @@ def test_a_pipeline_is_not_tried_again_in_each_worker(monkeypatch: pytest.Monkey
 
 def test_without_the_package_the_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "albumentations", None)
-    with pytest.raises(UserError, match="data.albumentations needs the package albumentations"):
+    with pytest.raises(UserError, match=r"data\.albumentations needs the package albumentations"):
         Pipeline([CROP])
 
 

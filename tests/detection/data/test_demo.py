@@ -16,9 +16,8 @@ from pycocotools.coco import COCO
 
 from detection.data.demo import make_demo_dataset, run_lengths
 from detection.data.demo_drawing import CLASSES, EMPTY_SHARE, SHAPE_SIDE, draw_image
-from detection.data.index import load_index
 from detection.data.images import read_image
-from backbones.common.errors import UserError
+from detection.data.index import load_index
 
 
 def digest(folder: Path) -> str:

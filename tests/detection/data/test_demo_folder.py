@@ -46,7 +46,10 @@ TOUCHED: dict[str, Callable[[Path], object]] = {
         (folder / "test" / "000001.jpg").replace(folder.parent / "away.jpg"),
         (folder / "test" / "000001.jpg").symlink_to(folder.parent / "away.jpg"),
     ],
-    "more (not drawn)": lambda folder: [(folder.parent / "m").mkdir(), (folder / "more").symlink_to(folder.parent / "m")],
+    "more (not drawn)": lambda folder: [
+        (folder.parent / "m").mkdir(),
+        (folder / "more").symlink_to(folder.parent / "m"),
+    ],
     "demo.json (not drawn)": lambda folder: (folder / "demo.json").write_text("{"),
 }  # fmt: skip
 
@@ -180,9 +183,7 @@ def draw_until_killed(folder: Path, steps: int) -> None:
 
 def test_several_that_draw_at_once_all_come_out_whole(tmp_path: Path) -> None:
     make_demo_dataset(tmp_path / "whole", **SMALL)
-    processes = [
-        fork.Process(target=make_demo_dataset, args=(tmp_path / "shared",), kwargs=SMALL) for _ in range(4)
-    ]
+    processes = [fork.Process(target=make_demo_dataset, args=(tmp_path / "shared",), kwargs=SMALL) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -193,7 +194,9 @@ def test_several_that_draw_at_once_all_come_out_whole(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"holds files that are no demo data set.* a configuration that names them \(--config\)") as caught:
+    with pytest.raises(
+        UserError, match=r"holds files that are no demo data set.* a configuration that names them \(--config\)"
+    ) as caught:
         make_demo_dataset(tmp_path, train=1, test=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert "empty" not in str(caught.value)  # no advice to delete one's data

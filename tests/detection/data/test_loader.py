@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.common.errors import UserError
+from detection.common.seeds import hash63
 from detection.data.augmentation import Augmentation
 from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch, Sample, collate
 from detection.data.dataset import DetectionDataset
+from detection.data.images import ImageError
 from detection.data.index import DatasetIndex
 from detection.data.loader import evaluation_batches, evaluation_parts, training_batches
-from detection.data.images import ImageError
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
-from detection.common.seeds import hash63
-from backbones.common.errors import UserError
 
 MakeIndex = Callable[..., DatasetIndex]
 SIZES = [(20, 30), (24, 40), (40, 24), (30, 30), (50, 20), (20, 50), (33, 47)]
@@ -49,7 +49,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def test_sample_of_a_image(make_index: MakeIndex) -> None:
+def test_sample_of_an_image(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     sample = dataset_of(index)[3, 1]
     assert sample.image.dtype == torch.uint8
@@ -197,7 +197,7 @@ def test_evaluation_sees_each_image_once(make_index: MakeIndex, workers: int) ->
     assert list(evaluated(dataset, rank=9, world=10)) == []
 
 
-def test_at_evaluation_a_image_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
+def test_at_evaluation_an_image_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
     """Whatever the batch size and the number of ranks."""
     index = make_index([*SIZES, *SIZES])
     dataset = DetectionDataset(index, Augmentation([24], 60))
@@ -242,9 +242,7 @@ def test_a_bad_image_stops_with_its_message_alone(make_index: MakeIndex, workers
     assert str(caught.value) == f"{index.path(4)}: {expected}"
 
 
-def test_a_bad_image_is_replaced_where_that_is_allowed(
-    make_index: MakeIndex, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_image_is_replaced_where_that_is_allowed(make_index: MakeIndex, caplog: pytest.LogCaptureFixture) -> None:
     index = make_index(SIZES)
     index.path(4).unlink()
     plan = BatchPlan(index.aspect_ratios, 7, seed=0)
@@ -299,7 +297,7 @@ def test_a_bad_image_is_blank_at_evaluation(make_index: MakeIndex, caplog: pytes
 
 
 def test_a_stand_in_is_no_larger_than_what_the_network_sees(make_index: MakeIndex) -> None:
-    """Whatever size the annotations state of a file that cannot be read: of 50,000 × 50,000 pixels it would take 7.6 GB."""
+    """Whatever size the annotations state of a file that cannot be read: 50,000 × 50,000 pixels would take 7.6 GB."""
     index = make_index(SIZES)
     index.path(2).write_bytes(b"")
     index.path(3).unlink()

@@ -138,7 +138,7 @@ def test_a_user_error_comes_as_it_is_even_if_it_does_not_survive_pickling() -> N
     def fail() -> None:
         raise Strange("no ", "use")
 
-    with within(8.0), pytest.raises(UserError, match="^no use$"):
+    with within(8.0), pytest.raises(UserError, match=r"^no use$"):
         numbers(batches(at(9, fail)))
 
 

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones.common.errors import UserError
+from detection.data.index import load_index
 from detection.evaluation.average_precision import (
     BACKENDS,
     FIGURES,
@@ -24,8 +25,9 @@ from detection.evaluation.average_precision import (
     Backend,
     average_precision,
 )
-from detection.evaluation.ground_truth import read_ground_truth
-from detection.evaluation.results import rounded, write_results
+from detection.evaluation.results import rounded
+from detection.experiment.ground_truth_loading import ground_truth_of, load_ground_truth
+from detection.experiment.results_file import read_results, write_results
 
 
 def pycocotools_stats(
@@ -82,6 +84,10 @@ def random_data(seed: int, images: int = 15, classes: int = 4) -> tuple[dict[str
     return content, np.array(rows)
 
 
+def evaluated(content: dict[str, Any] | Path, detections: np.ndarray, **options: Any) -> AveragePrecision:
+    return average_precision(load_ground_truth(content), detections, **options)
+
+
 def numbers(outcome: AveragePrecision) -> list[float]:
     """The figures as pycocotools gives them: -1 for nothing to find."""
     return [-1.0 if value is None else value for value in outcome.figures.values()]
@@ -90,8 +96,10 @@ def numbers(outcome: AveragePrecision) -> list[float]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equals_the_published_reference(shared_data: Path, backend: Backend) -> None:
     folder = shared_data / "coco_eval_reference"
-    outcome = average_precision(
-        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json", backend=backend
+    outcome = evaluated(
+        folder / "instances_val2014_100.json",
+        read_results(folder / "instances_val2014_fakebbox100_results.json"),
+        backend=backend,
     )
     expected = (folder / "expected.txt").read_text().split("type=bbox")[1].split("type=keypoints")[0]
     lines = [line for line in expected.splitlines() if " Average " in line]
@@ -103,8 +111,10 @@ def test_equals_the_published_reference(shared_data: Path, backend: Backend) -> 
 
 def test_backends_give_the_same_to_the_last_digit(shared_data: Path) -> None:
     folder = shared_data / "coco_eval_reference"
-    files = folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
-    own, theirs = (average_precision(*files, backend=backend).to_dict() for backend in BACKENDS)
+    detections = read_results(folder / "instances_val2014_fakebbox100_results.json")
+    own, theirs = (
+        evaluated(folder / "instances_val2014_100.json", detections, backend=backend).to_dict() for backend in BACKENDS
+    )
     assert own == theirs
 
 
@@ -123,14 +133,14 @@ def test_the_tool_takes_either_backend(repository: Path, tmp_path: Path) -> None
         ).stdout
         for flag in ([], ["--backend", "pycocotools"])
     }
-    assert said == {average_precision(content, rounded(detections)).table() + "\n"}
+    assert said == {evaluated(content, rounded(detections)).table() + "\n"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_pycocotools_on_random_data(seed: int, backend: Backend) -> None:
     content, detections = random_data(seed)
-    outcome = average_precision(content, detections, backend=backend)
+    outcome = evaluated(content, detections, backend=backend)
     assert list(outcome.figures) == list(FIGURES)
     np.testing.assert_allclose(numbers(outcome), pycocotools_stats(content, detections), rtol=0, atol=1e-12)
 
@@ -138,16 +148,18 @@ def test_equals_pycocotools_on_random_data(seed: int, backend: Backend) -> None:
 def test_equals_pycocotools_on_some_of_the_images() -> None:
     content, detections = random_data(5)
     chosen = [2, 8, 11, 26]
-    outcome = average_precision(content, detections, image_ids=chosen)
+    index = load_index(content, None, name="some", purpose="evaluation")
+    some = index.subset(np.flatnonzero(np.isin(index.image_ids, chosen))[::-1])
+    outcome = average_precision(ground_truth_of(some), detections[np.isin(detections[:, 0], chosen)])
     expected = pycocotools_stats(content, detections, chosen)
     np.testing.assert_allclose(numbers(outcome), expected, rtol=0, atol=1e-12)
     assert outcome.images == 4
-    assert outcome.figures != average_precision(content, detections).figures
+    assert outcome.figures != evaluated(content, detections).figures
 
 
 def test_per_class_rows() -> None:
     content, detections = random_data(6)
-    outcome = average_precision(content, detections)
+    outcome = evaluated(content, detections)
     assert [row.category_id for row in outcome.classes] == [1, 3, 5, 7, 9]
     for row in outcome.classes[:-1]:
         alone = {**content, "categories": [{"id": row.category_id, "name": row.name}]}
@@ -163,13 +175,13 @@ def test_per_class_rows() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_prints_nothing(capfd: pytest.CaptureFixture[str], backend: Backend) -> None:
-    average_precision(*random_data(7), backend=backend)
+    evaluated(*random_data(7), backend=backend)
     assert capfd.readouterr() == ("", "")
 
 
 def test_no_detections_are_zeros() -> None:
     content, _ = random_data(8)
-    outcome = average_precision(content, np.zeros((0, 7)))
+    outcome = evaluated(content, np.zeros((0, 7)))
     assert set(outcome.figures.values()) == {0.0}
     assert outcome.classes[0].average_precision == 0.0
 
@@ -177,11 +189,11 @@ def test_no_detections_are_zeros() -> None:
 def test_nothing_to_find_is_none_and_prints_as_cocos_minus_one() -> None:
     content, detections = random_data(9)
     content["annotations"] = [{**entry, "iscrowd": 1} for entry in content["annotations"]]
-    outcome = average_precision(content, detections)
+    outcome = evaluated(content, detections)
     assert set(outcome.figures.values()) == {None}
     assert all(line.endswith("= -1.000") for line in outcome.summary().splitlines())
     content["annotations"] = []
-    assert average_precision(content, detections).figures == outcome.figures
+    assert evaluated(content, detections).figures == outcome.figures
 
 
 def test_order_of_images_does_not_matter() -> None:
@@ -192,14 +204,14 @@ def test_order_of_images_does_not_matter() -> None:
         [detections[detections[:, 0] == image] for image in np.random.default_rng(0).permutation(images)]
     )
     assert not np.array_equal(shuffled, detections)
-    assert average_precision(content, shuffled).to_dict() == average_precision(content, detections).to_dict()
+    assert evaluated(content, shuffled).to_dict() == evaluated(content, detections).to_dict()
 
 
 def test_a_results_file_gives_the_figures_of_its_array(tmp_path: Path) -> None:
     content, detections = random_data(11)
     write_results(tmp_path / "results.json", detections)
-    from_file = average_precision(content, tmp_path / "results.json")
-    assert from_file.to_dict() == average_precision(content, rounded(detections)).to_dict()
+    from_file = evaluated(content, read_results(tmp_path / "results.json"))
+    assert from_file.to_dict() == evaluated(content, rounded(detections)).to_dict()
 
 
 def perfect(content: dict[str, Any]) -> np.ndarray:
@@ -225,7 +237,7 @@ def test_annotation_id_zero_is_matched() -> None:
     content = small_content()
     content["annotations"][0]["id"] = 0
     assert pycocotools_stats(content, perfect(content))[0] < 0.99  # what would happen without the repair
-    outcome = average_precision(content, perfect(content), backend="pycocotools")
+    outcome = evaluated(content, perfect(content), backend="pycocotools")
     assert outcome.figures["AP"] == pytest.approx(1.0)
     assert any("id 0" in note for note in outcome.notes)
 
@@ -235,7 +247,7 @@ def test_repairs_leave_the_input_alone_and_are_noted() -> None:
     content["annotations"][1]["id"] = content["annotations"][0]["id"]
     del content["annotations"][1]["iscrowd"], content["annotations"][2]["area"]
     before = copy.deepcopy(content)
-    outcome = average_precision(content, perfect(content))
+    outcome = evaluated(content, perfect(content))
     assert outcome.figures["AP"] == pytest.approx(1.0)
     assert content == before
     assert len(outcome.notes) == 3
@@ -246,7 +258,7 @@ def test_an_absurd_mask_never_reaches_pycocotools() -> None:
     """An RLE of such a size ends the process inside pycocotools' C code."""
     content = small_content()
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [2**31, 2**31], "counts": [2**62, 5]}}
-    outcome = average_precision(content, perfect(content), backend="pycocotools")
+    outcome = evaluated(content, perfect(content), backend="pycocotools")
     assert outcome.figures["AP"] == pytest.approx(1.0)
 
 
@@ -255,40 +267,73 @@ def test_a_score_that_is_not_finite_is_refused_by_image(score: float) -> None:
     content, detections = random_data(12)
     detections[3, 5] = score
     with pytest.raises(UserError, match=rf"score that is not finite.*image id {int(detections[3, 0])}"):
-        average_precision(content, detections)
+        evaluated(content, detections)
 
 
 def test_detections_of_another_data_set_are_refused() -> None:
     content, detections = random_data(13)
     detections[4, 0] = 999
     with pytest.raises(UserError, match=r"1 of \d+ detections.*image id 999"):
-        average_precision(content, detections)
+        evaluated(content, detections)
 
 
 def test_unknown_categories_are_left_out_and_noted_unless_all_are() -> None:
     content, detections = random_data(14)
     stray = detections.copy()
     stray[::2, 6] = 40
-    outcome = average_precision(content, stray)
-    kept = average_precision(content, stray[stray[:, 6] != 40])
+    outcome = evaluated(content, stray)
+    kept = evaluated(content, stray[stray[:, 6] != 40])
     assert outcome.figures == kept.figures
     assert any("category id 40" in note for note in outcome.notes)
     stray[:, 6] = 40
     with pytest.raises(UserError, match="no detection is of a category"):
-        average_precision(content, stray)
-
-
-def test_image_ids_that_are_not_there_are_refused() -> None:
-    content, detections = random_data(15)
-    with pytest.raises(UserError, match="no image with id 1 "):
-        average_precision(content, detections, image_ids=[1, 2])
-    with pytest.raises(UserError, match="nothing to evaluate"):
-        average_precision(content, detections, image_ids=[])
+        evaluated(content, stray)
 
 
 def test_to_dict_is_json_and_ground_truth_can_be_read_once() -> None:
     content, detections = random_data(16)
-    truth = read_ground_truth(content)
+    truth = load_ground_truth(content)
     outcome = average_precision(truth, detections)
     assert json.loads(json.dumps(outcome.to_dict(), allow_nan=False)) == outcome.to_dict()
-    assert average_precision(content, detections).to_dict() == outcome.to_dict()
+    assert evaluated(content, detections).to_dict() == outcome.to_dict()
+
+
+def crowded(objects: int) -> dict[str, Any]:
+    """An image with so many objects of one class, side by side, and one with two."""
+    content = small_content()
+    content["images"].append({"id": 2})
+    content["annotations"] = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": [10 * i, 0, 8, 8], "area": 64, "iscrowd": 0}
+        for i in range(objects)
+    ]
+    content["annotations"] += [
+        {"id": objects + 1 + i, "image_id": 2, "category_id": 1, "bbox": [10 * i, 0, 8, 8], "area": 64, "iscrowd": 0}
+        for i in range(2)
+    ]
+    return content
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_objects_than_the_limit_are_told_and_another_limit_finds_them(backend: Backend) -> None:
+    content = crowded(297)
+    outcome = evaluated(content, perfect(content), backend=backend)
+    assert outcome.figures["AP"] is not None
+    assert outcome.figures["AP"] < 0.4
+    [note] = outcome.notes
+    assert note.startswith("1 times an image has more than 100 objects of one class (the most: image id 1, 297 of")
+    further = evaluated(content, perfect(content), limit=300, backend=backend)
+    assert further.notes == []
+    assert further.figures["AP"] == pytest.approx(1)
+    assert list(further.figures) == [name.replace("100", "300") for name in FIGURES]
+    assert further.figures["AR_300"] == 1
+    assert further.summary().splitlines()[0].endswith("maxDets=300 ] = 1.000")
+    with pytest.raises(ValueError, match="above 10"):
+        evaluated(content, perfect(content), limit=10)
+
+
+@pytest.mark.parametrize("limit", [11, 60, 150])
+def test_another_limit_equals_pycocotools(limit: int) -> None:
+    content, detections = random_data(18)
+    own, theirs = (evaluated(content, detections, limit=limit, backend=backend).to_dict() for backend in BACKENDS)
+    assert own == theirs
+    assert (own["figures"] == evaluated(content, detections).figures) == (limit == 100)

@@ -148,9 +148,10 @@ def test_needs_neither_torch_nor_pycocotools(repository: Path) -> None:
     """Loading torch takes longer than the evaluation of COCO."""
     code = (
         "import sys, numpy as np; from detection.evaluation.average_precision import average_precision as evaluate;"
+        "from detection.experiment.ground_truth_loading import load_ground_truth;"
         "one = [{'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 9, 9], 'area': 81, 'iscrowd': 0}];"
         "data = {'images': [{'id': 1}], 'categories': [{'id': 1}], 'annotations': one};"
-        "assert evaluate(data, np.array([[1, 0, 0, 9, 9, 0.5, 1]])).figures['AP'] > 0.999;"
+        "assert evaluate(load_ground_truth(data), np.array([[1, 0, 0, 9, 9, 0.5, 1]])).figures['AP'] > 0.999;"
         "assert not {'torch', 'pycocotools'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)

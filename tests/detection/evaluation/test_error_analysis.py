@@ -10,15 +10,16 @@ import pytest
 
 from backbones.common.errors import UserError
 from detection.evaluation.error_analysis import KINDS, ErrorAnalysis, analyse_errors
-from detection.evaluation.ground_truth import GroundTruth, read_ground_truth
-from detection.evaluation.results import read_results
+from detection.evaluation.ground_truth import GroundTruth
+from detection.experiment.ground_truth_loading import load_ground_truth
+from detection.experiment.results_file import read_results
 
 CAT, DOG = 5, 8
 
 
 def ground_truth(*objects: tuple[int, int, list[float], int]) -> GroundTruth:
     """Objects as (image id, category id, [x, y, w, h], crowd); images 1 and 2."""
-    return read_ground_truth(
+    return load_ground_truth(
         {
             "images": [{"id": 1}, {"id": 2}],
             "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}],
@@ -122,7 +123,7 @@ def test_not_finite_is_refused() -> None:
 
 def test_every_detection_of_the_reference_has_one_kind(shared_data: Path) -> None:
     folder = shared_data / "coco_eval_reference"
-    truth = read_ground_truth(folder / "instances_val2014_100.json")
+    truth = load_ground_truth(folder / "instances_val2014_100.json")
     detections = read_results(folder / "instances_val2014_fakebbox100_results.json")
     outcome = analyse_errors(truth, detections, score_threshold=0.0)
     assert sum(outcome.counts.values()) + outcome.ignored == len(detections)

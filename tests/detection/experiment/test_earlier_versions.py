@@ -15,8 +15,8 @@ from PIL import Image
 from detection import Detector
 from detection.classifier.classifier_file import load_classifier
 from detection.data.demo import make_demo_dataset
-from detection.experiment.agreement import is_this_runs_rpn
-from detection.experiment.earlier_versions import with_todays_identity, with_todays_names
+from detection.experiment.agreement import is_rpn_of_run
+from detection.experiment.earlier_versions import rename_weights, upgrade_identity
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from tests.detection.pipeline import arguments_for, tool
 
@@ -120,18 +120,18 @@ def test_an_rpn_of_then_is_known_for_that_of_its_run() -> None:
     """A finished run is resumed without its file being written anew: proposals refer to it by its hash."""
     rpn = load_rpn(FILES / "rpn.pt")
     del rpn.provenance["versions"]
-    assert is_this_runs_rpn(FILES / "rpn.pt", rpn)
+    assert is_rpn_of_run(FILES / "rpn.pt", rpn)
     rpn.provenance["steps"] += 1
-    assert not is_this_runs_rpn(FILES / "rpn.pt", rpn)
+    assert not is_rpn_of_run(FILES / "rpn.pt", rpn)
 
 
 def test_weights_are_renamed_only_for_a_network_that_has_the_new_names() -> None:
     state = {"conv5.0.conv1.weight": 1, "class_logits.bias": 2}
-    assert with_todays_names(state, ["conv5.0.conv1.weight", "class_logits.bias"]) == state
+    assert rename_weights(state, ["conv5.0.conv1.weight", "class_logits.bias"]) == state
     today = {"box_head.conv5.0.conv1.weight": 1, "class_logits.bias": 2}
-    assert with_todays_names(state, today) == today
-    assert with_todays_names(today, today) == today
-    assert with_todays_names(state, ["other"]) == state  # which the loader refuses by these names
+    assert rename_weights(state, today) == today
+    assert rename_weights(today, today) == today
+    assert rename_weights(state, ["other"]) == state  # which the loader refuses by these names
 
 
 def test_what_a_checkpoint_says_of_its_run_is_said_as_today() -> None:
@@ -142,9 +142,9 @@ def test_what_a_checkpoint_says_of_its_run_is_said_as_today() -> None:
         "rpn": {"steps": 6},
         "config": {"seed": 3, "rpn": {"samples": 8, "channels": 5}},
     }
-    today = with_todays_identity(theirs, ours)
+    today = upgrade_identity(theirs, ours)
     assert today["images"] == "12, ids a…"
     assert "pictures" not in today
     assert today["rpn"] == {"steps": 6}
     assert today["config"] == {"seed": 3, "rpn": {"samples": 8, "channels": 512}}  # the default, whatever ours is
-    assert "rpn" not in with_todays_identity({**theirs, "rpn_sha256": "other"}, ours)
+    assert "rpn" not in upgrade_identity({**theirs, "rpn_sha256": "other"}, ours)

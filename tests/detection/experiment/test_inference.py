@@ -21,7 +21,7 @@ from detection.detector import Detector
 from detection.experiment import inference as module
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import Inference, batches_of_images, detect, prepared, propose, propose_batch
+from detection.experiment.inference import Inference, batch_images, detect, prepare_inference, propose, propose_batch
 from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector
 from tests.detection.pipeline import MINIATURE
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
@@ -59,7 +59,7 @@ def test_the_detector_and_the_tools_find_the_same_to_the_bit(
     """The detector's file and its images one by one, and a split with images read by workers."""
     save_detector(tmp_path / "detector.pt", networks)
     detector = Detector.load(tmp_path / "detector.pt", "cpu")
-    inference = prepared(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
+    inference = prepare_inference(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
     rows = detect(inference, index)
     assert len(rows) > 0
     for i, image_id in enumerate(index.image_ids.tolist()):
@@ -76,11 +76,11 @@ def test_the_detector_and_the_tools_find_the_same_to_the_bit(
 def test_proposals_of_an_image_alone_are_those_in_its_split(
     config: Config, index: DatasetIndex, networks: TrainedDetector
 ) -> None:
-    inference, limits = prepared(networks.rpn.network, config, CPU), config.rpn.test_proposals
+    inference, limits = prepare_inference(networks.rpn.network, config, CPU), config.rpn.test_proposals
     of_split = {image_id: (boxes, scores) for image_id, boxes, scores in propose(inference, index, limits)}
     assert len(of_split) == 4
     for i, image_id in enumerate(index.image_ids.tolist()):
-        [batch] = batches_of_images(inference, [read_image(index.path(i))], 1)
+        [batch] = batch_images(inference, [read_image(index.path(i))], 1)
         [(boxes, scores)] = propose_batch(inference, batch, limits)
         assert len(boxes) > 0
         np.testing.assert_array_equal(boxes, of_split[image_id][0])
@@ -103,7 +103,7 @@ def test_the_configured_precision_is_everyone_s(
     monkeypatch.setattr(module, "autocast_dtype", half)
     coarse = Detector.load(tmp_path / "detector.pt", "cpu", changes=["runtime.precision=bf16"])(image)
     config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, precision="bf16"))
-    inference = prepared(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
+    inference = prepare_inference(pair(config, networks.rpn.network, networks.fast_rcnn.network), config, CPU)
     rows = detect(inference, index)
     assert asked == ["bf16", "bf16"]
     own = rows[rows[:, 0] == index.image_ids[0]]
@@ -113,10 +113,10 @@ def test_the_configured_precision_is_everyone_s(
 
 
 def test_only_images_of_one_padded_size_share_a_batch(config: Config, networks: TrainedDetector) -> None:
-    inference = prepared(networks.rpn.network, config, CPU)
+    inference = prepare_inference(networks.rpn.network, config, CPU)
     shapes = [(96, 128), (96, 128), (96, 128), (128, 96), (96, 128), (97, 128)]
     images = [np.full((*shape, 3), 10 * i, np.uint8) for i, shape in enumerate(shapes)]
-    batches = list(batches_of_images(inference, iter(images), 2))
+    batches = list(batch_images(inference, iter(images), 2))
     assert [batch.image_ids.tolist() for batch in batches] == [[0, 1], [2], [3], [4, 5]]
     assert [tuple(size) for batch in batches for size in batch.original_sizes.tolist()] == shapes
     assert [int(batch.images[-1, 0, 0, 0]) for batch in batches] == [10, 20, 30, 50]

@@ -18,7 +18,9 @@ from detection import Detector
 from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.evaluation.average_precision import average_precision
+from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.model_files import load_detector
+from detection.experiment.results_file import read_results
 from tests.detection.pipeline import arguments_for, start, tool
 
 
@@ -48,7 +50,8 @@ def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Pa
     again = tool("eval_coco", "--results", results, "--annotations", data / "annotations/instances_test.json").stdout
     assert said.startswith(again.rstrip().split("\nnote")[0])
     figures = json.loads((run / "evaluation" / "figures.json").read_text())["figures"]
-    assert figures == average_precision(data / "annotations/instances_test.json", results).figures
+    truth = load_ground_truth(data / "annotations/instances_test.json")
+    assert figures == average_precision(truth, read_results(results)).figures
     report = (run / "evaluation" / "report.html").read_text()
     images = list((run / "evaluation" / "images").iterdir())
     assert len(images) == 6

@@ -229,3 +229,22 @@ def test_three_processes_share_four_images_a_step(run: Path, config: Path, data:
     remark = json.loads((tmp_path / "shared/fastrcnn/log.jsonl").read_text().splitlines()[0])
     assert remark["kind"] == "remark"
     assert "3 process(es) × 1 micro-batch(es) of up to 2, more than images_per_device (1)" in remark["text"]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+@pytest.mark.parametrize("evaluate", [[], ["{}.training.evaluate_every=2"]])
+@pytest.mark.parametrize("stage", ["rpn", "fastrcnn"])
+def test_a_test_split_of_other_classes_is_refused_before_any_training(
+    stage: str, evaluate: list[str], options: list[str], run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    content = json.loads((data / "annotations" / "instances_test.json").read_text())
+    content["categories"][0]["name"] = "something else"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    section = {"rpn": "rpn", "fastrcnn": "fast_rcnn"}[stage]
+    changes = [f"data.test.annotations={tmp_path}/test.json", *(text.format(section) for text in evaluate)]
+    rpn = ["--rpn", run / "rpn.pt"] if stage == "fastrcnn" else []
+    arguments = [*arguments_for(config, data, tmp_path / "run", changes), *rpn, *options]
+    refused = tool(f"train_{stage}", *arguments, check=False)
+    assert refused.returncode == 1
+    assert "instances_train.json: only the former lists 'something else'" in refused.stderr
+    assert not list((tmp_path / "run").rglob("*.pt"))

@@ -10,7 +10,7 @@ import pytest
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import load_config
-from detection.experiment.stored_configuration import config_of_trained
+from detection.experiment.stored_configuration import change_stored_config
 from tests.detection.pipeline import REPOSITORY
 
 
@@ -21,15 +21,15 @@ def demo() -> settings.Config:
 
 
 def test_what_is_written_goes_beside_the_file_or_where_the_command_line_says(demo: settings.Config) -> None:
-    assert config_of_trained(demo, Path("given/rpn.pt"), []).output == "given"
-    assert config_of_trained(demo, Path("given/rpn.pt"), ["output='there'"]).output == "there"
+    assert change_stored_config(demo, Path("given/rpn.pt"), []).output == "given"
+    assert change_stored_config(demo, Path("given/rpn.pt"), ["output='there'"]).output == "there"
 
 
 def test_a_demo_is_read_where_it_is_and_not_drawn(demo: settings.Config) -> None:
-    data = config_of_trained(demo, Path("x.pt"), ["data.root='mine'"]).data
+    data = change_stored_config(demo, Path("x.pt"), ["data.root='mine'"]).data
     assert (data.root, data.layout) == ("mine", "files")
     assert (data.test.annotations, data.test.images) == ("annotations/instances_test.json", "test")
-    assert config_of_trained(demo, Path("x.pt"), ["data.layout=coco"]).data.layout == "coco"
+    assert change_stored_config(demo, Path("x.pt"), ["data.layout=coco"]).data.layout == "coco"
 
 
 def test_paths_of_the_command_line_are_relative_to_where_it_is_typed(
@@ -37,15 +37,15 @@ def test_paths_of_the_command_line_are_relative_to_where_it_is_typed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     changes = ["data.test.annotations=it's mine.json", "data.test.images=/whole/path"]
-    test = config_of_trained(demo, Path("x.pt"), changes).data.test
+    test = change_stored_config(demo, Path("x.pt"), changes).data.test
     assert (test.annotations, test.images) == (str(tmp_path / "it's mine.json"), "/whole/path")
-    rooted = config_of_trained(demo, Path("x.pt"), [*changes, "data.root=there"]).data
+    rooted = change_stored_config(demo, Path("x.pt"), [*changes, "data.root=there"]).data
     assert (rooted.root, rooted.test.annotations) == ("there", "it's mine.json")
 
 
 @pytest.mark.parametrize("change", ["rpn.anchor_sizes=[8]", "backbone.planes=4", "fast_rcnn.pooling=max"])
-def test_what_a_network_was_trained_with_cannot_be_changed(demo: settings.Config, change: str) -> None:
+def test_values_that_are_fixed_by_training_cannot_be_changed(demo: settings.Config, change: str) -> None:
     with pytest.raises(
-        UserError, match=rf"x\.pt: what a network was trained with.*{change.split('=')[0]}: .*asked for"
+        UserError, match=rf"x\.pt: these values are fixed by training.*{change.split('=')[0]}: .*asked for"
     ):
-        config_of_trained(demo, Path("x.pt"), [change])
+        change_stored_config(demo, Path("x.pt"), [change])

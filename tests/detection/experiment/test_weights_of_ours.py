@@ -68,7 +68,7 @@ def test_an_rpn_starts_from_each_of_them(
     backbone = network.backbone if isinstance(network, RPN) else network.trunk
     assert same(built.backbone.state_dict(), backbone.state_dict())
     assert built.backbone.input_format == ODD[source]
-    assert "left out what is no part of the network: " in caplog.text
+    assert "left out, as no part of the network: " in caplog.text
     assert ("rpn" in built.backbone.provenance["weights"]["left_out"]) == (name == "detector.pt")
 
 

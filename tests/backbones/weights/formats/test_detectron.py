@@ -176,7 +176,7 @@ def test_a_whole_detector_gives_its_backbone_and_says_what_is_left_out(
         "rpn",
     ]
     assert backbone.provenance["weights"]["left_out"] == left_out
-    assert f"left out what is no part of the network: {', '.join(left_out)}" in caplog.text
+    assert f"left out, as no part of the network: {', '.join(left_out)}" in caplog.text
     assert backbone.input_format == DETECTRON
 
 

@@ -1,0 +1,46 @@
+"""A column of values that JSON held → an array, at the speed of arrays, where every value is a number.
+
+Where one is not, the caller looks at the values one by one: what such a value means, or how it is refused, is the
+caller's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+LARGEST_ID = 2**53  # float64 holds every whole number up to here, and not beyond
+
+
+def number_column(values: Sequence[Any]) -> np.ndarray | None:
+    """Ints and floats as float64 (n,); None if anything else is among them (true is no number), or an int that float64
+    cannot hold.
+
+    >>> number_column([1, 2.5])
+    array([1. , 2.5])
+    >>> number_column([1, "2"]) is None
+    True
+    """
+    if not set(map(type, values)) <= {int, float}:
+        return None
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        return None
+
+
+def box_column(values: Sequence[Any]) -> np.ndarray | None:
+    """Lists of four ints and floats as float64 (n, 4); None if anything else is among them."""
+    if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}):
+        return None
+    numbers = number_column(list(chain.from_iterable(values)))
+    return None if numbers is None else numbers.reshape(-1, 4)
+
+
+def shortened(value: Any, length: int = 60) -> str:
+    """`value` as a message shows it, at most `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 1] + "…"

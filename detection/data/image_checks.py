@@ -1,0 +1,239 @@
+"""The image files of a split: found, measured, and looked at; what is wrong with them is added to the findings.
+
+Shapes: M images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detection.data.decoder_complaints import decoder_complaints
+from detection.data.file_names import leads_out, match_file_names, present_files
+from detection.data.findings import Findings
+from detection.data.images import ORIENTATION_TAG, ImageError, image_size, read_image
+
+UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for a size that cannot be told: no box reaches over it
+DIGEST_BYTES = 16
+_TOGETHER = 64  # images that are decoded between two looks at what their decoder says
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF 6.0, section 8: ImageWidth, ImageLength
+_DARK = 16  # of 255; 12-bit data in 16 bits reach 4095 of 65535, which is 15.9 of 255
+
+
+def refuse_names_that_lead_out(names: Sequence[str], findings: Findings) -> np.ndarray:
+    """Whether each file name is one within the image folder, bool (M,)."""
+    out = [i for i, name in enumerate(names) if (name[0] in "/\\" or ".." in name or ":" in name) and leads_out(name)]
+    findings.add("image_name_outside", len(out), (names[i] for i in out))
+    within = np.ones(len(names), dtype=bool)
+    within[out] = False
+    return within
+
+
+def find_files(
+    image_root: Path, names: Sequence[str], within: np.ndarray, findings: Findings
+) -> tuple[list[str], np.ndarray]:
+    """(the file of each name, relative to `image_root`; whether it is there, bool (M,)), by one listing of each folder.
+
+    A file whose name is spelled in another way is found, too (see `file_names`). within bool (M,): the names that are
+    looked for.
+    """
+    listings: dict[str, set[str]] = {}
+    there = np.zeros(len(names), dtype=bool)
+    for i in np.flatnonzero(within).tolist():
+        folder, file = os.path.split(names[i])
+        if folder not in listings:
+            listings[folder] = _files_in(image_root / folder)
+        there[i] = file in listings[folder]
+    if there[within].all():
+        return list(names), there
+    sought = np.flatnonzero(within).tolist()
+    matched = match_file_names([names[i] for i in sought], present_files(image_root))
+    findings.add(
+        "image_respelled",
+        len(matched.respelled),
+        (f"{name} → {file}: {difference}" for name, file, difference in matched.respelled),
+    )
+    findings.add(
+        "image_missing",
+        len(matched.absent),
+        (f"{image_root / name}" + (f" ({remark})" if remark else "") for name, remark in matched.absent),
+    )
+    files = list(names)
+    for i, file in zip(sought, matched.files, strict=True):
+        files[i] = file
+    absent = {name for name, _ in matched.absent}
+    there[sought] = [names[i] not in absent for i in sought]
+    return files, there
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
+def sizes_of(
+    image_root: Path,
+    image_ids: np.ndarray,
+    files: Sequence[str],
+    there: np.ndarray,
+    stated: tuple[np.ndarray, np.ndarray],
+    findings: Findings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths int64 (M,), the absent ones from the files' headers.
+
+    there bool (M,): the files that can be opened. stated: heights and widths as the label file gives them, 0 where it
+    gives none, negative where it gives none that can be used.
+    """
+    heights, widths = (side.copy() for side in stated)
+    unusable = (heights < 0) | (widths < 0)
+    absent = ~unusable & ((heights == 0) | (widths == 0))
+    for i in np.flatnonzero(absent & there).tolist():
+        try:
+            heights[i], widths[i] = image_size(image_root / files[i])
+            findings.add("size_missing", 1, [f"image {image_ids[i]}"])
+        except ImageError as error:
+            findings.add("size_unreadable", 1, [f"image {image_ids[i]}: {error}"])
+            unusable[i] = True
+    unusable |= absent & ~there
+    heights[unusable] = widths[unusable] = UNKNOWN_SIDE
+    return heights, widths
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image is. problem: why it cannot be used. brightest: of its samples. as_stored: whether its stated size
+    says that the annotations were made on the pixels before they are turned by EXIF; None if no such turn is asked for,
+    or the size cannot tell."""
+
+    problem: str | None = None
+    digest: bytes = bytes(DIGEST_BYTES)
+    brightest: int = 255
+    orientation: int = 1
+    as_stored: bool | None = None
+
+
+def look_at_images(
+    image_root: Path,
+    files: Sequence[str],
+    there: np.ndarray,
+    sizes: tuple[np.ndarray, np.ndarray],
+    stated: np.ndarray,
+    findings: Findings,
+) -> np.ndarray:
+    """Decodes every image and returns digests of their pixels, uint8 (M, DIGEST_BYTES), zeros for those not decoded.
+
+    Adds those that cannot be read or are not of the size given, those whose decoder complains, those that are equal,
+    nearly black, or turned in a way that others speak against.
+
+    Args:
+        files, there: see `find_files`. sizes: heights and widths (M,). stated: whether the label file states the size,
+            bool (M,).
+    """
+    heights, widths = sizes
+    looks: dict[int, _Look] = {}
+    sought = np.flatnonzero(there & (heights < UNKNOWN_SIDE)).tolist()
+
+    def look(i: int) -> _Look:
+        return _look(image_root / files[i], (int(heights[i]), int(widths[i])), bool(stated[i]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(sought), _TOGETHER):
+            group = sought[start : start + _TOGETHER]
+            with decoder_complaints() as complaints:
+                looks.update(zip(group, pool.map(look, group), strict=True))
+            for i in group:
+                problem = looks[i].problem
+                if problem is not None:
+                    findings.add("image_unreadable", 1, [problem])
+                elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
+                    with decoder_complaints() as own:
+                        look(i)
+                    findings.add(
+                        "image_doubtful", min(1, len(own)), [f"{image_root / files[i]}: {text}" for text in own[:1]]
+                    )
+    sound = {i: one for i, one in looks.items() if one.problem is None}
+    dark = [f"{files[i]}: at most {one.brightest} of 255" for i, one in sound.items() if 0 < one.brightest <= _DARK]
+    findings.add("image_nearly_black", len(dark), dark)
+    _compare_orientations({files[i]: one for i, one in sound.items()}, findings)
+    digests = np.zeros((len(files), DIGEST_BYTES), dtype=np.uint8)
+    for i, one in sound.items():
+        digests[i] = np.frombuffer(one.digest, dtype=np.uint8)
+    equal = equal_images(digests, files)
+    findings.add("image_content_twice", len(equal), (f"{first} and {other}" for first, other in equal))
+    return digests
+
+
+def equal_images(
+    digests: np.ndarray,
+    files: Sequence[str],
+    other_digests: np.ndarray | None = None,
+    other_files: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """(file, equal file) for each image with the pixels of another, earlier one, or with those of one of the others.
+
+    digests: see `look_at_images`. The same file under two ids is no pair.
+    """
+    first_of: dict[bytes, str] = {}
+    pairs = []
+    if other_digests is not None:
+        first_of = {digest.tobytes(): file for digest, file in zip(other_digests, other_files, strict=True)}
+    first_of.pop(bytes(DIGEST_BYTES), None)
+    for digest, file in zip(digests, files, strict=True):
+        key = digest.tobytes()
+        if key == bytes(DIGEST_BYTES):
+            continue
+        other = first_of.get(key) if other_digests is not None else first_of.setdefault(key, file)
+        if other is not None and (other_digests is not None or other != file):
+            pairs.append((file, other))
+    return pairs
+
+
+def _look(path: Path, size: tuple[int, int], stated: bool) -> _Look:
+    try:
+        image = read_image(path, size)
+    except ImageError as error:
+        return _Look(problem=str(error))
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
+    digest.update(image.data)
+    orientation, (width, height) = _exif_orientation(path)
+    as_stored = None
+    if stated and orientation >= 5 and height != width:
+        as_stored = size == (height, width)
+    return _Look(None, digest.digest(), int(image.max()), orientation, as_stored)
+
+
+def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
+    """(orientation 1 to 8, (width, height) of the stored pixels)."""
+    try:
+        with Image.open(path) as header:
+            tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives as it will be turned
+            size = int(tags.get(_TIFF_WIDTH, header.width)), int(tags.get(_TIFF_HEIGHT, header.height))
+            if header.format == "PNG" and "exif" not in header.info:  # else Pillow decodes all to see if some follows
+                return 1, size
+            value = header.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF raises almost anything, and says nothing against the pixels
+        return 1, (1, 1)
+    return (value if isinstance(value, int) and 1 <= value <= 8 else 1), size
+
+
+def _compare_orientations(looks: dict[str, _Look], findings: Findings) -> None:
+    """One verdict for a data set: where the sizes of some images say that the annotations were made on the pixels as
+    stored, those that are turned are suspicious.
+    """
+    turned: dict[bool, list[str]] = defaultdict(list)
+    for file, look in looks.items():
+        if look.orientation > 1:
+            turned[look.as_stored is not True].append(f"{file}: orientation {look.orientation}")
+    if turned[False]:
+        findings.add("orientation_doubtful", len(turned[True]), turned[True])

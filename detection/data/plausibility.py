@@ -1,0 +1,130 @@
+"""Objects that are well formed but implausible: reported by what they have in common, and used as they are.
+
+Shapes: T annotations. Boxes are x, y, width, height as the label file states them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detection.data.findings import Findings
+from detection.data.repairs import Links, annotation_name
+from detection.data.tables import Tables
+
+LIMIT_OF_CLASS = 100  # detections of one class that COCO's evaluation looks at in an image
+_SMALL_IMAGE = 16  # pixels; in a smaller image boxes of a pixel may be meant
+_FEW = 5  # boxes that say nothing as a group
+_LEAST_SHARE, _LARGEST_SHARE = 0.1, 1.05  # of its box that an outline covers
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """boxes float64 (T, 4), finite; areas, crowds, image_rows, labels, heights and widths (of their images) all (T,).
+    name_of: row → what messages call the annotation."""
+
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+    image_rows: np.ndarray
+    labels: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    name_of: Callable[[int], str]
+
+    def named(self, rows: np.ndarray) -> Iterator[str]:
+        """The names of the rows of a mask."""
+        return map(self.name_of, np.flatnonzero(rows).tolist())
+
+
+def find_implausible(
+    tables: Tables,
+    links: Links,
+    sizes: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    findings: Findings,
+    *,
+    closely: bool,
+) -> None:
+    """Adds implausible objects and classes to the findings.
+
+    sizes: heights and widths of the images. closely: also what is often right, and still worth a look.
+    """
+    rows = np.flatnonzero(links.kept & np.isfinite(tables.boxes).all(axis=1))
+    images = links.image_rows[rows]
+    objects = _Objects(
+        boxes=tables.boxes[rows],
+        areas=tables.areas[rows],
+        crowds=tables.crowds[rows],
+        image_rows=images,
+        labels=links.labels[rows],
+        heights=sizes[0][images],
+        widths=sizes[1][images],
+        name_of=lambda row: annotation_name(tables, int(rows[row])),
+    )
+    _find_misread_boxes(objects, findings)
+    _find_too_many_crowds(objects, findings)
+    if closely:
+        _find_unlikely_areas(objects, findings)
+        _find_classes_without_objects(objects, class_names, findings)
+        if findings.purpose == "evaluation":
+            _find_crowded_images(objects, class_names, findings)
+
+
+def _find_misread_boxes(objects: _Objects, findings: Findings) -> None:
+    """Adds boxes that seem to be given as fractions of the image, or by their corners."""
+    boxes, limits = objects.boxes, np.stack([objects.widths, objects.heights], axis=1)
+    sized = (boxes[:, 2:] > 0).all(axis=1)
+    with np.errstate(over="ignore"):
+        ends = boxes[:, :2] + boxes[:, 2:]
+    tiny = sized & (boxes[:, :2] >= -0.01).all(axis=1) & (ends <= 1.01).all(axis=1)
+    tiny &= (limits >= _SMALL_IMAGE).all(axis=1)
+    if 2 * tiny.sum() > len(boxes):
+        findings.add("boxes_as_fractions", int(tiny.sum()), objects.named(tiny))
+    corners_fit = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits + 1).all(axis=1)
+    over = (ends > limits + 1).any(axis=1)
+    if len(boxes) >= _FEW and corners_fit.mean() > 0.99 and over.mean() > 0.2:
+        findings.add("boxes_as_corners", int(over.sum()), objects.named(over))
+
+
+def _find_too_many_crowds(objects: _Objects, findings: Findings) -> None:
+    """Adds the crowd regions where they are most of the objects."""
+    if 2 * objects.crowds.sum() > len(objects.crowds):
+        findings.add("crowds_mostly", int(objects.crowds.sum()), objects.named(objects.crowds))
+
+
+def _find_unlikely_areas(objects: _Objects, findings: Findings) -> None:
+    """Adds the objects whose area is far from their box's, where they are a fifth of all or more: thin objects that lie
+    askew cover little of their boxes.
+    """
+    width, height = objects.boxes[:, 2:].T
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = objects.areas < _LEAST_SHARE * width * height
+        far |= objects.areas > _LARGEST_SHARE * (width + 1) * (height + 1)  # a box may be counted in whole pixels
+    far &= (width > 0) & (height > 0) & ~objects.crowds
+    if 5 * far.sum() >= max(1, len(far)):
+        findings.add("areas_far", int(far.sum()), objects.named(far))
+
+
+def _find_classes_without_objects(objects: _Objects, class_names: Sequence[str], findings: Findings) -> None:
+    counts = np.bincount(objects.labels, minlength=len(class_names) + 1)[1:]
+    empty = np.flatnonzero(counts == 0).tolist()
+    findings.add("class_without_object", len(empty), (class_names[position] for position in empty))
+
+
+def _find_crowded_images(objects: _Objects, class_names: Sequence[str], findings: Findings) -> None:
+    """Adds images with more objects of a class than COCO's evaluation looks at detections of."""
+    targets = np.flatnonzero(~objects.crowds)
+    cells = objects.image_rows[targets] * (len(class_names) + 1) + objects.labels[targets]
+    _, first, counts = np.unique(cells, return_index=True, return_counts=True)
+    many = counts > LIMIT_OF_CLASS
+    findings.add(
+        "class_crowded",
+        int(many.sum()),
+        (
+            f"{count} of {class_names[int(objects.labels[row]) - 1]}: {objects.name_of(row)} and others"
+            for row, count in zip(targets[first[many]].tolist(), counts[many].tolist(), strict=True)
+        ),
+    )

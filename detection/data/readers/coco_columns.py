@@ -1,0 +1,163 @@
+"""A column of a COCO file's values → an array; what is repaired, and what cannot be used, is counted.
+
+Shapes: n entries of a block. Where a column holds nothing unusual it is turned as a whole; else its values are looked
+at one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from detection.common.json_columns import LARGEST_ID, box_column, number_column, shortened
+from detection.data.findings import Findings
+from detection.data.tables import MISSING
+
+NameOf = Callable[[int], str]  # row of a block → what a message calls it
+
+PLACEHOLDER = (0.0, 0.0, 1.0, 1.0)  # a box that nothing is found about, in place of one that cannot be used
+LARGEST_INT64 = int(np.iinfo(np.int64).max)
+LARGEST_SIDE = int(np.iinfo(np.int32).max)
+
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,4000}(?:\.0*)?\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*", re.ASCII)
+
+
+def add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: NameOf) -> None:
+    """Adds the rows of a mask to the findings."""
+    found = np.flatnonzero(rows)
+    findings.add(kind, len(found), (name_of(row) for row in found.tolist()))
+
+
+def ids(values: Sequence[Any], name_of: NameOf, findings: Findings, malformed: str) -> np.ndarray:
+    """Ids of images or categories, int64 (n,); see `whole_numbers`. One that is absent is `malformed`, too."""
+    return whole_numbers(values, name_of, findings, malformed, malformed, LARGEST_ID, "id_too_large")
+
+
+def whole_numbers(
+    values: Sequence[Any],
+    name_of: NameOf,
+    findings: Findings,
+    missing: str,
+    malformed: str,
+    largest: int = LARGEST_INT64,
+    too_large: str | None = None,
+) -> np.ndarray:
+    """Whole numbers as int64 (n,); what is null, absent or unusable becomes `MISSING`.
+
+    Null and absent are added to the findings as the kind `missing`, the unusable as `malformed`, those beyond `largest`
+    in magnitude as `too_large` (None: as `malformed`).
+    """
+    if set(map(type, values)) <= {int}:
+        with contextlib.suppress(OverflowError):
+            numbers = np.array(values, dtype=np.int64)
+            if (numbers <= largest).all() and (numbers >= -largest).all():
+                return numbers
+    result = np.full(len(values), MISSING, dtype=np.int64)
+    for row, value in enumerate(values):
+        number = _whole_number(value)
+        if number is None:
+            kind: str | None = malformed if value is not None else missing
+        elif abs(number) > largest:
+            kind = too_large or malformed
+        else:
+            result[row] = number
+            kind = {str: "id_as_text", float: "id_as_float"}.get(type(value))
+        if kind is not None:
+            findings.add(kind, 1, [name_of(row)])
+    return result
+
+
+def sides(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
+    """Heights or widths as int64 (n,): 0 for an absent one, −1 for an unusable one."""
+    given = [row for row, value in enumerate(values) if value is not None]
+    malformed = "size_malformed"
+    found = whole_numbers(
+        [values[row] for row in given], lambda row: name_of(given[row]), findings, malformed, malformed, LARGEST_SIDE
+    )
+    add_rows(findings, malformed, (found < 0) & (found != MISSING), lambda row: name_of(given[row]))
+    result = np.zeros(len(values), dtype=np.int64)
+    result[given] = np.maximum(found, -1)
+    return result
+
+
+def crowds(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
+    """`iscrowd` as bool (n,)."""
+    if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
+        return np.array(values, dtype=bool)
+    booleans = np.array([type(value) is bool for value in values], dtype=bool)
+    add_rows(findings, "crowd_as_boolean", booleans, name_of)
+    rest = np.flatnonzero(~booleans).tolist()
+    numbers = np.array([int(value is True) for value in values], dtype=np.int64)
+    numbers[rest] = whole_numbers(
+        [values[row] for row in rest], lambda row: name_of(rest[row]), findings, "crowd_missing", "crowd_malformed"
+    )
+    numbers[numbers == MISSING] = 0
+    add_rows(findings, "crowd_malformed", (numbers != 0) & (numbers != 1), name_of)
+    return numbers == 1
+
+
+def boxes(values: Sequence[Any], name_of: NameOf, findings: Findings, elsewhere: Sequence[int]) -> np.ndarray:
+    """Boxes as float64 (n, 4); a placeholder for those that are not four numbers.
+
+    elsewhere: rows that have no box, and get one later.
+    """
+    usual = box_column(values)
+    if usual is not None:
+        return usual
+    result = np.full((len(values), 4), PLACEHOLDER)
+    for row, value in enumerate(values):
+        if row in elsewhere:
+            continue
+        numbers = [_number(number) for number in value] if type(value) is list and len(value) == 4 else [None]
+        if None in numbers:
+            findings.add("box_malformed", 1, [f"{name_of(row)}: {shortened(value)}"])
+            continue
+        result[row] = numbers
+        if str in map(type, value):
+            findings.add("box_as_text", 1, [name_of(row)])
+    return result
+
+
+def areas(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
+    """Areas as float64 (n,), NaN for what is absent or cannot be one."""
+    result = number_column(values)
+    if result is None:
+        numbers: Iterable[float | None] = map(_number, values)
+        result = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+        usable = (result >= 0) & np.isfinite(result)
+        add_rows(
+            findings, "area_as_text", usable & np.array([type(value) is str for value in values], dtype=bool), name_of
+        )
+    result[~((result >= 0) & np.isfinite(result))] = np.nan
+    add_rows(findings, "area_missing", np.isnan(result), name_of)
+    return result
+
+
+def _whole_number(value: Any) -> int | None:
+    """`value` as an int if it stands for one beyond doubt: 7, 7.0 or "7". True and false do not.
+
+    >>> [_whole_number(value) for value in (7, 7.0, " 007.0", 7.5, "seven", True)]
+    [7, 7, 7, None, None, None]
+    """
+    if type(value) is str:
+        return int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else None
+    if type(value) is float:
+        return int(value) if value.is_integer() else None
+    return value if type(value) is int else None
+
+
+def _number(value: Any) -> float | None:
+    """`value` as a float if it is a number that float64 can hold, or a text that spells one."""
+    if type(value) is str and not _NUMBER.fullmatch(value):
+        return None
+    if type(value) not in (int, float, str):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None

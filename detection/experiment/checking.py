@@ -1,0 +1,78 @@
+"""A configuration's splits → all that is wrong with them, before a long run: what trainings and evaluations would say,
+every image decoded, and the two splits compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.data.image_checks import equal_images
+from detection.data.index import DatasetIndex
+from detection.experiment.datasets import check_split, match_classes, training_images
+
+
+class DataConfig(settings.Config):
+    """A configuration of which nothing but the data is used: contradictory settings elsewhere do not matter."""
+
+    def contradictions(self) -> list[str]:
+        """Those of the data."""
+        return [text for text in super().contradictions() if text.startswith("data.")]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a split (or of both): a text of one or more lines, and whether a run would be refused."""
+
+    text: str
+    refused: bool = False
+
+
+def check_splits(data: settings.Data) -> Iterator[Verdict]:
+    """The verdict on each split, as soon as its images are looked at, and on the two together. Changes nothing."""
+    found: dict[str, DatasetIndex] = {}
+    for which in ("train", "test"):
+        try:
+            index = check_split(data, which)
+            if which == "test" and found:
+                _find_shared_images(found["train"], index)
+            if which == "train":
+                training_images(data, index)
+        except UserError as error:
+            yield Verdict(f"data.{which}: {error}", refused=True)
+            continue
+        found[which] = index
+        findings = index.findings.summary()
+        yield Verdict(f"data.{which}: {_headline(data, which, index)}; " + (f"found:\n{findings}" if findings else
+                      "nothing to repair"))  # fmt: skip
+    if len(found) == 2:
+        train, test = found.values()
+        try:
+            match_classes(test, train.category_ids, train.category_names, train.annotation_file)
+        except UserError as error:
+            yield Verdict(str(error), refused=True)
+
+
+def _headline(data: settings.Data, which: str, index: DatasetIndex) -> str:
+    images = f"{len(index)} images"
+    targets = np.add.reduceat(np.append(~index.crowds, False), index.offsets[:-1]) * (np.diff(index.offsets) > 0)
+    empty = int((targets == 0).sum())
+    if empty:
+        images += f" ({empty} without objects"
+        if which == "train":
+            images += ", trained on, too" if data.keep_empty else ", not trained on unless data.keep_empty=true"
+        images += ")"
+    return f"{index.annotation_file}: {images}, {len(index.boxes)} objects, {len(index.category_ids)} classes"
+
+
+def _find_shared_images(train: DatasetIndex, test: DatasetIndex) -> None:
+    """Adds the test images that are training images, too, to the findings of the test split."""
+    assert train.digests is not None
+    assert test.digests is not None
+    names = [[index.file_name(i) for i in range(len(index))] for index in (test, train)]
+    pairs = equal_images(test.digests, names[0], train.digests, names[1])
+    test.findings.add("image_in_both_splits", len(pairs), (f"{one} is {other}" for one, other in pairs))
