@@ -13,11 +13,11 @@ import pytest
 
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite
+from detection import predict as module
 from detection.data.augmentation import Augmentation
 from detection.data.image_search import find_images
 from detection.data.images import read_image
 from detection.detector import Detector
-from detection.experiment import predict as module
 from detection.experiment.model_files import Categories
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.predict import predict
