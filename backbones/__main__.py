@@ -24,6 +24,7 @@ from .variants import DEPTHS, VARIANTS, Variant, canonical_name, find_variant
 if TYPE_CHECKING:
     from .complexity import Complexity
 
+MOST_PIXELS, MOST_CLASSES = 32_768, 10_000_000  # a side, and classes, that no network comes near
 EPILOG = """\
 The columns beside ours, under "paper", are what Xie et al. (CVPR 2017) print. Multiply-adds are for one image; the
 paper calls them FLOPs. "weights" are the parameters without those of normalisation, as the paper counts them.
@@ -221,13 +222,19 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 224, or HEIGHTxWIDTH as in 608x800")
-    return int(match[1]), int(match[2] or match[1])
+    return _bounded(match[1], MOST_PIXELS), _bounded(match[2] or match[1], MOST_PIXELS)
 
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of classes; write a whole number above 0")
-    return int(text)
+    return _bounded(text, MOST_CLASSES)
+
+
+def _bounded(digits: str, most: int) -> int:
+    if len(digits) > len(str(most)) or int(digits) > most:
+        raise argparse.ArgumentTypeError(f"{digits[:30]} is more than {most}")
+    return int(digits)
 
 
 def _errors(paper: PaperFigures | None) -> str:

@@ -20,6 +20,8 @@ from .common.errors import UserError
 from .common.names import did_you_mean
 
 EXPANSION = 4  # output channels of a block, in units of its planes
+# No network comes near them. They keep a mistyped name, or one in a stranger's file, from asking for endless memory.
+MOST_BLOCKS, MOST_CHANNELS, MOST_GROUPED = 1_000, 4_096, 1 << 20
 STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
 
 
@@ -62,8 +64,9 @@ class Variant:
         counts = {name: getattr(self, name) for name in names}
         counts.update((f"depths[{index}]", depth) for index, depth in enumerate(self.depths))
         for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is {value!r}; it must be a whole number above 0")
+            most = MOST_BLOCKS if name.startswith("depths") else MOST_CHANNELS
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise UserError(f"{name} is {value!r:.50}; it must be a whole number from 1 to {most}")
         if not 1 <= len(self.depths) <= 4:
             raise UserError(f"depths is {self.depths}; it must name the blocks of 1 to 4 stages")
         if self.stem not in STEMS:
@@ -73,6 +76,11 @@ class Variant:
         if self.planes * self.base_width < 64:
             raise UserError(
                 f"planes {self.planes} × base_width {self.base_width} / 64 is less than a channel a path; raise either"
+            )
+        if max(self.group_widths) > MOST_GROUPED:
+            raise UserError(
+                f"cardinality {self.cardinality}, base_width {self.base_width} and planes {self.planes} make 3×3 "
+                f"convolutions of {max(self.group_widths)} channels, more than {MOST_GROUPED}; lower one of them"
             )
         natural = self._natural_strides()
         if self.output_stride is not None and self.output_stride not in natural:
@@ -168,7 +176,11 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
         UserError: an unknown name or number (the nearest known one is named), or numbers that define no network.
     """
     row = VARIANTS.get(name)
-    if row is None and (match := re.fullmatch(r"(resnex?t\d+)(?:_(\d+)x(\d+)d)?", name)) and match[1] in _FAMILIES:
+    if (
+        row is None
+        and (match := re.fullmatch(r"(resnex?t\d{1,9})(?:_(\d{1,9})x(\d{1,9})d)?", name))
+        and match[1] in _FAMILIES
+    ):
         row = _FAMILIES[match[1]]
         if match[2]:
             row = dataclasses.replace(row, cardinality=int(match[2]), base_width=int(match[3]))

@@ -89,6 +89,9 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     ("arguments", "message"),
     [
         (["--classes", "0"], "whole number above 0"),
+        (["--classes", "9" * 5000], "is more than 10000000"),
+        (["--size", "99999999"], "99999999 is more than 32768"),
+        (["--size", "224x99999999"], "99999999 is more than 32768"),
         (["compare", "1x64d", "--depth", "18"], "choose from 29, 50, 101, 152, 200"),
     ],
 )

@@ -107,6 +107,29 @@ def test_c4_needs_four_stages() -> None:
         create_c4("resnext29")
 
 
+@pytest.mark.parametrize(
+    ("name", "structure", "reason"),
+    [
+        ("resnext50_99999999x4d", {}, "cardinality is 99999999; it must be a whole number from 1 to 4096"),
+        ("resnext50_32x99999d", {}, "base_width is 99999; it must be a whole number from 1 to 4096"),
+        (f"resnext50_{'9' * 5000}x4d", {}, "unknown network"),
+        ("resnext50", {"planes": 10**19}, "planes is 10000000000000000000; it must be"),
+        ("resnext50", {"in_channels": 10**6}, "in_channels is 1000000; it must be"),
+        (
+            "resnext50",
+            {"depths": (1, 1, 10**6, 1)},
+            r"depths\[2\] is 1000000; it must be a whole number from 1 to 1000",
+        ),
+        ("resnext50_4096x4096d", {}, "make 3×3 convolutions of 134217728 channels, more than 1048576"),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused_before_it_is_built(
+    name: str, structure: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        create_backbone(name, **structure)
+
+
 def test_families_ask_for_weights_by_the_tables_name(serve: Any) -> None:
     asked = serve(FakeWeights({}))
     for arguments in ({"name": "resnext50"}, {"name": "resnet50", "cardinality": 32, "base_width": 4}):
