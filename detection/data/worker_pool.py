@@ -127,7 +127,8 @@ class WorkerPool:
         while True:
             running = self._running()
             left = deadline - time.monotonic()
-            ready = wait([worker.pipe, *(other.process.sentinel for other in running)], max(left, 0.0))
+            # No longer at once than the system's clocks count: a limit may be of months.
+            ready = wait([worker.pipe, *(other.process.sentinel for other in running)], min(max(left, 0.0), 3600.0))
             if worker.pipe in ready:
                 try:
                     return batch_pipe.receive(worker.pipe)

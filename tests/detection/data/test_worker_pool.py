@@ -117,6 +117,11 @@ def test_a_worker_that_hangs_is_told_at_the_limit_with_who_lives() -> None:
     assert "Of 3 processes that load images, 2 are alive: " in message
 
 
+def test_a_limit_may_be_of_months() -> None:
+    with within(8.0):
+        assert numbers(batches(patience=60 * 100_000.0)) == list(range(24))
+
+
 def test_a_stopped_worker_too() -> None:
     with within(6.0), pytest.raises(UserError, match="no batch came"):
         numbers(batches(at(9, lambda: os.kill(os.getpid(), signal.SIGSTOP)), patience=1.0))
