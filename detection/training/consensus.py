@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torchvision
 from torch import nn
 
 from backbones.common.errors import UserError
 from detection.config_file import Configuration, config_to_dict
+from detection.training.artifacts import versions
 from detection.training.distributed import gather_objects, report_progress, world_size
 
 T = TypeVar("T")
@@ -92,8 +92,9 @@ def require_agreement(what: str, config: Configuration, **more: Any) -> None:
     if world_size() == 1:
         return
     values = {key: value for key, value in flat(config_to_dict(config)).items() if key not in OF_ONE_MACHINE}
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "this project": _source_digest()}
-    require_same("what to do", {"work": what, **values, **more, "version": versions})
+    installed = versions()
+    used = {"torch": installed["torch"], "torchvision": installed["torchvision"], "this project": _source_digest()}
+    require_same("what to do", {"work": what, **values, **more, "version": used})
 
 
 def require_same_weights(*networks: nn.Module) -> None:
