@@ -225,8 +225,8 @@ def steps(scene: Scene) -> dict[str, Functions]:
 
 
 def parts(scene: Scene) -> dict[str, Functions]:
-    """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at
-    inference where nothing is learnt: BN folded."""
+    """What the steps are made of, on the same inputs in each side's own memory order. Ours are as at inference where
+    nothing is learnt: BN folded."""
     ours, folded, theirs, batch, config = scene.fast_rcnn, scene.detector, scene.peer, scene.batch, scene.config
     image = prepare(batch.images, batch.sizes, ours.trunk.input_format)
     plain_image = image.contiguous()

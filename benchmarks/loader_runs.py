@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +79,6 @@ def main() -> None:
     from detection.data.index import load_index
     from detection.data.loader import training_batches
 
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: on purpose
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     multiprocessing.set_start_method(options.method)

@@ -31,8 +31,9 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a tool and returns its exit status: a `UserError`, or a file that the system refuses, is one message on
-    stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep their traceback.
+    """Runs a tool and returns its exit status: a `UserError`, a file that the system refuses, or an allocation that
+    failed is one message on stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep
+    their traceback.
 
     A reader of the output that has seen enough (`| head`) changes nothing: the work is done and the status is its own.
     """
@@ -51,10 +52,15 @@ def run(main: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = 130
-        except Exception:
-            if not _is_one_of_several():
+        except Exception as error:
+            from detection.common.out_of_memory import is_out_of_memory, out_of_memory_message  # torch takes seconds
+
+            if is_out_of_memory(error):
+                print(f"error: {out_of_memory_message(error)}", file=sys.stderr)
+            elif not _is_one_of_several():
                 raise
-            traceback.print_exc()
+            else:
+                traceback.print_exc()
             status = 1
         return leave(status)
 

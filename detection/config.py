@@ -1,10 +1,9 @@
-"""The one configuration: typed, immutable, every value of the recipe by its name.
+"""The configuration of an experiment: frozen dataclasses, one for each section.
 
 A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, `detection/config_file.py` reads
-both. A value left out takes the default below; the
-defaults are the paper's ("Aggregated Residual Transformations", appendix B, and py-faster-rcnn's COCO settings, which
-it follows otherwise).
-Networks never see these objects: `detection/experiment/builders.py` hands them plain numbers.
+both. A value that is left out takes the default below; the defaults are the paper's ("Aggregated Residual
+Transformations", appendix B) and py-faster-rcnn's, which the paper follows otherwise. Networks never see these objects:
+`detection/experiment/builders.py` hands them plain numbers.
 """
 
 from __future__ import annotations

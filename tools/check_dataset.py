@@ -15,9 +15,8 @@ EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml data.root=/other/disk
 
 All findings of a split are told at once, with counts and first examples: first what the tools refuse, then what they
-repair (they never change your files), and what is well formed and can hardly be meant. Then the two splits are held
-against each other. Images are decoded, which takes minutes for a hundred thousand. The exit status is 1 if something is
-refused."""
+repair (they never change your files) and what is implausible. Then the two splits are compared. Images are decoded,
+which takes minutes for a hundred thousand. The exit status is 1 if something is refused."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
 from detection.command_line import add_config_arguments, overrides, parser, run
+from detection.config import SIDE
 
 EPILOG = """examples:
   python tools/eval_classifier.py --weights runs/cifar10_small/classifier.pt
@@ -42,13 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="the network of weights that are no classifier.pt: `python -m backbones` lists them",
     )
-    options_parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (data.test_size)")
+    options_parser.add_argument("--size", type=_side, metavar="PIXELS", help="side of the crops (data.test_size)")
     options_parser.add_argument(
         "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of an image is looked at"
     )
     options_parser.add_argument(
         "--scales",
-        type=int,
+        type=_side_or_change,
         nargs="+",
         metavar="PIXELS",
         help="shorter sides that images are resized to, in turn (data.test_resize)",
@@ -61,6 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         example="runtime.test_batch=16",
     )
     options = options_parser.parse_intermixed_args(arguments)
+    if options.scales is not None:  # which takes all that follows it
+        options.overrides += [value for value in options.scales if isinstance(value, str)]
+        options.scales = [value for value in options.scales if isinstance(value, int)]
+        if not options.scales:
+            options_parser.error("argument --scales: expected at least one number of pixels")
 
     from backbones.common.errors import UserError
     from backbones.common.files import user_path
@@ -92,6 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
             print(errors.table())
             print(f"\nwritten: {folder}")
     return 0
+
+
+def _side(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= SIDE):
+        raise argparse.ArgumentTypeError(f"a number of pixels from 1 to {SIDE}, not {text[:50]!r}")
+    return int(text)
+
+
+def _side_or_change(text: str) -> int | str:
+    return text if "=" in text else _side(text)
 
 
 if __name__ == "__main__":

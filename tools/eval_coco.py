@@ -23,7 +23,7 @@ EPILOG = """examples:
       recall of stored proposals
   python tools/eval_coco.py --results results.json --annotations instances_val2017.json
       AP of detections that exist already, in COCO's results format
-  python tools/eval_coco.py --results results.json --annotations cells.json --max-detections 500
+  python tools/eval_coco.py --results results.json --annotations instances_val2017.json --max-detections 500
       the same where an image has more than 100 objects of a class, which COCO's figures do not look beyond
   torchrun --nproc-per-node 8 tools/eval_coco.py --weights …
       on eight GPUs; the figures are the same to the last digit

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_args(arguments)
 
     from detection.detector import Detector
-    from detection.experiment.predict import predict
+    from detection.predict import predict
 
     detector = Detector.load(options.weights, options.device)
     summary = predict(detector, options.paths, options.output, min_score=options.min_score)

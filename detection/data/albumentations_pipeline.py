@@ -1,9 +1,9 @@
 """Transforms named in the config → one albumentations pipeline that moves an image, its boxes and proposals alike.
 
 A pipeline is tried when it is built (`pipeline_trial.py`), so that one that works on no image is refused before a
-training starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds). Three
-of its pitfalls are avoided here: with several loader workers each would draw the same augmentations, so every call is
-seeded; boxes pass through float32 fractions of the image, so pipelines that only change colours never see them;
+training starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds).
+Three of its pitfalls are avoided here: with several loader workers each would draw the same augmentations, so every
+call is seeded; boxes pass through float32 fractions of the image, so pipelines that only change colours never see them;
 importing it looks for a newer version on the network unless told not to.
 """
 

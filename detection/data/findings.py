@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
     "image_respelled": Kind("images whose files are spelled in another way than `file_name`", "the files are used"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
-    # Well formed and hardly meant: used as they are, and told.
+    # Implausible, though well formed: used as they are, and reported.
     "boxes_as_fractions": Kind(
         "boxes that lie within one pixel, as fractions of the image would",
         "taken as pixels; if they are fractions, multiply them by the image's width and height",

@@ -24,6 +24,7 @@ from detection.data.images import ORIENTATION_TAG, ImageError, image_size, read_
 UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for a size that cannot be told: no box reaches over it
 DIGEST_BYTES = 16
 _TOGETHER = 64  # images that are decoded between two looks at what their decoder says
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF 6.0, section 8: ImageWidth, ImageLength
 _DARK = 16  # of 255; 12-bit data in 16 bits reach 4095 of 65535, which is 15.9 of 255
 
 
@@ -216,7 +217,8 @@ def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """(orientation 1 to 8, (width, height) of the stored pixels)."""
     try:
         with Image.open(path) as header:
-            size = header.size
+            tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives as it will be turned
+            size = int(tags.get(_TIFF_WIDTH, header.width)), int(tags.get(_TIFF_HEIGHT, header.height))
             if header.format == "PNG" and "exif" not in header.info:  # else Pillow decodes all to see if some follows
                 return 1, size
             value = header.getexif().get(ORIENTATION_TAG, 1)

@@ -193,8 +193,8 @@ def load_index(
         purpose: what the index is for. "evaluation" adds `.stated`, and follows pycocotools where training does
             something else.
         check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out.
-            "present": each has a file, and the boxes seem to be meant as they are read. "sound": each is decoded and of
-            the size that the annotations state; and all that is well formed and hardly meant is told, too.
+            "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each is decoded
+            and of the size that the annotations state, and all that is implausible is reported.
 
     Raises:
         UserError: the file is unreadable, or there are defects whose intent is not plain: all are listed, with counts

@@ -1,4 +1,4 @@
-"""Objects that are well formed and can hardly be meant: found by what they have in common, told, and used as they are.
+"""Objects that are well formed but implausible: reported by what they have in common, and used as they are.
 
 Shapes: T annotations. Boxes are x, y, width, height as the label file states them.
 """
@@ -48,9 +48,9 @@ def find_implausible(
     *,
     closely: bool,
 ) -> None:
-    """Adds what is well formed and hardly meant to the findings.
+    """Adds implausible objects and classes to the findings.
 
-    sizes: heights and widths of the images. closely: also what is often meant, and still worth a look.
+    sizes: heights and widths of the images. closely: also what is often right, and still worth a look.
     """
     rows = np.flatnonzero(links.kept & np.isfinite(tables.boxes).all(axis=1))
     images = links.image_rows[rows]

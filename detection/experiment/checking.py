@@ -1,5 +1,5 @@
 """A configuration's splits → all that is wrong with them, before a long run: what trainings and evaluations would say,
-every image decoded, and the two splits held against each other.
+every image decoded, and the two splits compared.
 """
 
 from __future__ import annotations

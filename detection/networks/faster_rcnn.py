@@ -1,6 +1,5 @@
 """The pair as one detector: the RPN proposes, the Fast R-CNN classifies; each looks at the image with a backbone of
-its
-own.
+its own.
 
 Shapes: N images, R proposals, D detections.
 """

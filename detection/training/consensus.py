@@ -84,7 +84,7 @@ def require_same(what: str, values: Mapping[str, Any]) -> None:
 
 def require_agreement(what: str, config: Configuration, **more: Any) -> None:
     """Makes sure that all ranks are about to do the same work: `what`, by the same configuration (but for
-    `OF_ONE_MACHINE`) and whatever is given as `more`, with the same PyTorch and the same source of this project.
+    `OF_ONE_MACHINE`) and whatever is given as `more`, with the same PyTorch, Python and source of this project.
 
     Raises:
         UserError: as `require_same`.
@@ -92,9 +92,8 @@ def require_agreement(what: str, config: Configuration, **more: Any) -> None:
     if world_size() == 1:
         return
     values = {key: value for key, value in flat(config_to_dict(config)).items() if key not in OF_ONE_MACHINE}
-    installed = versions()
-    used = {"torch": installed["torch"], "torchvision": installed["torchvision"], "this project": _source_digest()}
-    require_same("what to do", {"work": what, **values, **more, "version": used})
+    its_versions = {**versions(), "this project": _source_digest()}
+    require_same("what to do", {"work": what, **values, **more, "version": its_versions})
 
 
 def require_same_weights(*networks: nn.Module) -> None:

@@ -57,7 +57,7 @@ def memory_explained(batch: Any, remedy: str = _ACCUMULATE, ids: str = "image id
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         images = getattr(batch, "images", None)

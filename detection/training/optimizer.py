@@ -33,8 +33,8 @@ def build_optimizer(
     - "weight": everything that is neither of the next two;
     - "norm": the scale and shift of normalisation layers; they decay only with `norm_weight_decay`;
     - "bias": the biases of all other layers; they move at `lr · bias_lr_factor` and decay only with
-      `bias_weight_decay`. `bias_lr_factor=2.0` is py-faster-rcnn's `lr_mult: 2`, and
-      with `bias_weight_decay=False` Detectron's rule for biases.
+      `bias_weight_decay`. `bias_lr_factor=2.0` is py-faster-rcnn's `lr_mult: 2`, and with `bias_weight_decay=False`
+      Detectron's rule for biases.
 
     Each group keeps its factor as `lr_factor`; `set_learning_rate` applies it. Parameters with `requires_grad=False`
     are left out, and a parameter that two layers share is taken once. Nesterov momentum is the reference Lua code's

@@ -31,6 +31,7 @@ from detection.config_file import config_of, config_to_dict, config_to_yaml, loa
 from detection.data.images import read_image
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from tests.detection.pipeline import arguments_for, start, tool
+from tools import eval_classifier
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 CLASSES = ("a", "b", "c", "d", "e", "f", "g")
@@ -434,6 +435,28 @@ def test_other_sizes_crops_and_scales(run: Path, data: Path, tmp_path: Path, opt
     views = json.loads((tmp_path / "errors.json").read_text())["views"]
     assert views["size"] == (20 if "--size" in options else 32)
     assert views["scales"] == ([22] if "--size" in options else options[-2:])
+
+
+def test_changes_may_follow_the_scales(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("eval_classifier", "--weights", run / "classifier.pt", "--data", data, "--output", tmp_path)
+    changes = ("data.interpolation=bicubic", "runtime.workers=0")
+    tool(*common, "runtime.test_batch=8", "--crops", "whole", "--scales", 32, 48, *changes)
+    views = json.loads((tmp_path / "errors.json").read_text())["views"]
+    assert views["scales"] == [32, 48]
+    assert views["interpolation"] == "bicubic"
+    for wrong, reason in (
+        (("--scales", "data.interpolation=bicubic"), "expected at least one number of pixels"),
+        (("--scales", 32, "x"), "a number of pixels from 1 to 32768, not 'x'"),
+        (("--scales", 0), "a number of pixels from 1 to 32768"),
+        (("--size", 10**9), "a number of pixels from 1 to 32768"),
+        (("--size", "9" * 5000), "a number of pixels from 1 to 32768"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            eval_classifier.main([str(argument) for argument in (*common[1:], *wrong)])
+        assert ended.value.code == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_weights_of_any_source_are_measured(run: Path, data: Path, tmp_path: Path) -> None:

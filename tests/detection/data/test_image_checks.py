@@ -158,7 +158,7 @@ def turned_file(folder: Path, name: str, orientation: int, seed: int) -> None:
     Image.fromarray(pixels(seed)).save(folder / name, exif=exif)
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
 def test_orientations_that_others_speak_against(images: Path, kind: str) -> None:
     """Sizes as stored say that the annotations were made on the stored pixels; where sizes cannot tell, images would be
     turned against their boxes.

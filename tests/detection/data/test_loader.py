@@ -49,7 +49,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def test_sample_of_a_image(make_index: MakeIndex) -> None:
+def test_sample_of_an_image(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     sample = dataset_of(index)[3, 1]
     assert sample.image.dtype == torch.uint8
@@ -197,7 +197,7 @@ def test_evaluation_sees_each_image_once(make_index: MakeIndex, workers: int) ->
     assert list(evaluated(dataset, rank=9, world=10)) == []
 
 
-def test_at_evaluation_a_image_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
+def test_at_evaluation_an_image_is_padded_as_if_it_were_alone(make_index: MakeIndex) -> None:
     """Whatever the batch size and the number of ranks."""
     index = make_index([*SIZES, *SIZES])
     dataset = DetectionDataset(index, Augmentation([24], 60))

@@ -1,4 +1,4 @@
-"""What is well formed and can hardly be meant is told, with counts, and nothing else is."""
+"""Implausible objects are reported with counts, and nothing else is."""
 
 from __future__ import annotations
 

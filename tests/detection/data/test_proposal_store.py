@@ -329,7 +329,7 @@ def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
         ProposalStore.open(path)
 
 
-def test_reading_a_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
+def test_reading_an_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
     path = tmp_path / "p"
     writer = ProposalWriter(path, METADATA, range(2000))
     for image_id in range(2000):

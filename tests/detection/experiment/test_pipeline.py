@@ -21,6 +21,7 @@ from detection.evaluation.average_precision import average_precision
 from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.model_files import load_detector
 from detection.experiment.results_file import read_results
+from detection.report.page import read_curves
 from tests.detection.pipeline import arguments_for, start, tool
 
 
@@ -210,7 +211,8 @@ def test_killed_and_resumed_ends_in_the_same_bits(
 ) -> None:
     output, checkpoints = tmp_path / "run", tmp_path / "run" / stage.removeprefix("train_")
     extra = ["--rpn", run / "rpn.pt"] if stage == "train_fastrcnn" else []
-    arguments = [*arguments_for(config, data, output), *extra]
+    network = "rpn" if stage == "train_rpn" else "fast_rcnn"
+    arguments = [*arguments_for(config, data, output, [f"{network}.training.checkpoint_every=1"]), *extra]
     process = start(stage, *arguments)
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("checkpoint_*.pt")) and process.poll() is None and time.monotonic() < deadline:
@@ -221,6 +223,8 @@ def test_killed_and_resumed_ends_in_the_same_bits(
     tool(stage, *arguments, "--resume")
     name = "rpn.pt" if stage == "train_rpn" else "fastrcnn.pt"
     assert_same_weights(run / name, output / name, atol=0, rtol=0)
+    logs = [folder / stage.removeprefix("train_") / "log.jsonl" for folder in (run, output)]
+    assert read_curves(logs[0]) == read_curves(logs[1])  # what the report draws; averages over two steps each
 
 
 def test_resuming_a_finished_run_leaves_its_file_alone(run: Path, config: Path, data: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_figures_are_those_of_one_to_the_last_digit(split: tuple[Config, Dat
         assert by_ranks(config, index, world) == [alone] * world
 
 
-def test_a_rank_without_a_image_has_nothing_to_do(split: tuple[Config, DatasetIndex]) -> None:
+def test_a_rank_without_an_image_has_nothing_to_do(split: tuple[Config, DatasetIndex]) -> None:
     config, index = split
     few = index.subset([1])
     assert by_ranks(config, few, 2) == [figures_of(config, few, -1, torch.device("cpu"))] * 2

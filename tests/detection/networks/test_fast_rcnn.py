@@ -155,7 +155,7 @@ def test_losses_and_gradients_are_finite(boxes: list, labels: list, crowds: list
         assert parameter.grad.isfinite().all(), name
 
 
-def test_a_image_without_any_proposal_still_trains() -> None:
+def test_an_image_without_any_proposal_still_trains() -> None:
     whole = batch(OBJECTS[:2], LABELS[:2], proposals=torch.zeros(2, 0, 4))
     losses = tiny_fast_rcnn()(whole)
     assert all(value.isfinite().all() for value in losses.values())

@@ -43,7 +43,7 @@ def test_smallest_side_counts_in_the_original_image(network: FasterRCNN) -> None
     assert (own[:, 2:] - own[:, :2]).min() >= 16
 
 
-def test_a_image_fares_the_same_alone_and_in_a_batch(network: FasterRCNN) -> None:
+def test_an_image_fares_the_same_alone_and_in_a_batch(network: FasterRCNN) -> None:
     whole = batch([[], []], [[], []])
     together = network(whole.images, whole.sizes, whole.sizes)
     for image, expected in enumerate(together):

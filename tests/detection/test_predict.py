@@ -13,14 +13,14 @@ import pytest
 
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite
+from detection import predict as module
 from detection.data.augmentation import Augmentation
 from detection.data.image_search import find_images
 from detection.data.images import read_image
 from detection.detector import Detector
-from detection.experiment import predict as module
 from detection.experiment.model_files import Categories
-from detection.experiment.predict import predict
 from detection.networks.faster_rcnn import FasterRCNN
+from detection.predict import predict
 from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
