@@ -9,7 +9,6 @@ from torch import nn
 
 from backbones import fastest_grouped_convolutions, fold_batch_norm
 from detection import config as settings
-from detection.kernels.choice import PLAIN, kernels_for, use_kernels
 from detection.training.memory import keep_freed_memory
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -29,7 +28,11 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
             own_format = getattr(module, "cpu_memory_format", None)
             if own_format is not None:
                 module.to(memory_format=own_format)
-    use_kernels(network, kernels_for(device) if runtime.kernels == "fastest" else PLAIN)
+    if any(hasattr(module, "kernels") for module in network.modules()):
+        # Imported here, because a classifier has no choice of kernels: its training loads nothing of boxes.
+        from detection.kernels.choice import PLAIN, kernels_for, use_kernels
+
+        use_kernels(network, kernels_for(device) if runtime.kernels == "fastest" else PLAIN)
     return network
 
 

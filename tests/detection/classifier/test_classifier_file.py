@@ -72,12 +72,20 @@ def test_strange_contents_are_refused_in_words(trained: Path, tmp_path: Path, ch
 
 
 @pytest.mark.parametrize(
-    ("key", "number"), [("planes", 10**9), ("planes", 200_000), ("stem_width", 10**7), ("base_width", 10**18)]
+    "numbers",
+    [
+        {"planes": 10**9},
+        {"planes": 200_000},
+        {"stem_width": 10**7},
+        {"base_width": 10**18},
+        {"planes": 4096, "cardinality": 4096, "base_width": 4096},
+        {"planes": 4096, "base_width": 4096},
+    ],
 )
-def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path: Path, key: str, number: int) -> None:
-    """200,000 planes are terabytes of weights."""
-    path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["network"].update({key: number}))
-    with pytest.raises(UserError, match=r"cannot be built|do not fit"):
+def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path: Path, numbers: dict[str, int]) -> None:
+    """200,000 planes are terabytes of weights, and so are the largest numbers that are in range."""
+    path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["network"].update(numbers))
+    with pytest.raises(UserError, match=r"cannot be built|do not fit|out of range: from 1 to 4096"):
         load_classifier(path)
 
 
