@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import yaml
 
 from backbones.common.errors import UserError
+from detection.common.shortened import short
 from detection.config import Config
-from detection.config_values import check_range, convert, short
+from detection.config_values import check_range, convert
 
 T = TypeVar("T")
 
