@@ -23,8 +23,9 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write, user_path
 from backbones.common.names import did_you_mean
 from detection.common.core_yaml import dump_yaml, parse_yaml
+from detection.common.shortened import short
 from detection.config import Config
-from detection.config_values import check_range, convert, short
+from detection.config_values import check_range, convert
 
 logger = logging.getLogger(__name__)
 

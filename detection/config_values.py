@@ -7,12 +7,12 @@ list has a length at most, so that a stranger's file cannot ask for more than a 
 from __future__ import annotations
 
 import math
-import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from detection.common.shortened import short
 from detection.config import LENGTH
 
 TEXT_LIMIT = 4_096  # characters of a text; the longest path that Linux takes
@@ -75,24 +75,6 @@ def check_range(value: Any, bounds: Mapping[str, Any]) -> None:
             raise ValueError(f"{number} is not a finite number")
         if "low" in bounds and number is not None and not bounds["low"] <= number <= bounds["high"]:
             raise ValueError(f"{short(number)} is out of range: from {bounds['low']} to {bounds['high']}")
-
-
-def short(value: Any) -> str:
-    """A value for a message: as `repr` where it is small, else its beginning, however large it is."""
-    return _shortened.repr(value)
-
-
-class _Shortened(reprlib.Repr):
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if abs(x) < 10**20 else "a whole number of more than 20 digits"
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        return repr(x) if isinstance(x, (bool, float, types.NoneType)) else f"a {type(x).__name__}"
-
-
-_shortened = _Shortened()
-_shortened.maxlevel = 2
-_shortened.maxstring = _shortened.maxother = 80
 
 
 def _check_free(value: Any) -> None:

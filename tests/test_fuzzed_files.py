@@ -7,10 +7,12 @@ A bounded run in the suite; `FUZZ_EXAMPLES=100000 python -m pytest tests/test_fu
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import tempfile
@@ -28,12 +30,13 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no fi
 
 from hypothesis import strategies as st  # noqa: E402
 
+from backbones import create_backbone  # noqa: E402
 from backbones.classification.cifar_archives import read_archive  # noqa: E402
 from backbones.common.errors import UserError  # noqa: E402
 from backbones.weights.formats import read_checkpoint, restricted_pickle, torch7  # noqa: E402
 from detection.classifier.top_errors import read_class_list  # noqa: E402
 from detection.config import Config  # noqa: E402
-from detection.config_file import config_to_yaml, load_config  # noqa: E402
+from detection.config_file import change_config, config_to_yaml, load_config  # noqa: E402
 from detection.data.coco.archives import unpack  # noqa: E402
 from detection.data.coco.derived_splits import TRAIN2014, VAL2014, VAL2017, build_splits  # noqa: E402
 from detection.data.demo import make_demo_dataset  # noqa: E402
@@ -42,6 +45,7 @@ from detection.data.index import load_index  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
 from detection.data.proposal_writer import ProposalWriter  # noqa: E402
 from detection.evaluation.average_precision import average_precision  # noqa: E402
+from detection.experiment.datasets import training_augmentation  # noqa: E402
 from detection.experiment.ground_truth_loading import load_ground_truth  # noqa: E402
 from detection.experiment.results_file import read_results  # noqa: E402
 from detection.report.page import read_curves  # noqa: E402
@@ -49,6 +53,7 @@ from detection.training.artifacts import FORMAT, VERSION, load_artifact, save_ar
 from detection.training.checkpoints import Checkpointer, TrainingState  # noqa: E402
 from detection.training.logging import TrainingLog  # noqa: E402
 from detection.training.optimizer import build_optimizer  # noqa: E402
+from tests.backbones.weights.formats.test_checkpoint import grouped_rename  # noqa: E402
 from tests.backbones.weights.formats.test_restricted_pickle import python2_pickle, sample  # noqa: E402
 from tests.backbones.weights.formats.test_torch7 import Torch7Writer, lua_norm, sequential  # noqa: E402
 from tests.detection.training.test_artifacts import sealed  # noqa: E402
@@ -126,8 +131,20 @@ def evaluate_results(path: Path) -> None:
     average_precision(load_ground_truth(json.loads(COCO)), read_results(path))
 
 
+def write_store(path: Path) -> None:
+    writer = ProposalWriter(path, {"dataset_fingerprint": "f", "rpn_sha256": "s"}, [3, 1, 2])
+    for image_id in (1, 2, 3):
+        writer.add(image_id, np.ones((4, 4)) * image_id, np.arange(4)[::-1])
+    writer.finish()
+
+
 def read_store(path: Path) -> None:
-    ProposalStore.open(path).verify()
+    """What is not refused must be what was written."""
+    store = ProposalStore.open(path)
+    store.verify()
+    assert sorted(store.image_ids.tolist()) == [1, 2, 3]
+    for image_id in (1, 2, 3):
+        assert (store.boxes(image_id) == image_id).all()
 
 
 def take_up_store(path: Path) -> None:
@@ -137,7 +154,7 @@ def take_up_store(path: Path) -> None:
     (writer.folder / "0000000001.chunk").write_bytes(path.read_bytes())
     writer = ProposalWriter(path.parent / "taken_up", metadata, [3, 1, 2])
     for image_id in (1, 2, 3):
-        writer.add(image_id, np.ones((4, 4)), np.arange(4)[::-1])
+        writer.add(image_id, np.ones((4, 4)) * image_id, np.arange(4)[::-1])
     writer.finish()
     read_store(path.parent / "taken_up")
 
@@ -201,9 +218,79 @@ def chunk_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         writer = ProposalWriter(Path(folder) / "store", {}, [3, 1, 2])
         for image_id in (1, 2):
-            writer.add(image_id, np.ones((4, 4)), np.arange(4)[::-1])
+            writer.add(image_id, np.ones((4, 4)) * image_id, np.arange(4)[::-1])
         writer.flush()
         return next(writer.folder.glob("*.chunk")).read_bytes()
+
+
+SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "cardinality": 2, "base_width": 16, "planes": 8, "stem_width": 8}
+
+
+@functools.cache
+def small_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(create_backbone("resnext50_32x4d", **SMALL).state_dict())
+
+
+def fused_pickle() -> bytes:
+    """A detector of Detectron, its BN fused."""
+    blobs: dict[str, np.ndarray] = {"lr": np.float32([0.02]), "cls_score_w": np.ones((2, 2), np.float32)}
+    for name, tensor in small_state().items():
+        block = re.fullmatch(r"layer(\d)\.(\d)\.(conv|bn)(\d)\.(weight|bias)", name)
+        shortcut = re.fullmatch(r"layer(\d)\.(\d)\.downsample\.(\d)\.(weight|bias)", name)
+        end = ("_bn_s" if name.endswith("weight") else "_bn_b") if "bn" in name or "downsample.1" in name else "_w"
+        if block:
+            blobs[f"res{int(block[1]) + 1}_{block[2]}_branch2{'abc'[int(block[4]) - 1]}{end}"] = tensor.numpy()
+        elif shortcut:
+            blobs[f"res{int(shortcut[1]) + 1}_{shortcut[2]}_branch1{end}"] = tensor.numpy()
+        elif name in ("conv1.weight", "bn1.weight", "bn1.bias"):
+            blobs[{"_w": "conv1_w"}.get(end, f"res_conv1{end}")] = tensor.numpy()
+    return pickle.dumps({"blobs": blobs}, 2)
+
+
+def inner_pickle(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+
+
+def around(path: Path, content: object) -> Path:
+    """The file of torch.save that the pickle at `path` stands in in place of the one of `content`, its sums right."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path.parent / "around.pt", "w") as archive:
+        for entry in whole.infolist():
+            own = entry.filename.endswith("/data.pkl")
+            archive.writestr(entry.filename, path.read_bytes() if own else whole.read(entry))
+    return path.parent / "around.pt"
+
+
+def start_from(path: Path) -> None:
+    create_backbone("resnext50_32x4d", str(path), norm="frozen", **SMALL)
+
+
+def weights_of_detectron2() -> dict[str, torch.Tensor]:
+    state = {f"backbone.bottom_up.{grouped_rename(name)}": tensor for name, tensor in small_state().items()}
+    return {**state, "pixel_mean": torch.ones(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+
+
+OWN = {"format": FORMAT, "version": VERSION, "kind": "rpn", "networks": {"rpn": STATE}, "names": ["a", "b"]}
+
+
+def read_own(path: Path) -> None:
+    load_artifact(sealed(path, around(path, OWN).read_bytes()), "rpn")
+
+
+PIPELINE = b"[{name: RandomCrop, height: 20, width: 20, p: 0.5}, {name: OneOf, transforms: [{name: Blur}, {name: D4}]}]"
+
+
+def build_pipeline(path: Path) -> None:
+    text = path.read_bytes().decode("utf-8", "replace")
+    config = change_config(
+        load_config(None, ["data.layout=coco", "backbone.weights=x"]), [f"data.albumentations={text}"]
+    )
+    training_augmentation(config.data)
 
 
 def unpack_all(path: Path) -> None:
@@ -234,6 +321,17 @@ TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] 
     "old torch weights": (lambda: torch_file(zipped=False), read_checkpoint),
     "safetensors": (safetensors_file, read_checkpoint),
     "proposal store": (None, read_store),
+    "weights of Detectron": (fused_pickle, start_from),
+    "pickle in weights": (
+        lambda: inner_pickle({"state_dict": small_state()}),
+        lambda path: start_from(around(path, {"state_dict": small_state()})),
+    ),
+    "pickle in weights of detectron2": (
+        lambda: inner_pickle({"model": weights_of_detectron2()}),
+        lambda path: start_from(around(path, {"model": weights_of_detectron2()})),
+    ),
+    "pickle in a file of ours": (lambda: inner_pickle(OWN), read_own),
+    "albumentations": (lambda: PIPELINE, build_pipeline),
     "zip": (zip_file, unpack_all),
     **{
         kind: (lambda kind=kind: image_file(kind), read_image)  # type: ignore[misc]
@@ -263,7 +361,7 @@ TARGETS: dict[str, tuple[Callable[[], bytes] | None, Callable[[Path], object]]] 
 def damages(draw: st.DrawFn) -> list[tuple[float, int, bytes | None]]:
     """(where, as a share of the file; bytes taken out; what stands there instead, None for the same bytes twice)."""
     numbers = st.sampled_from(
-        [b"\xff" * 8, bytes(8), (2**31 - 1).to_bytes(4, "little"), b"\x7f" * 8, b"[[[{", b"1e999"]
+        [b"\xff" * 8, bytes(8), (2**31 - 1).to_bytes(4, "little"), b"\x7f" * 8, b"[[[{", b"1e999", b"9" * 25]
     )
     piece = st.tuples(
         st.floats(0, 1), st.sampled_from([0, 1, 1, 2, 4, 8, 60]), st.none() | st.binary(max_size=4) | numbers
@@ -311,10 +409,7 @@ def bounded_time() -> Iterator[None]:
 def test_a_damaged_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
     make, read = TARGETS[name]
     if make is None:
-        writer = ProposalWriter(tmp_path / "whole", {"dataset_fingerprint": "f", "rpn_sha256": "s"}, [3, 1, 2])
-        for image_id in (1, 2, 3):
-            writer.add(image_id, np.ones((4, 4)), np.arange(4)[::-1])
-        writer.finish()
+        write_store(tmp_path / "whole")
         whole = (tmp_path / "whole").read_bytes()
     else:
         whole = make()

@@ -25,7 +25,7 @@ from backbones.common.files import require_plain_file
 
 WINDOW = 1 << 22  # bytes read at a time
 FEW = 1000  # array elements handed out at a time where they are scanned one by one
-VALUE_LIMIT = 1 << 28  # characters of one array element or other value: far above any real one, far below any memory
+VALUE_LIMIT = 1 << 26  # characters of one array element or other value: far above any real one, far below any memory
 
 _space = re.compile(r"[ \t\r\n]*")
 _opening = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\[\[)")

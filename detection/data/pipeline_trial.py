@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
-from detection.config_values import short
+from detection.common.shortened import short
 from detection.data.images import PIXEL_LIMIT
 
 _MOST_TRANSFORMS = 100

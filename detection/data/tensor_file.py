@@ -31,7 +31,7 @@ _DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_HEADER_LIMIT = 1 << 26  # bytes; the checksums of a terabyte take 2 MB
+_HEADER_LIMIT = 1 << 24  # bytes; the checksums of a terabyte take 2 MB
 _MOST_DIMENSIONS = 8
 SUM_BLOCK = 1 << 22  # bytes
 _SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second, so that damage to the first's name does not hide it

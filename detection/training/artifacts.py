@@ -24,7 +24,7 @@ from typing import IO, Any, cast
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, user_path
+from backbones.common.files import atomic_write, require_plain_file, user_path
 from backbones.weights import checksum
 from backbones.weights.formats.torch_bounds import check_cost, is_zip
 
@@ -76,8 +76,8 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     """
     path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever, a device has no end
-        raise UserError(f"{path} is no plain file. Needed here: {wanted}.")
+    if path.exists() and not path.is_dir():
+        require_plain_file(path)
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:
         if not is_zip(path):

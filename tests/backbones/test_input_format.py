@@ -72,6 +72,14 @@ def test_other_channel_counts() -> None:
         (("rgb", 1.0, (0.0,) * 3, (1.0,) * 2), "one number a channel"),
         (("rgb", 1.0, (0.0,) * 3, (1.0, 1.0, 0.0)), "above 0"),
         (("bgr", 1.0, (0.0,), (1.0,)), "three channels"),
+        (("rgb", float("nan"), (0.0,) * 3, (1.0,) * 3), "value_range"),
+        (("rgb", float("inf"), (0.0,) * 3, (1.0,) * 3), "value_range"),
+        (("rgb", 1.0, (float("nan"), 0.0, 0.0), (1.0,) * 3), "NaN or infinite"),
+        (("rgb", 1.0, (0.0, float("inf"), 0.0), (1.0,) * 3), "NaN or infinite"),
+        (("rgb", 1.0, (0.0,) * 3, (1.0, float("nan"), 1.0)), "above 0 and finite"),
+        (("rgb", 1.0, (0.0,) * 3, (1.0, 1e-300, 1.0)), "above 0 and finite"),
+        (("rgb", 1.0, (0.0,) * 2000, (1.0,) * 2000), "at most 1024"),
+        (("rgb", 1.0, (), ()), "one number a channel"),
     ],
 )
 def test_nonsense_is_refused(values: tuple[str, float, tuple[float, ...], tuple[float, ...]], message: str) -> None:

@@ -66,7 +66,12 @@ def read_own(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor],
     trunk, others = under_prefix(tensors, prefix)
     conv5 = {match[1]: tensors[name] for name in tensors if (match := _CONV5.fullmatch(name))}
     state = {**trunk, **{f"layer4.{name}": tensor for name, tensor in conv5.items()}}
-    return state, _input_format(stated, path), (*left_out, *(part for part in others if part != "conv5"))
+    return state, _input_format(stated, path), (*left_out, *(part for part in others if not _is_conv5(tensors, part)))
+
+
+def _is_conv5(tensors: Mapping[str, Tensor], part: str) -> bool:
+    """Whether all weights that begin with `part` are conv5's, so that none of them is left out."""
+    return all(_CONV5.fullmatch(name) for name in tensors if name.startswith(f"{part}."))
 
 
 def _input_format(stated: Mapping[str, Any], path: Path) -> InputFormat:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,21 @@ def test_keys_that_stand_twice_are_noted(
         repeated.clear()
     assert found[:3] == [("first", 1, "box"), ("first", 7, "id"), ("first", 7, "id")]
     assert gather(scratch, "outline")["first"][0] == {"id": 1, "box": [1, 3]}
+
+
+def test_a_text_of_hundreds_of_megabytes_is_given_up_within_half_a_gigabyte(scratch: Path) -> None:
+    with scratch.open("wb") as file:
+        file.write(b'{"a": "')
+        for _ in range(300):
+            file.write(b"x" * (1 << 20))
+        file.write(b'"}')
+    code = """
+import resource, sys
+from pathlib import Path
+from detection.common.json_stream import read_members
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 29),) * 2)
+list(read_members(Path(sys.argv[1])))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(scratch)], capture_output=True, text=True, check=False)
+    assert "one value is longer than 67108864 characters" in done.stderr

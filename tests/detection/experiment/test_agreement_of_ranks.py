@@ -11,7 +11,7 @@ import torch
 
 from backbones.classification.views import Views
 from detection.classifier.config import ClassifierConfig
-from detection.classifier.stage import classifier_stage
+from detection.classifier.stage import plan_classifier, train_classifier
 from detection.classifier.top_errors import measure
 from detection.config_file import change_config, load_config
 from detection.experiment import dry_run, evaluate, proposing, stages
@@ -29,7 +29,8 @@ WORK: dict[str, Callable[[Any, torch.device], object]] = {
     "measure a detector": lambda config, device: evaluate.evaluate_detector(config, None, device, NOWHERE),  # type: ignore[arg-type]
     "measure an RPN": lambda config, device: evaluate.evaluate_rpn(config, None, device, NOWHERE),  # type: ignore[arg-type]
     "measure proposals": lambda config, _: evaluate.evaluate_store(config, None, None, NOWHERE),  # type: ignore[arg-type]
-    "train or plan a classifier": lambda config, device: classifier_stage(config, device),
+    "train a classifier": lambda config, device: train_classifier(config, device),
+    "plan a classifier": lambda config, device: plan_classifier(config, device),
     "measure a classifier": lambda config, device: measure(None, config, Views(32, (36,)), device, NOWHERE),  # type: ignore[arg-type]
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from backbones.common.errors import UserError
 from detection.config import Config
 from detection.config_file import change_config, load_config
 from detection.experiment.builders import build_fast_rcnn, build_rpn
+from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 from detection.training.artifacts import save_artifact
@@ -80,7 +81,10 @@ def test_a_fast_rcnn_starts_from_those_that_have_a_whole_backbone(
     network = networks["fastrcnn"]
     assert isinstance(network, FastRCNN)
     assert same(built.trunk.state_dict(), network.trunk.state_dict())
-    assert same(built.conv5.state_dict(), network.conv5.state_dict())
+    assert isinstance(built.box_head, C4BoxHead)
+    assert isinstance(network.box_head, C4BoxHead)
+    assert same(built.box_head.state_dict(), network.box_head.state_dict())
+    assert "box_head" not in built.trunk.provenance["weights"]["left_out"]
     assert built.trunk.input_format == ODD["fastrcnn"]
 
 

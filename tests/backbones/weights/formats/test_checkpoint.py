@@ -222,6 +222,22 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
+def test_a_safetensors_file_of_endless_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    header = b"{" + b" " * (1 << 24) + b"}"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match=r"weights\.safetensors: .* a header of 16777218 bytes"):
+        read_checkpoint(path)
+
+
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "device.pth").symlink_to("/dev/zero")
+    for name in ("pipe.pth", "device.pth"):
+        with pytest.raises(UserError, match=rf"cannot read the weights .*{name}: no plain file"):
+            read_checkpoint(tmp_path / name)
+
+
 def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
     """torch's own reader takes it without a word."""
     path = tmp_path / "weights.pth"
