@@ -13,14 +13,13 @@ import copy
 import dataclasses
 import logging
 import re
-import stat
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, user_path
+from backbones.common.files import atomic_write, require_plain_file, user_path
 from backbones.common.names import did_you_mean
 from detection.common.core_yaml import dump_yaml, parse_yaml
 from detection.common.shortened import short
@@ -198,12 +197,9 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a configuration file, which is looked at before it is opened: a pipe could wait for ever, and a
-    device has no end."""
+    """The text of a configuration file."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: cannot read the configuration: it is no plain file")
+        status = require_plain_file(path)
         if status.st_size > SIZE_LIMIT:
             raise UserError(
                 f"{path}: cannot read the configuration: it has {status.st_size} bytes, more than the {SIZE_LIMIT} "

@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.files import require_plain_file
 
 _DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
@@ -157,8 +158,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
     """The header as JSON, and the byte at which the arrays begin; its own checksum is compared, if it has one."""
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever
-            raise UserError(f"{path}: cannot be read (it is no plain file)")
+        require_plain_file(path)
         with path.open("rb") as file:
             length = path.stat().st_size
             header_length = int.from_bytes(file.read(8), "little")

@@ -95,8 +95,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _load_container(path: Path) -> Any:
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever, a device has no end
-        raise UserError(f"cannot read the weights {path}: no plain file")
+    if path.exists() and not path.is_dir():
+        require_plain_file(path)
     with path.open("rb") as file:
         head = file.read(16)
     size = path.stat().st_size

@@ -270,7 +270,7 @@ def test_cut_foreign_and_missing_files(tmp_path: Path) -> None:
         ProposalStore.open(path)
     with pytest.raises(UserError, match="cannot be read"):
         ProposalStore.open(tmp_path / "absent")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a directory, not a file"):
         ProposalStore.open(tmp_path)
 
 
@@ -500,7 +500,7 @@ def test_headers_that_would_cost_or_make_no_sense_are_refused(tmp_path: Path) ->
     with pytest.raises(UserError, match="its header makes no sense"):
         ProposalStore.open(path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="is a pipe, not a file"):
         ProposalStore.open(tmp_path / "pipe")
 
 
