@@ -1,4 +1,4 @@
-"""Checks a data set before a long run: annotations, and every image; changes nothing."""
+"""Checks a data set before a long run: the annotations and every image. Changes nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides,
 
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
-      both splits, data.train as a training will read it and data.test as an evaluation will
+      both splits: data.train as a training reads it, data.test as an evaluation reads it
   python tools/check_dataset.py --config mine.yaml data.root=/other/disk
 
-All findings of a split are told at once, with counts and first examples: first what the tools refuse, then what they
-repair (they never change your files) and what is implausible. Then the two splits are compared. Images are decoded,
-which takes minutes for a hundred thousand. The exit status is 1 if something is refused."""
+All findings of a split are reported at once, with counts and the first examples: first what the tools refuse, then
+what they repair (they never change your files) and what is implausible. Then the two splits are compared. Every image
+is decoded. The exit status is 1 if something is refused."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Measures a classifier: top-1 and top-5 error, over one crop, ten, or whole images at several sizes."""
+"""Evaluates a classifier: top-1 and top-5 error on one crop, ten crops, or whole images at several sizes."""
 
 from __future__ import annotations
 
@@ -13,57 +13,67 @@ from detection.config import SIDE
 
 EPILOG = """examples:
   python tools/eval_classifier.py --weights runs/cifar10_small/classifier.pt
-      the single crop that the classifier's configuration tests on
+      a single crop of the size that the classifier's configuration names for tests
   python tools/eval_classifier.py --weights … --data /path/to/imagenet --size 320
-      a single crop of 320, of images enlarged in the same proportion as for the configured crop
+      a single crop of 320 pixels, from images resized in the same proportion as for the configured crop
   python tools/eval_classifier.py --weights … --crops ten
-      ten crops: corners and centre, each mirrored too
+      ten crops: the corners and the centre of the image and of its mirror image
   python tools/eval_classifier.py --weights … --crops whole --scales 224 256 384 480 640
-      fully-convolutional: whole images and their mirror images, averaged over positions and scales
+      fully convolutional: whole images and their mirror images, scores averaged over positions and scales
   python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet
-      a network of 5,000 classes on images of 1,000 of them, 5K-way
+      5K-way: a network of 5,000 classes on images of 1,000 of them
   python tools/eval_classifier.py --weights imagenet5k.pt --data /path/to/imagenet --classes 1k.txt
-      the same, 1K-way: it chooses among the classes that the file names, one a line
+      1K-way: the same, choosing among the classes that the file lists, one per line
   python tools/eval_classifier.py --network resnext50_32x4d --weights torchvision/IMAGENET1K_V1 --data /path/to/imagenet
-      public weights, or anybody's file of them, on the images of val/<class>/; where their source measures so,
-      --size 288 --scales 304 data.interpolation=bicubic, say
+      public weights, or a file or URL of weights, on the images of val/<class>/; options such as --size 288
+      --scales 304 data.interpolation=bicubic give the test settings of the weights' source
   torchrun --nproc-per-node 8 tools/eval_classifier.py --weights …
       on eight GPUs; the figures are the same
 
-The folders of data.test are matched with the network's classes by their names; weights without names (--network) take
-them in the order of their names."""
+The folders of data.test are matched with the network's classes by name. Weights without class names (--network) are
+matched with the folders in alphabetical order."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument(
-        "--weights", required=True, help="a classifier.pt; with --network any weights by name, URL or file"
+        "--weights", required=True, help="a classifier.pt; with --network, weights as a name, URL or file"
     )
     options_parser.add_argument(
         "--network",
         metavar="NAME",
-        help="the network of weights that are no classifier.pt: `python -m backbones` lists them",
+        help="the network of weights that are not a classifier.pt: `python -m backbones` lists the networks",
     )
-    options_parser.add_argument("--size", type=_side, metavar="PIXELS", help="side of the crops (data.test_size)")
     options_parser.add_argument(
-        "--crops", choices=("centre", "ten", "whole"), default="centre", help="what of an image is looked at"
+        "--size", type=_side, metavar="PIXELS", help="side of the crops, in place of data.test_size"
+    )
+    options_parser.add_argument(
+        "--crops",
+        choices=("centre", "ten", "whole"),
+        default="centre",
+        help="the part of each image that is classified (default: centre)",
     )
     options_parser.add_argument(
         "--scales",
         type=_side_or_change,
         nargs="+",
         metavar="PIXELS",
-        help="shorter sides that images are resized to, in turn (data.test_resize)",
+        help="shorter sides that images are resized to, in place of data.test_resize",
     )
-    options_parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes to choose among")
+    options_parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="file with the classes to choose among, one per line (default: all)",
+    )
     add_config_arguments(
         options_parser,
         config=False,
-        output="folder of what is written; default: `evaluation` beside the weights, or in runs/<network>",
+        output="folder for the results; default: `evaluation` beside the weights or, with --network, in runs/<network>",
         example="runtime.test_batch=16",
     )
     options = options_parser.parse_intermixed_args(arguments)
-    if options.scales is not None:  # which takes all that follows it
+    if options.scales is not None:  # it takes all values after it, key=value ones too
         options.overrides += [value for value in options.scales if isinstance(value, str)]
         options.scales = [value for value in options.scales if isinstance(value, int)]
         if not options.scales:

@@ -1,4 +1,4 @@
-"""Measures what was trained: AP of a detector, recall of proposals, or AP of a results file."""
+"""Evaluates a detector (AP), an RPN or its stored proposals (recall), or a results file (AP)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/eval_coco.py --weights runs/demo/detector.pt
-      the twelve COCO figures and AP per class on the split that the detector's configuration calls test
+      the twelve COCO figures and AP per class on data.test of the detector's configuration
   python tools/eval_coco.py --weights runs/demo/detector.pt --data /path/to/coco rpn.test_proposals.after_nms=1000
-      the same data elsewhere, more proposals
+      the same data in another folder, with more proposals
   python tools/eval_coco.py --weights runs/demo/rpn.pt
       recall of an RPN's proposals: AR@100/300/1000/2000, by object size
   python tools/eval_coco.py --proposals runs/demo/proposals/train.st
       recall of stored proposals
   python tools/eval_coco.py --results results.json --annotations instances_val2017.json
-      AP of detections that exist already, in COCO's results format
+      AP of existing detections in COCO's results format
   python tools/eval_coco.py --results results.json --annotations instances_val2017.json --max-detections 500
-      the same where an image has more than 100 objects of a class, which COCO's figures do not look beyond
+      the same for images with more than 100 objects of a class; COCO's figures count at most 100 detections
   torchrun --nproc-per-node 8 tools/eval_coco.py --weights …
-      on eight GPUs; the figures are the same to the last digit
+      on eight GPUs; the figures are the same
 
-Other images with a detector's own classes: data.test.annotations=FILE data.test.images=DIR, both relative to where the
-command is typed or, with --data, to that folder. Each data set needs an --output of its own."""
+Other images with the detector's classes: data.test.annotations=FILE data.test.images=DIR, both relative to the current
+folder or, with --data, to that folder. Each data set needs its own --output."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,20 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
     options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
     options_parser.add_argument(
-        "--images", type=_count, metavar="N", help="images that the report of AP shows (default: 12)"
+        "--images", type=_count, metavar="N", help="number of images in the report of AP (default: 12)"
     )
-    options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # its earlier name
+    options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # earlier name
     options_parser.add_argument(
         "--backend", choices=("arrays", "pycocotools"),
-        help="what computes AP: our own code, or pycocotools, the number of record; the figures are the same "
+        help="what computes AP: arrays, our own code, or pycocotools, the reference; the figures are the same "
         "(default: arrays)",
     )  # fmt: skip
     options_parser.add_argument(
         "--max-detections", type=_limit, metavar="N",
-        help="with --results: detections of a class and image that count, in place of COCO's 100; the figures then "
-        "cannot be compared with others' (default: 100)",
+        help="with --results: how many detections per class and image count; other values than COCO's 100 give figures "
+        "that cannot be compared with published ones (default: 100)",
     )  # fmt: skip
-    add_config_arguments(options_parser, config=False, output="folder of what is written; by default `evaluation` "
+    add_config_arguments(options_parser, config=False, output="folder for the results; by default `evaluation` "
                          "beside the weights or store")  # fmt: skip
     options = options_parser.parse_intermixed_args(arguments)
 
@@ -140,9 +140,9 @@ def _limit(text: str) -> int:
 
 
 def _refuse_idle(options: argparse.Namespace, figures: str, names: tuple[str, ...], keys: tuple[str, ...] = ()) -> None:
-    """What is given and would change nothing is an error: the figures would be taken for something else.
+    """Raises a `UserError` for options that would not change the figures.
 
-    names: options. keys: beginnings of key=value.
+    names: of options. keys: prefixes of key=value.
     """
     idle = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
     idle += [text for text in options.overrides if text.startswith(keys)]

@@ -1,4 +1,4 @@
-"""Finds objects in images: annotated images and one JSON file."""
+"""Detects objects in images; writes annotated images and one JSON file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
 
-detections.json holds a list, one entry an image: {"file": …, "width": …, "height": …, "detections":
+detections.json is a list with one entry per image: {"file": …, "width": …, "height": …, "detections":
 [{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …]}, boxes in pixels. It lists every detection;
-the images show those of --min-score and above. An image that cannot be read is named, and has "error" in place of
-"detections"; so have those that were not reached when the tool was stopped.
+the annotated images show those with a score of at least --min-score. An image that cannot be read has "error" in place
+of "detections", and so has one that was not reached when the tool was stopped. The exit status is 1 if an image could
+not be read.
 
-In a folder every kind of image that can be read is taken, by its ending; hidden files (macOS's ._a.jpg, for example)
-are passed over. The images looked at are never overwritten, nor is any other in a folder that has no detections.json
-yet; a folder that another predict is writing into is refused."""
+A folder is searched, with its subfolders, for files with the extension of a readable image format. Hidden files (such
+as macOS's ._a.jpg) are skipped. Input images are never overwritten, nor is any other image in an output folder without
+a detections.json. An output folder that another process of this tool is writing to is refused."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,14 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images, or folders of them")
     options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="detector.pt")
     options_parser.add_argument(
-        "--output", type=Path, default=Path("predictions"), metavar="DIR", help="where to write (default: predictions)"
+        "--output", type=Path, default=Path("predictions"), metavar="DIR", help="output folder (default: predictions)"
     )
     options_parser.add_argument(
         "--min-score",
         type=float,
         default=0.5,
         metavar="S",
-        help="draw detections of this score and above (default: 0.5)",
+        help="draw detections with at least this score (default: 0.5)",
     )
     options_parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     options = options_parser.parse_args(arguments)

@@ -1,20 +1,20 @@
-"""Gets COCO: fetches what a folder lacks of it, checks and unpacks it, and builds the splits trainval35k and minival.
+"""Prepares COCO in a folder: downloads what is missing, checks and unpacks it, and builds trainval35k and minival.
 
-    python tools/prepare_coco.py --data /path/to/coco --dry-run     what is there, what would be fetched, disk needed
+    python tools/prepare_coco.py --data /path/to/coco --dry-run     what is there, what would be downloaded, disk space
     python tools/prepare_coco.py --data /path/to/coco
 
-Whoever has COCO already need not run this: point the other tools at the folder. It may be stopped at any time; the same
-command goes on from there. Only what is missing is fetched, each archive is checked by its SHA-256, and nothing is
-written outside the folder.
+If you have COCO 2017 already, you need not run this: give the folder to the other tools by --data. It can be stopped at
+any time; the same command continues. Each archive is checked by its SHA-256, and nothing is written outside the folder.
 
 layouts:
-  2017   annotations/instances_{train,val}2017.json, train2017/, val2017/: about 21 GB, and 41 GB while it unpacks.
-         train2017 is trainval35k and val2017 is minival.
-  2014   annotations/instances_{train,val}2014.json, train2014/, val2014/: as large. trainval35k and minival are built
-         from the annotations and the image ids of val2017, as annotations/instances_{trainval35k,minival}.json.
-  auto   the one that less is missing of; 2017 in an empty folder.
+  2017   annotations/instances_{train,val}2017.json, train2017/, val2017/: about 21 GB, and 41 GB while unpacking.
+         train2017 has the images of trainval35k, val2017 those of minival.
+  2014   annotations/instances_{train,val}2014.json, train2014/, val2014/: the same size. trainval35k and minival are
+         built from the annotations and the image ids of val2017, as
+         annotations/instances_{trainval35k,minival}.json.
+  auto   the layout of which less is missing; 2017 in an empty folder.
 
-Archives that lie in the folder or in its archives/ already are used and left there.
+Archives that are already in the folder or in its archives/ are used and left there.
 
 The annotations are licensed CC BY 4.0. COCO does not own the copyright of the images: their use must abide by the
 Flickr terms of use (https://www.flickr.com/creativecommons/), each image under the licence named in the annotations.
@@ -44,15 +44,17 @@ def main(
     counts: Mapping[str, Counts] = OFFICIAL_COUNTS,
     free: Callable[[Path], int] = free_disk_space,
 ) -> int:
-    """`layouts`, `counts` and `free` are for miniatures of COCO: see `make_plan` and `carry_out`."""
+    """`layouts`, `counts` and `free` are for tests on small copies of COCO: see `make_plan` and `carry_out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO's folder, made if need be")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO's folder, created if missing")
     parser.add_argument("--layout", choices=("auto", "2017", "2014"), default="auto", help="default: auto")
-    parser.add_argument("--only", choices=("annotations",), help="leave the images out")
-    parser.add_argument("--keep-archives", action="store_true", help="move the zip files to archives/, delete none")
+    parser.add_argument("--only", choices=("annotations",), help="annotations without images")
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="move downloaded zip files to archives/ instead of deleting them"
+    )
     parser.add_argument("--base-url", default=BASE_URL, metavar="URL", help=f"a mirror (default: {BASE_URL})")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
-    parser.add_argument("--yes", action="store_true", help="do not ask before fetching")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    parser.add_argument("--yes", action="store_true", help="download without asking")
     options = parser.parse_args(argv)
 
     plan = make_plan(

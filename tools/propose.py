@@ -11,14 +11,14 @@ from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/propose.py --weights runs/demo/rpn.pt
-      on the training split, as tools/train_fastrcnn.py needs them (it makes them by itself where they are missing)
+      on the training split, for tools/train_fastrcnn.py (which writes them itself if they are missing)
   python tools/propose.py --weights runs/demo/rpn.pt --split test --store test.st
       then: python tools/eval_coco.py --proposals test.st
   torchrun --nproc-per-node 8 tools/propose.py --weights …
       on eight GPUs
 
-The file follows the safetensors layout: image_ids, offsets, boxes (x0, y0, x1, y1 in pixels of the original image),
-scores. A run that was stopped is taken up where it was."""
+The file is in the safetensors format and contains image_ids, offsets, boxes (x0, y0, x1, y1 in pixels of the original
+image) and scores. After an interruption, the same command continues."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,16 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--split",
         choices=("train", "test"),
         default="train",
-        help="data.train, under rpn.training_proposals, or data.test, under rpn.test_proposals (default: train)",
+        help="train: data.train with rpn.training_proposals; test: data.test with rpn.test_proposals (default: train)",
     )
     options_parser.add_argument(
         "--store",
         type=Path,
         metavar="FILE",
-        help="the file to write; proposals/<split>.st beside the weights by default",
+        help="output file (default: proposals/<name of the split>.st in --output)",
     )
     add_config_arguments(
-        options_parser, config=False, output="folder in which proposals/<split>.st is written; the weights' by default"
+        options_parser, config=False, output="folder of proposals/<name of the split>.st (default: that of the weights)"
     )
     options = options_parser.parse_intermixed_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Trains a ResNeXt to classify images; leaves <output>/classifier.pt, for backbone.weights."""
+"""Trains a ResNeXt to classify images; writes <output>/classifier.pt, which can be used as backbone.weights."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from detection.command_line import (
 DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
 EPILOG = """examples:
   python tools/train_classifier.py --data /path/to/cifar10
-      a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder holds CIFAR's archive, unpacked, or its images in
-      train/<class>/ and test/<class>/
+      a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder contains CIFAR's unpacked archive, or its images
+      in train/<class>/ and test/<class>/
   python tools/train_classifier.py --config configs/imagenet/resnext50_32x4d.yaml --data /path/to/imagenet
       the paper's recipe on ImageNet, or on any folder with train/<class>/ and val/<class>/
   torchrun --nproc-per-node 8 tools/train_classifier.py --config … --data …
       the same on eight GPUs; two machines as for tools/train_rpn.py
   python tools/train_classifier.py --config … --resume
-      goes on from the newest checkpoint after a break, to the same bits
+      continues from the newest checkpoint
 
 next: python tools/eval_classifier.py --weights <output>/classifier.pt
-or a detector that starts from it, which needs a network of four stages (ResNeXt-29 has three): any of
-configs/imagenet/, or the one that the demo and configs/bccd.yaml have,
+or train a detector from its weights, which needs a network of four stages (ResNeXt-29 has three): any of
+configs/imagenet/, or the network of the demo and of configs/bccd.yaml,
       python tools/train_classifier.py --config configs/cifar/detector_backbone.yaml --data /path/to/cifar10
       python tools/train_rpn.py backbone.weights=runs/cifar10_detector_backbone/classifier.pt
-and the same backbone.weights for tools/train_fastrcnn.py"""
+and tools/train_fastrcnn.py with the same backbone.weights"""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Trains the Fast R-CNN on a trained RPN's proposals; leaves <output>/detector.pt, both networks in one file."""
+"""Trains the Fast R-CNN on the proposals of a trained RPN; writes <output>/detector.pt with both networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPILOG = """examples:
   python tools/train_fastrcnn.py
       the demo, after tools/train_rpn.py
   python tools/train_fastrcnn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
-      the paper's Fast R-CNN on the proposals of the run's own rpn.pt; they are written first if they are not there
+      the paper's Fast R-CNN on the proposals of <output>/rpn.pt, which are written first if they are missing
   python tools/train_fastrcnn.py --config … --rpn other/rpn.pt
       on the proposals of another RPN
   torchrun --nproc-per-node 8 tools/train_fastrcnn.py …
@@ -33,12 +33,12 @@ next: python tools/eval_coco.py --weights <output>/detector.pt"""
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add_config_arguments(options_parser)
-    options_parser.add_argument("--rpn", type=Path, metavar="FILE", help="the trained RPN; <output>/rpn.pt by default")
+    options_parser.add_argument("--rpn", type=Path, metavar="FILE", help="the trained RPN (default: <output>/rpn.pt)")
     options_parser.add_argument(
         "--proposals",
         type=Path,
         metavar="FILE",
-        help="proposals on the training split, by tools/propose.py; made by the RPN where missing",
+        help="proposals on the training split, from tools/propose.py; by default written by the RPN if missing",
     )
     add_training_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)

@@ -1,4 +1,4 @@
-"""Trains the region proposal network; leaves <output>/rpn.pt."""
+"""Trains the region proposal network (RPN); writes <output>/rpn.pt."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from detection.command_line import (
 
 EPILOG = """examples:
   python tools/train_rpn.py
-      the demo: draws its own images and trains on them, in minutes on a CPU
+      the demo: draws its images and trains on them, in minutes on a CPU
   python tools/train_rpn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
-      the paper's RPN; one GPU accumulates what eight would do at once
+      the paper's RPN; one GPU accumulates gradients over the global batch
   torchrun --nproc-per-node 8 tools/train_rpn.py --config … --data …
       the same on eight GPUs
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 tools/train_rpn.py …
-      the same on two machines that share the output folder; run it on both
+      the same on two machines that share the output folder; run the command on both
   python tools/train_rpn.py --config … --resume
-      goes on from the newest checkpoint after a break, to the same bits
+      continues from the newest checkpoint
 
 next: python tools/train_fastrcnn.py, with the same --config, --data and --output"""
 
