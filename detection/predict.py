@@ -157,7 +157,7 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
             continue
         if _identity(target) in inputs:
             raise UserError(
-                f"{printable(str(target))}: is an image to look at, and would be overwritten; name another output"
+                f"{printable(str(target))}: is an input image, and would be overwritten; name another output"
             )
         if not listing.exists():
             raise UserError(
@@ -174,8 +174,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
     if rest:
-        logger.warning("stopped: %s tells of %d images; %d were not looked at", path, len(entries), len(rest))
-    not_reached = [{"file": str(file), "error": "not looked at: the tool was stopped before"} for file in rest]
+        logger.warning("stopped: %s has the results of %d images; %d were not processed", path, len(entries), len(rest))
+    not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
         temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 

@@ -169,7 +169,7 @@ class Checkpointer:
                 # Renamed, because by its number it would otherwise remain the newest, and good ones would be deleted.
                 path.rename(path.with_suffix(".damaged"))
                 self._warn(
-                    f"warning: {error}. It is kept as {path.with_suffix('.damaged').name}; the one before is taken."
+                    f"warning: {error}. It is kept as {path.with_suffix('.damaged').name}; the one before is used."
                 )
             else:
                 return path
@@ -239,11 +239,11 @@ def _own_share(averages: list[dict[str, Any] | None]) -> dict[str, Any] | None:
 
 def _number(value: Any) -> int | float:
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r:.80} stands where a number should")
+        raise TypeError(f"a number is expected, not {value!r:.80}")
     return value
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise TypeError(f"{value!r:.80} stands where a count should")
+        raise TypeError(f"a count is expected, not {value!r:.80}")
     return value

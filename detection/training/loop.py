@@ -300,7 +300,7 @@ def _suggest_resume(checkpointer: Checkpointer | None) -> Iterator[None]:
     except DistributedError as error:
         if checkpointer is None:
             raise
-        raise DistributedError(f"{error} Once that is mended, start again with --resume.") from error
+        raise DistributedError(f"{error} Once that is fixed, start again with --resume.") from error
 
 
 def _wrap_for_ranks(network: nn.Module, device: torch.device) -> nn.Module:

@@ -112,6 +112,6 @@ def announcement(training: settings.Training, images: int) -> Sequence[str]:
     if rate != training.learning_rate:
         lines.append(
             f"the learning rate {training.learning_rate:g} is stated for {training.learning_rate_batch} images a "
-            f"step and was scaled to {training.global_batch}; learning_rate_batch=null takes it as it stands"
+            f"step and was scaled to {training.global_batch}; learning_rate_batch=null uses it unscaled"
         )
     return lines
