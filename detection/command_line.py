@@ -1,4 +1,4 @@
-"""What the command-line tools share: how a configuration is named and changed, and how errors are told."""
+"""The code shared by the command-line tools: arguments → a configuration, and errors → messages and exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detection.common.environment import environment_number
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config
 
-if TYPE_CHECKING:  # torch takes seconds, which --help need not
+if TYPE_CHECKING:  # importing torch takes seconds, which --help should not
     import torch
 
     from detection.training.loop import Outcome
@@ -32,12 +32,12 @@ DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 def run(main: Callable[[], int]) -> int:
     """Runs a tool and returns its exit status: a `UserError`, a file that the system refuses, or an allocation that
-    failed is one message on stderr and status 1, Ctrl-C is status 130. Other exceptions are mistakes of ours and keep
-    their traceback.
+    failed gives one message on stderr and status 1; Ctrl-C gives status 130. Other exceptions are bugs, and are raised
+    with their traceback.
 
-    A reader of the output that has seen enough (`| head`) changes nothing: the work is done and the status is its own.
+    If the reader of the output ends early (`| head`), the work is still completed and the status is unchanged.
     """
-    with _readers_may_leave():
+    with _ignore_closed_pipes():
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -66,17 +66,17 @@ def run(main: Callable[[], int]) -> int:
 
 
 class _Printable(logging.Formatter):
-    """Messages without control characters, which a terminal would carry out: they may tell of any file's name."""
+    """Formats messages without control characters, which a terminal would execute: a message may contain file names."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep_lines=True)
 
 
 def leave(status: int) -> int:
-    """The exit status, unless this is one process of several: that ends here and now, with the processes that it
-    started.
+    """Returns the exit status, or, if this is one process of several, ends it at once with that status, and its child
+    processes too.
 
-    With PyTorch 2.10 one such process in some twenty aborts, or waits for ever, while the interpreter shuts down.
+    With PyTorch 2.10 about one such process in twenty aborts or hangs while the interpreter shuts down.
     """
     if _is_one_of_several():
         for child in multiprocessing.active_children():
@@ -90,58 +90,58 @@ def leave(status: int) -> int:
 def _is_one_of_several() -> bool:
     try:
         return environment_number("WORLD_SIZE", 1) > 1
-    except UserError:  # which was told when the processes were to be joined
+    except UserError:  # which was reported when the process group was joined
         return False
 
 
 @contextlib.contextmanager
-def _readers_may_leave() -> Iterator[None]:
-    """Within it, stdout and stderr whose readers have gone swallow what is written to them."""
+def _ignore_closed_pipes() -> Iterator[None]:
+    """Context in which output to stdout or stderr is discarded once its reader has closed the pipe."""
     before = sys.stdout, sys.stderr
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
-        sys.stdout = cast(TextIO, _PatientStream(sys.stdout))
+        sys.stdout = cast(TextIO, _PipeTolerantStream(sys.stdout))
     if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = cast(TextIO, _PatientStream(sys.stderr))
+        sys.stderr = cast(TextIO, _PipeTolerantStream(sys.stderr))
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, _PatientStream):
+            if isinstance(stream, _PipeTolerantStream):
                 stream.end()
         sys.stdout, sys.stderr = before
 
 
-class _PatientStream:
-    """A text stream that goes on as the null device once nobody reads it any more."""
+class _PipeTolerantStream:
+    """A text stream that discards its output once the reader of its pipe has ended."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._unread():
+        with self._discard_if_closed():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._unread():
+        with self._discard_if_closed():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @contextlib.contextmanager
-    def _unread(self) -> Iterator[None]:
+    def _discard_if_closed(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:
             self._discard()
 
     def end(self) -> None:
-        """Nothing is left in its buffer that the interpreter would stumble over when it ends."""
+        """Flushes or discards the buffer, so that the interpreter has no error with it when it ends."""
         try:
             self.flush()
-        except OSError:  # a full disk, which has been told
+        except OSError:  # a full disk, which was already reported
             self._discard()
 
     def _discard(self) -> None:
@@ -167,7 +167,7 @@ def add_config_arguments(
     default: str = "the demo (configs/demo.yaml), which draws its own images",
     example: str = "rpn.training.steps=1000",
 ) -> None:
-    """--config, --data, --output and key=value, which `read_config` turns into a configuration."""
+    """Adds --config, --data, --output and key=value, which `read_config` turns into a configuration."""
     if config:
         arguments.add_argument(
             "--config",
@@ -185,7 +185,7 @@ def add_config_arguments(
 
 
 def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
-    """--resume, --dry-run and --print-config, which every training tool offers."""
+    """Adds --resume, --dry-run and --print-config, which every training tool has."""
     arguments.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     arguments.add_argument(
         "--dry-run",
@@ -197,7 +197,7 @@ def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def printed_config(options: argparse.Namespace, config: Configuration) -> bool:
-    """Whether --print-config asked for the configuration alone; it is then printed."""
+    """Prints the configuration if --print-config was given, and returns whether it was."""
     if options.print_config:
         print(config_to_yaml(config), end="")
     return bool(options.print_config)
@@ -209,11 +209,11 @@ def plan_or_train(
     plan: Callable[[torch.device], str],
     train: Callable[[torch.device, bool], Outcome],
 ) -> int:
-    """Does what a training tool was asked for, as one of the processes that torchrun starts or alone.
+    """Runs the dry run or the training of a tool, as one of the processes that torchrun starts or as a single process.
 
     Args:
         plan: device → the text of the dry run.
-        train: device, and whether to resume → how it ended.
+        train: device, and whether to resume → the outcome.
 
     Returns:
         The exit status.
@@ -231,12 +231,12 @@ def plan_or_train(
 
 
 def read_config(options: argparse.Namespace) -> Config:
-    """The configuration that the arguments of `add_config_arguments` name."""
+    """The configuration given by the arguments of `add_config_arguments`."""
     return load_config(options.config or DEMO_CONFIG, overrides(options))
 
 
 def overrides(options: argparse.Namespace) -> Sequence[str]:
-    """All that the command line changes, as key=value texts; what is named later wins."""
+    """All changes of the command line as key=value texts; a later one overrides an earlier one."""
     changes = list(options.overrides)
     for key, value in (("data.root", options.data), ("output", options.output)):
         if value is not None:
@@ -245,5 +245,5 @@ def overrides(options: argparse.Namespace) -> Sequence[str]:
 
 
 def _quoted(text: str) -> str:
-    """A YAML text that stands for itself, whatever it looks like."""
+    """The text as a quoted YAML string."""
     return "'" + text.replace("'", "''") + "'"

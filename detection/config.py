@@ -1,9 +1,9 @@
 """The configuration of an experiment: frozen dataclasses, one for each section.
 
-A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, `detection/config_file.py` reads
-both. A value that is left out takes the default below; the defaults are the paper's ("Aggregated Residual
-Transformations", appendix B) and py-faster-rcnn's, which the paper follows otherwise. Networks never see these objects:
-`detection/experiment/builders.py` hands them plain numbers.
+A YAML file states it (`configs/`), `key.sub=value` on the command line changes it, and `detection/config_file.py` reads
+both. A value that is not given has the default below; the defaults are the paper's ("Aggregated Residual
+Transformations", appendix B) and py-faster-rcnn's, which the paper follows otherwise. Networks do not depend on these
+objects: `detection/experiment/builders.py` passes them plain numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# Upper bounds. No sane use comes near them: they are there so that a mistyped number, or one in a stranger's
-# detector.pt, is refused by its key before anything is built, read or allocated from it. What lies below them may still
-# be more than a machine has; that is told when an allocation fails (`detection/training/memory.py`).
+# Upper bounds, far above any practical value. With them a mistyped number, or one in an untrusted detector.pt, is
+# refused by its key before anything is built, read or allocated with it. Values below them may still need more memory
+# than a machine has; that is reported when an allocation fails (`detection/training/memory.py`).
 SIDE = 32_768  # pixels along one side of an image or a region
 CHANNELS = 65_536
 WIDTH = 4_096  # planes, cardinality and base width, which a network multiplies with each other
@@ -40,12 +40,12 @@ class Split:
     name: str = "train"  # shows in reports and file names; for `data.layout: coco` it says which of COCO's splits
     annotations: str | None = None  # COCO-format JSON, relative to data.root; for `data.layout: files`
     images: str | None = None  # folder that the annotations' file names are relative to, relative to data.root
-    limit: int | None = within(None, 1, STEPS)  # only the first so many images, to try things out
+    limit: int | None = within(None, 1, STEPS)  # only the first `limit` images, for experiments
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images are, and how they reach the networks."""
+    """The location of the images, and their preprocessing."""
 
     root: str = "data"
     # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo:
@@ -54,7 +54,7 @@ class Data:
     train: Split = Split("train")
     test: Split = Split("test")
     keep_empty: bool = False  # train on images without objects too
-    skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
+    skip_unreadable: bool = False  # training: a damaged image is replaced by another one; false: it stops the run
     # Training: the shorter side is scaled to one of these, drawn for each image …
     shorter_sides: tuple[int, ...] = within((600,), 1, SIDE)
     longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
@@ -64,26 +64,26 @@ class Data:
     vertical_flip: float = within(0.0, 0, 1)
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
     albumentations: tuple[dict[str, Any], ...] = ()
-    group_by_aspect: bool = True  # batches hold either upright or lying images: less padding
+    group_by_aspect: bool = True  # batches hold either portrait or landscape images: less padding
     size_divisor: int = within(32, 1, 1024)  # padded sides are multiples of this
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """The ResNeXt that each of the two networks has for itself."""
+    """The ResNeXt backbone; each of the two networks has its own."""
 
     name: str = "resnext50_32x4d"  # `python -m backbones` lists them
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    # What the two networks work on. c4: the map of that stage, with conv5 on each region. pyramid: a feature pyramid of
-    # the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
+    # The features that the two networks use. c4: the map of that stage, with conv5 on each region. pyramid: a feature
+    # pyramid of the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
     features: Literal["c4", "pyramid"] = "c4"
     pyramid_width: int = within(256, 1, WIDTH)
     pyramid_norm: Literal["none", "batch", "group"] = "none"  # batch or group to train from scratch
     # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
-    # Any network by its numbers: these take the place of the named variant's own.
+    # Structure of a custom network: these values replace those of the named variant.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
     cardinality: int | None = within(None, 1, WIDTH)
     base_width: int | None = within(None, 1, WIDTH)
@@ -93,15 +93,14 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent for one of the networks. Steps count global batches, however many devices share the
-    work."""
+    """Stochastic gradient descent for one of the networks. Steps count global batches, on any number of devices."""
 
     global_batch: int = within(16, 1, COUNT)  # images a step, over all devices
     # Images that one device holds at once; the rest of its share is accumulated.
     images_per_device: int = within(2, 1, COUNT)
     learning_rate: float = within(0.02, 0, FACTOR)
-    # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: taken as it
-    # stands.
+    # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: the rate is
+    # not scaled.
     learning_rate_batch: int | None = within(16, 1, COUNT)
     steps: int = within(180_000, 1, STEPS)
     milestones: tuple[int, ...] = within((120_000,), 1, STEPS)  # steps at which the rate is multiplied by `decay`
@@ -112,14 +111,14 @@ class Training:
     momentum: float = within(0.9, 0, 1)
     nesterov: bool = False
     weight_decay: float = within(1e-4, 0, FACTOR)
-    bias_lr_factor: float = within(2.0, 0, FACTOR)  # py-faster-rcnn: biases learn twice as fast …
+    bias_lr_factor: float = within(2.0, 0, FACTOR)  # py-faster-rcnn: biases have twice the learning rate …
     bias_weight_decay: bool = False  # … and do not decay (Detectron); in configs/paper/ they do
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
     clip_norm: float | None = within(None, 0, 1e12)
     log_every: int = within(20, 1, STEPS)
     checkpoint_every: int = within(2_000, 1, STEPS)
     keep_checkpoints: int = within(2, 1, COUNT)
-    # AP (the RPN: AR) on data.test each so many steps, and after the last; null: never.
+    # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never.
     evaluate_every: int | None = within(None, 1, STEPS)
 
 
@@ -147,10 +146,10 @@ class RPN:
     negative_iou: float = within(0.3, 0, 1)
     samples: int = within(256, 1, COUNT)
     positive_share: float = within(0.5, 0, 1)
-    allowed_border: float | None = within(0.0, 0, SIDE)  # null: anchors that cross the image's border learn too
+    allowed_border: float | None = within(0.0, 0, SIDE)  # null: also train anchors that cross the image's border
     smooth_l1_beta: float = within(1 / 9, 1e-9, FACTOR)  # σ = 3
     crowd_overlap: float | None = within(None, 0, 1)
-    # What the Fast R-CNN learns from.
+    # The proposals that the Fast R-CNN is trained on.
     training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
     test_proposals: ProposalLimits = ProposalLimits()
     training: Training = Training()
@@ -158,9 +157,9 @@ class RPN:
 
 @dataclass(frozen=True)
 class FastRCNN:
-    """The region classifier, its training, and what counts as a detection."""
+    """The region classifier, its training, and the thresholds of detections."""
 
-    # What makes a vector of each region. conv5: that stage of the network, over C4. two_layers: two fully connected
+    # Computes a vector for each region. conv5: that stage of the network, on C4. two_layers: two fully connected
     # layers. four_convolutions: four 3×3 convolutions with GroupNorm and one fully connected layer
     box_head: Literal["conv5", "two_layers", "four_convolutions"] = "conv5"
     box_head_width: int = within(1024, 1, CHANNELS)  # of the fully connected layers
@@ -180,32 +179,32 @@ class FastRCNN:
     crowd_overlap: float | None = within(0.7, 0, 1)
     min_score: float = within(0.05, 0, 1)
     nms_iou: float = within(0.3, 0, 1)
-    detections: int = within(100, 1, COUNT)  # at most so many an image
+    detections: int = within(100, 1, COUNT)  # at most this many an image
     training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How it runs here: nothing of it changes what is computed, but for rounding."""
+    """How a run is executed; these settings change its results only by rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
     channels_last: bool = True
-    # torch.compile of the backbones, in training; on a CPU of the trunk alone, since conv5 is taken apart there
+    # torch.compile of the backbones, in training; on a CPU only of the trunk, since conv5 is executed in parts there
     compile: bool = False
-    # On a GPU without torch.compile. library: cuDNN; fastest: what is measured to be fastest, see backbones/grouped
+    # On a GPU without torch.compile. library: cuDNN; fastest: the fastest by measurement, see backbones/grouped
     grouped_convolutions: Literal["library", "fastest"] = "library"
     # Functions that have several forms (RoI pooling, NMS …). fastest: the fastest form for the device; plain: standard
     # PyTorch and torchvision operators. See detection/kernels
     kernels: Literal["fastest", "plain"] = "fastest"
     workers: int = within(2, 0, PROCESSES)  # processes that read images, for each device
-    test_batch: int = within(1, 1, COUNT)  # images at once when proposing and evaluating
-    deterministic: bool = False  # the same bits from run to run, at some cost on a GPU
+    test_batch: int = within(1, 1, COUNT)  # images in a batch when proposing and evaluating
+    deterministic: bool = False  # bitwise the same results from run to run; slower on a GPU
     tensorboard: bool = True
     timeout_minutes: float = within(30.0, 0.01, 100_000)  # how long a rank waits for another, or for a batch
 
     def contradictions(self) -> list[str]:
-        """As those of the whole configuration."""
+        """Contradictory settings in this section; see `Config.contradictions`."""
         if self.deterministic and self.grouped_convolutions == "fastest":
             return [
                 "runtime.deterministic and runtime.grouped_convolutions=fastest: which one is fastest is measured anew "
@@ -228,7 +227,7 @@ class Config:
     runtime: Runtime = Runtime()
 
     def contradictions(self) -> list[str]:
-        """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
+        """Contradictory settings, each in words; empty if there are none. Each single value was checked before."""
         found = self.runtime.contradictions()
         for key, values in (
             ("data.shorter_sides", self.data.shorter_sides),

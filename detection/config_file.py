@@ -1,10 +1,10 @@
-"""YAML files and `key.sub=value` texts ↔ a typed configuration, with every mistake named at once.
+"""YAML files and `key.sub=value` texts ↔ a typed configuration; all errors are reported at once.
 
 The configuration is a frozen dataclass of dataclasses: the detectors' (`detection.config.Config`), or another `kind`.
 
 YAML is read by the rules of `detection/common/core_yaml.py`.
-A file may name another in `base:`, relative to itself, whose values it changes.
-A key that was renamed (`RENAMED`) is still taken under its earlier name; a notice names today's.
+A file may name another one in `base:`, relative to itself, and change its values.
+A key that was renamed (`RENAMED`) is still accepted under its earlier name; a notice gives the new one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Keys in full ("rpn.training.steps") by which earlier versions knew a value → today's.
+# Full keys ("rpn.training.steps") of earlier versions → those of this version.
 RENAMED: dict[str, str] = {}
-SIZE_LIMIT = 1 << 18  # bytes of a file: fifty times the longest one here, and parsed in three seconds at the worst
-TOLD = 20  # mistakes that are told; the rest is counted
+SIZE_LIMIT = 1 << 18  # bytes of a file: fifty times the longest one here; parsed in at most three seconds
+TOLD = 20  # mistakes that are listed; the others are counted
 
 
 class Configuration(Protocol):
@@ -42,7 +42,7 @@ class Configuration(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def contradictions(self) -> list[str]:
-        """What cannot be meant though each value by itself can, in words that name the keys in full."""
+        """Contradictory settings among valid values, each in words with the full keys."""
         ...
 
 
@@ -63,15 +63,15 @@ def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[s
     """Reads a file, applies `key.sub=value` overrides in order, and checks the whole.
 
     Raises:
-        UserError: with all mistakes at once (of very many, the first ones), each with its key; an unknown key comes
-            with the nearest known one.
+        UserError: lists all mistakes (at most the first `TOLD`), each with its key; for an unknown key it names the
+            nearest known one.
     """
     values = _read_with_base(user_path(path), ()) if path is not None else {}
     return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 
 def change_config(config: C, overrides: Sequence[str]) -> C:
-    """`config` with `key.sub=value` overrides applied, one alone or several; errors as in `load_config_of`."""
+    """`config` with one or several `key.sub=value` overrides; raises the errors of `load_config_of`."""
     return _changed(type(config), config_to_dict(config), overrides, "command line") if overrides else config
 
 
@@ -96,12 +96,12 @@ def _changed(kind: type[C], values: dict[str, Any], overrides: Sequence[str], wh
 
 
 def rename_keys(values: Any, where: str | None = None) -> Any:
-    """A configuration's plain values with each key that was renamed under today's name; anything else as it is.
+    """A configuration's plain values, with renamed keys under their new names; anything else is unchanged.
 
-    where: what a notice calls the source; None: no notice.
+    where: the name of the source in notices; None: no notice.
 
     Raises:
-        UserError: a value is given by both names.
+        UserError: a value is given under both names.
     """
     for earlier, today in RENAMED.items():
         if not _has(values, earlier.split(".")):
@@ -117,7 +117,7 @@ def rename_keys(values: Any, where: str | None = None) -> Any:
 
 
 def _rename_key(key: str, where: str) -> str:
-    """Today's name of a key; a notice is logged where it is another."""
+    """The current name of a key; if it was renamed, a notice is logged."""
     today = RENAMED.get(key, key)
     if today != key:
         logger.warning("%s: %s is called %s now; the earlier name is still taken", where, key, today)
@@ -140,7 +140,7 @@ def _has(values: Any, keys: Sequence[str]) -> bool:
 
 def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: list[str]) -> C:
     config = _build(kind, rename_keys(values), "", mistakes)
-    # A default stands in for a wrong value: what it seems to contradict, in its section, says nothing.
+    # A wrong value is replaced by its default: contradictions in its section are then not reported.
     doubtful = {mistake.partition(":")[0].rpartition(".")[0] for mistake in mistakes[:TOLD]}
     mistakes += [text for text in config.contradictions() if not any(_is_about(text, part) for part in doubtful)]
     if mistakes:
@@ -150,13 +150,13 @@ def _checked(kind: type[C], values: Mapping[str, Any], where: str, mistakes: lis
 
 
 def _is_about(contradiction: str, section: str) -> bool:
-    """Whether it names a key of the section ("rpn.training"; "" is the whole)."""
+    """Whether a contradiction names a key of the section ("rpn.training"; "" is the whole configuration)."""
     keys = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", contradiction)
     return not section or any(key.startswith(f"{section}.") for key in keys)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Plain containers that YAML, JSON and torch files hold; tuples become lists."""
+    """A configuration → plain dicts, lists and values for YAML, JSON and torch files; tuples become lists."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -169,12 +169,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_to_yaml(config: Configuration) -> str:
-    """The whole configuration as YAML that `load_config_of` reads back."""
+    """The whole configuration as YAML, which `load_config_of` reads."""
     return dump_yaml(config_to_dict(config))
 
 
 def write_config(config: Configuration, path: Path) -> None:
-    """Writes the whole configuration, defaults and all, as the YAML file that makes the same run again."""
+    """Writes the whole configuration with all defaults as a YAML file, with which the run can be repeated."""
     with atomic_write(path) as temporary:
         temporary.write_text(config_to_yaml(config), encoding="utf-8")
 
@@ -229,8 +229,8 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def _build(kind: type[T], values: Any, prefix: str, mistakes: list[str], default: T | None = None) -> T:
-    """An instance of the dataclass `kind`; keys that `values` leaves out come from `default` (or the class's own
-    defaults)."""
+    """An instance of the dataclass `kind`; keys that are missing in `values` come from `default`, or from the defaults
+    of the class."""
     default = default if default is not None else kind()
     if not isinstance(values, Mapping):
         mistakes.append(f"{prefix.rstrip('.')}: expected keys and values below it, got {short(values)}")

@@ -1,4 +1,4 @@
-"""A trained detector as one object: images in, detections out.
+"""`Detector`: images → detections, with the trained detector of a `detector.pt`.
 
     from detection import Detector
 
@@ -52,14 +52,14 @@ _SHOWN = 3  # detections that the repr names
 
 @dataclass(frozen=True, repr=False)
 class ImageDetections:
-    """What was found in one image, in descending order of score.
+    """The detections in one image, in descending order of score.
 
     Attributes:
         boxes: float32 (D, 4), `(x0, y0, x1, y1)` in pixels of the image, half-open.
         scores: float32 (D,) in 0–1.
         labels: int64 (D,) in 1..K.
         names: D class names.
-        category_ids: int64 (D,), the ids by which the training's annotation file knows the classes.
+        category_ids: int64 (D,), the ids of the classes in the annotation file of the training.
     """
 
     boxes: np.ndarray
@@ -76,7 +76,7 @@ class ImageDetections:
         return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
 
     def above(self, score: float) -> ImageDetections:
-        """Those that score at least `score`."""
+        """The detections with a score of at least `score`."""
         count = int((self.scores >= score).sum())
         return ImageDetections(
             self.boxes[:count], self.scores[:count], self.labels[:count], self.names[:count], self.category_ids[:count]
@@ -84,14 +84,14 @@ class ImageDetections:
 
 
 class Detector:
-    """Both networks, ready to look at images. It keeps nothing between calls and may be called from several threads.
+    """Images → detections, by both networks. It has no state between calls and may be called from several threads.
 
     Args:
-        network: the pair, on its device.
+        network: both networks, on their device.
         categories: the classes.
-        resize: how an image is brought to the size that the networks were trained at.
+        resize: the resize to the size that the networks were trained for.
         size_divisor: padded sides are multiples of this.
-        autocast: the type of half precision that it computes in; None: float32.
+        autocast: the type of half precision; None computes in float32.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class Detector:
     ) -> Detector:
         """The detector of a `detector.pt`.
 
-        On a CPU with the GNU C library, the process keeps the large blocks that tensors free for the next ones, as a
-        training does (`detection.training.memory.keep_freed_memory`): no other setting of the process is changed.
+        On a CPU with the GNU C library, the process keeps large blocks of freed tensors for the next tensors, as in
+        training (`detection.training.memory.keep_freed_memory`). No other setting of the process is changed.
 
         Args:
-            device: "cpu", "cuda", "cuda:1", or "auto", which takes a GPU where there is one.
-            changes: values of its configuration to be changed, such as "fast_rcnn.min_score=0.3" or, on a GPU,
-                "runtime.precision=bf16".
+            device: "cpu", "cuda", "cuda:1", or "auto", which uses a GPU if there is one.
+            changes: changes to its configuration: "fast_rcnn.min_score=0.3", for example, or "runtime.precision=bf16"
+                on a GPU.
 
         Raises:
-            UserError: no such file, damaged, or not a detector; a change that cannot be made; no such device.
+            UserError: the file is missing, damaged, or not a detector; a change cannot be made; no such device.
         """
         chosen = _choose_device(str(device))
         trained = load_detector(path)
@@ -138,7 +138,7 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks lie."""
+        """The device of the networks."""
         return self._inference.device
 
     def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
@@ -146,17 +146,17 @@ class Detector:
 
         Args:
             images: a path; an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); a
-                tensor uint8 (3, H, W); a Pillow image, as it stands (whoever opened a photograph applies its EXIF
-                orientation by `ImageOps.exif_transpose`). Or several of them: a sequence, an array (N, H, W, 3), or a
-                tensor (N, 3, H, W).
-            batch_size: how many of several images the networks look at at once, if they come to one padded size;
-                others would pad each other, and change what is found near their edges.
+                tensor uint8 (3, H, W); a Pillow image, used unchanged (apply the EXIF orientation of a photograph with
+                `ImageOps.exif_transpose` before). Or several of them: a sequence, an array (N, H, W, 3), or a tensor
+                (N, 3, H, W).
+            batch_size: at most this many images are processed as one batch. A batch has only images of one padded size,
+                because more padding would change the detections near the edges of an image.
 
         Returns:
             An `ImageDetections` for one image, a list of them for several.
 
         Raises:
-            UserError: an image cannot be read, or is none of these; the memory does not suffice.
+            UserError: an image cannot be read, or is none of these; out of memory.
         """
         arrays = isinstance(images, (np.ndarray, torch.Tensor))
         if isinstance(images, (str, os.PathLike, Image.Image)) or (arrays and images.ndim not in (1, 4)):
@@ -176,7 +176,7 @@ class Detector:
 
 
 def _choose_device(name: str) -> torch.device:
-    """As `process_group` chooses, but for the current GPU, which stays as it is."""
+    """The device of this name, as in `process_group`, but without a change of the current GPU."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
         raise UserError(f'device "{name}" is none of auto, cpu, cuda, and cuda:1 (the second GPU)')
     device = named_device(name)
@@ -186,7 +186,7 @@ def _choose_device(name: str) -> torch.device:
 
 
 def _as_array(image: ImageLike) -> np.ndarray:
-    """One image, whatever holds it, as uint8 (H, W, 3) RGB."""
+    """One image of any accepted type → uint8 (H, W, 3) RGB."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):

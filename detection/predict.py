@@ -28,7 +28,7 @@ _LOCK = ".predict.lock"
 
 @dataclass(frozen=True)
 class Summary:
-    """How many images were looked at, how many could not be read, and how many detections were drawn."""
+    """How many images there were, how many of them could not be read, and how many detections were drawn."""
 
     images: int
     unreadable: int
@@ -36,21 +36,21 @@ class Summary:
 
 
 def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float = 0.5) -> Summary:
-    """Looks at every image; leaves `detections.json` and a copy of each with its detections drawn in `output`.
+    """Images → `detections.json` and a copy of each image with its detections drawn, both in `output`.
 
-    An image that cannot be read is named in a warning and in the JSON; the others are not held up by it. Whatever ends
-    the work early (Ctrl-C, a full disk), the JSON tells what was found until then, and names the images that were not
-    looked at.
+    An image that cannot be read is named in a warning and in the JSON, and the others are still processed. If the work
+    ends early (Ctrl-C, a full disk), the JSON has the detections up to then, and lists the images that remain.
 
     Raises:
         UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written,
-            or an image that is not this function's would be overwritten there, or another process is writing there.
+            or an input image would be overwritten, or a file in a folder without `detections.json`; another process is
+            writing there.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
-    with _held(output):
+    with _lock_folder(output):
         _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
         return _predict(detector, files, names, output, min_score)
 
@@ -85,7 +85,7 @@ def _predict(
                 draw_detections(image, shown.boxes, shown.labels, detector.categories.names, shown.scores),
             )
     finally:
-        if entries:  # else an earlier listing is worth more
+        if entries:  # without entries an earlier listing is kept
             _write_listing(output / LISTING, entries, files[len(entries) :])
     earlier = {path.name for path in output.glob("*.jpg")}.difference(names)
     if earlier:
@@ -94,12 +94,12 @@ def _predict(
 
 
 @contextlib.contextmanager
-def _held(output: Path) -> Iterator[None]:
-    """Holds the folder, which is made if missing, for one `predict` at a time; the lock's file goes with it."""
+def _lock_folder(output: Path) -> Iterator[None]:
+    """Locks the folder, which is created if missing, for one `predict` at a time; deletes the lock file at the end."""
     path = output / _LOCK
     try:
         output.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
+        file = _open_locked(path)
     except OSError as error:
         raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
     if file is None:
@@ -109,18 +109,18 @@ def _held(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
+        with contextlib.suppress(OSError):  # Windows cannot delete an open file
             path.unlink()
         file.close()
 
 
-def _locked(path: Path) -> IO[bytes] | None:
-    """The file, made if missing and locked; None if another process has it."""
+def _open_locked(path: Path) -> IO[bytes] | None:
+    """The open file, created if missing and locked; None if another process holds the lock."""
     while True:
         file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the lock is held
         try:
             is_ours = lock(file)
-        except OSError:  # a file system without locks: better no protection than no detections
+        except OSError:  # a file system without locks: run without a lock rather than not at all
             return file
         if is_ours and is_at(path, file):
             return file
@@ -144,19 +144,20 @@ def _distinct_names(files: Sequence[Path]) -> list[str]:
 
 
 def _as_on_disk(name: str) -> str:
-    """The same for names that some disk takes for one: of Windows by capitals, of macOS by Unicode normal form too."""
+    """A key that is the same for names that some file system treats as equal: Windows ignores case, macOS also Unicode
+    normal forms."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
-    """Drawings take the place of an earlier call's alone, whose listing lies beside them, and of no input."""
+    """Raises a UserError if an input would be overwritten, or a file without an earlier call's listing beside it."""
     inputs = {_identity(file) for file in files}
     for target in (*targets, listing):
         if not target.exists():
             continue
         if _identity(target) in inputs:
             raise UserError(
-                f"{printable(str(target))}: is an image to look at, and would be overwritten; name another output"
+                f"{printable(str(target))}: is an input image, and would be overwritten; name another output"
             )
         if not listing.exists():
             raise UserError(
@@ -166,15 +167,15 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """The same for all names of a file: by links, and on disks that take capitals for small letters."""
+    """A key that is the same for all paths of a file, also through links and on file systems that ignore case."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
     if rest:
-        logger.warning("stopped: %s tells of %d images; %d were not looked at", path, len(entries), len(rest))
-    not_reached = [{"file": str(file), "error": "not looked at: the tool was stopped before"} for file in rest]
+        logger.warning("stopped: %s has the results of %d images; %d were not processed", path, len(entries), len(rest))
+    not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
         temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 

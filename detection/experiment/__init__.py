@@ -1,1 +1,1 @@
-"""Joins the rooms: from a configuration to data sets, networks, trainings, proposals, detections and figures."""
+"""A configuration → data sets, networks, trainings, proposals, detections and figures: combines the other packages."""

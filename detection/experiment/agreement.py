@@ -1,6 +1,6 @@
-"""What must agree where two artifacts meet: a trained network and a configuration, a checkpoint or file and a run.
+"""Checks that two artifacts fit each other: a trained network and a configuration, a checkpoint or file and a run.
 
-Differences are told by the keys' names, with both values.
+Each difference is reported by its key, with both values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
-# Values that are fixed by training: the weights fit no others.
+# Values that are fixed by training: the weights are valid only for these.
 _BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width")
 _RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.channels")
 _FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics")
@@ -50,10 +50,10 @@ def change_trained(config: settings.Config, changes: Sequence[str], path: object
 
 
 def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) -> None:
-    """Compares a trained RPN, of the file `path`, with the configuration of the run that takes it. (Its backbone may be
-    another: the two networks share nothing.)
+    """Compares a trained RPN, from the file `path`, with the configuration of the run that uses it. (Its backbone may
+    be a different one: the two networks share nothing.)
 
-    That it was made for images of another size is told in a warning.
+    Logs a warning if it was trained for images of another size.
 
     Raises:
         UserError: the configuration states other anchors or another head than the RPN has.
@@ -68,15 +68,16 @@ def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) 
 
 
 def describe_image_set(index: DatasetIndex) -> str:
-    """Which of its data set's images an index has, in which order, as a text that tells it from others."""
+    """The number of images of an index and a hash of their ids in order, as a text that differs between subsets of a
+    data set."""
     return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
 
 
 def config_subset_that_must_match(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
-    """The part of the configuration that a resumed training must share with the one that it continues.
+    """The part of the configuration that must not change when a training is resumed.
 
-    Left out are what `describe_image_set` and the proposals' metadata say, how the network is tested, and how the work
-    is done.
+    It excludes what `describe_image_set` and the proposals' metadata describe, the settings for testing, and settings
+    that do not change the result.
     """
     values = config_to_dict(config)
     images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
@@ -99,8 +100,8 @@ def describe_fast_rcnn_run(
     rpn_sha256: str,
     store_metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a training of the Fast R-CNN is made of, but for the backbone's weights; and, where the box statistics are
-    still to be measured, but for these.
+    """The inputs of a training of the Fast R-CNN, except the backbone's weights, and except the box statistics if they
+    are still to be measured.
 
     rpn_sha256: that of the RPN's file. store_metadata: that of the proposals.
     """
@@ -124,7 +125,8 @@ def describe_fast_rcnn_run(
 
 
 def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
-    """Compares the newest checkpoint in `folder` with what is known of our run's identity before its long work begins.
+    """Compares the newest checkpoint in `folder` with the part of this run's identity that is known before the
+    proposals are made.
 
     Raises:
         UserError: that checkpoint belongs to another run.
@@ -135,19 +137,19 @@ def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
     ours = json.loads(json.dumps(known))
     try:
         theirs = upgrade_identity(provenance_of(newest), ours)
-    except (UserError, LookupError, TypeError, ValueError):  # a damaged one; resuming takes the one before
+    except (UserError, LookupError, TypeError, ValueError):  # a damaged one; resuming uses the one before
         return
     if "rpn" not in theirs:  # an earlier version's checkpoint
         ours.pop("rpn", None)
-    elif theirs["rpn"] != ours["rpn"]:  # its keys tell what two hashes do not
+    elif theirs["rpn"] != ours["rpn"]:  # its keys say more than two hashes
         ours.pop("rpn_sha256", None)
     require_same_run(newest, theirs, ours, partly=True)
 
 
 def is_rpn_of_run(path: Path, rpn: Trained[RPN]) -> bool:
-    """Whether the file holds what `rpn` says: weights, what they were made of, and the configuration that decides them.
+    """Whether the file holds the same RPN: the same weights, provenance, and the configuration that must match.
 
-    A file that was written by an earlier run into the same folder does not.
+    False for a file that an earlier run wrote into the same folder.
     """
     try:
         found = load_rpn(path)
@@ -174,5 +176,5 @@ def _differences(
 
 
 def _text(config: settings.Config, key: str) -> str:
-    """The value of a key in full ("rpn.channels"), as YAML and the command line take it."""
+    """The value of a full key such as "rpn.channels", in the form that YAML and the command line accept."""
     return json.dumps(functools.reduce(getattr, key.split("."), config), separators=(",", ":"))

@@ -1,7 +1,7 @@
 """Proposals and ground truth → mean and standard deviation of the raw box targets, to normalise them by.
 
-Source: py-faster-rcnn `roi_data_layer/roidb.py`, which measures them a class at a time over the whole training set when
-its BBOX_NORMALIZE_TARGETS_PRECOMPUTED is off (the alternating recipe); here they are those of all classes together.
+Source: py-faster-rcnn `roi_data_layer/roidb.py`, which measures them for each class over the whole training set when
+its BBOX_NORMALIZE_TARGETS_PRECOMPUTED is off (the alternating recipe); here one measurement covers all classes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def measure(index: DatasetIndex, store: ProposalStore, positive_iou: float, limi
     """Means and stds of the raw targets over every proposal with an IoU of at least `positive_iou` with an object.
 
     Args:
-        limit: proposals an image that are looked at, best first.
+        limit: at most this many proposals an image are used, best first.
 
     Raises:
-        UserError: no proposal overlaps an object that much: there is nothing to measure.
+        UserError: fewer than two proposals overlap an object that much.
     """
     coder = BoxCoder()
     count, total, squares = 0, torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
@@ -58,7 +58,7 @@ def measure(index: DatasetIndex, store: ProposalStore, positive_iou: float, limi
 
 
 def apply_box_statistics(config: settings.Config, index: DatasetIndex, store: ProposalStore) -> settings.Config:
-    """The configuration with the box targets' means and stds measured, if it says `box_statistics: empirical`."""
+    """The configuration; if `box_statistics` is empirical, with the measured means and stds of the box targets."""
     if config.fast_rcnn.box_statistics == "fixed":
         return config
     means, stds = measure(index, store, config.fast_rcnn.positive_iou, config.rpn.training_proposals.after_nms)

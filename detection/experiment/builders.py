@@ -1,5 +1,4 @@
-"""Configuration → networks. The only place where the two meet: the networks' constructors take built objects and plain
-numbers."""
+"""Configuration → networks. Only this module knows both: the networks' constructors take objects and plain numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from detection.networks.rpn import RPN
 
 
 def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
-    """The proposal network. Without `pretrained` its backbone starts from random weights, to be loaded over."""
+    """The proposal network. Without `pretrained` its backbone has random weights, to be overwritten."""
     rpn = config.rpn
     backbone = _build_trunk(config, ("p2", "p3", "p4", "p5", "p6"), pretrained=pretrained)
     strides = list(backbone.strides.values())
@@ -81,7 +80,7 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
 
 
 def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
-    """Two networks that were trained apart as one detector."""
+    """Two networks that were trained separately → one detector."""
     limits, fast = config.rpn.test_proposals, config.fast_rcnn
     return FasterRCNN(
         rpn,
@@ -99,7 +98,7 @@ def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
 def _build_trunk(
     config: settings.Config, levels: tuple[str, ...], *, pretrained: bool
 ) -> ResNeXtBackbone | FeaturePyramid:
-    """C4, or these levels of a pyramid."""
+    """The backbone up to C4, or with a feature pyramid of these levels."""
     backbone = config.backbone
     outputs = ("c4",) if backbone.features == "c4" else ("c2", "c3", "c4", "c5")
     weights = backbone.weights if pretrained else None

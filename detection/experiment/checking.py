@@ -1,4 +1,4 @@
-"""A configuration's splits → all that is wrong with them, before a long run: what trainings and evaluations would say,
+"""The splits of a configuration → all defects in them, before a long run: the checks of trainings and evaluations,
 every image decoded, and the two splits compared.
 """
 
@@ -17,23 +17,23 @@ from detection.experiment.datasets import check_split, match_classes, training_i
 
 
 class DataConfig(settings.Config):
-    """A configuration of which nothing but the data is used: contradictory settings elsewhere do not matter."""
+    """A configuration of which only the data is used: contradictory settings elsewhere are ignored."""
 
     def contradictions(self) -> list[str]:
-        """Those of the data."""
+        """The contradictory settings under `data`."""
         return [text for text in super().contradictions() if text.startswith("data.")]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a split (or of both): a text of one or more lines, and whether a run would be refused."""
+    """The result of a check of one split or both: a text of one or more lines, and whether a run would be refused."""
 
     text: str
     refused: bool = False
 
 
 def check_splits(data: settings.Data) -> Iterator[Verdict]:
-    """The verdict on each split, as soon as its images are looked at, and on the two together. Changes nothing."""
+    """Yields the verdict on each split after its images are checked, then that on the two together. Writes nothing."""
     found: dict[str, DatasetIndex] = {}
     for which in ("train", "test"):
         try:
@@ -70,7 +70,7 @@ def _headline(data: settings.Data, which: str, index: DatasetIndex) -> str:
 
 
 def _find_shared_images(train: DatasetIndex, test: DatasetIndex) -> None:
-    """Adds the test images that are training images, too, to the findings of the test split."""
+    """Adds the test images that are also training images to the findings of the test split."""
     assert train.digests is not None
     assert test.digests is not None
     names = [[index.file_name(i) for i in range(len(index))] for index in (test, train)]

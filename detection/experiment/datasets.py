@@ -1,4 +1,5 @@
-"""Configuration → the images and annotations of a split, with the classes of what it is used with."""
+"""Configuration → the images and annotations of a split, with its classes in the order of those of another split or of
+a detector."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
-    """The index of the configured split, after a check that its images are there; repairs are logged once. Every rank
-    calls this and has the same.
+    """The index of the configured split, after a check that its images exist; repairs are logged once. Every rank calls
+    this and gets the same index.
 
     The training split is loaded for training, the test split for evaluation.
 
@@ -46,16 +47,16 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
     summary = index.findings.summary()
-    if summary and is_main():  # what each rank had to repair is its own matter
+    if summary and is_main():  # one log line for all ranks
         logger.warning("%s: %s", annotations, summary)
     return index
 
 
 def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:
-    """The images that are trained on, and with `evaluate` the test split with its classes in their order.
+    """The images for training, and with `evaluate` the test split with its classes in the order of the training split.
 
-    The classes of the two splits are held against each other either way, if there is a test split that can be read:
-    after a training of hours is no time to find that it learnt other ones.
+    The classes of the two splits are compared in both cases, if there is a test split that can be read, so that a
+    difference is found before hours of training.
 
     Raises:
         UserError: files are missing, annotations cannot be used, or the two splits have different classes.
@@ -73,16 +74,16 @@ def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[Datase
 def match_classes(
     index: DatasetIndex, ids: Sequence[int] | np.ndarray, names: Sequence[str], owner: object, *, quiet: bool = False
 ) -> DatasetIndex:
-    """The index with its classes in the order of others, those of a training split or a detector, matched by name.
+    """The index with its classes in the order of those of a training split or a detector, matched by name.
 
-    Where ids or order differ and the names do not, one line says so, unless `quiet`. A name that stands for several ids
-    in one of the two matches nothing: then the ids must agree, too.
+    If the names agree but ids or order differ, one line is logged, unless `quiet`. If several of the other classes have
+    the same name, the ids must agree too.
 
     Args:
-        ids, names: the other classes, by their labels 1..K. owner: what messages call the file that they are of.
+        ids, names: the other classes, in the order of their labels 1..K. owner: the name of their file in messages.
 
     Raises:
-        UserError: the names are not the same ones; those that only one of the two has are listed.
+        UserError: the names differ; those that only one of the two has are listed.
     """
     own = list(zip(index.category_ids.tolist(), index.category_names, strict=True))
     others = [(int(number), name) for number, name in zip(ids, names, strict=True)]
@@ -119,7 +120,7 @@ def _listing(classes: Counter[Any]) -> str:
 
 
 def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
-    """What the annotation file of a split lists, without a look at its images; None if it cannot be used."""
+    """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
         annotations, _ = _locate(data, which)
         return load_index(annotations, None, name=which, purpose=PURPOSES[which])
@@ -143,7 +144,7 @@ def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:
     """The split, train or test, that a proposal store was made for.
 
     Raises:
-        UserError: it was made for neither; the reasons are those of `ProposalStore.check_against`.
+        UserError: it was made for neither; the message is that of `ProposalStore.check_against`.
     """
     for which in ("test", "train"):
         index = open_split(data, which)
@@ -159,19 +160,19 @@ def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
 
 
 def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
-    """Says how many images of a split are not trained on."""
+    """Logs how many images of a split are left out of the training."""
     if len(kept) < len(whole):
         text = "%s: %d of %d images have no object and are left out (data.keep_empty=true trains on them, too)"
         on_main(lambda: logger.info(text, whole.annotation_file, len(whole) - len(kept), len(whole)))
 
 
 def on_unreadable(data: settings.Data) -> Literal["stop", "replace"]:
-    """What an image that cannot be read does to a training."""
+    """Whether an image that cannot be read stops a training or is replaced."""
     return "replace" if data.skip_unreadable else "stop"
 
 
 def training_augmentation(data: settings.Data) -> Augmentation:
-    """What is done to a training image."""
+    """The augmentation and resize of training images."""
     return Augmentation(
         shorter_sides=data.shorter_sides,
         longer_side_max=data.longer_side,
@@ -182,12 +183,12 @@ def training_augmentation(data: settings.Data) -> Augmentation:
 
 
 def test_augmentation(data: settings.Data) -> Augmentation:
-    """What is done to an image that is looked at: it is resized."""
+    """The resize of images for inference."""
     return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
 
 
 def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path, Path]:
-    """The annotation file and the image folder: those that the configuration names, else those of the layout."""
+    """The annotation file and the image folder that the configuration names, or otherwise those of the layout."""
     root, split = user_path(data.root), getattr(data, which)
     if split.annotations is not None and split.images is not None:
         return root / user_path(split.annotations), root / user_path(split.images)

@@ -1,7 +1,6 @@
-"""Dry runs of the two trainings: everything is built, a few steps are measured, and what the real run will take is
-told.
+"""Dry runs of the two trainings: a configuration → the time, memory and disk space of the run, measured on a few steps.
 
-Nothing is written into the run's folder. (What building needs is made as ever: the demo's images, fetched weights.)
+Nothing is written into the run's folder. (The demo's images are drawn and weights are downloaded as in a real run.)
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ def of_fast_rcnn(
     rpn_file: Path | None = None,
     proposals_file: Path | None = None,
 ) -> str:
-    """The plan of `stages.train_fast_rcnn`, as text. Without a trained RPN an untrained one stands in: the time is the
-    same.
+    """The plan of `stages.train_fast_rcnn`, as text. If there is no trained RPN, an untrained one is used, which takes
+    the same time.
 
     Raises:
-        UserError: what `stages.train_fast_rcnn` would raise, but for a missing RPN.
+        UserError: as `stages.train_fast_rcnn`, except for a missing RPN.
     """
     require_agreement("plan the Fast R-CNN's training", config)
     folder = RunFolder.of(config)
@@ -83,7 +82,7 @@ def of_fast_rcnn(
         with tempfile.TemporaryDirectory() as temporary:
             began = time.monotonic()
             store = _proposals_of(inference, some, limits, Path(temporary) / "proposals.st")
-            # The processes shared these images, as they will share all.
+            # The processes shared these images, as they will share all images of the split.
             proposing = (time.monotonic() - began) / len(some) * len(splits.train)
             stage = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
             text = dry_run(
@@ -97,7 +96,7 @@ def of_fast_rcnn(
 
 
 def _some(index: DatasetIndex, training: settings.Training) -> DatasetIndex:
-    """As many images as the measured steps take, spread over the data set."""
+    """As many images as the measured steps need, evenly spaced over the data set."""
     count = min(len(index), training.global_batch * (STEPS + 1))
     return index.subset(np.unique(np.linspace(0, len(index) - 1, count).astype(int)))
 

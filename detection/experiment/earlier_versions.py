@@ -1,7 +1,7 @@
-"""Weights and checkpoints of earlier versions → the same by today's names.
+"""Weights and checkpoints of earlier versions → the same with the names of this version.
 
-Keys of configurations that were renamed are in `detection/config_file.py`, which every reader of a configuration goes
-by. Files by earlier versions are in `tests/detection/experiment/files_of_earlier_versions/`.
+Renamed keys of configurations are in `detection/config_file.py`, which every reader of a configuration uses. Files by
+earlier versions are in `tests/detection/experiment/files_of_earlier_versions/`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 from detection.config import Config
 from detection.config_file import config_to_dict, rename_keys
 
-# Beginnings of weights' names, earlier → today's. One is applied where the network has the new name and not the old.
+# Prefixes of weights' names, earlier → new. One is applied if the network has the new name and not the earlier one.
 RENAMED_WEIGHTS = {"conv5.": "box_head.conv5."}  # Fast R-CNN
-# Keys of what a checkpoint says of its run.
+# Keys of the run identity in a checkpoint, earlier → new.
 RENAMED_IDENTITY = {"pictures": "images"}
 
 
 def rename_weights(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """A file's weights by the names that the network has today. `names`: all of these."""
+    """The weights of a file by the names that the network has now. `names`: all names of the network."""
 
     def today(name: str) -> str:
         for earlier, new in RENAMED_WEIGHTS.items():
@@ -37,7 +37,7 @@ def rename_weights(state: Mapping[str, Any], names: Collection[str]) -> dict[str
 def make_checkpoint_upgrade(
     network: nn.Module, identity: Mapping[str, Any]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """For the checkpoints of a training of `network` with this identity: content → the same by today's names."""
+    """A function: content of a checkpoint → the same with current names, for trainings of `network` with `identity`."""
 
     def upgrade(content: dict[str, Any]) -> dict[str, Any]:
         provenance = upgrade_identity(json.loads(content["provenance"]), identity)
@@ -51,10 +51,10 @@ def make_checkpoint_upgrade(
 
 
 def upgrade_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run, as today's version would say it.
+    """The run identity in a checkpoint → the same in the form of this version.
 
-    Values of the configuration that it does not name are the defaults, as in a configuration's file. What it does not
-    say of its RPN is what we say of ours, if both have the same file.
+    Missing values of the configuration are set to the defaults, as in a configuration file. A missing description of
+    the RPN is taken from `ours`, if both used the same RPN file.
     """
     renamed = {RENAMED_IDENTITY.get(key, key): value for key, value in theirs.items()}
     if isinstance(renamed.get("config"), Mapping) and isinstance(ours.get("config"), Mapping):
@@ -66,7 +66,7 @@ def upgrade_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict
 
 
 def _completed(values: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, and for each key of `wanted` that it lacks, the default."""
+    """`values`, with the default for each key of `wanted` that is missing."""
     completed = dict(values)
     for key, value in wanted.items():
         if key not in completed:

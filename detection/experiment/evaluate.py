@@ -1,14 +1,14 @@
 """Trained networks, stores and results files → COCO figures, tables, a report with images.
 
-The last stages of an experiment; each writes into one folder, in this order, so that what fails at one file leaves
-those before it:
+The last stages of an experiment. Each writes into one folder in this order, so that the earlier files remain if a later
+one fails:
 
     results.json    the detections, in COCO's results format
     figures.json    the figures by name
     images/         the images that the report shows, in full size, evaluated_<image id>.jpg
-    report.html     the figures, an analysis of the errors, the training curves, images beside their ground truth
+    report.html     the figures, an error analysis, the training curves, images beside their ground truth
     report.txt      the same as text
-    dataset.json    which data set all of it is of
+    dataset.json    the data set of the evaluation
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def evaluate_detector(
     """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
 
     Args:
-        config: where the data is and how it runs; the detector's own configuration, perhaps changed.
+        config: where the data is and how it runs: the detector's configuration, possibly changed.
         images: how many images the report shows.
-        backend: what computes the figures, see `average_precision`.
+        backend: the implementation that computes the figures, see `average_precision`.
 
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
@@ -80,7 +80,7 @@ def evaluate_detector(
     def finish() -> AveragePrecision:
         results, figures_file = folder / "results.json", folder / "figures.json"
         write_results(results, detections)
-        with _kept_if_this_fails(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
+        with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
             figures = average_precision(ground_truth, detections, backend=backend)
             if not any(row.objects for row in figures.classes):
                 figures.notes.append(
@@ -88,7 +88,7 @@ def evaluate_detector(
                     "detections as COCO's evaluation server takes them"
                 )
             _write_json(figures_file, figures.to_dict())
-        with _kept_if_this_fails(results, f"their figures are in {figures_file}"):
+        with _log_results_on_failure(results, f"their figures are in {figures_file}"):
             errors = analyse_errors(ground_truth, detections)
             shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
             write_report(
@@ -107,8 +107,8 @@ def evaluate_detector(
 
 
 @contextlib.contextmanager
-def _kept_if_this_fails(results: Path, further: str) -> Iterator[None]:
-    """Says where the detections are if what follows them fails."""
+def _log_results_on_failure(results: Path, further: str) -> Iterator[None]:
+    """Logs where the detections are if the block raises an exception."""
     try:
         yield
     except Exception:
@@ -128,8 +128,8 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
 
 
 def evaluate_store(config: settings.Config, store: ProposalStore, index: DatasetIndex, folder: Path) -> ProposalRecall:
-    """The recall of stored proposals on the split that they were made for, up to as many an image as were asked for
-    when they were made."""
+    """The recall of stored proposals on the split that they were made for, at up to the number of proposals an image
+    that the store was made with."""
     require_agreement("measure proposals", config)
     require_same("the proposals", store.metadata)
     store.check_against(index)
@@ -157,10 +157,10 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
 def _draw(
     index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
 ) -> list[tuple[str, str]]:
-    """Images spread evenly over the split, ground truth beside detections, as files; (the image for a page, caption) of
-    each."""
+    """Writes drawings of images spread evenly over the split, ground truth beside detections; returns (embedded image,
+    caption) for each one."""
     for path in folder.glob("evaluated_*.jpg"):
-        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # an earlier evaluation's; all else is not ours
+        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # of an earlier evaluation; other files are kept
             path.unlink()
     label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
     shown = []

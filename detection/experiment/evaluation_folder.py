@@ -1,6 +1,6 @@
-"""The folder of an evaluation belongs to one data set; the evaluation of another one is refused there.
+"""An evaluation folder and a data set → a file that ties the folder to the data set; another data set is refused there.
 
-dataset.json    the annotation file that the folder's figures are of, and its fingerprint
+dataset.json    the annotation file that the folder's figures were computed on, and its fingerprint
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAME = "dataset.json"
 
 
 def claim_folder(folder: Path, index: DatasetIndex) -> None:
-    """Writes into the folder, which is made if missing, which data set it belongs to. Every rank calls this.
+    """Creates the folder if missing, and writes the data set that it belongs to. Every rank calls this.
 
     Raises:
         UserError: it holds the evaluation of another one, or cannot be written.

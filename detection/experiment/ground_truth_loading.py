@@ -1,4 +1,4 @@
-"""A dataset index, or a label file by itself → the ground truth that an evaluation compares detections with."""
+"""A dataset index, or an annotation file alone → the ground truth that an evaluation compares detections with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detection.evaluation.ground_truth import GroundTruth
 
 
 def ground_truth_of(index: DatasetIndex) -> GroundTruth:
-    """The objects of an index as its label file states them.
+    """The objects of an index as its annotation file states them.
 
     Raises:
         ValueError: the index was loaded for training.
@@ -37,7 +37,7 @@ def ground_truth_of(index: DatasetIndex) -> GroundTruth:
 
 
 def load_ground_truth(annotations: str | os.PathLike[str] | Mapping[str, Any]) -> GroundTruth:
-    """The ground truth of a COCO annotation file, or of the dict that such a file holds; no image is needed.
+    """The ground truth of a COCO annotation file, or of a dict with its content; the images are not needed.
 
     Raises:
         UserError: the file cannot be used; see `load_index`.

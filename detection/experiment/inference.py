@@ -1,8 +1,8 @@
-"""A trained network and images → what it finds in them. The `Detector`, the tools and the evaluation during a training
-all take this way.
+"""A trained network and images → detections or proposals. The `Detector`, the tools and the evaluation during a
+training all use these functions.
 
-`prepare_inference` folds and places a network. `detect_batch` and `propose_batch` take one batch, `detect` and
-`propose` a whole split, of which each of several ranks takes its share.
+`prepare_inference` folds the batch normalisation of a network and moves it to its device. `detect_batch` and
+`propose_batch` process one batch, `detect` and `propose` a whole split, which is divided among the ranks.
 Shapes: N images, R proposals, D detections.
 """
 
@@ -45,17 +45,17 @@ LESS_MEMORY = "Lower runtime.test_batch, or the image size (data.test_shorter_si
 
 @dataclass(frozen=True)
 class Inference(Generic[Network]):
-    """A network ready for inference, and how images reach it. Nothing here changes by use; several threads may share
-    it.
+    """A network ready for inference, and the settings for its input. It is not changed by use; several threads may
+    share it.
 
     Attributes:
         network: on its device, in evaluation mode.
-        resize: how an image is brought to the size that the network was trained at.
+        resize: the resize to the size that the network was trained for.
         size_divisor: padded sides are multiples of this.
         autocast: the type of half precision; None computes in float32.
-        batch_size: images at once, when looking through a split.
-        workers: processes that read its images; 0 reads in this one.
-        patience: seconds that a batch of its images may be waited for.
+        batch_size: images at once when a whole split is processed.
+        workers: processes that read the images of a split; 0 reads them in this process.
+        patience: seconds to wait for a batch of the images of a split.
     """
 
     network: Network
@@ -68,8 +68,8 @@ class Inference(Generic[Network]):
 
     @classmethod
     def configured(cls, network: Network, config: settings.Config) -> Inference[Network]:
-        """The network as it stands on its device, with the image size, precision, batch size and workers of the
-        configuration's `data` and `runtime`."""
+        """An `Inference` with the network unchanged on its device, and the image size, precision, batch size and
+        workers of the configuration."""
         data, runtime = config.data, config.runtime
         autocast = autocast_dtype(runtime, next(network.parameters()).device)
         resize = test_augmentation(data)
@@ -85,13 +85,13 @@ class Inference(Generic[Network]):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     @contextlib.contextmanager
     def computing(self, batch: Batch, remedy: str, ids: str) -> Iterator[Batch]:
-        """The batch on the device, for a block that computes without gradients and in the configured precision. What
-        does not fit into memory is told with the batch's size and the remedy, see `memory_explained`."""
+        """Context without gradients and in the configured precision; yields the batch on the device. A failed
+        allocation is raised as an error with the batch's size and `remedy`, see `memory_explained`."""
         with (
             memory_explained(batch, remedy, ids),
             torch.inference_mode(),
@@ -101,16 +101,15 @@ class Inference(Generic[Network]):
 
 
 def prepare_inference(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
-    """A copy of the network, folded and placed on the device (see `for_inference`), as `Inference.configured` takes
-    it."""
+    """An `Inference` of a copy of the network on the device, with batch normalisation folded (see `for_inference`)."""
     return Inference.configured(for_inference(network, config.runtime, device), config)
 
 
 def batch_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
     """Images uint8 (H, W, 3) in RGB order → batches in their order, `image_ids` counting from 0.
 
-    Only images of one padded size share a batch, at most `batch_size` of them, so that what is found in an image does
-    not depend on the others.
+    Only images of the same padded size share a batch, at most `batch_size` of them, so that the result for an image
+    does not depend on the others.
     """
     waiting: list[Sample] = []
     for number, image in enumerate(images):
@@ -129,8 +128,7 @@ def detect_batch(
     """The detections in each image of a batch, on the CPU, boxes in pixels of the original image.
 
     Raises:
-        UserError: the memory does not suffice; the message ends with `remedy`, and `ids` says what the batch's image
-            ids are.
+        UserError: out of memory; the message contains `remedy`, and `ids` names the kind of the batch's image ids.
     """
     with inference.computing(batch, remedy, ids) as batch:
         found = inference.network(batch.images, batch.sizes, batch.original_sizes)
@@ -141,7 +139,7 @@ def propose_batch(
     inference: Inference[RPN], batch: Batch, limits: settings.ProposalLimits
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The proposals in each image of a batch: boxes float32 (R, 4) within the original image, in its pixels, and scores
-    (R,) descending. Errors as of `detect_batch`."""
+    (R,) descending. Raises the errors of `detect_batch`."""
     with inference.computing(batch, LESS_MEMORY, "image ids") as batch:
         found = inference.network.propose(
             batch.images,
@@ -164,7 +162,7 @@ def propose_batch(
 def detect(inference: Inference[FasterRCNN], index: DatasetIndex) -> np.ndarray:
     """Detections (D, 7) in all images of a split: image_id, x, y, width, height, score, category_id; by image id.
 
-    An image that cannot be read counts as one without detections, and a warning says so. All ranks get the whole.
+    An image that cannot be read has no detections, and a warning is logged. All ranks get all detections.
     """
     rows = [np.empty((0, 7))]
     for batch in _batches_of_split(inference, index, f"detecting on {index.name}"):
@@ -188,10 +186,10 @@ def propose(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(image id, boxes (R, 4) in the original image, scores (R,) descending) of this rank's share of a split.
 
-    An image that cannot be read has none, and a warning says so.
+    An image that cannot be read has no proposals, and a warning is logged.
 
-    pending: image ids that are wanted (None: all). With a batch size above 1 others come along, in the batches that
-    they would share anyway.
+    pending: ids of the images to process (None: all). With a batch size above 1 the other images of their batches are
+    processed too.
     """
     only = None if pending is None else set(np.flatnonzero(np.isin(index.image_ids, list(pending))).tolist())
     for batch in _batches_of_split(inference, index, f"proposing on {index.name}", only):
@@ -212,15 +210,15 @@ def average_precision_of(inference: Inference[FasterRCNN], index: DatasetIndex) 
 def proposal_recall_of(
     inference: Inference[RPN], index: DatasetIndex, limits: settings.ProposalLimits
 ) -> ProposalRecall:
-    """The recall of an RPN on a split, at up to 2,000 proposals an image whatever `limits` says, the same on every
-    rank."""
+    """The recall of an RPN on a split, at up to 2,000 proposals an image (instead of those in `limits`), the same on
+    every rank."""
     limits = dataclasses.replace(limits, after_nms=2000, before_nms=None)
     proposals = propose(inference, index, limits)
     return recall_of(index, ((image_id, boxes) for image_id, boxes, _ in proposals))
 
 
 def recall_of(index: DatasetIndex, proposals: Iterable[tuple[int, np.ndarray]]) -> ProposalRecall:
-    """The recall of (image id, boxes (R, 4) in the original image, best first); each rank gives its share of them."""
+    """The recall of (image id, boxes (R, 4) in the original image, best first); each rank passes its own images."""
     position = {image_id: i for i, image_id in enumerate(index.image_ids.tolist())}
     accumulator = RecallAccumulator()
     for image_id, boxes in proposals:

@@ -1,11 +1,11 @@
-"""Trained networks ↔ `.pt` files that need nothing else: weights, configuration, classes, input convention, provenance.
+"""Trained networks ↔ self-contained `.pt` files: weights, configuration, classes, input format, provenance.
 
     rpn.pt       the proposal network
     fastrcnn.pt  the region classifier
     detector.pt  both
 
-The configuration rebuilds the network, the input format says what numbers the weights expect, and the provenance tells
-what they were made of. No file names another: one can be moved anywhere.
+The network is rebuilt from the configuration, the input format describes the input that the weights expect, and the
+provenance describes what they were trained on. No file refers to another, so each can be moved.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Categories:
 
 @dataclass(frozen=True)
 class Trained(Generic[N]):
-    """A trained network, the configuration that it was trained by, its classes, and what it was made of."""
+    """A trained network, the configuration that it was trained with, its classes, and its provenance."""
 
     network: N
     config: settings.Config
@@ -58,19 +58,19 @@ class Trained(Generic[N]):
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """Two networks that were trained apart. The RPN may come from elsewhere, with a backbone of its own."""
+    """Two networks that were trained separately. The RPN may be from another run, with a different backbone."""
 
     rpn: Trained[RPN]
     fast_rcnn: Trained[FastRCNN]
 
     @property
     def config(self) -> settings.Config:
-        """The one that the detector works by: that of the Fast R-CNN."""
+        """The configuration of the detector, which is that of the Fast R-CNN."""
         return self.fast_rcnn.config
 
     @property
     def categories(self) -> Categories:
-        """The classes that it tells apart."""
+        """The classes of the detector, which are those of the Fast R-CNN."""
         return self.fast_rcnn.categories
 
 
@@ -78,18 +78,18 @@ def save_rpn(path: str | os.PathLike[str], rpn: Trained[RPN]) -> None:
     """Writes an `rpn.pt`.
 
     Raises:
-        UserError: the file cannot be written; what stood there before is untouched.
+        UserError: the file cannot be written; an earlier file at `path` is unchanged.
     """
     _save(path, "rpn", rpn, {"rpn": rpn.network})
 
 
 def save_fast_rcnn(path: str | os.PathLike[str], fast_rcnn: Trained[FastRCNN]) -> None:
-    """Writes a `fastrcnn.pt`; errors as of `save_rpn`."""
+    """Writes a `fastrcnn.pt`; raises the errors of `save_rpn`."""
     _save(path, "fastrcnn", fast_rcnn, {"fastrcnn": fast_rcnn.network})
 
 
 def save_detector(path: str | os.PathLike[str], detector: TrainedDetector) -> None:
-    """Writes a `detector.pt`; errors as of `save_rpn`."""
+    """Writes a `detector.pt`; raises the errors of `save_rpn`."""
     rpn, fast_rcnn = detector.rpn, detector.fast_rcnn
     both = Trained(
         fast_rcnn.network,
@@ -104,8 +104,8 @@ def load_rpn(path: str | os.PathLike[str]) -> Trained[RPN]:
     """The RPN of an `rpn.pt` or `detector.pt`, on the CPU and in evaluation mode.
 
     Raises:
-        UserError: no such file, not one of ours, of another kind, damaged, or of a network that this version cannot
-            build.
+        UserError: the file is missing, damaged, of another kind or not of this project, or this version cannot build
+            its network.
     """
     return _File(path, "rpn", "detector").rpn()
 
@@ -121,7 +121,7 @@ def load_detector(path: str | os.PathLike[str]) -> TrainedDetector:
 
 
 def load_rpn_or_detector(path: str | os.PathLike[str]) -> Trained[RPN] | TrainedDetector:
-    """What the file holds, an `rpn.pt` or a `detector.pt`; otherwise as `load_rpn`."""
+    """The RPN of an `rpn.pt`, or the detector of a `detector.pt`; otherwise as `load_rpn`."""
     file = _File(path, "rpn", "detector")
     return file.rpn() if file.kind == "rpn" else file.detector()
 
@@ -146,7 +146,7 @@ def _save(
 
 
 class _File:
-    """What a file states, checked; its networks are built when they are asked for."""
+    """The checked content of a file, except its networks, which the methods build."""
 
     def __init__(self, path: str | os.PathLike[str], *kinds: str) -> None:
         self.path = path

@@ -1,7 +1,6 @@
-"""A trained RPN and a split → a proposal store; with several ranks, each proposes on its share.
+"""A trained RPN and a split → a proposal store; with several ranks, the images are divided among them.
 
-A store that was made by the same RPN on the same data under the same limits is kept, and a half-written one is taken up
-where it stopped.
+A store that was made by the same RPN on the same data under the same limits is kept. An unfinished one is continued.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from detection.training.run_lock import run_lock
 
 T = TypeVar("T")
 
-_ESSENTIAL = ("dataset_fingerprint", "rpn_sha256", "limits", "sides")  # of a store's metadata: what decides its boxes
+_ESSENTIAL = ("dataset_fingerprint", "rpn_sha256", "limits", "sides")  # metadata that decides a store's boxes
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def propose(
     *,
     output: Path | None = None,
 ) -> Path:
-    """Writes the proposals of a trained RPN on the train or test split; takes up a half-written store where it stopped.
+    """Writes the proposals of a trained RPN on the train or test split; continues an unfinished store.
 
     Args:
         rpn_file: an `rpn.pt` or `detector.pt`.
@@ -80,9 +79,9 @@ def write_proposals(
     output: Path,
     limits: settings.ProposalLimits,
 ) -> Path:
-    """Writes the proposals of a trained RPN on `index` to `output`, unless they are there; see `propose`.
+    """Writes the proposals of a trained RPN on `index` to `output`, unless they exist already; see `propose`.
 
-    metadata: what `store_metadata` says of them.
+    metadata: the result of `store_metadata` for them.
     """
     require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
     if on_main(lambda: is_current(output, metadata, index)):
@@ -103,7 +102,7 @@ def write_proposals(
 
 
 def is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
-    """Whether the store at `path` is what `write_proposals` would make now; a damaged one is not, and is made anew."""
+    """Whether the store at `path` is the one that `write_proposals` would write now. Warns if it is damaged."""
     if not path.exists():
         return False
     try:
@@ -121,7 +120,7 @@ def is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> boo
 def store_metadata(
     config: settings.Config, rpn_sha256: str, index: DatasetIndex, limits: settings.ProposalLimits
 ) -> dict[str, Any]:
-    """What a store of such proposals says of itself. `rpn_sha256`: that of the RPN's file."""
+    """The metadata of a store with such proposals. `rpn_sha256`: that of the RPN's file."""
     return {
         "dataset_fingerprint": index.fingerprint,
         "rpn_sha256": rpn_sha256,
@@ -133,7 +132,7 @@ def store_metadata(
 
 
 def _first_on_main(action: Callable[[], T]) -> T:
-    """Runs `action` on rank 0, then on the others: what the first prepares, the others find."""
+    """Runs `action` on rank 0 and then on the others, which use the files that rank 0 has prepared."""
     if is_main():
         result = action()
         barrier()

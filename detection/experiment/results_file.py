@@ -3,7 +3,7 @@
 The array: float64 (D, 7), a row each detection: image_id, x, y, w, h, score, category_id; boxes in pixels of the
 original image. The file: a JSON list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`.
 
-Scores are written in full, so that a file gives the order of the array it came from.
+Scores are written with all digits, so that sorting by score gives the same order as in the array.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROWS_AT_A_TIME = 10_000
 
 
 def write_results(path: str | os.PathLike[str], detections: np.ndarray) -> None:
-    """Writes detections (D, 7) as a COCO results file; `path` is either the whole new file or what it was before.
+    """Writes detections (D, 7) as a COCO results file; `path` is replaced atomically.
 
     The file does not depend on the order in which images were evaluated: rows are sorted by image id.
 
@@ -54,8 +54,8 @@ def _entry(row: list[float]) -> str:
 def read_results(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a COCO results file of boxes into an array (D, 7), in the file's order.
 
-    Other fields (`segmentation` …) are not looked at. The file is read block by block, and only the entries of a block
-    that holds something unusual are looked at one by one.
+    Other fields (`segmentation` …) are ignored. The file is read in blocks; only in a block with an unusual value are
+    the entries checked one by one.
 
     Raises:
         UserError: not JSON, not a list, or an entry without the four fields or with unusable values; the message names
@@ -74,7 +74,7 @@ def read_results(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _usual_rows(block: list[Any]) -> np.ndarray | None:
-    """A block of entries as rows (n, 7); None if an entry lacks something, or has a value that is no finite number."""
+    """A block of entries as rows (n, 7); None if an entry lacks a field or has a value that is not a finite number."""
     try:
         columns = [number_column([entry[key] for entry in block]) for key in ("image_id", "score", "category_id")]
         boxes = box_column([entry["bbox"] for entry in block])

@@ -1,4 +1,4 @@
-"""Where a run of the two networks keeps its files."""
+"""A configuration → the paths of the files of a run of the two networks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from detection.training.stage import root_of
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one experiment.
+    """The paths of the files of one experiment.
 
     config.yaml              the whole configuration
     rpn/, fastrcnn/          checkpoints and logs of the two trainings
     rpn.pt, fastrcnn.pt      the trained networks
-    detector.pt              both, ready for use
-    proposals/<split>.st     what the RPN proposes on a split
+    detector.pt              both networks as one detector
+    proposals/<split>.st     the proposals of the RPN on a split
     evaluation/              results.json, figures, report
     """
 

@@ -1,9 +1,9 @@
-"""The two trainings of an experiment, each from a configuration: the RPN, then the Fast R-CNN on its proposals.
+"""A configuration → the two trainings of an experiment: the RPN, then the Fast R-CNN on its proposals.
 
 `rpn_stage` and `fast_rcnn_stage` join data, network, recipe and evaluation into a stage; `train_rpn` and
 `train_fast_rcnn` run it, and `detection/experiment/dry_run.py` measures it. Every stage runs inside
-`detection.training.distributed.process_group`, alone or as one of several ranks, and leaves files that say what they
-were made of.
+`detection.training.distributed.process_group`, as a single process or as one of several ranks, and writes files that
+contain their provenance.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """What a training learns from, and what it is evaluated on meanwhile, if the recipe says so."""
+    """The training images, and the test images if the recipe includes evaluations during the training."""
 
     train: DatasetIndex
     test: DatasetIndex | None
@@ -72,14 +72,14 @@ class Splits:
 
 @dataclass(frozen=True)
 class RPNFile:
-    """A trained RPN and the SHA-256 of the file that it came from, by which proposals and checkpoints refer to it."""
+    """A trained RPN and the SHA-256 of its file, by which proposals and checkpoints refer to it."""
 
     rpn: Trained[RPN]
     sha256: str
 
 
 def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = False) -> Outcome:
-    """Trains the proposal network and leaves `rpn.pt` in the run's folder.
+    """Trains the proposal network and writes `rpn.pt` into the run's folder.
 
     Args:
         resume: go on from the newest checkpoint, if there is one.
@@ -103,7 +103,7 @@ def train_fast_rcnn(
     proposals_file: Path | None = None,
     resume: bool = False,
 ) -> Outcome:
-    """Trains the region classifier on the RPN's proposals; leaves `fastrcnn.pt` and, with the RPN, `detector.pt`.
+    """Trains the region classifier on the RPN's proposals; writes `fastrcnn.pt` and, with the RPN, `detector.pt`.
 
     Args:
         rpn_file: the trained RPN; by default the run's own `rpn.pt`.
@@ -115,8 +115,8 @@ def train_fast_rcnn(
         How it ended: finished, or interrupted by a signal with a checkpoint left behind.
 
     Raises:
-        UserError: no RPN, or another one than the configuration states; proposals that belong to other data or another
-            RPN; and what `train_rpn` raises.
+        UserError: there is no RPN, or it differs from the configuration; the proposals are of other data or of another
+            RPN; and the errors of `train_rpn`.
     """
     require_agreement("train the Fast R-CNN", config, resume=resume)
     folder = RunFolder.of(config)
@@ -124,7 +124,7 @@ def train_fast_rcnn(
     if not rpn_file.is_file():
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
-        # What can be refused is refused now, before hours of proposing.
+        # Check everything now, before the proposals are made, which may take hours.
         accumulation_steps(config.fast_rcnn.training, world_size())
         splits = open_splits(config, config.fast_rcnn.training)
         opened = RPNFile(load_rpn(rpn_file), sha256_of(rpn_file))
@@ -147,7 +147,7 @@ def train_fast_rcnn(
 
 
 def open_splits(config: settings.Config, training: settings.Training) -> Splits:
-    """The images of a training.
+    """The images of a training, and those of its evaluations.
 
     Raises:
         UserError: files are missing, or annotations cannot be used.
@@ -208,15 +208,15 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
 def fast_rcnn_stage(
     config: settings.Config, device: torch.device, splits: Splits, opened: RPNFile, store: ProposalStore
 ) -> Stage:
-    """The training of the region classifier on the proposals of `store`, which the RPN made.
+    """The training of the region classifier on the proposals in `store`, which the RPN made.
 
     Raises:
-        UserError: weights cannot be used; nothing to measure the box statistics by.
+        UserError: weights cannot be used; too few proposals to measure the box statistics.
     """
     folder, training = RunFolder.of(config), config.fast_rcnn.training
     config = apply_box_statistics(config, splits.train, store)
     categories = categories_of(splits.train)
-    seed = config.seed + 1  # not the RPN's: the two networks share nothing
+    seed = config.seed + 1  # differs from the RPN's: the two networks share nothing
     torch.manual_seed(seed)
     network = placed(build_fast_rcnn(config, len(categories)), config.runtime, device)
     dataset = DetectionDataset(
@@ -267,7 +267,7 @@ def fast_rcnn_stage(
 def make_batches(
     config: settings.Config, dataset: DetectionDataset, device: torch.device
 ) -> Callable[[settings.Training], Batches]:
-    """The recipe → first step → this rank's micro-batches from there to the end of the training."""
+    """A function: the recipe → first step → this rank's micro-batches from that step to the end of the training."""
 
     def batches(training: settings.Training) -> Batches:
         plan = BatchPlan(dataset.index.aspect_ratios, training.global_batch, dataset.seed, config.data.group_by_aspect)

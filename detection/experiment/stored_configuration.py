@@ -1,7 +1,7 @@
-"""The configuration in a file of ours → the one that a tool works by, when it was given that file and no other.
+"""The configuration stored in a weight or proposal file → the configuration of a tool that was given only that file.
 
-The file may come from anywhere, so that nothing in it decides where anything is written or drawn: only the command line
-does, and the place of the file itself.
+The file may be from an untrusted source. Therefore where files are written depends only on the command line and on the
+location of the file, not on its content.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _PATHS = tuple(f"data.{which}.{key}" for which in ("train", "test") for key in (
 def change_stored_config(stored: settings.Config, file: Path, changes: Sequence[str]) -> settings.Config:
     """The configuration of a weight or proposal file with the command line's changes.
 
-    `output` is the file's own folder. A demo's images are read where they are, and not drawn where they are missing.
-    `data.<split>.annotations` and `.images` in `changes` are relative to the working directory, where they are typed;
-    if `data.root` is typed as well, to that, as in a configuration's file.
+    `output` is the file's own folder. The images of the demo are read, but not drawn if they are missing.
+    `data.<split>.annotations` and `.images` in `changes` are relative to the working directory, or to `data.root` if
+    `changes` contain it, as in a configuration file.
 
     Raises:
         UserError: a change cannot be made, or is of a value that is fixed by training.

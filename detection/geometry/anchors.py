@@ -5,9 +5,9 @@ of stride t covers the pixels from t·column to t·(column + 1), so its centre i
 by row, then column, then (size, ratio) within the cell: the order in which an (N, A·c, H, W) map is read after
 permuting it to (N, H, W, A, c).
 
-Source: Faster R-CNN section 3.1.1; py-faster-rcnn `generate_anchors.py`, which rounds to whole pixels on the +1
-convention; here nothing is rounded. Weights that were trained on torchvision's anchors (`anchor_utils.py`) need an
-offset of 0 and rounding.
+Source: Faster R-CNN section 3.1.1; py-faster-rcnn `generate_anchors.py`, which rounds to whole pixels and uses the +1
+convention; here the default is not to round. Weights that were trained on torchvision's anchors (`anchor_utils.py`)
+need an offset of 0 and rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def grid_anchors(cell: Tensor, height: int, width: int, stride: int, offset: flo
 
 
 class Anchors(nn.Module):
-    """Anchors for a list of feature levels.
+    """Feature maps of several levels → anchors at every position.
 
     Args:
         sizes: per level, the square roots of the anchors' areas in pixels.
@@ -78,10 +78,10 @@ class Anchors(nn.Module):
             self.register_buffer(f"cell{level}", cell.round() if rounded else cell, persistent=False)
 
     def names(self, maps: Sequence[Tensor]) -> Tensor:
-        """A number for each of the anchors, (A,) int64, that tells its level, row, column and kind.
+        """A number for each anchor, (A,) int64, that encodes its level, row, column and kind.
 
-        Unlike the position among the A it does not shift with the padding of the maps: what an image samples must not
-        depend on its batch.
+        Unlike the anchor's position among the A, it does not depend on the padding of the maps, so that the samples of
+        an image are independent of its batch.
         """
         names = []
         for level, features in enumerate(maps):

@@ -1,7 +1,7 @@
 """Boxes → areas, overlaps, clipped boxes.
 
-Shapes: `...` stands for any leading dimensions (usually N images); B and G count boxes. Everything is elementwise or a
-broadcast, so a batch costs one call.
+Shapes: `...` stands for any leading dimensions (usually N images); B and G count boxes. Everything is elementwise or
+broadcast, so that one call handles a batch.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:
     """Share of each box of (..., B, 4) that lies inside each region of (..., G, 4): (..., G, B) in 0–1.
 
-    It is the overlap that COCO uses for crowd regions, whose own size does not count.
+    COCO uses this overlap for crowd regions, because it does not depend on the size of the region.
     """
     return intersection(regions, boxes).div_(area(boxes).unsqueeze(-2).clamp(min=1e-12))
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes (N, B, 4) moved inside their images, whose sizes (N, 2) are (height, width) in pixels."""
+    """Boxes (N, B, 4) clipped to their images, whose sizes (N, 2) are (height, width) in pixels."""
     height, width = sizes.to(boxes.dtype).unbind(-1)
     limits = sizes.new_empty((sizes.shape[0], 1, 4), dtype=boxes.dtype)
     limits[:, 0, 0::2] = width[:, None]
@@ -61,8 +61,8 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def inside(boxes: Tensor, sizes: Tensor, allowed_border: float = 0.0) -> Tensor:
-    """Whether boxes (B, 4) lie inside images of sizes (N, 2), (height, width), overhanging by at most `allowed_border`
-    pixels: (N, B) bool."""
+    """Whether boxes (B, 4) extend at most `allowed_border` pixels beyond images of sizes (N, 2), (height, width): (N,
+    B) bool."""
     height, width = sizes.to(boxes.dtype).unsqueeze(1).unbind(-1)  # (N, 1) each
     x0, y0, x1, y1 = boxes.unbind(-1)
     lower = (x0 >= -allowed_border) & (y0 >= -allowed_border)

@@ -15,17 +15,17 @@ from torch import Tensor
 from backbones.constants import constant
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""A predicted side grows at most 62.5-fold: exp() of an untrained network must not overflow (Detectron's
-BBOX_XFORM_CLIP)."""
+"""A predicted side is at most 62.5 times the reference's, so that exp() does not overflow for an untrained network
+(Detectron's BBOX_XFORM_CLIP)."""
 
 
 class BoxCoder:
-    """Encodes boxes against reference boxes and decodes them again.
+    """Boxes ↔ targets relative to reference boxes.
 
     Args:
-        stds: what the four raw targets are divided by; (.1, .1, .2, .2) makes those of a region classifier about
-            unit-sized.
-        means: what is taken off the raw targets before that.
+        stds: divisors of the four raw targets; with (.1, .1, .2, .2) those of a region classifier have a standard
+            deviation of about 1.
+        means: subtracted from the raw targets before the division.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class BoxCoder:
         self.means = tuple(float(mean) for mean in means)
 
     def encode(self, boxes: Tensor, reference: Tensor) -> Tensor:
-        """Targets (..., 4) of `boxes` (..., 4) seen from `reference` (..., 4). Sides below a millionth of a pixel are
-        taken as that: always finite.
+        """Targets (..., 4) of `boxes` (..., 4) relative to `reference` (..., 4). Sides are at least 1e-6 pixels, so
+        that the targets are finite.
 
         >>> BoxCoder().encode(torch.tensor([5.0, 0.0, 15.0, 10.0]), torch.tensor([0.0, 0.0, 10.0, 10.0]))
         tensor([0.5000, 0.0000, 0.0000, 0.0000])
@@ -50,9 +50,9 @@ class BoxCoder:
         return (targets - means) / stds
 
     def decode(self, targets: Tensor, reference: Tensor) -> Tensor:
-        """Boxes (..., 4) that `targets` (..., 4) describe as seen from `reference` (..., 4), in float32 at least."""
+        """Boxes (..., 4) from `targets` (..., 4) relative to `reference` (..., 4), in at least float32."""
         if targets.dtype in (torch.float16, torch.bfloat16):
-            targets = targets.float()  # half a pixel in 1000 is beyond bf16
+            targets = targets.float()  # bf16 cannot resolve half a pixel in 1000
         means, stds = self._statistics(targets)
         targets = targets * stds + means
         reference_size = _size(reference)

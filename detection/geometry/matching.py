@@ -1,7 +1,7 @@
-"""Boxes and ground truth → which ground truth each box is assigned to, and as what.
+"""Boxes and ground truth → the ground truth and the kind (POSITIVE, NEGATIVE or IGNORED) that each box is assigned.
 
-The pairs are looked at in blocks of ground-truth boxes, so that memory does not grow with their number: 2,000 objects
-under 28,500 anchors are 57 million overlaps, and each takes a handful of numbers.
+The pairs are processed in blocks of ground-truth boxes, so that memory does not grow with their number: 2,000 objects
+and 28,500 anchors have 57 million overlaps, and each needs several numbers.
 
 Shapes: N images, G ground-truth boxes (padded), B boxes (anchors or proposals).
 """
@@ -18,14 +18,14 @@ from detection.geometry import boxes as box_ops
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
-_TIE = 1e-6  # IoUs this close are equal: float32 rounds the corners of anchors that lie symmetrically about an object
+_TIE = 1e-6  # IoUs this close are equal: float32 rounds the corners of anchors placed symmetrically about an object
 
 # Ground truth (N, G, 4) and boxes (N, B, 4) or (B, 4) → a new tensor (N, G, B) in 0–1, such as `boxes.iou`.
 Overlap = Callable[[Tensor, Tensor], Tensor]
 
 
 class Matches(NamedTuple):
-    """`ground_truth` (N, B) int64: the best-overlapping ground truth's position among the G; `kind` (N, B) int8:
+    """`ground_truth` (N, B) int64: the position of the best-overlapping ground truth among the G; `kind` (N, B) int8:
     POSITIVE, NEGATIVE or IGNORED."""
 
     ground_truth: Tensor
@@ -47,23 +47,23 @@ def match(
 ) -> Matches:
     """Assigns a ground truth and a kind to each box.
 
-    POSITIVE is an overlap of at least `positive` with the best ground truth; NEGATIVE is one in [`negative_low`,
-    `negative`); the rest is IGNORED. With `best_is_positive`, the boxes that overlap a ground truth most (all of them,
-    in a tie) are POSITIVE however small that overlap, if there is any; the ground truth they are assigned to is still
-    their own best one (py-faster-rcnn `anchor_target_layer.py`). Without ground truth all is NEGATIVE.
+    A box is POSITIVE if its overlap with its best ground truth is at least `positive`, NEGATIVE if it is in
+    [`negative_low`, `negative`), and IGNORED otherwise. With `best_is_positive`, the boxes with the highest overlap
+    with a ground truth (all of them in a tie) are also POSITIVE if that overlap is above 0; each is still assigned to
+    its own best ground truth (py-faster-rcnn `anchor_target_layer.py`). Without ground truth every overlap is 0.
 
     Args:
-        ground_truth: (N, G, 4); `is_target` (N, G) bool: which of them are to be found (neither padding nor crowds).
+        ground_truth: (N, G, 4); `is_target` (N, G) bool: which of them are targets (neither padding nor crowds).
         boxes: (N, B, 4), or (B, 4) for all images.
-        takes_part: (N, B) bool; the other boxes are IGNORED, and no ground truth's best. None: all do.
-        overlap: what is compared with the thresholds; IoU by default.
-        overlaps_at_once: pairs whose overlaps are in memory together; it changes the time alone.
+        takes_part: (N, B) bool; the other boxes are IGNORED, and never the best of a ground truth. None: all take part.
+        overlap: computes the overlaps that are compared with the thresholds; IoU by default.
+        overlaps_at_once: pairs whose overlaps are in memory together; it affects only time and memory.
 
-    Example: one object under boxes of IoU 0.8, 0.4 and 0.1, positive 0.7, negative 0.3 → kind [1, -1, 0].
+    Example: one object and boxes with IoU 0.8, 0.4 and 0.1, positive 0.7, negative 0.3 → kind [1, -1, 0].
     """
     images, count = ground_truth.shape[:2]
     size = (images, boxes.shape[-2])
-    best = torch.zeros(size, dtype=boxes.dtype, device=boxes.device)  # no ground truth at all is no overlap
+    best = torch.zeros(size, dtype=boxes.dtype, device=boxes.device)  # without ground truth the overlap is 0
     assigned = torch.zeros(size, dtype=torch.int64, device=boxes.device)
     is_anyones_best = torch.zeros(size, dtype=torch.bool, device=boxes.device)
     for block in _blocks(count, size[0] * size[1], overlaps_at_once):
@@ -71,7 +71,7 @@ def match(
         if best_is_positive:
             if takes_part is not None:
                 overlaps = overlaps.masked_fill_(~takes_part[:, None], -1)
-            most = overlaps.amax(dim=2, keepdim=True)  # (N, g, 1): how well each ground truth is overlapped at best
+            most = overlaps.amax(dim=2, keepdim=True)  # (N, g, 1): the highest overlap of each ground truth
             is_anyones_best |= ((overlaps > most - _TIE) & (most > 0)).any(dim=1)
         most, own = overlaps.max(dim=1)  # (N, B)
         is_better = most > best
@@ -98,7 +98,8 @@ def inside_any(
 
 
 def _blocks(count: int, pairs: int, most: int) -> Iterator[slice]:
-    """0..count-1 in slices that make at most `most` pairs each, at `pairs` for each one."""
+    """Slices of 0..count-1 with at most `most` pairs each, where each number stands for `pairs` pairs; at least one
+    number each."""
     together = max(most // max(pairs, 1), 1)
     for start in range(0, count, together):
         yield slice(start, start + together)

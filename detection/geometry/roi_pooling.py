@@ -1,4 +1,4 @@
-"""What RoI pooling is asked to do: which kind, how many bins, and from which level each region is pooled.
+"""The settings of RoI pooling (kind, number of bins, strides), and boxes → the level that each is pooled from.
 
 The pooling itself is in `detection.kernels.roi_pooling`. Shapes: R regions, P bins along a side.
 """
@@ -18,17 +18,17 @@ Method = Literal["align", "max"]
 
 @dataclass(frozen=True)
 class RoIPooling:
-    """The numbers of a RoI pooling.
+    """The settings of a RoI pooling.
 
     Attributes:
         method: "max" is the paper's RoI max-pooling (Fast R-CNN section 2.1), "align" is RoIAlign (Mask R-CNN section
             3), aligned to pixel centres.
         output_size: P, bins along a side.
         strides: pixels a cell, per feature level, ascending.
-        sampling_ratio: RoIAlign's samples along a bin's side; 0 takes as many as the bin has cells.
+        sampling_ratio: RoIAlign's samples along a bin's side; 0 uses as many as the bin has cells, rounded up.
 
     Raises:
-        ValueError: another method.
+        ValueError: the method is unknown.
     """
 
     method: Method

@@ -1,8 +1,8 @@
 """Kinds of boxes → a random, balanced sample of fixed size, independent of the batch, the device and the ranks.
 
-The random numbers are a hash of (image seed, box's name), not draws from a generator: they depend neither on the other
-images of the batch, nor on the device or the number of ranks, nor on what was drawn before, so a resumed run samples
-what the uninterrupted one would have.
+The random numbers are a hash of (image seed, box's name), not draws from a generator: they do not depend on the other
+images of the batch, the device, the number of ranks, or earlier draws. A resumed run therefore samples the same boxes
+as an uninterrupted one.
 
 Shapes: N images, B boxes, S samples an image.
 """
@@ -21,8 +21,8 @@ _KEY_BITS = 40
 
 
 class Samples(NamedTuple):
-    """`position` (N, S) int64: which of the B boxes, positives first; `valid` (N, S) bool: False where there were fewer
-    than S to offer."""
+    """`position` (N, S) int64: positions among the B boxes, positives first; `valid` (N, S) bool: False where fewer
+    than S could be sampled."""
 
     position: Tensor
     valid: Tensor
@@ -37,14 +37,14 @@ def random_keys(seeds: Tensor, names: Tensor) -> Tensor:
 def sample(kind: Tensor, seeds: Tensor, count: int, positive_share: float, names: Tensor | None = None) -> Samples:
     """Draws `count` boxes an image, at most `positive_share` of them POSITIVE, the others NEGATIVE.
 
-    Too few positives are made up for by negatives; too few negatives are not made up for, as in py-faster-rcnn: the
-    sample is then smaller, which `valid` tells. Where B < count, S is B.
+    If there are too few positives, more negatives are drawn. If there are too few negatives, the sample is smaller, as
+    in py-faster-rcnn, and `valid` marks its size. S is min(count, B).
 
     Args:
         kind: (N, B) int8 of `matching`.
         seeds: (N,) int64, one an image.
-        names: (B,) int64, distinct; what a box's random number depends on besides the seed. By default its position,
-            which will not do where positions shift with the padding of the batch.
+        names: (B,) int64, distinct; the random number of a box depends on its name and the seed. By default the name is
+            the position, which is unsuitable if positions shift with the padding of the batch.
     """
     boxes = kind.shape[1]
     count = min(count, boxes)

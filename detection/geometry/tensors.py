@@ -1,4 +1,4 @@
-"""Batched picking of rows."""
+"""Rows and positions → the rows at these positions, batched."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The RPN head's answers for some anchors alone, in two forms.
+"""RPN head, feature maps and selected anchors → the head's outputs for these anchors only, in two forms.
 
-Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), S anchors asked for.
+Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), S selected anchors.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from detection.geometry.tensors import take
 
-_SPARSE = 2  # positions of the maps for each anchor asked for, from which on windows are cheaper than the whole map
+_SPARSE = 2  # windows are cheaper than whole maps from this many positions a selected anchor
 
 
 class AnchorHead(Protocol):
-    """A 3×3 convolution, and two 1×1 convolutions behind its ReLU; called with maps, it answers for every anchor."""
+    """A 3×3 convolution, a ReLU, and two 1×1 convolutions; called with maps, it returns the outputs for all anchors."""
 
     conv: nn.Conv2d
     objectness: nn.Conv2d
@@ -28,17 +28,17 @@ class AnchorHead(Protocol):
 
 
 def answer_for(head: AnchorHead, maps: Sequence[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-    """Objectness logits (N, S) and box targets (N, S, 4) of the anchors `index` (N, S), picked from the answers for the
-    whole maps (N, C, H, W)."""
+    """Objectness logits (N, S) and box targets (N, S, 4) of the anchors `index` (N, S), selected from the outputs for
+    the whole maps (N, C, H, W)."""
     logits, targets = head(maps)
     return logits.gather(1, index), take(targets, index)
 
 
 def answer_in_windows(head: AnchorHead, maps: Sequence[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as `answer_for`, faster where few anchors are asked for.
+    """The same as `answer_for`, faster for few anchors.
 
-    Training looks at 256 anchors of thousands of positions: the 3×3 convolution is then the product of its weight with
-    the windows around these anchors, and the rest of the maps need not be convolved.
+    A training step uses 256 anchors out of thousands of positions. The 3×3 convolution is then computed as the product
+    of its weight with the windows around these anchors, and the rest of the maps is not convolved.
     """
     positions = sum(features.shape[-2] * features.shape[-1] for features in maps)
     if index.shape[1] * _SPARSE > positions:

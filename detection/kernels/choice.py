@@ -1,7 +1,7 @@
-"""A device → the forms of the functions that have several. This is the one place where a form is chosen.
+"""A device → the form of each function that has several. Forms are chosen only here.
 
 Each function has a plain form, made of standard PyTorch and torchvision operators, and forms that are faster on one
-kind of device and give the same result. Networks are built with the plain forms; `use_kernels` gives a network others.
+kind of device and give the same result. Networks are built with the plain forms; `use_kernels` replaces them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Kernels:
         suppress: boxes, which of them are valid, IoU threshold, limit → NMS of each image (`kernels.suppression`).
         suppress_by_group: boxes, scores, groups, IoU threshold → NMS within groups (`kernels.suppression`).
         pool_regions: pooling, maps, regions → RoI pooling (`kernels.roi_pooling`).
-        region_features: pooling, conv5, maps, regions → C4's vectors (`kernels.region_features`).
-        answer_for: RPN head, maps, anchors → the head's answers for these anchors (`kernels.anchor_head`).
-        contiguous: maps → the same in torch's own memory order (`kernels.memory_order`).
-        overlaps_at_once: pairs of boxes whose overlaps are in memory at once during matching: on a CPU they are to
-            stay in its cache; a GPU is to have much to do at once.
+        region_features: pooling, conv5, maps, regions → the vectors of the C4 box head (`kernels.region_features`).
+        answer_for: RPN head, maps, anchors → the head's outputs for these anchors (`kernels.anchor_head`).
+        contiguous: maps → the same in contiguous memory order (`kernels.memory_order`).
+        overlaps_at_once: pairs of boxes whose overlaps are in memory at once during matching: on a CPU few enough for
+            its cache, on a GPU enough to use it fully.
     """
 
     suppress: Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]] = suppress
@@ -68,12 +68,12 @@ CUDA = Kernels(
 
 
 def kernels_for(device: torch.device) -> Kernels:
-    """The fastest forms that there are for a device."""
+    """The fastest available forms for a device."""
     return {"cpu": CPU, "cuda": CUDA}.get(device.type, PLAIN)
 
 
 def use_kernels(network: nn.Module, kernels: Kernels) -> None:
-    """Gives `kernels` to every part of a network that has a choice."""
+    """Sets `kernels` on every module of a network that has this attribute."""
     for module in network.modules():
         if isinstance(getattr(module, "kernels", None), Kernels):
             module.kernels = kernels  # type: ignore[assignment]

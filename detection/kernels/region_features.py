@@ -1,23 +1,24 @@
-"""Feature maps + regions → one vector for each region: RoI pooling, conv5, and the mean over what it gives.
+"""Feature maps + regions → one vector for each region: RoI pooling, conv5, and the mean over its output map.
 
-Three forms: `region_features` in the plain order, `region_features_in_parts` the same for a GPU's limits, and
-`region_features_reordered`, which a CPU is faster with:
+Three forms: `region_features` in the plain order, `region_features_in_parts` in parts within a GPU's limits, and
+`region_features_reordered` in an order that is faster on a CPU:
 
 conv5's first block begins with two 1×1 convolutions, its own first one and its shortcut's, each followed by batch
-normalisation. Where that is constant, they are affine; RoIAlign is linear; and so the order makes no difference:
+normalisation. If its statistics are constant, both convolutions are affine. RoIAlign is linear, so it may come before
+or after them:
 
     weight · pool(map) + shift = pool(weight · map) + shift.
 
-On the left they run over each region's P² bins, on the right once over the map's H · W positions, which are far fewer:
-a third of conv5's multiply-adds go. The shortcut looks at every second bin in each direction, and only those are
-pooled. The shift comes last, so that the two sides are equal even for a bin beyond the map's border, of which pooling
-makes zero.
+On the left the convolutions run on the P² bins of each region, on the right once on the H · W positions of the map,
+which are far fewer: this saves a third of the multiply-adds of conv5. The shortcut uses only every second bin in each
+direction, and only those are pooled. The shift is added last, so that the two sides are equal even for a bin beyond the
+border of the map, which is pooled to zero.
 
-RoI max-pooling is not linear, and allows the order on the left alone. But its bins are whole cells, and overlapping
-regions have most of theirs in common: the two convolutions run once on each distinct bin, which is a fifth of the bins
-of 300 proposals, and conv5 loses a quarter of its multiply-adds.
+RoI max-pooling is not linear, and allows only the order on the left. But its bins consist of whole cells, and
+overlapping regions have most of their bins in common. The two convolutions run once on each distinct bin; for 300
+proposals these are a fifth of all bins, which saves a quarter of the multiply-adds of conv5.
 
-With batch statistics, every region has to be seen as it is.
+If the normalisation uses batch statistics, the plain order is used.
 
 Shapes: N images, C channels, H × W map, R regions an image, P bins along a side, D distinct bins, C5 channels of conv5.
 Source: Deep Residual Learning appendix A (conv5 on each region); Mask R-CNN section 3 (RoIAlign).
@@ -38,15 +39,15 @@ from detection.kernels.roi_max_pool import spread
 from detection.kernels.roi_pooling import pool_distinct_bins, pool_regions, pool_regions_on_cpu
 
 _BATCH = 64
-"""Regions that a CPU takes through conv5 together at inference: no slower than all at once, and memory hardly grows
-with their number (1,000 regions of 1024 × 14 × 14 take 0.8 GB). What grows is what `_distinct_bins_once` keeps, with
-the distinct bins of an image, of which there are only so many."""
+"""Number of regions that run through conv5 together at inference on a CPU: as fast as all at once, and memory hardly
+grows with the number of regions (1,000 regions of 1024 × 14 × 14 take 0.8 GB). Only the values that
+`_distinct_bins_once` keeps grow, with the number of distinct bins of an image, which is limited."""
 
 _MOST_POOLED = 1 << 30
-"""Numbers that a GPU pools at once at inference: torchvision's kernels count them in 32 bits, and beyond 2³¹ they leave
-zeros without a word."""
+"""Number of values that a GPU pools at once at inference: torchvision's kernels use 32-bit indices, and beyond 2³¹
+values they return zeros without an error."""
 
-# Gives conv5's maps (N·r, C5, …) for some of the regions (N, r, 4).
+# A slice of the R regions of each image → conv5's maps (N·r, C5, …) for these r regions.
 _Conv5Of = Callable[[slice], Tensor]
 
 
@@ -56,7 +57,7 @@ def region_features(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor
 
 
 def region_features_in_parts(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
-    """The same as `region_features`, in as many parts at inference as a GPU's kernels can count."""
+    """The same as `region_features`; at inference in parts small enough for the 32-bit indices of a GPU's kernels."""
     if _learns(conv5):
         return region_features(pooling, conv5, maps, regions)
     together = _MOST_POOLED // (maps[0].shape[1] * pooling.output_size**2)
@@ -64,17 +65,17 @@ def region_features_in_parts(pooling: RoIPooling, conv5: nn.Module, maps: Sequen
 
 
 def region_features_reordered(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
-    """The same as `region_features`, in the order that takes least on a CPU."""
+    """The same as `region_features`, in the order with the fewest operations on a CPU."""
     if _learns(conv5):
         return _mean(_cheapest_order(pooling, conv5, maps, regions)(slice(None)))
-    if len(regions) > 1 and pooling.method == "max":  # no image's bins are another's, so each takes its memory in turn
+    if len(regions) > 1 and pooling.method == "max":  # images share no bins: one image at a time takes less memory
         own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(len(regions))]
         return torch.cat([region_features_reordered(pooling, conv5, *one) for one in own])
     return _in_parts(_cheapest_order(pooling, conv5, maps, regions), regions, _BATCH)
 
 
 def _learns(conv5: nn.Module) -> bool:
-    """Whether all regions are needed at once: for a gradient, or for the statistics of batch normalisation."""
+    """Whether all regions must be processed at once: for a gradient, or for the statistics of batch normalisation."""
     return torch.is_grad_enabled() or conv5.training
 
 
@@ -90,7 +91,7 @@ def _cheapest_order(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor
     block = _affine_start(conv5)
     if block is not None and pooling.method == "max":
         return _distinct_bins_once(pooling, conv5, block, maps, regions)
-    if block is not None and pooling.sampling_ratio > 0 and _pays(block, pooling, maps, regions):
+    if block is not None and pooling.sampling_ratio > 0 and _is_cheaper_on_maps(block, pooling, maps, regions):
         return _convolutions_first(pooling, conv5, block, maps, regions)
     return lambda some: conv5(pool_regions_on_cpu(pooling, maps, regions[:, some]))
 
@@ -98,7 +99,7 @@ def _cheapest_order(pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor
 def _convolutions_first(
     pooling: RoIPooling, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
 ) -> _Conv5Of:
-    """conv5's maps, with the first block's two 1×1 convolutions on the whole feature maps, computed now."""
+    """A function for conv5's maps, with the first block's two 1×1 convolutions run before on the whole maps."""
     (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
     openings = [functional.conv2d(features, weight) for features in maps]
     shortcuts = [functional.conv2d(features, shortcut_weight) for features in maps]
@@ -115,7 +116,7 @@ def _convolutions_first(
 def _distinct_bins_once(
     pooling: RoIPooling, conv5: nn.Module, block: Bottleneck, maps: Sequence[Tensor], regions: Tensor
 ) -> _Conv5Of:
-    """conv5's maps, with the first block's two 1×1 convolutions on the distinct bins of all regions, computed now."""
+    """A function for conv5's maps, with the first block's two 1×1 convolutions run before on all distinct bins."""
     (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
     values, index = pool_distinct_bins(pooling, maps, regions)
     looked_at, shortcut_index = index[:, :: block.stride, :: block.stride].unique(return_inverse=True)
@@ -131,7 +132,7 @@ def _distinct_bins_once(
 
 
 def _finish(conv5: nn.Module, opening: Tensor, shortcut: Tensor) -> Tensor:
-    """conv5's maps, given how its first block begins (`Bottleneck.finish`)."""
+    """conv5's maps, from the outputs of its first block's two 1×1 convolutions (`Bottleneck.finish`)."""
     block, *later = conv5.children()
     assert isinstance(block, Bottleneck)
     pooled = block.finish(opening, shortcut)
@@ -141,12 +142,12 @@ def _finish(conv5: nn.Module, opening: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def _mean(pooled: Tensor) -> Tensor:
-    """The mean over bins, (R, C, P, P) → (R, C). With channels last, so that its gradient has them last, too."""
+    """The mean over bins, (R, C, P, P) → (R, C). Computed with channels last, for a gradient with channels last."""
     return pooled.permute(0, 2, 3, 1).mean(dim=(1, 2))
 
 
 def _affine_start(conv5: nn.Module) -> Bottleneck | None:
-    """conv5's first block, where it begins as the module's description says."""
+    """conv5's first block, if it begins with two affine 1×1 convolutions as described above; otherwise None."""
     block = next(conv5.children(), None)
     if type(block) is not Bottleneck or not isinstance(block.downsample, nn.Sequential):
         return None
@@ -161,7 +162,7 @@ def _affine_pair(block: Bottleneck) -> tuple[tuple[Tensor, Tensor], tuple[Tensor
 
 
 def _affine(convolution: nn.Module, normalization: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight, and shift (C,), of a convolution with the constant normalisation behind it."""
+    """Weight, and shift (C,), of a convolution with the constant normalisation after it."""
     assert isinstance(convolution, nn.Conv2d)
     dtype = convolution.weight.dtype
     weight, shift = convolution.weight, convolution.bias
@@ -171,8 +172,8 @@ def _affine(convolution: nn.Module, normalization: nn.Module) -> tuple[Tensor, T
     return weight.to(dtype), shift.to(dtype)
 
 
-def _pays(block: Bottleneck, pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> bool:
-    """Whether the two convolutions have fewer positions to visit on the maps than in the regions."""
+def _is_cheaper_on_maps(block: Bottleneck, pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> bool:
+    """Whether the two convolutions need fewer operations on the maps than on the regions' bins."""
     on_maps = sum(features.shape[0] * features.shape[2] * features.shape[3] for features in maps)
     bins, kept = pooling.output_size, -(-pooling.output_size // block.stride)
     in_regions = regions.shape[0] * regions.shape[1] * (bins**2 * block.group_width + kept**2 * block.out_channels)

@@ -1,12 +1,12 @@
-"""RoIAlign as two small matrix products, for the CPU; forward and backward.
+"""Feature maps + regions → RoIAlign as two small matrix products for the CPU, forward and backward.
 
-Bilinear interpolation is separable: what a bin averages is a weighted sum over the rows of the map, then one over its
-columns, and so
+Bilinear interpolation is separable: the average in a bin is a weighted sum over the rows of the map, and then one over
+the columns of the map:
 
     pooled[r, p, q, c] = Σ_y Σ_x  rows[r, p, y] · columns[r, q, x] · features[y, x, c].
 
-The two sums are matrix products over contiguous channels, and so is their gradient: several times faster than visiting
-each sample's four neighbours one by one, as torchvision's operator does (benchmarks/roi_align.py).
+The two sums, and their gradients, are matrix products over contiguous channels. This is several times faster than
+torchvision's operator, which reads the four neighbours of each sample one by one (benchmarks/roi_align.py).
 
 Shapes: N images, C channels, H × W map, R regions of all images, P bins along a side, S samples along a bin's side.
 Source: Mask R-CNN section 3; the numbers are those of torchvision.ops.roi_align(aligned=True).
@@ -29,7 +29,7 @@ def roi_align(
 
     Args:
         image: (R,) int64, the map that each region lies on.
-        boxes: (R, 4) in pixels of the image, half-open; `scale` takes them to cells of the map.
+        boxes: (R, 4) in pixels of the image, half-open; `scale` converts them to cells of the map.
         bins: P. samples: S, at least 1.
         step: only every so many bins in each direction, from the first on; P is then ceil(bins / step).
     """
@@ -45,10 +45,10 @@ def roi_align(
 
 
 def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, samples: int) -> Tensor:
-    """How much each cell along one axis counts in each bin: (…, P, cells) for intervals (…) in cells, half-open.
+    """The weight of each cell along one axis in each bin, (…, P, cells), for half-open intervals (…) in cells.
 
-    A sample at position t between two cell centres takes 1 − distance of each; beyond the outermost centres it takes
-    the outermost cell, and more than one cell beyond the map nothing.
+    A sample at position t between two cell centres weights each by 1 − distance. Beyond the outermost centres it uses
+    the outermost cell; more than one cell beyond the map all its weights are 0.
 
     >>> axis_weights(torch.tensor(0.0), torch.tensor(4.0), cells=4, bins=2, samples=1)
     tensor([[0.5000, 0.5000, 0.0000, 0.0000],
@@ -66,9 +66,9 @@ class _SeparablePooling(torch.autograd.Function):
     """features (N, C, H, W), rows (R, P, H), columns (R, P, W), image [R] → (R, C, P, P); a gradient for the features.
     Result and gradient are in channels-last memory.
 
-    Region by region, within the window of cells that the region's weights touch: the window is a matrix in the map's
-    own memory, and both products fit the processor's cache. One product for all regions over the whole map was up to
-    four times slower at 300 regions of 38 × 50 cells.
+    The regions are processed one by one, each on the window of cells in which its weights are not 0: the window is a
+    matrix in the memory of the map, and both products fit into the processor's cache. One product for all regions over
+    the whole map was up to four times slower for 300 regions on a map of 38 × 50 cells.
     """
 
     @staticmethod
@@ -102,7 +102,8 @@ class _SeparablePooling(torch.autograd.Function):
 
 
 def _span(weights: Tensor) -> tuple[list[int], list[int]]:
-    """First cell with a weight and the one after the last, for weights (R, P, cells); an empty range where none has."""
+    """First cell with a nonzero weight and the one after the last, for weights (R, P, cells); an empty range if there
+    is none."""
     touched = (weights > 0).any(dim=1)
     cells = torch.arange(touched.shape[1], device=weights.device)
     last = torch.where(touched, cells + 1, 0).amax(dim=1)

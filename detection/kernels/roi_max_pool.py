@@ -1,13 +1,12 @@
-"""RoI max-pooling on a CPU: each bin is pooled once, however many regions have it.
+"""Feature maps + regions → RoI max-pooling on a CPU, in which each distinct bin is pooled once.
 
-Corners are rounded to cells, so a bin is a rectangle of a few cells, and regions that overlap have many of them in
-common: of the 58,800 bins of 300 proposals on a map of 38 × 50 cells (the scene of benchmarks/detector.py), 12,000 are
-distinct. Those alone are pooled, all channels of a cell at once, and what follows bin by bin (conv5's first
-convolutions, `detection.kernels.region_features`) has to see no more than them either.
+Corners are rounded to cells, so a bin is a rectangle of a few cells, and overlapping regions have many bins in common:
+of the 58,800 bins of 300 proposals on a map of 38 × 50 cells (the scene of benchmarks/detector.py), 12,000 are
+distinct. Only these are pooled, all channels of a cell at once, and the operations that follow on each bin (conv5's
+first convolutions, `detection.kernels.region_features`) also run only on them.
 
 Shapes: N images, C channels, H × W map, R regions of all images, P bins along a side, D distinct bins.
-Source: Fast R-CNN section 2.1; the numbers are those of torchvision.ops.roi_pool, of finite maps to the
-bit.
+Source: Fast R-CNN section 2.1; the values are those of torchvision.ops.roi_pool, bitwise for finite maps.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from detection.kernels.memory_order import empty_channels_last
 
 @dataclass(frozen=True)
 class DistinctBins:
-    """The bins of some regions, each once, those of one size together.
+    """The distinct bins of a set of regions, grouped by size.
 
-    first: (D,) int64, each one's upper left cell among all maps' N · H · W.
-    sizes: (rows, columns, how many) of the bins, in their order; without rows or columns: bins beyond the map.
-    index: (R, P, P) int64 in 0..D-1, which of them each region has where.
+    first: (D,) int64, the upper left cell of each bin among the N · H · W cells of all maps.
+    sizes: (rows, columns, count) of each group of bins, in order; 0 rows or columns for bins beyond the map.
+    index: (R, P, P) int64 in 0..D-1, the distinct bin at each place of each region.
     """
 
     first: Tensor
@@ -41,28 +40,29 @@ def roi_max_pool(features: Tensor, image: Tensor, boxes: Tensor, bins: int, scal
 
     Args:
         image: (R,) int64, the map that each region lies on.
-        boxes: (R, 4) in pixels of the image, the far corner being the last pixel inside; `scale` takes them to cells.
+        boxes: (R, 4) in pixels of the image, the far corner being the last pixel inside. `scale` is in cells a pixel.
         bins: P.
     """
     return spread(*pool_distinct(features, image, boxes, bins, scale))
 
 
 def pool_distinct(features: Tensor, image: Tensor, boxes: Tensor, bins: int, scale: float) -> tuple[Tensor, Tensor]:
-    """What `roi_max_pool` spreads: the distinct bins' maxima (D, C), and which of them each region has where,
+    """The input of `spread`: the maxima (D, C) of the distinct bins, and the distinct bin at each place of each region,
     (R, P, P) int64."""
     found = distinct_bins((features.shape[0], *features.shape[2:]), image, boxes, bins, scale)
     return pool_bins(features, found), found.index
 
 
 def distinct_bins(maps: tuple[int, int, int], image: Tensor, boxes: Tensor, bins: int, scale: float) -> DistinctBins:
-    """What `roi_max_pool` has to look at on maps of (N, H, W); its other arguments are the same."""
+    """The distinct bins of regions on maps of the size (N, H, W); the other arguments are those of `roi_max_pool`."""
     images, height, width = maps
     x0, y0, x1, y1 = _rounded(boxes * scale).unbind(-1)
     top, bottom = axis_ranges(y0, y1, height, bins)
     left, right = axis_ranges(x0, x1, width, bins)
     rows, columns = (bottom - top)[:, :, None], (right - left)[:, None, :]
     first = (image[:, None, None] * height + top[:, :, None]) * width + left[:, None, :]
-    # One number for each: sorted, they lie by size, and then as the cells lie in memory. All empty bins are one.
+    # One number for each bin: sorting them orders the bins by size and then by memory address. All empty bins have the
+    # same number.
     name = (rows * (width + 1) + columns) * (images * height * width) + first
     names, index = name.masked_fill((rows <= 0) | (columns <= 0), 0).unique(return_inverse=True)
     size, count = (names // (images * height * width)).unique_consecutive(return_counts=True)
@@ -83,8 +83,8 @@ def spread(values: Tensor, index: Tensor) -> Tensor:
 
 
 class _Maximum(torch.autograd.Function):
-    """`pool_bins`, with a gradient for the maps, in channels-last memory: all of it to the first of the largest cells
-    along the rows, as in torchvision."""
+    """`pool_bins` with a gradient for the maps, in channels-last memory. In each bin the whole gradient goes to the
+    first of the largest cells in row order, as in torchvision."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, bins: DistinctBins) -> Tensor:
@@ -118,12 +118,12 @@ class _Maximum(torch.autograd.Function):
             for offset in _offsets(rows, columns, width):
                 part = rest * (cells.index_select(0, first + offset) == pooled[own])
                 on_cells.index_add_(0, first + offset, part)
-                rest = rest - part  # nothing, for the cells that come later
+                rest = rest - part  # 0 for the cells after the first maximum
         return result, None
 
 
 class _Spread(torch.autograd.Function):
-    """`spread`, with a gradient for the values: the sum over the places where a value went."""
+    """`spread` with a gradient for the values: the sum over the places to which a value was copied."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class _Spread(torch.autograd.Function):
 
 def axis_ranges(first: Tensor, last: Tensor, cells: int, bins: int) -> tuple[Tensor, Tensor]:
     """First cell of each bin along one axis, and the one after its last, both (R, P) int64, for regions from cell
-    `first` to cell `last` (R,), both inside.
+    `first` to cell `last` (R,), inclusive.
 
     Neighbouring bins share a cell where the number of cells is no multiple of P.
 
@@ -160,7 +160,7 @@ def axis_ranges(first: Tensor, last: Tensor, cells: int, bins: int) -> tuple[Ten
 
 
 def _of_each_size(bins: DistinctBins) -> list[tuple[int, int, slice]]:
-    """Rows, columns, and where among the distinct bins those of this size are."""
+    """For each size of bins: rows, columns, and the slice of the distinct bins that have this size."""
     found, start = [], 0
     for rows, columns, count in bins.sizes:
         found.append((rows, columns, slice(start, start + count)))
@@ -169,10 +169,10 @@ def _of_each_size(bins: DistinctBins) -> list[tuple[int, int, slice]]:
 
 
 def _offsets(rows: int, columns: int, width: int) -> list[int]:
-    """From the first cell of a bin to each of its cells, on a map of `width` cells, along the rows."""
+    """The offsets of the cells of a bin from its first cell, in row order, on a map that is `width` cells wide."""
     return [down * width + across for down in range(rows) for across in range(columns)]
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """To whole numbers, halves away from zero as C does; torch takes them to the even one."""
+    """Rounds to whole numbers, halves away from zero as in C; torch rounds them to the even number."""
     return (values.abs().double() + 0.5).floor().to(values.dtype).copysign(values)

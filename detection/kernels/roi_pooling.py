@@ -1,7 +1,7 @@
-"""Feature maps + regions → one small map for each region, from the level that suits the region's size.
+"""Feature maps + regions → one small map for each region, from the level for the region's size.
 
-Two forms: `pool_regions` by torchvision's operators, and `pool_regions_on_cpu`, which takes RoIAlign as matrix products
-(`roi_align.py`) and pools each distinct bin of RoI max-pooling once (`roi_max_pool.py`).
+Two forms: `pool_regions` uses torchvision's operators; `pool_regions_on_cpu` computes RoIAlign as matrix products
+(`roi_align.py`) and RoI max-pooling once for each distinct bin (`roi_max_pool.py`).
 
 Shapes: N images, C channels, H × W map, R regions an image, P bins along a side, D distinct bins.
 """
@@ -28,7 +28,7 @@ def pool_regions(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor, s
     """Pools regions (N, R, 4), in pixels of the network's input, from maps (N, C, H, W), one a level.
 
     Args:
-        step: only every `step`th bin in each direction is wanted, beginning with the first.
+        step: only every `step`th bin in each direction is computed, beginning with the first.
 
     Returns:
         (N·R, C, P, P), or (N·R, C, ceil(P / step), ceil(P / step)).
@@ -42,11 +42,11 @@ def pool_regions_on_cpu(pooling: RoIPooling, maps: Sequence[Tensor], regions: Te
 
 
 def pool_distinct_bins(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-    """RoI max-pooling of regions (N, R, 4) in which a bin that several regions have is pooled once.
+    """RoI max-pooling of regions (N, R, 4) in which a bin of several regions is pooled once.
 
     Returns:
-        The distinct bins' values (D, C), and which of them each region has where, int64 (N·R, P, P).
-        `roi_max_pool.spread` makes of the two what `pool_regions` returns.
+        The values (D, C) of the distinct bins, and the distinct bin at each place of each region, int64 (N·R, P, P).
+        `roi_max_pool.spread` turns the two into the result of `pool_regions`.
     """
     image, boxes, level = _assigned(pooling, maps, regions)
 
@@ -81,7 +81,7 @@ def _pool_by_level(
 
 
 def _assigned(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Image (N·R,), box (N·R, 4) and, where there are several levels, level (N·R,) of each region (N, R, 4)."""
+    """Image (N·R,), box (N·R, 4) and level (N·R,) of each region (N, R, 4); the level is None if there is only one."""
     image = torch.arange(len(regions), device=regions.device).repeat_interleave(regions.shape[1])
     boxes = regions.reshape(-1, 4)
     return image, boxes, assign_levels(boxes, pooling.strides) if len(maps) > 1 else None
@@ -90,7 +90,7 @@ def _assigned(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> t
 def _pool_from_map(
     pooling: RoIPooling, features: Tensor, image: Tensor, boxes: Tensor, stride: int, step: int
 ) -> Tensor:
-    # In single precision at least: a corner at pixel 1000 would be off by 4 pixels in bf16.
+    # At least single precision: in bf16 a corner near pixel 1000 would be off by up to 2 pixels.
     precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     boxes = _inclusive(boxes, precise) if pooling.method == "max" else boxes.to(precise.dtype)
     rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
@@ -115,7 +115,7 @@ def _pool_from_map_on_cpu(
 
 
 def _inclusive(boxes: Tensor, features: Tensor) -> Tensor:
-    """Half-open boxes (R, 4) as RoI max-pooling takes them, the far corner being the last pixel inside: one pixel
-    earlier (the historical +1). In the map's precision, but in single precision at least."""
+    """Half-open boxes (R, 4) → boxes for RoI max-pooling, whose far corner is the last pixel inside, one pixel less
+    (the historical +1). They have the map's precision, but at least single precision."""
     boxes = boxes.to(torch.promote_types(features.dtype, torch.float32))
     return boxes - constant((0.0, 0.0, 1.0, 1.0), boxes.device, boxes.dtype)

@@ -1,7 +1,7 @@
-"""Scored boxes → the few that remain after non-maximum suppression (NMS), in three forms.
+"""Scored boxes → the boxes that remain after non-maximum suppression (NMS), in three forms.
 
-`suppress` runs the full NMS of each image, `suppress_in_blocks` stops it when enough boxes remain, and
-`suppress_in_one_call` takes all images in one kernel. All three give the same result.
+`suppress` runs the full NMS of each image, `suppress_in_blocks` stops when enough boxes remain, and
+`suppress_in_one_call` processes all images in one kernel call. All three give the same result.
 
 Shapes: N images, R boxes an image in descending order of score, D kept boxes.
 """
@@ -16,25 +16,25 @@ from torch import Tensor
 
 from detection.geometry import boxes as box_ops
 
-_BLOCK = 512  # boxes that one round of `_first_survivors` looks at; 256 and 1024 were no faster for 12,000 → 2,000
+_BLOCK = 512  # boxes in one round of `_first_survivors`; 256 and 1024 were no faster for 12,000 → 2,000
 
 
 def suppress(boxes: Tensor, valid: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
     """Greedy NMS of each image: `index` (N, D) and `kept` (N, D) bool, where D = min(limit, R).
 
-    The survivors come first, in descending order of score; where `kept` is False, `index` is a padding without meaning.
+    The kept boxes come first, in descending order of score; where `kept` is False, `index` is padding.
 
     Args:
         boxes: (N, R, 4), each image's in descending order of score.
-        valid: (N, R) bool; boxes where it is False are left out.
-        threshold: a box is suppressed by a better one that it overlaps with an IoU above this.
-        limit: at most this many survivors an image.
+        valid: (N, R) bool; boxes where it is False are ignored.
+        threshold: a box is suppressed if its IoU with a kept box of higher score is above this.
+        limit: at most this many boxes are kept in an image.
     """
     return _image_by_image(boxes, valid, limit, lambda own: _nms(own, threshold))
 
 
 def suppress_in_blocks(boxes: Tensor, valid: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
-    """The same as `suppress`, faster on a CPU: NMS of an image stops at `limit` survivors."""
+    """The same as `suppress`, faster on a CPU: the NMS of an image stops at `limit` kept boxes."""
     return _image_by_image(boxes, valid, limit, lambda own: _first_survivors(own, threshold, limit))
 
 
@@ -52,14 +52,14 @@ def suppress_in_one_call(boxes: Tensor, valid: Tensor, threshold: float, limit: 
 
 
 def suppress_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """NMS among boxes (R, 4) of the same group (R,), such as an image's class: positions of the survivors in descending
-    order of score."""
+    """NMS of boxes (R, 4) within each group (R,), such as a class of an image: positions of the kept boxes, in
+    descending order of score."""
     return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
 
 
 def suppress_by_group_in_double(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """The same as `suppress_by_group`, in double precision: on a GPU torchvision moves the groups apart by up to
-    millions of pixels, where single precision would round the boxes."""
+    """The same as `suppress_by_group`, in double precision: on a GPU torchvision adds offsets of up to millions of
+    pixels to separate the groups, and single precision would then round the boxes."""
     return suppress_by_group(boxes.double(), scores.double(), groups, threshold)
 
 
@@ -67,14 +67,14 @@ def _image_by_image(
     boxes: Tensor, valid: Tensor, limit: int, survivors_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     survives = torch.zeros_like(valid)
-    for image in range(len(valid)):  # NMS is serial work on a CPU, and a kernel call for each image elsewhere
+    for image in range(len(valid)):  # serial on a CPU, one kernel call for each image elsewhere
         candidates = valid[image].nonzero().squeeze(1)
         survives[image, candidates[survivors_of(boxes[image, candidates])]] = True
     return _first(survives, limit)
 
 
 def _first(survives: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Positions (N, D) of the first `limit` survivors (N, R) of each image, and which of them there are (N, D)."""
+    """Positions (N, D) of the first `limit` survivors (N, R) of each image, and their validity (N, D), bool."""
     count = survives.shape[1]
     positions = torch.where(survives, torch.arange(count, device=survives.device), count)
     index = positions.topk(min(limit, count), dim=1, largest=False, sorted=True).values
@@ -85,8 +85,8 @@ def _first(survives: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 def _first_survivors(boxes: Tensor, threshold: float, limit: int) -> Tensor:
     """Positions of the first `limit` survivors among sorted boxes (R, 4).
 
-    Works through the boxes block by block and stops when enough are found: with thousands of boxes and a few hundred
-    wanted, most are never looked at.
+    Processes the boxes in blocks and stops when enough are found: of thousands of boxes most are not processed if only
+    a few hundred are needed.
     """
     if len(boxes) <= max(limit, _BLOCK):
         return _nms(boxes, threshold)[:limit]

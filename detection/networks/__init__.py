@@ -1,1 +1,1 @@
-"""The two networks: the RPN, the Fast R-CNN with its box heads, and the pair of them as one detector."""
+"""The two networks: the RPN, the Fast R-CNN with its box heads, and both combined as one detector."""

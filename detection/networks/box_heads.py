@@ -18,10 +18,10 @@ from detection.kernels.choice import PLAIN
 
 
 class BoxHead(Protocol):
-    """What the Fast R-CNN asks of its box head, an `nn.Module`.
+    """The interface of a box head, an `nn.Module`, for the Fast R-CNN.
 
-    Called with maps (N, C, H, W), one a level, and regions (N, R, 4) in pixels of the network's input, it returns their
-    vectors (N·R, out_channels).
+    It is called with maps (N, C, H, W), one a level, and regions (N, R, 4) in pixels of the network's input, and
+    returns one vector for each region, (N·R, out_channels).
 
     Attributes:
         out_channels: length of a region's vector.
@@ -32,11 +32,11 @@ class BoxHead(Protocol):
 
     @property
     def strides(self) -> Sequence[int]:
-        """Pixels a cell, for each of the maps that it takes, finest first."""
+        """The stride in pixels of each of its maps, finest first."""
         ...
 
     def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
-        """Those whose gradient differs from run to run on this device, in words; see `training.determinism`."""
+        """The names of operators whose gradient differs from run to run on this device; see `training.determinism`."""
         ...
 
 
@@ -144,11 +144,11 @@ class ConvolutionBoxHead(nn.Module):
 
 
 def pooling_without_deterministic_gradient(pooling: RoIPooling, device: torch.device) -> list[str]:
-    """The RoI pooling operator, in words, if its gradient is summed in another order from run to run; else nothing."""
+    """A list with the RoI pooling operator, in words, if its gradient differs from run to run; otherwise empty."""
     if device.type != "cuda":
         return []
     if pooling.method == "max":
         return ["the gradient of RoI max-pooling (torchvision.ops.roi_pool); that of fast_rcnn.pooling=align has one"]
-    from torch.utils._triton import has_triton  # what torchvision asks, too
+    from torch.utils._triton import has_triton  # torchvision checks the same
 
     return [] if has_triton() else ["the gradient of RoIAlign (torchvision.ops.roi_align) where Triton is missing"]

@@ -1,8 +1,8 @@
 """The region classifier: images and proposals → classes and refined boxes.
 
-It owns its backbone and shares nothing with the proposal network. The trunk runs over the whole image; the box head
-makes a vector of each region; two sibling outputs give its class and, for each class, its box. In the paper's network
-the trunk is conv1–conv4, and the box head pools each region from C4 and runs conv5 on it.
+It has its own backbone and shares nothing with the proposal network. The trunk runs on the whole image, the box head
+computes a vector for each region, and two sibling output layers predict its class and a box for each class. In the
+paper's network the trunk is conv1–conv4, and the box head pools each region from C4 and runs conv5 on it.
 
 Shapes: N images, C channels, R proposals, G ground-truth boxes, S sampled regions, K classes, D detections.
 Source: Fast R-CNN sections 2.1–2.3; Deep Residual Learning appendix A (conv5 per region); py-faster-rcnn
@@ -29,21 +29,21 @@ from detection.networks.network_input import prepare
 
 
 class FastRCNNBatch(Protocol):
-    """What the losses read of a batch; `detection.data.batches.Batch` is one."""
+    """The part of a batch that the losses use; `detection.data.batches.Batch` has it."""
 
     images: Tensor  # (N, 3, H, W) uint8 RGB, padded at the right and the bottom
     sizes: Tensor  # (N, 2) int64: height and width of the image within the padding
     boxes: Tensor  # (N, G, 4) ground truth, in pixels of `images`
     labels: Tensor  # (N, G) int64: 1..K, 0 is padding
-    crowds: Tensor  # (N, G) bool: regions that are no targets
+    crowds: Tensor  # (N, G) bool: crowd regions, which are not targets
     proposals: Tensor | None  # (N, R, 4), in pixels of `images`
     proposal_counts: Tensor | None  # (N,): how many of the R are proposals
-    seeds: Tensor  # (N,) int64: what the sampling of an image depends on
+    seeds: Tensor  # (N,) int64: seeds of the sampling in each image
 
 
 class Targets(NamedTuple):
-    """What is learnt from each sampled region: `regions` (N, S, 4), `labels` (N, S) with 0 for background, `boxes` (N,
-    S, 4) the ground truth it is assigned to, and `valid` (N, S): False where the image had fewer than S regions."""
+    """The sampled regions and their targets: `regions` (N, S, 4), `labels` (N, S) with 0 for background, `boxes` (N, S,
+    4), the ground truth each region is assigned to, and `valid` (N, S), False where an image has fewer than S."""
 
     regions: Tensor
     labels: Tensor
@@ -52,8 +52,8 @@ class Targets(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """One image's detections in descending order of score: `boxes` (D, 4), `scores` (D,) in 0–1, `labels` (D,) int64 in
-    1..K."""
+    """The detections of one image in descending order of score: `boxes` (D, 4), `scores` (D,) in 0–1, and `labels` (D,)
+    int64 in 1..K."""
 
     boxes: Tensor
     scores: Tensor
@@ -61,19 +61,20 @@ class Detections(NamedTuple):
 
 
 class FastRCNN(nn.Module):
-    """Trunk + box head + two sibling outputs. `forward` gives the losses of a batch, `detect` the detections in images.
+    """Trunk + box head + two sibling outputs. `forward` returns the losses of a batch, `detect` the detections.
 
     Args:
         trunk: images → a dict of feature maps, finest first.
         box_head: feature maps and regions → vectors (N·R, C).
         classes: K, without the background.
-        coder: how a box is told relative to its region.
+        coder: encodes boxes relative to their regions.
         positive_iou: a region is an object at or above this IoU with a ground truth.
-        background_low: a region is background from this IoU up to `positive_iou`; between 0 and this it takes no part.
+        background_low: a region is background from this IoU up to `positive_iou`; below this it is ignored.
         samples: S, regions an image that the losses are taken over.
         positive_share: at most this share of them are objects.
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
-        crowd_overlap: proposals that lie at least this far inside a crowd region take no part; None keeps them.
+        crowd_overlap: proposals with at least this share of their area inside a crowd region are ignored; None keeps
+            all of them.
 
     Attributes:
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
@@ -120,8 +121,7 @@ class FastRCNN(nn.Module):
         return self.class_logits(features).float(), self.box_targets(features).float().unflatten(1, (self.classes, 4))
 
     def forward(self, batch: FastRCNNBatch) -> dict[str, Tensor]:
-        """Losses of each image, (N,): "class" and "box", both divided by the number of regions sampled from that
-        image."""
+        """Losses of each image, (N,): "class" and "box", both divided by the number of regions sampled in the image."""
         with torch.no_grad():
             regions, labels, boxes, valid = self.sample_regions(batch)
             goal = self.coder.encode(boxes, regions).flatten(0, 1)
@@ -138,7 +138,7 @@ class FastRCNN(nn.Module):
         }
 
     def sample_regions(self, batch: FastRCNNBatch) -> Targets:
-        """Draws the regions to learn from among the proposals and the ground truth, which joins them."""
+        """Samples the training regions from the proposals and the ground-truth boxes together."""
         if batch.proposals is None or batch.proposal_counts is None:
             raise ValueError("the Fast R-CNN learns from proposals, and the batch holds none")
         proposals, boxes = batch.proposals, batch.boxes
@@ -159,13 +159,14 @@ class FastRCNN(nn.Module):
             at_once = self.kernels.overlaps_at_once
             in_crowd = inside_any(proposals, boxes, batch.crowds, self.crowd_overlap, overlaps_at_once=at_once)
             kind = kind.masked_fill(in_crowd, IGNORED)
-        # A ground truth is assigned to itself: computing its overlaps with all the others would grow with their square.
+        # A ground truth is assigned to itself: the time to compute the overlaps of all with all grows with the square
+        # of their number.
         own_kind = torch.where(is_target, POSITIVE, IGNORED).to(kind.dtype)
         kind = torch.cat([kind, own_kind], dim=1)
         assigned = torch.cat([matches.ground_truth, ground_truth.expand_as(batch.labels)], dim=1)
         candidates = torch.cat([proposals, boxes], dim=1)
-        # The numbers that decide which boxes are drawn, independent of padding: proposals count up from 0, ground truth
-        # counts down from -1.
+        # Names for the random sampling that do not depend on padding: proposals count up from 0, ground truth counts
+        # down from -1.
         names = torch.cat([proposal, -1 - ground_truth])
         index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, names)
         matched = assigned.gather(1, index)
@@ -189,8 +190,9 @@ class FastRCNN(nn.Module):
 
         Args:
             sizes: (N, 2) height and width of the images within the padding.
-            regions: (N, R, 4) proposals in pixels of the network's input; `counts` (N,) of them are real.
-            min_score: a class must be more probable than this.
+            regions: (N, R, 4) proposals in pixels of the network's input; the first `counts` (N,) are proposals, the
+                rest is padding.
+            min_score: only classes with a probability above this are detected.
             nms_iou: NMS threshold, within a class.
             limit: at most this many detections an image, over all classes.
         """
@@ -211,7 +213,7 @@ class FastRCNN(nn.Module):
         return found
 
     def operators_without_deterministic_form(self, device: torch.device) -> list[str]:
-        """Those of its training whose gradient differs from run to run on this device, in words."""
+        """The operators of the training, in words, whose gradient differs from run to run on this device."""
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             return []  # no gradient goes through the pooling
         return self.box_head.operators_without_deterministic_form(device)

@@ -1,4 +1,4 @@
-"""The pair as one detector: the RPN proposes, the Fast R-CNN classifies; each looks at the image with a backbone of
+"""RPN + Fast R-CNN → one detector: the RPN proposes regions and the Fast R-CNN classifies them, each with a backbone of
 its own.
 
 Shapes: N images, R proposals, D detections.
@@ -14,12 +14,12 @@ from detection.networks.rpn import RPN, Proposals
 
 
 class FasterRCNN(nn.Module):
-    """Two networks that were trained apart, and the limits under which they work together.
+    """Two networks that were trained separately, and the settings with which they are combined.
 
     Args:
         rpn, fast_rcnn: the networks.
-        before_nms: the RPN's best anchors that go into NMS; None takes all.
-        proposals: regions an image that are handed on.
+        before_nms: at most this many of the RPN's best boxes of each level go into NMS; None takes all.
+        proposals: at most this many proposals an image are classified.
         proposal_nms_iou: NMS threshold among proposals.
         min_side: smallest side of a proposal, in pixels of the original image.
         min_score, nms_iou, detections: see `FastRCNN.detect`.
@@ -80,6 +80,6 @@ class FasterRCNN(nn.Module):
 
 
 def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor) -> Tensor:
-    """Boxes (N, R, 4) in pixels of resized images → pixels of the originals, given both (height, width), (N, 2)."""
+    """Boxes (N, R, 4) in pixels of resized images → pixels of the originals; both sizes are (N, 2), (height, width)."""
     scale = (original_sizes / sizes).to(boxes.dtype).flip(-1)  # (N, 2): x, y
     return boxes * scale.repeat(1, 2)[:, None]

@@ -1,6 +1,6 @@
-"""Padded uint8 images → what a network's weights expect at their input.
+"""Padded uint8 images → normalised float32 images, as a network's weights expect them.
 
-It happens on the device, so that a batch travels as one byte a value. Shapes: N images, H × W padded size.
+This runs on the device, so that a batch is transferred with one byte a value. Shapes: N images, H × W padded size.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def prepare(images: Tensor, sizes: Tensor, input_format: InputFormat) -> Tensor:
 
     Args:
         images: (N, 3, H, W) uint8 RGB; each image lies in the top left corner.
-        sizes: (N, 2) height and width of the images. The padding is set to zero after the normalisation, so that it
-            is the mean colour, whatever the weights' convention: a convolution's own padding looks the same.
+        sizes: (N, 2) height and width of the images. The padding is set to zero after the normalisation, so that it is
+            the mean colour for every input format, like the zero padding of a convolution.
     """
     normalized = input_format.normalize(images)
     height, width = images.shape[-2:]

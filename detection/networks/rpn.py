@@ -1,6 +1,6 @@
-"""The region proposal network: images → boxes that may hold an object, whatever its class.
+"""The region proposal network: images → boxes that may contain an object of any class.
 
-It owns its backbone and shares nothing with the region classifier (the paper's appendix B).
+It has its own backbone and shares nothing with the region classifier (the paper's appendix B).
 Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), a anchors a position, G ground-truth
 boxes, S sampled anchors, R proposals.
 Source: Faster R-CNN section 3.1; py-faster-rcnn `anchor_target_layer.py` and `proposal_layer.py`.
@@ -27,19 +27,19 @@ from detection.networks.rpn_head import RPNHead
 
 
 class RPNBatch(Protocol):
-    """What the losses read of a batch; `detection.data.batches.Batch` is one."""
+    """The part of a batch that the losses use; `detection.data.batches.Batch` has it."""
 
     images: Tensor  # (N, 3, H, W) uint8 RGB, padded at the right and the bottom
     sizes: Tensor  # (N, 2) int64: height and width of the image within the padding
     boxes: Tensor  # (N, G, 4) ground truth, in pixels of `images`
     labels: Tensor  # (N, G) int64: 0 is padding
-    crowds: Tensor  # (N, G) bool: regions that are no targets
-    seeds: Tensor  # (N,) int64: what the sampling of an image depends on
+    crowds: Tensor  # (N, G) bool: crowd regions, which are not targets
+    seeds: Tensor  # (N,) int64: seeds of the sampling in each image
 
 
 class Proposals(NamedTuple):
-    """`boxes` (N, R, 4) in pixels of the network's input, `scores` (N, R) in 0–1 descending, `counts` (N,): how many of
-    the R are proposals, the rest is padding."""
+    """`boxes` (N, R, 4) in pixels of the network's input, `scores` (N, R) in 0–1 descending, and `counts` (N,), the
+    number of proposals among the R; the rest is padding."""
 
     boxes: Tensor
     scores: Tensor
@@ -47,7 +47,7 @@ class Proposals(NamedTuple):
 
 
 class RPNPrediction(NamedTuple):
-    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and `maps`, what they were predicted
+    """`logits` (N, A) of objectness, box `targets` (N, A, 4), `anchors` (A, 4), and the `maps` that they were predicted
     from, finest first."""
 
     logits: Tensor
@@ -57,22 +57,22 @@ class RPNPrediction(NamedTuple):
 
 
 class RPN(nn.Module):
-    """Backbone + head + anchors. `forward` gives the losses of a batch, `propose` the proposals of images; neither
-    computes what only the other needs.
+    """Backbone + head + anchors. `forward` returns the losses of a batch, `propose` the proposals in images; neither
+    computes what only the other uses.
 
     Args:
-        backbone: images → a dict of feature maps, all of which are used, finest first.
+        backbone: images → a dict of feature maps, finest first; all of them are used.
         channels: width of the head's 3×3 convolution.
         anchors: sizes and strides in the order of the backbone's levels.
-        positive_iou, negative_iou: an anchor is an object at or above the first, background below the second; the best
-            anchor of a ground truth is an object anyway.
+        positive_iou, negative_iou: an anchor is an object at or above the first IoU with a ground truth and background
+            below the second; the best anchor of each ground truth is an object too.
         samples: anchors an image that the losses are taken over.
         positive_share: at most this share of them are objects.
-        allowed_border: anchors that overhang the image by more than this many pixels take no part in training; None
-            lets all take part.
+        allowed_border: anchors that extend beyond the image by more than this many pixels are ignored in training; None
+            uses all.
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
-        crowd_overlap: background anchors that lie at least this far inside a crowd region are left out; None keeps
-            them, as the reference code does.
+        crowd_overlap: background anchors with at least this share of their area inside a crowd region are ignored; None
+            keeps them, as the reference code does.
 
     Attributes:
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
@@ -119,14 +119,13 @@ class RPN(nn.Module):
         return list(self.backbone(prepare(images, sizes, self.backbone.input_format)).values())
 
     def predict(self, images: Tensor, sizes: Tensor) -> RPNPrediction:
-        """What the head says of each anchor. Arguments as for `feature_maps`."""
+        """The objectness logit and box targets of each anchor. Arguments as for `feature_maps`."""
         maps = self.feature_maps(images, sizes)
         logits, targets = self.head(maps)
         return RPNPrediction(logits.float(), targets.float(), self.anchors(maps), maps)
 
     def forward(self, batch: RPNBatch) -> dict[str, Tensor]:
-        """Losses of each image, (N,): "objectness" and "box", both divided by the number of anchors sampled from that
-        image."""
+        """Losses of each image, (N,): "objectness" and "box", both divided by the number of sampled anchors."""
         maps = self.feature_maps(batch.images, batch.sizes)
         anchors = self.anchors(maps)
         with torch.no_grad():
@@ -137,8 +136,8 @@ class RPN(nn.Module):
         logits, targets = (output.float() for output in self.head.at(maps, index))
         number = valid.sum(dim=1).clamp(min=1)
         objectness = functional.binary_cross_entropy_with_logits(logits, is_object.to(logits.dtype), reduction="none")
-        # A background anchor's goal means nothing; where() keeps it, whatever it is, out of the loss and of the
-        # gradient.
+        # The goal of a background anchor is meaningless; where() excludes it, whatever its value, from the loss and
+        # from the gradient.
         distance = functional.smooth_l1_loss(targets, goal, beta=self.smooth_l1_beta, reduction="none")
         return {
             "objectness": (objectness * valid).sum(dim=1) / number,
@@ -148,8 +147,7 @@ class RPN(nn.Module):
     def assign(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What each anchor is to learn: `kind` (N, A) int8, and the position (N, A) of the ground truth it is
-        assigned to."""
+        """The target of each anchor: `kind` (N, A) int8, and the position (N, A) of its assigned ground truth."""
         takes_part = None
         if self.allowed_border is not None:
             takes_part = box_ops.inside(anchors, sizes, self.allowed_border)
@@ -200,16 +198,16 @@ class RPN(nn.Module):
         if min_sides is not None:
             valid &= (height >= min_sides[:, :1]) & (width >= min_sides[:, 1:])
         logits = logits.masked_fill(~valid, -torch.inf)
-        boxes, scores = self._suppressed(boxes, logits, maps, before_nms, after_nms, nms_iou)
+        boxes, scores = self._suppress(boxes, logits, maps, before_nms, after_nms, nms_iou)
         kept = scores > -torch.inf
         return Proposals(
             boxes.masked_fill(~kept[..., None], 0),
-            # They descend, whatever the rounding of a GPU's sigmoid.
+            # cummin keeps them descending despite the rounding of a GPU's sigmoid.
             scores.sigmoid().cummin(dim=1).values.masked_fill(~kept, 0),
             kept.sum(dim=1),
         )
 
-    def _suppressed(
+    def _suppress(
         self,
         boxes: Tensor,
         logits: Tensor,
@@ -218,10 +216,10 @@ class RPN(nn.Module):
         after_nms: int,
         nms_iou: float,
     ) -> tuple[Tensor, Tensor]:
-        """The boxes (N, R, 4) that remain of all boxes (N, A, 4), and their logits (N, R) in descending order.
+        """NMS of all boxes (N, A, 4): the remaining boxes (N, R, 4), and their logits (N, R) in descending order.
 
-        Level by level, the best go into NMS; the best over all levels remain (Feature Pyramid Networks, section 4.1).
-        Boxes with a logit of -inf take no part, and a logit of -inf marks padding.
+        NMS runs on the best boxes of each level; then the best of all levels are kept (Feature Pyramid Networks,
+        section 4.1). Input boxes with a logit of -inf are ignored; in the output a logit of -inf marks padding.
         """
         parts, start = [], 0
         for features in maps:

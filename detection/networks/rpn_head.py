@@ -1,6 +1,6 @@
-"""The RPN's head: feature maps → an objectness logit and four box targets for each anchor, or for some anchors alone.
+"""The RPN's head: feature maps → an objectness logit and four box targets for each anchor, or only for some.
 
-Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), S anchors asked for.
+Shapes: N images, C channels, H × W map, A anchors of the whole image (all levels), S selected anchors.
 Source: Faster R-CNN section 3.1.
 """
 
@@ -16,8 +16,8 @@ from detection.kernels.choice import PLAIN
 
 
 class RPNHead(nn.Module):
-    """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position; the same weights
-    at each level.
+    """A 3×3 convolution, then an objectness logit and four box targets for each anchor of a position, with the same
+    weights at each level.
 
     Attributes:
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
@@ -48,5 +48,5 @@ class RPNHead(nn.Module):
         return torch.cat(logits, dim=1), torch.cat(targets, dim=1)
 
     def at(self, maps: Sequence[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, S) and box targets (N, S, 4) of the anchors `index` (N, S) alone."""
+        """Logits (N, S) and box targets (N, S, 4) of the anchors `index` (N, S) only."""
         return self.kernels.answer_for(self, maps, index)

@@ -1,4 +1,5 @@
-"""Weights of torchvision's Faster R-CNN with a feature pyramid → those of our two networks, each with the backbone.
+"""Weights of torchvision's Faster R-CNN with a feature pyramid → the weights of the two networks here, each with its
+own backbone.
 
 | torchvision | ours |
 | --- | --- |
@@ -42,8 +43,8 @@ def from_torchvision(
 
     Args:
         state: of `torchvision.models.detection.FasterRCNN` on `resnet_fpn_backbone`, its box head `TwoMLPHead`.
-        bn_eps: what that network adds to BN's variance. Ours add 1e-5, so the difference goes into the variance:
-            `fasterrcnn_resnet50_fpn(weights="COCO_V1")` has 0.
+        bn_eps: what that network adds to the variance of batch normalisation. The networks here add 1e-5, so the
+            difference is added to the variance: `fasterrcnn_resnet50_fpn(weights="COCO_V1")` has 0.
 
     Raises:
         UserError: a name that such a network does not have.
@@ -73,7 +74,7 @@ def _backbone_name(name: str) -> str:
     """The name within a `FeaturePyramid` of one that begins with "backbone."."""
     if name.startswith("backbone.body."):
         return "backbone." + name.removeprefix("backbone.body.")
-    # Before torchvision 0.13 a convolution stood there itself, without the ".0" of a block.
+    # Before torchvision 0.13 this was the convolution itself, without the ".0" of a block.
     found = re.fullmatch(r"backbone\.fpn\.(inner_blocks|layer_blocks)\.(\d)\.(?:0\.)?(weight|bias)", name)
     if found is None:
         raise UserError(f"{name!r} is no weight of torchvision's feature pyramid")

@@ -1,1 +1,1 @@
-"""The one training loop and what it needs: schedule, optimizer, checkpoints, several processes, log. Knows no boxes."""
+"""The training loop and what it needs: schedule, optimizer, checkpoints, several processes, log. No code on boxes."""

@@ -1,12 +1,11 @@
-"""The project's `.pt` files: a kind, a version and plain data → one file that is whole or absent, and back with every
-doubt checked.
+"""A kind, a version and plain data ↔ one of the project's `.pt` files, written atomically and validated on loading.
 
-A file is a zip as `torch.save` writes it, holding one dict: `format`, `version`, `kind`, and whatever belongs to the
-kind: tensors and plain values only, so that `torch.load(weights_only=True)` reads it and no code can hide in it.
+A file is a zip as `torch.save` writes it, holding one dict: `format`, `version`, `kind`, and the entries of that kind.
+It holds tensors and plain values only, so that `torch.load(weights_only=True)` reads it and it cannot contain code.
 
-The zip's comment, which stands at the very end of the file, holds the SHA-256 of all that comes before. The CRC-32 that
-a zip has for each entry would not do: it covers the entries alone, and one flipped bit in a header makes `torch.load`
-return memory that was never written, without a word.
+The zip's comment, at the very end of the file, holds the SHA-256 of everything before it. The CRC-32 that a zip has for
+each entry is not enough: it covers only the entries, and one flipped bit in a header makes `torch.load` return
+uninitialised memory without an error.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _KEY_SHOWN = 200  # characters of a key, at most
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
 _DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
-# What each kind of file is, in words for the one who gave the wrong one.
+# Each kind of file in words, for the error about a file of the wrong kind.
 KINDS: dict[str, str] = {
     "rpn": "a trained RPN (for tools/propose.py, tools/train_fastrcnn.py and tools/eval_coco.py)",
     "fastrcnn": "a trained Fast R-CNN without its RPN (half of a detector)",
@@ -48,17 +47,17 @@ KINDS: dict[str, str] = {
 
 
 class DamagedFile(UserError):
-    """The file is not what was once written: cut short, at odds with its checksum, or with numbers not finite."""
+    """The file is truncated, does not match its checksum, or holds numbers that are not finite."""
 
 
 def save_artifact(path: str | os.PathLike[str], kind: str, **payload: Any) -> None:
-    """Writes `payload` (tensors and plain values, nested at will) to `path`, atomically.
+    """Writes `payload` (tensors and plain values, nested to any depth) to `path`, atomically.
 
     The checksum is verified in the finished file before it gets its name.
 
     Raises:
-        UserError: the file cannot be written (folder read-only, disk full) or reads back damaged; what stood at `path`
-            before is untouched.
+        UserError: the file cannot be written (folder read-only, disk full) or is damaged when it is read back; an
+            earlier file at `path` is unchanged.
     """
     content = {"format": FORMAT, "version": VERSION, "kind": kind, **payload}
     with atomic_write(path) as temporary:
@@ -70,9 +69,9 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     """The dict that `save_artifact` wrote, on the CPU.
 
     Raises:
-        DamagedFile: it is cut short or damaged, or holds a NaN or infinite number (under which key).
-        UserError: it is missing, not a file of ours, holds code, is of another kind than `kinds` (of which, and what
-            takes it), or was written by a newer release.
+        DamagedFile: it is truncated or damaged, or holds a NaN or infinite number; the message names its key.
+        UserError: it is missing, not a file of this project, holds code, is not one of `kinds` (the message names its
+            kind and the tools that take it), or was written by a newer release.
     """
     path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
@@ -89,7 +88,7 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
             f"{path} is refused: it holds more than tensors and plain values, and to load that could run somebody's "
             "code. Save its state_dict alone, and name that file."
         ) from error
-    except Exception as error:  # a file made up to carry a right checksum: torch's reader stumbles in any way
+    except Exception as error:  # a forged file with a valid checksum: torch's reader may raise any exception
         raise UserError(f"{path} is not a file of this project: {error!r:.200}") from error
 
     try:
@@ -122,7 +121,7 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on besides its inputs, for its provenance."""
+    """The versions of Python, torch and torchvision by name, for the provenance of a result."""
     try:
         torchvision = metadata.version("torchvision")  # without importing it, which not every stage needs
     except metadata.PackageNotFoundError:
@@ -131,7 +130,7 @@ def versions() -> dict[str, str]:
 
 
 class _Sink:
-    """A file for torch.save that hashes what it gets, and remembers why a write failed, which torch does not say."""
+    """A file for torch.save that hashes what is written, and keeps the error of a failed write, which torch hides."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.digest = hashlib.sha256()
@@ -164,7 +163,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
 
 
 def _check_digest(path: Path, name: str, needed: str = "") -> None:
-    """Compares the whole file with the SHA-256 at its end. `name` is what messages call the file."""
+    """Compares the whole file with the SHA-256 at its end. `name` is the file's name in error messages."""
     try:
         intact = checksum.is_intact(path)
     except OSError as error:
@@ -176,21 +175,21 @@ def _check_digest(path: Path, name: str, needed: str = "") -> None:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Not so for a tensor of strides 0, say, that a few bytes of the file spread over any number of elements."""
+    """Whether a tensor is dense and of a known type, with memory for all its elements (an expanded one has less)."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 class _Contents:
-    """What a file holds, walked through once: of each object that stands in several places, once too.
+    """The tensors in the content of a file. An object that occurs in several places is visited once.
 
     Attributes:
-        tensors: (where, tensor) for each of them.
+        tensors: (key, tensor) for each of them.
 
     Raises:
-        ValueError: it is nested within itself or too deeply, or unfolds to very many values: lists that share their
-            parts do so from a few bytes, and whatever prints, copies or compares them would take for ever.
+        ValueError: it is nested within itself or too deeply, or expands to very many values: lists that share their
+            elements need only a few bytes for that, and to print, copy or compare them would take for ever.
     """
 
     def __init__(self, content: Any) -> None:

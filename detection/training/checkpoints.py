@@ -1,10 +1,11 @@
-"""The state of a run ↔ a folder of checkpoints: atomic, verified, and enough to continue to the same bits.
+"""The state of a run ↔ a folder of checkpoints, written atomically, verified, and complete: a resumed run gives the
+same bits.
 
     <folder>/checkpoint_00000500.pt    after 500 steps; the newest `keep` of them stay
-    <folder>/best.pt                   the best by the evaluation, if the run asks for one
-    <folder>/*.damaged                 a checkpoint that failed its checksum, put aside
+    <folder>/best.pt                   the best by the evaluation, if `keep_best` is set
+    <folder>/*.damaged                 a checkpoint that failed its checksum, renamed
 
-All ranks of a run see the same folder: rank 0 writes, all read.
+All ranks of a run share the folder: rank 0 writes, all ranks read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 
 @dataclass
 class TrainingState:
-    """All that a run changes as it goes.
+    """The state that changes during a run.
 
     Attributes:
         network: the network itself, not its DDP wrapper.
@@ -61,11 +62,11 @@ class Checkpointer:
 
     Args:
         folder: the run's output folder.
-        provenance: what the run is made of (config, dataset fingerprint, weights' SHA-256 …; JSON-able). A checkpoint
-            of another one is refused.
-        keep: how many checkpoints stay; at least 2 if one is to survive damage to the newest.
-        warn: where a warning goes (a damaged checkpoint was put aside).
-        upgrade: a checkpoint's content by an earlier version → as today's version would have written it.
+        provenance: the inputs of the run (config, dataset fingerprint, weights' SHA-256 …), JSON-serialisable. A
+            checkpoint with another provenance is refused.
+        keep: how many checkpoints are kept; with at least 2, one remains if the newest is damaged.
+        warn: called with each warning (that a damaged checkpoint was renamed).
+        upgrade: the content of a checkpoint of an earlier version → the same in today's form.
     """
 
     def __init__(
@@ -86,13 +87,12 @@ class Checkpointer:
         self._upgrade = upgrade
 
     def latest(self) -> Path | None:
-        """The newest checkpoint by its name, unread; None if there is none."""
+        """The path of the newest checkpoint by its name, which is not read; None if there is none."""
         found = self._all()
         return found[-1] if found else None
 
     def save(self, state: TrainingState) -> Path:
-        """Writes a checkpoint of `state`; older ones are pruned after it is on disk and verified. Every rank calls
-        this.
+        """Writes a checkpoint of `state`, verifies it, and then deletes the older ones. Every rank calls this.
 
         Raises:
             UserError: it cannot be written. The earlier checkpoints are untouched.
@@ -105,20 +105,20 @@ class Checkpointer:
         return path
 
     def save_best(self, state: TrainingState) -> Path:
-        """Writes `best.pt`, which pruning leaves alone. Every rank calls this."""
+        """Writes `best.pt`, which `save` never deletes. Every rank calls this."""
         path = self.folder / "best.pt"
         self._write(state, path)
         return path
 
     def resume(self, state: TrainingState) -> bool:
-        """Fills `state`, and sets the random generators, from the newest checkpoint that is whole; False if the folder
-        holds none. Every rank calls this.
+        """Fills `state`, and sets the random generators, from the newest undamaged checkpoint; returns False if the
+        folder holds none. Every rank calls this.
 
-        A damaged one is put aside as `.damaged` with a warning, and the one before it is taken.
+        A damaged one is renamed to `.damaged` with a warning, and the one before it is used.
 
         Raises:
-            UserError: checkpoints exist and none is whole; or they belong to another run (the keys that differ are
-                listed), or to another network.
+            UserError: all checkpoints are damaged; or they belong to another run (the keys that differ are listed), or
+                to another network.
         """
         path = on_main(self._newest_whole)
         if path is None:
@@ -159,17 +159,17 @@ class Checkpointer:
         )
 
     def _newest_whole(self) -> Path | None:
-        for leftover in self.folder.glob(".*.pt.*tmp"):  # of a run that was killed while it wrote
+        for leftover in self.folder.glob(".*.pt.*tmp"):  # of a run that was killed while writing
             leftover.unlink(missing_ok=True)
         candidates = self._all()
         for path in reversed(candidates):
             try:
                 load_artifact(path, "checkpoint")
             except DamagedFile as error:
-                # Put aside, because by its number it would otherwise stay "the newest" and have good ones pruned.
+                # Renamed, because by its number it would otherwise remain the newest, and good ones would be deleted.
                 path.rename(path.with_suffix(".damaged"))
                 self._warn(
-                    f"warning: {error}. It is kept as {path.with_suffix('.damaged').name}; the one before is taken."
+                    f"warning: {error}. It is kept as {path.with_suffix('.damaged').name}; the one before is used."
                 )
             else:
                 return path
@@ -190,9 +190,9 @@ class Checkpointer:
             state.step, state.evaluated = _count(content["step"]), _count(content["evaluated"])
             state.elapsed = float(_number(content["elapsed"]))
             state.best = {str(name): float(_number(value)) for name, value in content["best"].items()}
-            # Checkpoints of earlier releases have none: there, the first average after a break is over fewer steps.
+            # Checkpoints of earlier releases have none: the first average after resuming is then over fewer steps.
             state.averages = _own_share(content.get("averages", []))
-            # With more ranks than before, the new ones draw as a fresh process would.
+            # With more ranks than before, the additional ranks keep the random state of a fresh process.
             if rank() < len(content["random"]):
                 restore_random_state(content["random"][rank()])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
@@ -200,16 +200,16 @@ class Checkpointer:
 
 
 def provenance_of(path: Path) -> dict[str, Any]:
-    """What the run of a checkpoint is made of, as it was when that was written. Raises UserError as `load_artifact`."""
+    """The provenance of the run that wrote a checkpoint, as stored in it. Raises UserError as `load_artifact`."""
     provenance: dict[str, Any] = json.loads(load_artifact(path, "checkpoint")["provenance"])
     return provenance
 
 
 def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, partly: bool = False) -> None:
-    """Compares what the run of the checkpoint `path` is made of with what ours is; `partly`: by the keys of ours alone.
+    """Compares the provenance of the checkpoint `path` with that of this run; `partly`: only the keys of `ours`.
 
     Raises:
-        UserError: they differ; each key that does is listed with both values.
+        UserError: they differ; each key that differs is listed with both values.
     """
     theirs, ours = flat(theirs), flat(ours)
     keys = ours.keys() if partly else theirs.keys() | ours.keys()
@@ -226,7 +226,7 @@ def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
 
 
 def _own_share(averages: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What this rank goes on from: with fewer ranks than before, what several of them had."""
+    """The running sums that this rank resumes from; with fewer ranks than before, the sum of those of several ranks."""
     own = [share for share in averages[rank() :: world_size()] if share is not None]
     if not own:
         return None
@@ -239,11 +239,11 @@ def _own_share(averages: list[dict[str, Any] | None]) -> dict[str, Any] | None:
 
 def _number(value: Any) -> int | float:
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r:.80} stands where a number should")
+        raise TypeError(f"a number is expected, not {value!r:.80}")
     return value
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise TypeError(f"{value!r:.80} stands where a count should")
+        raise TypeError(f"a count is expected, not {value!r:.80}")
     return value

@@ -1,10 +1,10 @@
-"""What all ranks of a run must have in common, compared before the work begins; a rank that fails ends the others.
+"""Checks that the ranks of a run agree, made before the work begins; the failure of one rank stops the others.
 
-    require_agreement("training the RPN", config)     the configuration and the versions, as the first thing
-    index = together("reading the annotations", …)    what each rank prepares by itself
-    require_same("the data", {"train": …})            what came of it
+    require_agreement("training the RPN", config)     the configuration and the versions, at the start
+    index = together("reading the annotations", …)    work that each rank does by itself
+    require_same("the data", {"train": …})            the result of that work
 
-Alone, each of these does nothing more than it would for one process.
+With a single process nothing is compared; `together` only runs its action.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from detection.training.distributed import gather_objects, report_progress, worl
 
 T = TypeVar("T")
 
-# Keys that say where things are on a machine and what it has; they may differ between the machines of one run.
+# Keys of paths and hardware, which may differ between the machines of one run.
 OF_ONE_MACHINE = ("data.root", "output", "runtime.device", "runtime.workers")
 _PACKAGES = ("backbones", "detection")
 
 
 def together(what: str, action: Callable[[], T]) -> T:
-    """`action()` on every rank, each with a result of its own. `action` exchanges nothing between ranks.
+    """Runs `action` on every rank and returns its result on that rank. `action` must not communicate between ranks.
 
-    what: in words, for the others' messages if a rank does not come back from it ("reading the annotations").
+    what: the action in words ("reading the annotations"), for the error messages of the other ranks if one does not
+    finish it.
 
     Raises:
         UserError: it failed on another rank: that rank's message.
@@ -58,10 +59,10 @@ def together(what: str, action: Callable[[], T]) -> T:
 
 
 def require_same(what: str, values: Mapping[str, Any]) -> None:
-    """Makes sure that all ranks hold the same `values` (JSON-able).
+    """Checks that all ranks hold the same `values` (JSON-serialisable).
 
     Raises:
-        UserError: on every rank, naming the first rank that differs from rank 0, and each key in which it does with
+        UserError: on every rank; it names the first rank that differs from rank 0, and lists each key that differs with
             both values.
     """
     if world_size() == 1:
@@ -83,8 +84,8 @@ def require_same(what: str, values: Mapping[str, Any]) -> None:
 
 
 def require_agreement(what: str, config: Configuration, **more: Any) -> None:
-    """Makes sure that all ranks are about to do the same work: `what`, by the same configuration (but for
-    `OF_ONE_MACHINE`) and whatever is given as `more`, with the same PyTorch, Python and source of this project.
+    """Checks that all ranks do the same work `what`, with the same configuration (except the keys in `OF_ONE_MACHINE`),
+    the same values in `more`, and the same versions of PyTorch, Python and this project's source.
 
     Raises:
         UserError: as `require_same`.
@@ -97,7 +98,7 @@ def require_agreement(what: str, config: Configuration, **more: Any) -> None:
 
 
 def require_same_weights(*networks: nn.Module) -> None:
-    """Makes sure that all ranks look by the same networks.
+    """Checks that the networks have the same weights on all ranks.
 
     Raises:
         UserError: as `require_same`.
@@ -113,7 +114,7 @@ def require_same_weights(*networks: nn.Module) -> None:
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested dicts as one, by dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
+    """Flattens nested dicts into one with dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
     if not isinstance(value, Mapping):
         return {key: value}
     return {
@@ -129,7 +130,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 
 def _source_digest() -> str:
-    """A digest of this project's source files as they lie on this machine."""
+    """A digest of this project's source files on this machine."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for path in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):

@@ -1,8 +1,8 @@
 """`runtime.deterministic` → PyTorch's deterministic algorithms, and the name of each operator that has none.
 
-On a CPU the bits are the same from run to run. On a GPU they are where every operator of the training has a
-deterministic form, and docs/faults.md lists those that have none. PyTorch warns of its own when they are called; of
-torchvision's it says nothing.
+On a CPU the results are bitwise the same from run to run. On a GPU they are the same if every operator of the training
+has a deterministic form; docs/faults.md lists those that have none. PyTorch warns when one of its own is called, but
+not when one of torchvision's is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ALERT = re.compile(r"(\S+) does not have a deterministic implementation")
 
 @contextlib.contextmanager
 def determinism(runtime: settings.Runtime) -> Iterator[None]:
-    """Within it, the same bits from run to run, if the configuration asks for that; operators that cannot are logged,
-    each once."""
+    """Context in which results are bitwise the same from run to run, if `runtime.deterministic` is set; each operator
+    that has no deterministic form is logged once."""
     if not runtime.deterministic:
         yield
         return
@@ -41,7 +41,7 @@ def determinism(runtime: settings.Runtime) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     try:
-        with _alerts_as_log():
+        with _log_alerts():
             yield
     finally:
         torch.use_deterministic_algorithms(was_on, warn_only=was_only_warning)
@@ -49,15 +49,15 @@ def determinism(runtime: settings.Runtime) -> Iterator[None]:
 
 
 def without_deterministic_form(network: nn.Module, device: torch.device) -> list[str]:
-    """What in a network's training is summed in another order from run to run on this device without a warning of
-    PyTorch's, as the network itself tells it (`operators_without_deterministic_form`)."""
+    """The operators in a network's training whose summation order varies from run to run on this device and of which
+    PyTorch does not warn, as listed by the network's method `operators_without_deterministic_form`."""
     tell = getattr(network, "operators_without_deterministic_form", None)
     return [] if tell is None else tell(device)
 
 
 @contextlib.contextmanager
-def _alerts_as_log() -> Iterator[None]:
-    """PyTorch's warnings of operators without a deterministic form, as one line of the log for each operator."""
+def _log_alerts() -> Iterator[None]:
+    """Logs PyTorch's warnings of operators without a deterministic form, one line for each operator."""
     show, named = warnings.showwarning, set[str]()
 
     def log_or_show(message: Any, *rest: Any, **more: Any) -> None:

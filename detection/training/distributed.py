@@ -1,8 +1,8 @@
-"""Several processes as one run: joining torchrun's group, exchanging small values, and errors that name the rank.
+"""Several processes as one run: join the group of torchrun, exchange small values, and raise errors that name the rank.
 
-Without torchrun every function here works for the one process there is: rank 0 of 1. With it, each process joins by the
-environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): over gloo on a CPU, over NCCL
-on GPUs. Every exchange has a time limit.
+Without torchrun every function here works for a single process, rank 0 of 1. With it, each process joins through the
+environment variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT): over gloo on a CPU,
+over NCCL on GPUs. Every exchange has a time limit.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from detection.training.memory import keep_freed_memory
 
 T = TypeVar("T")
 
-# gloo and NCCL raise plain RuntimeErrors; these words of theirs tell them from others.
+# gloo and NCCL raise plain RuntimeErrors; these words in their messages distinguish them from others.
 _EXCHANGE_ERRORS = ("gloo", "Gloo", "NCCL", "ProcessGroup", "TCPStore", "pair closure", "by peer", "Broken pipe")
 _PROGRESS_KEY, _FAILURE_KEY, _DEVICE_KEY = (f"detection/{what}/{{rank}}" for what in ("progress", "failure", "device"))
-_store: dist.Store | None = None  # the group's key-value store; holds how far each rank has come, for error messages
-_notes = 0  # how many notes on its progress this rank has left
-# Keeps gloo's object alive until the process ends: taking it apart joins a thread that may be waiting for the
-# interpreter's lock, which whoever lets go of the last reference (an error's frames, say) holds: PyTorch 2.10 hangs.
+_store: dist.Store | None = None  # the group's key-value store; holds the progress of each rank, for error messages
+_notes = 0  # how many progress notes this rank has written
+# Keeps gloo's object alive until the process ends. Its destructor joins a thread that may be waiting for the
+# interpreter's lock, and the code that drops the last reference (the frames of an error, for example) holds that lock:
+# PyTorch 2.10 hangs.
 _group: dist.ProcessGroup | None = None
 
 
@@ -39,42 +40,42 @@ class DistributedError(UserError):
 
 
 def rank() -> int:
-    """This process's number, 0 … world_size − 1."""
+    """The number of this process, 0 … world_size − 1."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """The number of processes in the group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and speaks (rank 0)."""
+    """Whether this process is rank 0, which writes files and prints messages."""
     return rank() == 0
 
 
 def was_restarted() -> bool:
-    """Whether torchrun has restarted this group (`--max-restarts`): the run then continues without being asked to.
+    """Whether torchrun has restarted this group (`--max-restarts`), in which case the run resumes without --resume.
 
-    Every rank calls this: of several machines, only the agent of the one that failed counts its restarts.
+    Every rank calls this: with several machines, only the agent of the failed machine counts the restart.
     """
     return any(count != "0" for count in gather_objects(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
 @contextlib.contextmanager
 def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterator[torch.device]:
-    """Joins torchrun's group for the length of the block and yields the device of this process.
+    """Joins torchrun's group for the duration of the block and yields the device of this process.
 
     Args:
         device: "auto" (CUDA where there is a GPU, otherwise the CPU), "cpu", "cuda" (the GPU of this process's
             LOCAL_RANK), or one GPU by its number ("cuda:1").
-        time_limit: seconds that any exchange, and the joining itself, may take. It must be above the longest time that
-            one rank may keep the others waiting (writing a checkpoint, an evaluation).
+        time_limit: seconds that any exchange, and joining the group, may take. It must be longer than one rank may keep
+            the others waiting (for a checkpoint or an evaluation).
 
     Raises:
-        DistributedError: the group does not come together within the time limit.
-        UserError: CUDA is asked for and missing, or this machine has fewer GPUs than processes; some ranks have a GPU
-            and some not; what torchrun should have left in the environment is no number.
+        DistributedError: the group is not complete within the time limit.
+        UserError: CUDA is requested but not available; this machine has fewer GPUs than processes; only some ranks have
+            a GPU; an environment variable of torchrun is not a number.
     """
     global _store, _group, _notes
     world, this_rank = environment_number("WORLD_SIZE", 1), environment_number("RANK", 0)
@@ -88,8 +89,8 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
     try:
         _store, _, _ = next(iter(dist.rendezvous("env://", timeout=limit)))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun on one machine keeps its store over restarts, and with it the addresses of processes that are
-            # gone. (On several it opens a new one, and their counts may differ.)
+            # On one machine torchrun keeps its store over restarts, and with it the addresses of processes that have
+            # ended. (On several machines it opens a new store, and their restart counts may differ.)
             _store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store)
         _require_one_kind_of_device(_store, chosen.type, this_rank, world)
         dist.init_process_group(
@@ -107,20 +108,21 @@ def process_group(device: str = "auto", *, time_limit: float = 600.0) -> Iterato
     try:
         yield chosen
         ended_well = True
-    except DistributedError:  # another rank's failure, which that one tells of
+    except DistributedError:  # another rank failed, and reports it
         raise
     except BaseException as error:
         _report_failure(error)
         raise
     finally:
         _store = None
-        # NCCL's end waits for every rank: after an error of one alone, for ever, and its message would never be seen.
+        # NCCL waits here for every rank. After an error on one rank it would wait for ever, and the error would never
+        # be shown.
         if ended_well or chosen.type != "cuda":
             dist.destroy_process_group()
 
 
 def _require_one_kind_of_device(store: dist.Store, device: str, this_rank: int, world: int) -> None:
-    """The exchanges of a CPU and those of a GPU would wait for each other in vain."""
+    """Raises a UserError if some ranks use a CPU and others a GPU: their exchanges would block each other."""
     store.set(_DEVICE_KEY.format(rank=this_rank), device)
     devices = [store.get(_DEVICE_KEY.format(rank=other)).decode() for other in range(world)]
     for other, theirs in enumerate(devices):
@@ -135,7 +137,7 @@ def named_device(name: str) -> torch.device:
     """The device of this name; "auto" is a GPU where there is one.
 
     Raises:
-        UserError: it is a GPU, and PyTorch sees none.
+        UserError: it is a GPU, and PyTorch finds none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -162,7 +164,7 @@ def _choose_device(name: str) -> torch.device:
 
 
 def barrier() -> None:
-    """Waits until every rank has come here."""
+    """Waits until every rank has called this."""
     if world_size() > 1:
         report_progress("waiting for each other")
         with explained("waiting for each other"):
@@ -181,7 +183,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def gather_numbers(numbers: torch.Tensor) -> list[list[float]]:
-    """A row of numbers (C,) from every rank → one list for each rank, on every rank. Waits for the device."""
+    """A tensor of numbers (C,) on every rank → one list for each rank, on every rank. Waits for the device."""
     if world_size() == 1:
         return [numbers.tolist()]
     rows = [torch.empty_like(numbers) for _ in range(world_size())]
@@ -209,10 +211,11 @@ def broadcast_object(value: T) -> T:
 
 
 def share_buffers(network: torch.nn.Module) -> None:
-    """Gives every rank rank 0's buffers, such as the running statistics of batch normalisation, as the next step would.
+    """Copies rank 0's buffers, such as the running statistics of batch normalisation, to every rank, as the next step
+    would do.
 
-    Each rank keeps its own between two steps, while a checkpoint holds rank 0's: what is measured in between is then
-    the network that is saved.
+    Between two steps each rank has its own, while a checkpoint holds rank 0's: an evaluation then measures the network
+    that is saved.
     """
     if world_size() == 1:
         return
@@ -224,7 +227,7 @@ def share_buffers(network: torch.nn.Module) -> None:
 def on_main(action: Callable[[], T]) -> T:
     """Runs `action` on rank 0 alone and returns its result on every rank.
 
-    A UserError there is raised on every rank, so that none waits for the others.
+    A UserError on rank 0 is raised on every rank, so that no rank waits for the others.
     """
     if world_size() == 1:
         return action()
@@ -242,9 +245,9 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def report_progress(text: str) -> None:
-    """Leaves a note on how far this rank has come, which the others quote if an exchange fails. Costs microseconds.
+    """Stores the progress of this rank as `text`, which the other ranks quote if an exchange fails. Takes microseconds.
 
-    Every rank leaves the same notes in the same order: whoever has left fewer is behind.
+    Every rank stores the same notes in the same order: a rank that has stored fewer is behind.
     """
     global _notes
     if _store is not None:
@@ -262,8 +265,8 @@ def _report_failure(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns a failed or overdue exchange in the block into a DistributedError: which rank has failed and with what
-    message; or else which one is behind, and how far each had come."""
+    """Turns a failed or timed-out exchange in the block into a DistributedError, which names the rank that failed and
+    its message, or otherwise the ranks that are behind and the progress of each."""
     try:
         yield
     except RuntimeError as error:
@@ -284,7 +287,7 @@ def _is_exchange_failure(error: RuntimeError) -> bool:
 
 
 def _progress() -> str:
-    """How far each rank has come, and which of them to look at."""
+    """The progress of each rank, and the ranks that are behind, as text."""
     notes = [_note(_PROGRESS_KEY.format(rank=other)) for other in range(world_size())]
     if all(note is None for note in notes):
         return "Look at the output of the rank that is gone; rank 0's, if the notes on their progress went with it."
@@ -296,7 +299,7 @@ def _progress() -> str:
 
 
 def _note(key: str) -> str | None:
-    """What a rank has left in the store; None if it has not, or the store went with the process that kept it."""
+    """The value of a key in the store; None if it is not set, or if the process that kept the store has ended."""
     try:
         return _store.get(key).decode() if _store is not None and _store.check([key]) else None
     except RuntimeError:
@@ -304,6 +307,6 @@ def _note(key: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an exchange's error says, without the place in the library's source and its advice."""
+    """The message of an exchange's error, without the position in the library's source and the advice that follows."""
     line = str(error).strip().split("\n")[0]
     return re.sub(r"\[\S*\.cc:\d+\] ", "", line).split(". ")[0].rstrip(".")

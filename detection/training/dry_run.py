@@ -1,4 +1,5 @@
-"""A stage → what its training would take, from a few measured steps. Nothing is written into the run's folder."""
+"""A stage → the time, memory and disk space that its training needs, from a few measured steps. Writes nothing into the
+run's folder."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ STEPS = 3  # measured, after one to warm up
 
 
 class Pace(NamedTuple):
-    """Seconds: of a step, and from nothing to the end of the first one, workers' start and compilation included."""
+    """Seconds of a step, and from the start to the end of the first step, with start of workers and compilation."""
 
     step: float
     start: float
@@ -39,7 +40,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
 
     Args:
         written_before: files that the run writes before this stage's own.
-        bytes_before: their size; they are joined from parts, so that they need it twice meanwhile.
+        bytes_before: their size; they are joined from parts, which takes twice that space temporarily.
     """
     pace = _pace(stage)
     training, network, world = stage.training, stage.network, world_size()
@@ -47,7 +48,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     checkpoint = weights + 4 * learning  # momentum
-    # A checkpoint is deleted only when the next one stands.
+    # A checkpoint is deleted only after the next one is written.
     disk = bytes_before + max(checkpoint * (training.keep_checkpoints + 1) + 3 * weights, bytes_before)
     free = shutil.disk_usage(_existing(stage.root)).free
     written = [*written_before, *stage.files, *_files_of_training(stage.folder, stage.runtime)]
@@ -70,7 +71,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
 
 
 def _pace(stage: Stage) -> Pace:
-    """How long a step takes here, by a few of them; the network learns next to nothing meanwhile."""
+    """The duration of a step on this machine, from a few steps at a learning rate that hardly changes the network."""
     training = stage.training
     on_main(lambda: logger.info("measuring a few steps of %d images …", training.global_batch))
 
@@ -81,23 +82,23 @@ def _pace(stage: Stage) -> Pace:
 
     with determinism(stage.runtime):
         warm_up = run(1)
-        # What starting the workers and warming up cost is in both times, and drops out of the difference.
+        # Starting the workers and warming up is in both times, and cancels out in the difference.
         return Pace(max((run(1 + STEPS) - min(warm_up, run(1))) / STEPS, 1e-6), warm_up)
 
 
 def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
-    """A rate so small that measuring cannot make an untrained network diverge."""
+    """The schedule times 0.001, so that an untrained network does not diverge while it is measured."""
     return lambda step: schedule(step) * 1e-3
 
 
 def _files_of_training(folder: Path, runtime: settings.Runtime) -> list[Path]:
-    """What `run_training` writes into the folder of log and checkpoints."""
+    """The files that `run_training` writes into the folder of the log and the checkpoints."""
     names = ["checkpoint_*.pt", "log.jsonl", "run.lock", *(["tensorboard"] if runtime.tensorboard else [])]
     return [folder / name for name in names]
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Mebibytes: on a GPU the most that tensors have taken, on a CPU the most that this process has held."""
+    """Peak memory in MiB: of the tensors on a GPU, of this process on a CPU."""
     try:
         peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
@@ -111,7 +112,7 @@ def _size(count: float) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """The nearest folder above that exists."""
+    """The folder itself or its nearest parent that exists."""
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent

@@ -1,7 +1,7 @@
-"""The folder that a run writes into → an error once it is not that folder any more.
+"""The folder that a run writes into → an error if it was deleted, moved or replaced during the run.
 
-A folder that is deleted takes the run's lock with it: a second run could begin there, and the first would go on writing
-into the same place.
+If the folder is deleted, so is the run's lock: a second run could then begin there while the first still writes into
+the same path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Identity = tuple[int, int]  # of a file or folder: device, inode
 
 
 class FolderWatch:
-    """Remembers `folder`, and the lock's file in it, as they are now."""
+    """Records the identity of `folder` and of the lock file in it, to compare them later."""
 
     def __init__(self, folder: str | os.PathLike[str], lock: str = "run.lock") -> None:
         self.folder = Path(folder)
@@ -23,10 +23,10 @@ class FolderWatch:
         self._identities = [_identity(path) for path in self._watched]
 
     def check(self) -> None:
-        """Looks again.
+        """Compares the folder and its lock file with those recorded.
 
         Raises:
-            UserError: the folder or its lock is gone, or another one stands in its place.
+            UserError: the folder or its lock file is missing or was replaced.
         """
         for path, before in zip(self._watched, self._identities, strict=True):
             if before is not None and _identity(path) != before:

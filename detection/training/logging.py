@@ -2,7 +2,7 @@
 
     <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}, or
                             {"kind": "remark", "step": …, "text": …}
-    <folder>/tensorboard/   the same, if TensorBoard is installed
+    <folder>/tensorboard/   the same figures, if TensorBoard is installed
 
 Only rank 0 writes and prints. Durations come from a monotonic clock; numbers are formatted the same in every locale.
 """
@@ -33,8 +33,8 @@ class TrainingLog:
     Args:
         folder: where the files are written; None to write none.
         name: the beginning of the progress line ("rpn").
-        stream: where the progress line is printed: one line that is updated on a terminal, a line each time elsewhere.
-        tensorboard: write TensorBoard files too; if it is not installed, one message says so.
+        stream: where the progress is printed: on a terminal one line that is updated, elsewhere a new line each time.
+        tensorboard: write TensorBoard files too; if it is not installed, a message is printed.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class TrainingLog:
         self._writer: Any = None
 
     def start(self, step: int, evaluated: int) -> None:
-        """Opens the files for a run that continues after `step`; entries of later steps, left by a session that was
-        killed, are removed.
+        """Opens the files for a run that continues after `step`, and removes entries of later steps from a session that
+        was killed.
 
         Raises:
             UserError: a file cannot be written.
@@ -116,7 +116,7 @@ class TrainingLog:
         """Ends the progress line and closes the files."""
         self._end_line()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what a full disk has kept from being written was reported by _write
+            with contextlib.suppress(OSError):  # a full disk was already reported by _write
                 self._file.close()
             self._file = None
         if self._writer is not None:
@@ -168,8 +168,8 @@ class TrainingLog:
 class Stopwatch:
     """Times the interval between two log entries: images per second, waiting for data, time left.
 
-    The time left follows the pace of the last intervals, evaluations and checkpoints (`aside`) included; the images per
-    second and the share of waiting leave them out.
+    The time left is computed from the last intervals including evaluations and checkpoints (`aside`); the images per
+    second and the share of waiting exclude them.
     """
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block waits for data."""
+        """Counts the time of the block as waiting for data."""
         began = time.monotonic()
         try:
             yield
@@ -188,7 +188,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """The block is not training: an evaluation, a checkpoint."""
+        """Counts the time of the block as an evaluation or a checkpoint, not as training."""
         began = time.monotonic()
         try:
             yield
@@ -199,8 +199,8 @@ class Stopwatch:
         """Ends the interval, in which `steps` steps were done, and begins the next.
 
         Returns:
-            "images_per_second"; "data_wait", the share (0–1) of the time in which the host waited for the loader (a GPU
-            may have been computing meanwhile, so it waited no longer than that); "time_left" in seconds.
+            "images_per_second"; "data_wait", the share (0–1) of the time in which the host waited for the loader (an
+            upper bound of the time that a GPU waited, since it may have been computing); "time_left" in seconds.
         """
         now = time.monotonic()
         self._paces.append((now - self._began, steps))
@@ -227,7 +227,8 @@ def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float
 
 
 def _rewind(path: Path, last_steps: Mapping[str, int]) -> None:
-    """Removes the lines of `path` whose step is above that of their kind, and a killed process's unfinished line."""
+    """Removes the lines of `path` whose step is above the last step of their kind, and the unfinished line of a killed
+    process, if there is one."""
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8", errors="replace")

@@ -1,15 +1,15 @@
-"""Network + batches + optimizer → trained network: the one loop that every stage trains by.
+"""Network + batches + optimizer → trained network: the training loop of every stage.
 
-Legend: N images of a micro-batch, W ranks, B the global batch (images that all ranks together see in one step).
+Legend: N images of a micro-batch, W ranks, B the global batch (images of one step over all ranks).
 
 The network returns a dict of **per-image** losses (N,). A step's loss is `sum over terms and images / B`, so that its
 gradient does not depend on how the images are spread over ranks and micro-batches. (DDP averages gradients over the
-ranks; a factor W undoes it.)
+ranks; a factor W turns that into the sum.)
 
     one GPU:       python tools/train_rpn.py …
     eight GPUs:    torchrun --nproc-per-node 8 tools/train_rpn.py …
     two machines:  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:PORT tools/train_rpn.py …
-                   (the same on both, with an output folder that both see)
+                   (the same on both, with an output folder that both share)
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from detection.training.run_lock import run_lock
 from detection.training.signals import StopRequested, StopSignals
 from detection.training.update import clipped_norm, poison_gradients, require_scale, skips_on_device, update
 
-_SIGNAL_EVERY = 5  # steps after which several ranks on GPUs look for a stop signal, which makes the host wait
+_SIGNAL_EVERY = 5  # steps between checks for a stop signal with several ranks on GPUs; a check makes the host wait
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
+    """The result of a call of `train`.
 
     Attributes:
         step: updates done in the whole run.
@@ -80,7 +80,7 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """For a tool: 0 when finished, 128 + signal when interrupted, so that `train_a && train_b` does not go on."""
+        """The exit status of a tool: 0 if finished, 128 + signal if interrupted, so that `train_a && train_b` stops."""
         return 128 + self.signal if self.signal else 0
 
 
@@ -106,39 +106,40 @@ def train(
     keep_best: str | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Trains `network`, which lies on `device`, in place until `steps` updates are done or a signal asks for the end.
+    """Trains `network`, which lies on `device`, in place until `steps` updates are done or a stop signal is received.
 
     Args:
-        network: batch → dict of per-image losses (N,), connected to all trainable parameters whatever the batch holds.
-        batches: first step (from 0) → the micro-batches from that step on, exactly `accumulation` of them a step, of
-            this rank's share.
+        network: batch → dict of per-image losses (N,), connected to all trainable parameters for every batch, even one
+            without objects.
+        batches: first step (from 0) → this rank's micro-batches from that step on, exactly `accumulation` a step.
         optimizer: over the network's parameters.
         steps: updates in the whole run.
         schedule: step (from 0) → learning rate.
         global_batch: images of a step over all ranks and micro-batches.
         autocast: bfloat16 or float16 (with loss scaling); None computes in float32.
-        clip_norm: the gradient's norm is clipped to it.
-        checkpointer: None keeps no checkpoints, and signals do what they do elsewhere. Otherwise a last one is written
-            at the end and upon SIGINT, SIGTERM, SIGUSR1; one every `checkpoint_every` steps, and one before every
-            evaluation.
-        resume: go on from the newest checkpoint, to the same bits as if there had been no break. Without it a folder
-            that holds checkpoints is refused.
-        log, log_every: figures every so many steps, and ahead of every evaluation.
-        evaluate, evaluate_every: step → figures, every so many steps and after the last, on every rank, each with rank
-            0's running statistics; it may use the network as it likes, but not train it. 0: never.
-        keep_best: the figure (more is better) by which the best checkpoint is kept as best.pt.
-        on_start: called once it is plain that the run may go on in the folder, with the steps that are done; the log is
-            open then.
+        clip_norm: the norm to which the gradient is clipped; None does not clip.
+        checkpointer: None writes no checkpoints and leaves the signal handlers unchanged. Otherwise a checkpoint is
+            written every `checkpoint_every` steps, before every evaluation, at the end, and after a stop signal
+            (SIGINT, SIGTERM, SIGUSR1).
+        resume: continue from the newest checkpoint, bitwise as an uninterrupted run. Without it a folder that holds
+            checkpoints is refused.
+        log, log_every: figures are logged every `log_every` steps, and before every evaluation.
+        evaluate, evaluate_every: step → figures, called on every rank every `evaluate_every` steps and after the last,
+            with rank 0's running statistics; it may change the network's mode, but not its weights. 0: never.
+        keep_best: the figure (higher is better) by which the best checkpoint is kept as best.pt.
+        on_start: called with the number of steps done, after the checks that the run may use the folder; the log is
+            then open.
 
     Finite numbers: a step whose losses or gradient are not finite never changes the weights. On a CPU each step is
-    checked before its update. A GPU is not waited for at every step: the check stays on it as a flag by which the fused
-    optimizer skips the update, and the host reads the flag at the log's pace and before every checkpoint. float16's
-    overflowing gradients are skipped by the loss scale as usual; its losses are watched like the others.
+    checked before its update. On a GPU the host does not wait at every step: the result of the check stays on the
+    device as a flag with which the fused optimizer skips the update, and the host reads the flag when it logs and
+    before every checkpoint. With float16, the gradient scaler skips steps whose gradients overflow; the losses are
+    checked as usual.
 
     Raises:
-        UserError: a loss that is not finite (its terms, step, image ids, the last good checkpoint); a checkpoint that
-            cannot be written or does not belong to the run; batches that end early or do not add up to the global
-            batch; ranks that disagree or are lost.
+        UserError: a loss that is not finite (the message names its terms, step, image ids and the last good
+            checkpoint); a checkpoint that cannot be written or does not belong to the run; batches that end early or do
+            not add up to the global batch; ranks that disagree or fail.
     """
     world = world_size()
     if accumulation < 1 or global_batch < world * accumulation:
@@ -152,7 +153,7 @@ def train(
     metrics: dict[str, float] = {}
     lock = run_lock(checkpointer.folder) if checkpointer is not None else contextlib.nullcontext()
     signals = StopSignals()
-    # Where nothing is to be saved there is no reason to finish the step either.
+    # Without checkpoints there is no reason to finish a step after a signal.
     watched = signals if checkpointer is not None else contextlib.nullcontext()
     agreed = {
         "steps": steps,
@@ -166,13 +167,13 @@ def train(
         "keep_best": keep_best,
         "resume": resume,
     }
-    with lock, watched, _resume_offered(checkpointer), explained("exchanging gradients"), contextlib.closing(log):
+    with lock, watched, _suggest_resume(checkpointer), explained("exchanging gradients"), contextlib.closing(log):
         require_same("the run", agreed | _identity(state, checkpointer))
         _begin(state, checkpointer, resume, log)
         require_same("how far the run is", {"step": state.step, "evaluated": state.evaluated})
         if on_start is not None:
             on_start(state.step)
-        parallel = _wrapped(network, device).train()
+        parallel = _wrap_for_ranks(network, device).train()
         folder = FolderWatch(checkpointer.folder) if checkpointer is not None else None
         first_step = state.step
         stream = stream_of(batches, first_step)
@@ -208,8 +209,8 @@ def train(
                 if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
                     try:
                         with signals.raising(), stopwatch.aside():
-                            metrics = _evaluated(evaluate, state, checkpointer, keep_best)
-                    except StopRequested as stop:  # the checkpoint from before stands, and will be evaluated
+                            metrics = _evaluate_and_keep_best(evaluate, state, checkpointer, keep_best)
+                    except StopRequested as stop:  # the earlier checkpoint is kept, and is evaluated on resuming
                         return Outcome(state.step, stop.signal, metrics, first_step)
                     log.evaluation(state.step, metrics)
                     save()
@@ -230,13 +231,14 @@ def train(
                 norm = clipped_norm(network, clip_norm)
                 watch.gradients(norm)
                 if looks_late:
-                    maximum_over_ranks(watch.bad)  # all ranks skip the update, or none
+                    maximum_over_ranks(watch.bad)  # either all ranks skip the update or none
 
                 state.step += 1
                 is_stop = evaluation_is_due() or state.step == steps
                 save_due = is_due(checkpoint_every) or is_stop
-                log_due = is_due(log_every) or is_stop  # so that an evaluation has the time beside it
-                # torchrun kills half a minute after its signal: of several ranks, all look for one now and then.
+                log_due = is_due(log_every) or is_stop  # so that an evaluation has the training time logged with it
+                # torchrun kills the processes half a minute after its signal, so with several ranks all of them check
+                # for one every few steps.
                 asks = signals.received if world == 1 else is_due(_SIGNAL_EVERY)
                 if not looks_late or save_due or log_due or asks:
                     signal = watch.check(signals.received)
@@ -256,7 +258,7 @@ def train(
                     logged = state.step
                 if save_due or signal:
                     save()
-        # One that came while the loader's processes were ended, say.
+        # A signal may have been received while the loader's processes were being stopped.
         return Outcome(state.step, signal or max(gather_objects(signals.received)), metrics, first_step)
 
 
@@ -277,7 +279,7 @@ def _begin(state: TrainingState, checkpointer: Checkpointer | None, resume: bool
 
 
 def _identity(state: TrainingState, checkpointer: Checkpointer | None) -> dict[str, Any]:
-    """What is trained, and how: the ranks must agree on it."""
+    """The provenance, parameters and optimizer settings of a run, which must be the same on all ranks."""
     groups = state.optimizer.state_dict()["param_groups"]
     return {
         "identity": None if checkpointer is None else checkpointer.provenance,
@@ -291,26 +293,26 @@ def _identity(state: TrainingState, checkpointer: Checkpointer | None) -> dict[s
 
 
 @contextlib.contextmanager
-def _resume_offered(checkpointer: Checkpointer | None) -> Iterator[None]:
-    """An error of another rank says how to go on."""
+def _suggest_resume(checkpointer: Checkpointer | None) -> Iterator[None]:
+    """Adds to the error of another rank how to continue: with --resume."""
     try:
         yield
     except DistributedError as error:
         if checkpointer is None:
             raise
-        raise DistributedError(f"{error} Once that is mended, start again with --resume.") from error
+        raise DistributedError(f"{error} Once that is fixed, start again with --resume.") from error
 
 
-def _wrapped(network: nn.Module, device: torch.device) -> nn.Module:
+def _wrap_for_ranks(network: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return network
-    # By DDP's default, running statistics follow rank 0's, which are those that a checkpoint holds.
+    # By default DDP copies rank 0's running statistics to all ranks; a checkpoint holds the same ones.
     return nn.parallel.DistributedDataParallel(
         network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
 
 
-def _evaluated(
+def _evaluate_and_keep_best(
     evaluate: Callable[[int], dict[str, float]],
     state: TrainingState,
     checkpointer: Checkpointer | None,

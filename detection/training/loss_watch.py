@@ -1,11 +1,10 @@
-"""Per-image losses → means for the log, and a sound alarm when one of them, or a gradient, is no longer a finite
-number.
+"""Per-image losses → means for the log, and an error when one of them, or a gradient, is not finite.
 
 Legend: L loss terms, N images of a micro-batch.
 
-Nothing here waits for the device until `check` or `means` is called. On an accelerator they are called every few steps
-only; until then `bad` stays on the device, where the optimizer skips the update of a bad step by it (see loop.py), so
-the weights are never spoiled, however late the host looks.
+Nothing here waits for the device until `check` or `means` is called. On an accelerator they are called only every few
+steps; until then `bad` stays on the device, where the optimizer uses it to skip the update of a bad step (see loop.py).
+The weights therefore stay finite, however late the host checks.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ _SHOWN = 20  # image ids that a message lists
 
 
 class LossWatch:
-    """Collects the losses of every micro-batch since the last look.
+    """Collects the losses of every micro-batch since the last check.
 
     Args:
         device: where the losses are.
-        global_batch: images that all ranks together see in a step.
-        last_good: says where to go back to, for the message.
-        scaled: fp16 training; gradients may overflow there, and the loss scale skips those updates by itself.
+        global_batch: images of one step over all ranks.
+        last_good: returns a sentence about the last good checkpoint, for the error message.
+        scaled: fp16 training, in which gradients may overflow: the gradient scaler skips those updates itself.
     """
 
     def __init__(
         self, device: torch.device, global_batch: int, *, last_good: Callable[[], str] = str, scaled: bool = False
     ) -> None:
-        self.bad = torch.zeros((), device=device)  # 1.0 if the present step is not finite
+        self.bad = torch.zeros((), device=device)  # 1.0 if the current step is not finite
         self._device = device
         self._global_batch = global_batch
         self._last_good = last_good
@@ -47,7 +46,7 @@ class LossWatch:
         self._steps: list[_Step] = []  # since `check`
 
     def step(self, number: int, done: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
-        """Step `number` (from 1): the image ids (N,) and the losses (N,) by name of each of its micro-batches."""
+        """Adds step `number` (from 1): for each of its micro-batches the image ids (N,) and the losses (N,) by name."""
         self.bad = torch.zeros((), device=self._device)
         step = _Step(number, self.bad)
         for image_ids, losses in done:
@@ -62,12 +61,13 @@ class LossWatch:
         self._steps.append(step)
 
     def gradients(self, norm: Tensor) -> None:
-        """The norm () of the step's whole gradient."""
+        """Checks the norm () of the step's whole gradient; does not wait for the device."""
         if not self._scaled:
             self.bad.logical_or_(~torch.isfinite(norm))
 
     def check(self, signal: int) -> int:
-        """Waits for the device, and compares notes with the other ranks. Every rank calls this at the same steps.
+        """Checks all steps since the last call, over all ranks. Waits for the device. Every rank calls this, at the
+        same steps.
 
         Args:
             signal: the stop signal that this rank received, 0 if none.
@@ -76,8 +76,8 @@ class LossWatch:
             the stop signal that any rank received, so that all stop at the same step.
 
         Raises:
-            UserError: on every rank, if on any a loss or a gradient was not finite (the terms, the step, the image
-                ids), or if the images of the steps were not as many as the global batch.
+            UserError: on every rank, if on any rank a loss or a gradient was not finite (the message names the terms,
+                the step and the image ids), or if the number of images does not match the global batch.
         """
         bad = torch.stack([step.bad for step in self._steps]).max()
         here = torch.stack(
@@ -110,14 +110,14 @@ class LossWatch:
         return {"loss": sum(means.values()), **means}
 
     def running_sums(self) -> dict[str, Any] | None:
-        """What `means` would average now, of this rank alone, as plain values; waits for the device."""
+        """This rank's sums that `means` would average now, as plain values and a CPU tensor; waits for the device."""
         if self._sums is None:
             return None
         return {"names": list(self._names), "sums": self._sums.cpu(), "images": self._images}
 
     def restore(self, sums: dict[str, Any] | None) -> None:
-        """Goes on from what `running_sums` returned, so that an average that a break fell into is the one of an
-        unbroken run."""
+        """Continues from the result of `running_sums`, so that an average over steps before and after a break equals
+        that of an uninterrupted run."""
         if sums is not None:
             self._names, self._images = list(sums["names"]), int(sums["images"])
             self._sums = sums["sums"].to(self._device)
@@ -145,7 +145,7 @@ class LossWatch:
 
 
 class _Step:
-    """What one step leaves behind until it is checked."""
+    """The losses of one step, kept until they are checked."""
 
     def __init__(self, number: int, bad: Tensor) -> None:
         self.number = number

@@ -1,4 +1,4 @@
-"""Memory: what a run holds, and an allocation that failed → an error that says what to lower."""
+"""The memory use of a run, and a failed allocation → an error that says what to lower."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OutOfMemory(UserError):
 
 
 def memory_in_use(device: torch.device) -> float:
-    """Mebibytes: on a GPU the most that tensors have taken so far, on a CPU what the process holds now."""
+    """Memory in MiB: on a GPU the peak of the tensors so far, on a CPU what the process holds now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MEBIBYTE
     try:
@@ -37,13 +37,13 @@ def memory_in_use(device: torch.device) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep the large blocks that tensors free for the next tensors, instead of returning them.
+    """Makes the C library keep large blocks of freed tensors for the next tensors, instead of returning them.
 
-    glibc maps a block above 32 MiB anew each time, and the system clears its pages at the first touch: up to a quarter
-    of a training step on a CPU. In its first steps a process may come to hold a few blocks more than it ever uses at
-    once. Does nothing with other C libraries.
+    glibc maps a block above 32 MiB anew each time, and the system clears its pages on first access, which takes up to a
+    quarter of a training step on a CPU. In its first steps a process may keep a few more blocks than it uses at once.
+    With other C libraries this does nothing.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # no C library to ask, or one without mallopt
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no C library, or one without mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 1 << 30)
         mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def memory_explained(batch: Any, remedy: str = _ACCUMULATE, ids: str = "image ids") -> Iterator[None]:
-    """Turns a failed allocation in the block, which works on `batch`, into an OutOfMemory.
+    """Turns a failed allocation in the block, which computes on `batch`, into an OutOfMemory error.
 
     `ids`: what the numbers in `batch.image_ids` are.
     """

@@ -1,4 +1,4 @@
-"""A loader's stream → the micro-batches of one step → its gradient, and the losses of each.
+"""The stream of a loader → the micro-batches of one step → the gradient of the step and the losses of each micro-batch.
 
 Legend: N images of a micro-batch, W ranks, B the global batch.
 """
@@ -20,7 +20,7 @@ from detection.training.random_state import preserved_random_state
 
 
 class TrainingBatch(Protocol):
-    """What training asks of a batch; the rest is between the loader and the network.
+    """The part of a batch that the training loop uses; the network uses the rest.
 
     A batch may also offer `halves()`, its images in two batches; a step that runs out of memory is then tried again.
     """
@@ -32,16 +32,16 @@ class TrainingBatch(Protocol):
     def to(self, device: torch.device, non_blocking: bool = False) -> Any: ...
 
 
-# A micro-batch that is done: its image ids (N,), its losses (N,) by name.
+# The image ids (N,) of a micro-batch, and its losses (N,) by name.
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 def stream_of(
     batches: Callable[[int], Iterable[TrainingBatch]], first_step: int
 ) -> Generator[TrainingBatch, None, None]:
-    """The micro-batches from `first_step` on. Closing it closes what `batches` gave."""
-    # A loader may draw a seed for its workers when it is asked for its first batch. A resumed run opens one more loader
-    # than an unbroken one, so that draw must leave no trace.
+    """The micro-batches from `first_step` on. Closing this generator closes the iterator of `batches`."""
+    # A loader may draw a seed for its workers at its first batch. A resumed run opens one more loader than an
+    # uninterrupted one, so that draw must not change the random state.
     with preserved_random_state():
         iterator = iter(batches(first_step))
         first = list(itertools.islice(iterator, 1))
@@ -54,7 +54,7 @@ def stream_of(
 
 
 def next_parts(stream: Iterator[TrainingBatch], count: int, step: int) -> list[TrainingBatch]:
-    """The `count` micro-batches of a step.
+    """The next `count` micro-batches of a stream, those of one step.
 
     Raises:
         UserError: there are fewer.
@@ -76,7 +76,7 @@ def backward(
 ) -> list[Losses]:
     """Adds the gradient of `factor · sum of all losses` over the micro-batches `parts` to the parameters' gradients.
 
-    `factor` is W / B: DDP averages over ranks. Ranks exchange gradients with the last micro-batch alone.
+    `factor` is W / B, because DDP averages over ranks. Ranks exchange gradients only at the last micro-batch.
 
     Raises:
         OutOfMemory: an allocation failed; the gradients are then incomplete.
@@ -104,9 +104,9 @@ def backward_or_halve(
     optimizer: torch.optim.Optimizer,
     log: Callable[[str], None],
 ) -> list[Losses]:
-    """`step(parts)`; if the memory does not suffice, once more with every micro-batch halved: the gradient is the same.
+    """Runs `step(parts)`; if it runs out of memory, runs it again on halved micro-batches, for the same gradient.
 
-    One process only: among several, the others would wait for this rank's first attempt.
+    With one process only: with several, the others would wait for this rank's first attempt.
 
     Raises:
         OutOfMemory: the halves do not fit either, or cannot be made.
@@ -117,7 +117,7 @@ def backward_or_halve(
         if world_size() > 1 or not all(hasattr(part, "halves") and len(part) > 1 for part in parts):
             raise
         log(f"{error} This step is done again in micro-batches of half the size.")
-    # Not in the handler: until it is left, the error keeps the failed attempt's tensors alive.
+    # Outside the handler, in which the error would keep the tensors of the failed attempt alive.
     optimizer.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     return step([half for part in parts for half in part.halves()])  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A network's weights → plain tensors for a file, and back: into a network only where every one of them fits."""
+"""The weights of a network ↔ plain tensors for a file; they are loaded only if all of them fit the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _LISTED = 6  # tensors that an error names
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """The weights by name, on the CPU, in ordinary memory order: the file is the same wherever it was trained."""
+    """The weights by name, on the CPU, in contiguous memory order, so that the file does not depend on the device it
+    was trained on."""
     return {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format)
         for name, value in network.state_dict().items()
@@ -33,14 +34,14 @@ def build_with_weights(
 ) -> Network:
     """The network that `build` makes, with the weights `state` of the file `path`, on the CPU and in evaluation mode.
 
-    It is built without memory first (PyTorch's meta device), because a stranger's configuration could ask for any
-    amount. Memory is taken only for a network whose tensors have the names, shapes and types of those in the file.
+    It is first built without memory (on PyTorch's meta device), because the configuration in an untrusted file could
+    need any amount. Memory is allocated only if the names, shapes and types of its tensors match those in the file.
 
     Args:
-        rename: (weights, names that the network has) → the weights by today's names.
+        rename: (weights, names in the network) → the weights by the names of this version.
 
     Raises:
-        UserError: the network cannot be built, or the weights are not those of it; the first that differ are named.
+        UserError: the network cannot be built, or the weights do not match it; the first that differ are named.
     """
     try:
         with torch.device("meta"):
@@ -68,7 +69,7 @@ def build_with_weights(
 
 
 def _described(value: Tensor | None, other: Tensor | None) -> str:
-    """A tensor's shape; its type too, if that alone tells it from `other`."""
+    """A tensor's shape, and its type if only the type differs from `other`."""
     if value is None:
         return "absent"
     differs_in_type = other is not None and value.shape == other.shape

@@ -1,4 +1,4 @@
-"""Network → SGD with parameter groups: which parameters decay, and at which share of the learning rate each moves."""
+"""Network → SGD with parameter groups, each with its weight decay and its factor of the learning rate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from backbones.common.errors import UserError
 
 _NORMALIZATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
-# Devices whose fused SGD updates all parameters in one kernel and can skip an update by a flag that stays on the device
-# (see loop.py).
+# Devices whose fused SGD updates all parameters in one kernel and can skip an update by a device-side flag (see the
+# description of finite numbers in loop.py).
 _FUSED_DEVICES = ("cpu", "cuda")
 _MEANS = ("fused", "foreach", "capturable", "differentiable")  # how an optimizer computes, not what
-_NUMBERS = ("step", "eta", "mu", "mu_product")  # what PyTorch's optimizers keep of a parameter that is one number
+_NUMBERS = ("step", "eta", "mu", "mu_product")  # entries of a parameter's state that are one number
 
 
 def build_optimizer(
@@ -30,15 +30,15 @@ def build_optimizer(
 ) -> torch.optim.SGD:
     """SGD over the trainable parameters of a network that already lies on its device, in up to three groups.
 
-    - "weight": everything that is neither of the next two;
+    - "weight": all parameters that are in neither of the other two groups;
     - "norm": the scale and shift of normalisation layers; they decay only with `norm_weight_decay`;
-    - "bias": the biases of all other layers; they move at `lr · bias_lr_factor` and decay only with
-      `bias_weight_decay`. `bias_lr_factor=2.0` is py-faster-rcnn's `lr_mult: 2`, and with `bias_weight_decay=False`
-      Detectron's rule for biases.
+    - "bias": the biases of all other layers; they have the learning rate `lr · bias_lr_factor` and decay only with
+      `bias_weight_decay`. `bias_lr_factor=2.0` is py-faster-rcnn's `lr_mult: 2`, and together with
+      `bias_weight_decay=False` it is Detectron's rule for biases.
 
     Each group keeps its factor as `lr_factor`; `set_learning_rate` applies it. Parameters with `requires_grad=False`
-    are left out, and a parameter that two layers share is taken once. Nesterov momentum is the reference Lua code's
-    choice for ImageNet; detection uses plain momentum.
+    are left out, and a parameter that two layers share is taken once. The reference Lua code uses Nesterov momentum for
+    ImageNet; detection uses plain momentum.
 
     Raises:
         UserError: no parameter is trainable, or a value is out of range.
@@ -79,24 +79,24 @@ def build_optimizer(
     fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in seen)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused or None)
     if momentum:
-        # Zeros give the same first update as no buffer. Without them, a first update that is skipped on the device (the
-        # fp16 scaler's first scale often overflows) would leave the fused kernel's buffers uninitialised.
+        # A buffer of zeros gives the same first update as no buffer. Without it, a first update that is skipped on the
+        # device (the first fp16 scale often overflows) would leave the fused kernel's buffers uninitialised.
         for parameter in seen:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives each group its share of `rate`: `rate · lr_factor` (1 where a group names none)."""
+    """Sets the learning rate of each group to `rate · lr_factor` (with a factor of 1 where a group has none)."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Fills the optimizer with a `state_dict` that one over the same parameters gave, after a look at each tensor:
-    the fused kernels go by the parameters' shapes, and would read and write beyond the end of a shorter buffer.
+    """Loads the `state_dict` of an optimizer over the same parameters, after checking each tensor: the fused kernels
+    use the parameters' shapes, and would read and write beyond the end of a shorter buffer.
 
-    How an update is computed (fused or not) stays the optimizer's own: another device may have no such kernel.
+    Whether updates are fused is kept from this optimizer, not loaded: another device may have no fused kernel.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: it does not fit.
@@ -129,7 +129,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 
 def _require_fit(key: Any, value: Any, parameter: Tensor) -> None:
-    """Makes sure that what an optimizer keeps of a parameter is of its shape and type, or a number where it is one."""
+    """Checks that an entry of the optimizer's state for a parameter has its shape and type, or is a number if `key` is
+    in `_NUMBERS`."""
     if key in _NUMBERS:
         if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.ndim == 0):
             raise TypeError(f"what the optimizer keeps as {key!r} is no number")
@@ -144,8 +145,8 @@ def _require_fit(key: Any, value: Any, parameter: Tensor) -> None:
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Gives what the optimizer keeps of a parameter the parameter's memory order, which may not be that of the run that
-    saved it: a fused optimizer goes through both as if they were flat, and would update the wrong numbers."""
+    """Copies the optimizer's state for each parameter into the parameter's memory order, which may differ from that of
+    the run that saved it: a fused optimizer treats both as flat arrays, and would update the wrong numbers."""
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

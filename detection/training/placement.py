@@ -1,4 +1,4 @@
-"""A network → the same on its device, in the memory order and by the kernels that compute fastest there."""
+"""A network → the network on a device, with the memory order and the kernels that are fastest there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def placed(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
     """The network on its device, in the configured memory order, with the configured grouped convolutions and kernels.
 
-    A module that names a `cpu_memory_format` has its parameters in that order on a CPU, whatever is configured.
+    On a CPU, the parameters of a module with a `cpu_memory_format` are in that order, independent of the configuration.
     """
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -38,9 +38,9 @@ def placed(network: Network, runtime: settings.Runtime, device: torch.device) ->
 
 def for_inference(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
     """A copy of the network on the device, in evaluation mode, with batch normalisation folded into the convolutions
-    before it. Its state dict is not that of the network.
+    before it. Its state dict differs from that of the network.
 
-    On a CPU the process keeps the memory that tensors free from now on, see `keep_freed_memory`.
+    On a CPU this calls `keep_freed_memory`, which changes the whole process.
     """
     if device.type == "cpu":
         keep_freed_memory()

@@ -1,4 +1,5 @@
-"""The state of every random generator a step may draw from: PyTorch (CPU and CUDA), NumPy's global one, Python's."""
+"""Capture and restore the random generators that a step may use: those of PyTorch (CPU and CUDA), NumPy (the global
+one) and Python."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts the generators back to what `capture_random_state` returned; a process without CUDA ignores its part."""
+    """Sets the generators to a state from `capture_random_state`; a process without CUDA ignores the CUDA part."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -42,7 +43,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Whatever the block draws, the generators continue afterwards as if it had drawn nothing."""
+    """Restores the state of the generators after the block, so that its random draws have no effect on later ones."""
     state = capture_random_state()
     try:
         yield

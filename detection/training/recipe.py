@@ -22,11 +22,11 @@ def effective_learning_rate(training: settings.Training) -> float:
 
 
 def accumulation_steps(training: settings.Training, world: int) -> int:
-    """Micro-batches that a device works through a step: as many as it takes for none to hold more than
-    `images_per_device` images, as long as none is left without an image.
+    """The number of micro-batches of a device in one step: the smallest with which none holds more than
+    `images_per_device` images, but not so large that one would be empty.
 
     Where the processes do not divide the global batch, some micro-batches may therefore hold more: 8 images on 3
-    devices, one at once, are 2 micro-batches each, of 2, 2, 1, 1, 1 and 1 images.
+    devices with images_per_device=1 give 2 micro-batches a device, of 2, 2, 1, 1, 1 and 1 images.
 
     Raises:
         UserError: there are more processes than images in a step.
@@ -64,7 +64,7 @@ def schedule_for(training: settings.Training) -> Schedule:
 
 
 def optimizer_for(network: nn.Module, training: settings.Training) -> torch.optim.SGD:
-    """The optimizer, over the parameters of a network that lies on its device."""
+    """The optimizer over the parameters of a network, which must already be on its device."""
     return build_optimizer(
         network,
         lr=effective_learning_rate(training),
@@ -78,7 +78,7 @@ def optimizer_for(network: nn.Module, training: settings.Training) -> torch.opti
 
 
 def autocast_dtype(runtime: settings.Runtime, device: torch.device) -> torch.dtype | None:
-    """The type for autocast; None on a CPU, where half precision costs time instead of saving it."""
+    """The type for autocast; None on a CPU, where half precision is slower than float32."""
     if device.type == "cpu":
         return None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]

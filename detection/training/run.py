@@ -1,4 +1,4 @@
-"""A stage → its training with log, checkpoints, measurements, and the files that it leaves."""
+"""A stage → its training with log, checkpoints and evaluations, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 def run_training(stage: Stage, *, resume: bool) -> Outcome:
-    """Trains by the stage's recipe, and says beforehand what that comes to.
+    """Trains a stage by its recipe, and first logs the resulting batch size, epochs and learning rate.
 
     Args:
-        resume: go on from the newest checkpoint, if there is one.
+        resume: continue from the newest checkpoint, if there is one.
 
     Returns:
-        How it ended: finished, with the stage's files written, or interrupted by a signal with a checkpoint left
-        behind.
+        The outcome: finished, with the stage's files written, or interrupted by a signal, with a checkpoint written.
 
     Raises:
-        UserError: the folder cannot be used; a loss that is not finite; and what else `train` raises.
+        UserError: the folder cannot be used; a loss that is not finite; and the other errors of `train`.
     """
     training, runtime = stage.training, stage.runtime
     log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard)
@@ -83,7 +82,8 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
 
 
 def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], **options: Any) -> Outcome:
-    """`train` by the stage's recipe for so many steps, at these learning rates. options: those of `train`."""
+    """Calls `train` with the stage's recipe, but for `steps` steps and with the learning rates of `schedule`. options:
+    the others of `train`."""
     training = stage.training
     return train(
         stage.network,
@@ -101,7 +101,7 @@ def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], *
 
 
 def announcement(training: settings.Training, images: int) -> Sequence[str]:
-    """What the recipe comes to on this many images and processes, in words."""
+    """Lines of text on the batch size, epochs and learning rate of the recipe for this many images."""
     rate = effective_learning_rate(training)
     lines = [
         f"{images} images; {batch_in_words(training, world_size())}; {training.steps} steps, "
@@ -112,6 +112,6 @@ def announcement(training: settings.Training, images: int) -> Sequence[str]:
     if rate != training.learning_rate:
         lines.append(
             f"the learning rate {training.learning_rate:g} is stated for {training.learning_rate_batch} images a "
-            f"step and was scaled to {training.global_batch}; learning_rate_batch=null takes it as it stands"
+            f"step and was scaled to {training.global_batch}; learning_rate_batch=null uses it unscaled"
         )
     return lines

@@ -1,4 +1,4 @@
-"""An output folder, or a file being made → at most one run writing it."""
+"""An output folder, or one file in it → a lock that lets at most one run write to it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from detection.training.distributed import is_main, on_main
 
 logger = logging.getLogger(__name__)
 
-_held: Counter[Path] = Counter()  # how often this process holds each
-_without_locks: set[Path] = set()  # folders of which was said that their file system has no locks
+_held: Counter[Path] = Counter()  # how many times this process holds each lock
+_without_locks: set[Path] = set()  # folders for which the warning about missing locks was logged
 
 
 @contextlib.contextmanager
 def run_lock(folder: str | os.PathLike[str], name: str = "run.lock") -> Iterator[None]:
-    """Holds `folder` (made if missing) for the length of the block; of several ranks, rank 0 holds it for all.
+    """Locks `folder` (created if missing) for the duration of the block; of several ranks, rank 0 holds the lock.
 
-    A block within a block may hold the same folder again: `train` holds its own, and a caller may hold it for longer.
-    Where several may write into one folder, each a file of its own, `name` is the lock's file of one of them.
+    A block within a block may lock the same folder again: `train` locks its folder, and a caller may hold the lock for
+    longer. Where several runs may write into one folder, each its own file, each uses its own lock file `name`.
 
-    The system frees the lock when the process ends, whatever ends it, so a killed run leaves nothing to clean up; nor
-    do its loader's workers, which may outlive it by seconds, keep a restarted run out (see `backbones.common.locks`).
-    On a file system without locks a warning says so, once, and nothing is held.
+    The system releases the lock when the process ends for any reason, so a killed run leaves nothing to clean up. The
+    workers of its loader, which may run for seconds longer, do not hold the lock (see `backbones.common.locks`). On a
+    file system without locks a warning is logged once, and nothing is locked.
 
     Raises:
-        UserError: another run holds the folder (its process and machine are named), or the folder cannot be written.
+        UserError: another run holds the lock (its process and machine are named), or the folder cannot be written.
     """
     path = (Path(folder) / name).resolve()
     files: list[IO[bytes]] = []
@@ -60,7 +60,7 @@ def _take(path: Path) -> IO[bytes]:
         raise UserError(f"{path.parent} cannot be written: {error.strerror}. Choose another output folder.") from error
     try:
         is_ours = lock(file)
-    except OSError as error:  # better no protection than no training
+    except OSError as error:  # train without a lock rather than not at all
         is_ours = True
         if path.parent not in _without_locks:
             _without_locks.add(path.parent)
@@ -74,14 +74,14 @@ def _take(path: Path) -> IO[bytes]:
             f"another run is writing into {path.parent} ({holder or 'unknown'} holds {path.name}): "
             "wait for it, stop it, or choose another output folder"
         )
-    with contextlib.suppress(OSError):  # a full disk; the note is a courtesy
+    with contextlib.suppress(OSError):  # a full disk; the note is optional
         file.truncate(0)
         file.write(f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
 
 
 def _note_in(file: IO[bytes]) -> str:
-    """Who wrote the note; the first byte, which Windows keeps from others while the file is locked, is left out."""
+    """The note of the run that holds the lock. The first byte, which Windows does not let others read, is skipped."""
     with contextlib.suppress(OSError):
         file.seek(1)
         return file.read().decode("utf-8", "replace").strip()

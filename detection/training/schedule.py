@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the step.
 
-It has no state, so a resumed run needs none: the rate depends on the step alone.
+It has no state, so a resumed run needs none: the rate depends only on the step.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from backbones.common.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then either steps down at milestones or a cosine down to 0.
+    """Step → learning rate: a warm-up, then either a decrease at each milestone or a cosine to 0.
 
     The rate is `base_rate · warm-up · decay`. Steps count from 0: `schedule(0)` is the rate of the first update.
 
-    - Warm-up rises linearly from `warmup_factor` at step 0 to 1 at step `warmup_steps`; `warmup_steps=0` leaves it out.
-    - Decay: "multistep" multiplies by `decay_factor` at each of `milestones`, from that step on; "cosine" goes from 1
-      at the end of the warm-up to 0 at step `steps` along half a cosine (Loshchilov and Hutter, "SGDR", 2017, eq. 5).
+    - Warm-up rises linearly from `warmup_factor` at step 0 to 1 at step `warmup_steps`; `warmup_steps=0` disables it.
+    - Decay: "multistep" multiplies the rate by `decay_factor` from each of the `milestones` on; "cosine" goes from 1 at
+      the end of the warm-up to 0 at step `steps` along half a cosine (Loshchilov and Hutter, "SGDR", 2017, eq. 5).
 
     The paper's RPN (ResNeXt, appendix B) has 0.02 for 120 k iterations and 0.002 for the next 60 k:
 

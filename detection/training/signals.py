@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGUSR1 → a note that the loop reads between steps, so that a run ends with a checkpoint."""
+"""SIGINT, SIGTERM, SIGUSR1 → a number that the loop reads between steps, so that a run ends with a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-# SIGUSR1 is what batch systems send ahead of their time limit; it is absent on Windows.
+# Batch systems send SIGUSR1 before their time limit; it does not exist on Windows.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequested(BaseException):
-    """A stop signal within `StopSignals.raising`. Not an Exception, so that no handler of ordinary errors stops it."""
+    """A stop signal was received within `StopSignals.raising`. Not an Exception, so that `except Exception` does not
+    catch it."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
@@ -23,13 +24,13 @@ class StopRequested(BaseException):
 
 
 class StopSignals:
-    """Within the block, the first of the signals is noted in `received` (0 until then); the handlers that stood before
-    come back afterwards.
+    """Context in which the first stop signal is stored in `received` (0 until then); the earlier handlers are restored
+    at the end.
 
-    A second SIGINT raises KeyboardInterrupt at once: whoever presses Ctrl-C twice does not want to wait for the step.
-    In processes forked within the block, which inherit the handlers, the signals do nothing: a batch system or a
-    terminal signals the whole group, and the step that is to be finished still needs the processes that load its
-    images. Outside the main thread Python cannot set handlers, and `received` stays 0.
+    A second SIGINT raises KeyboardInterrupt at once, for users who do not want to wait for the step. In processes
+    forked within the block, which inherit the handlers, the signals do nothing: a batch system or a terminal signals
+    the whole process group, and the current step still needs the processes that load its images. Outside the main
+    thread Python cannot set handlers, and `received` stays 0.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Within the block (one that may take long and has nothing to save) a signal raises StopRequested at once."""
+        """Within the block a signal raises StopRequested at once; for work that takes long and has nothing to save."""
         if self.received:
             raise StopRequested(self.received)
         self._raises = True

@@ -1,6 +1,6 @@
-"""The training of one network, put together and ready to begin: what a run and a dry run both start from.
+"""`Stage`: everything that the training of one network needs, for a run as well as a dry run.
 
-The RPN, the Fast R-CNN and the classifiers each make one from their configuration.
+The RPN, the Fast R-CNN and the classifiers each build one from their configuration.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def _unchanged(content: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training.
+    """The network, data, recipe and outputs of one training.
 
     Attributes:
-        name: the network's, in the log and in messages.
-        network: on the device; its `forward` gives the losses of a batch.
-        batches: the recipe → the micro-batches. A dry run asks for those of fewer steps.
+        name: name of the network, in the log and in messages.
+        network: on the device; its `forward` returns the losses of a batch.
+        batches: the recipe → the micro-batches; a dry run passes a recipe of fewer steps.
         training: the recipe.
         images: size of the training set.
         root: the run's folder.
-        folder: of the log and the checkpoints.
-        identity: what the training is made of, JSON-able; a checkpoint of another identity is not continued.
-        evaluate: step → figures for the log, called every `training.evaluate_every` steps and after the last; None
-            where that is never.
-        save_config: writes the configuration; called, by one process, only if the run may go on in the folder.
-        save: writes what the finished training leaves; called by one process, also where all steps were done before.
-        files: all that `save_config` and `save` write.
-        upgrade_checkpoint: a checkpoint's content by an earlier version → as today's version would have written it.
+        folder: where the log and the checkpoints are written.
+        identity: the inputs of the training, JSON-serialisable; a checkpoint with another identity is refused.
+        evaluate: step → figures for the log, called every `training.evaluate_every` steps and after the last; None for
+            no evaluation.
+        save_config: writes the configuration; called by one process, after the checks that the run may use the folder.
+        save: writes the results of the finished training; called by one process, even if all steps were done before.
+        files: all files that `save_config` and `save` write.
+        upgrade_checkpoint: the content of a checkpoint of an earlier version → the same in today's form.
     """
 
     name: str
@@ -64,5 +64,5 @@ class Stage:
 
 
 def root_of(output: str | None, name: str) -> Path:
-    """The folder of a run: what its configuration names as `output`, or `runs/<name>`."""
+    """The folder of a run: `output` of its configuration, or `runs/<name>`."""
     return user_path(output) if output is not None else Path("runs") / name

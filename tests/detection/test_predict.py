@@ -58,7 +58,7 @@ def test_no_image_that_is_looked_at_is_overwritten(case: str, detector: Detector
         predict(detector, [images], output)
         paths = [output]
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"[ac]\.jpg: is an image to look at, and would be overwritten"):
+    with pytest.raises(UserError, match=r"[ac]\.jpg: is an input image, and would be overwritten"):
         predict(detector, paths, output)
     assert contents(tmp_path) == before
 
@@ -113,10 +113,10 @@ def test_what_was_found_is_written_however_it_ends(
     output = tmp_path / "out"
     with pytest.raises(end):
         predict(detector, [images], output)
-    assert "detections.json tells of 2 images; 1 were not looked at" in caplog.text
+    assert "detections.json has the results of 2 images; 1 were not processed" in caplog.text
     entries = json.loads((output / "detections.json").read_text())
-    not_looked_at = {"file": str(images / "c.jpg"), "error": "not looked at: the tool was stopped before"}
-    assert entries == [*whole[:2], not_looked_at]
+    not_processed = {"file": str(images / "c.jpg"), "error": "not processed: the tool was stopped before"}
+    assert entries == [*whole[:2], not_processed]
     # and the next run takes the folder for its own
     monkeypatch.undo()
     predict(detector, [images], output)
