@@ -1,1 +1,1 @@
-"""What several rooms of detection/ need and no other package has: streamed JSON and stateless random numbers."""
+"""Helpers for several packages of detection/: streamed JSON, core YAML, stateless random numbers, and others."""
