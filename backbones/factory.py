@@ -4,8 +4,7 @@
     create_classifier("resnext50", cardinality=16, base_width=8, num_classes=5000)
     trunk, conv5 = create_c4("resnext101_32x4d", norm="frozen")
 
-Networks have random weights unless `weights` names a source: a name in the table of `weights/sources.py`, a URL, or a
-file.
+Networks have random weights unless `weights` is given: a name in the table of `weights/sources.py`, a URL, or a file.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _fetch(
             if failures >= attempts:
                 raise UserError(
                     f"cannot fetch {partial.url}: {interruption} ({attempts} attempts, {in_bytes(partial.offset)} "
-                    "fetched). Check the connection and run again: it goes on from there"
+                    "fetched). Check the connection and run again: it resumes from there"
                 ) from interruption
             wait = min(max(backoff * 2 ** max(failures - 1, 0), interruption.wait), LONGEST_WAIT)
             report.say(f"{interruption}; trying again in {wait:.0f} s")
@@ -162,7 +162,7 @@ def _attempt(partial: PartialFile, size: int | None, report: ByteProgress, timeo
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
             total = _read_headers(partial, response, size)
             whole = "an unknown size" if total is None else in_bytes(total)
-            resumed = f", going on from {in_bytes(partial.offset)}" if partial.offset else ""
+            resumed = f", resuming from {in_bytes(partial.offset)}" if partial.offset else ""
             report.say(f"fetching {whole}{resumed}")
             report.begin(partial.offset, total)
             while chunk := response.read(CHUNK):

@@ -145,7 +145,7 @@ def _drop_other_classifier(
         logger.warning("%s has no classifier: fc keeps its initial values for %d classes", source, network.num_classes)
     elif weight is not None and weight.dim() == 2 and weight.shape[0] != network.num_classes:
         logger.warning(
-            "%s classifies into %d classes, this network into %d: its classifier is dropped, fc starts afresh",
+            "%s classifies into %d classes, this network into %d: its classifier is dropped, fc is initialised anew",
             source,
             weight.shape[0],
             network.num_classes,

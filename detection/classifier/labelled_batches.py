@@ -101,7 +101,7 @@ class TrainingSamples:
             except ImageError as error:
                 if not self.skip_unreadable or attempt == _ATTEMPTS - 1:
                     raise
-                logger.warning("%s; another image stands in for it", error)
+                logger.warning("%s; another image replaces it", error)
                 i = hash63(self.seed, epoch, wanted, attempt) % len(self.images)
         raise AssertionError("the last attempt raises")
 

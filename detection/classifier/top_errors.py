@@ -148,7 +148,7 @@ def read_class_list(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     unknown = [name for name in names if name not in label_of]
     if not names or unknown or len(set(names)) < len(names):
         problem = (
-            f"{unknown[0]!r} is no class of the network" if unknown else "a class stands twice" if names else "empty"
+            f"{unknown[0]!r} is no class of the network" if unknown else "a class is listed twice" if names else "empty"
         )
         raise UserError(f"{path}: {problem}; write the names of classes, one a line")
     return np.array([label_of[name] for name in names])

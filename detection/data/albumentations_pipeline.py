@@ -106,8 +106,8 @@ class Pipeline:
             raise TransformError(
                 f"{name} failed on this image of {image.shape[1]}×{image.shape[0]} pixels with {len(boxes)} boxes "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Change its arguments in "
-                "data.albumentations or leave it out; or set data.skip_unreadable=true, and other images stand in for "
-                "those that it fails on"
+                "data.albumentations or leave it out; or set data.skip_unreadable=true, so that other images "
+                "replace those that it fails on"
             ) from error
         if not self.moves_boxes:
             return self._pixels(result), boxes, np.ones(len(boxes), dtype=bool), proposals
@@ -141,7 +141,7 @@ class Pipeline:
         ):
             raise TransformError(
                 "the albumentations pipeline does not return 8-bit RGB pixels; leave out transforms such as Normalize, "
-                "ToFloat, ToTensorV2: the network's own input format sees to that"
+                "ToFloat, ToTensorV2: the network normalises its input itself"
             )
         return np.ascontiguousarray(image)
 

@@ -15,7 +15,7 @@ from detection.data.workers import PATIENCE, joined_batches
 
 logger = logging.getLogger(__name__)
 
-_INSTEAD = {"replace": "others stood in for them", "blank": "nothing is found in them"}
+_INSTEAD = {"replace": "other images replaced them", "blank": "nothing is found in them"}
 
 
 def training_batches(

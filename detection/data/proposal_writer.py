@@ -55,7 +55,7 @@ class ProposalWriter:
         self.image_ids = np.asarray(image_ids, dtype=np.int64)
         self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
         if len(self._position) < len(self.image_ids):
-            raise ValueError("an image id stands twice among the images of a proposal store")
+            raise ValueError("an image id occurs twice among the images of a proposal store")
         self.folder = self.path.with_name(self.path.name + ".partial")
         self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._gathered_bytes = 0

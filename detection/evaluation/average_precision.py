@@ -210,7 +210,7 @@ def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: s
     ids = ", ".join(str(int(number)) for number in np.unique(rows[unknown, 6])[:5])
     if unknown.all():
         raise UserError(
-            f"{source}: no detection is of a category that {ground_truth.source} lists (they carry category id {ids}): "
+            f"{source}: no detection is of a category that {ground_truth.source} lists (their category id: {ids}): "
             "category_id must be the annotation file's own id"
         )
     notes.append(f"{int(unknown.sum())} detections of categories that are not listed (category id {ids}), left out")

@@ -57,7 +57,7 @@ def stated_input(parameters: Mapping[str, Any], path: Path) -> InputFormat | Non
             or value.is_complex()
             or value.numel() != 3
         ):
-            raise UserError(f"{path}: its {key} is no three numbers, or stands there more than once")
+            raise UserError(f"{path}: its {key} is no three numbers, or is there more than once")
         # The decimal number as originally written: 103.53 and not 103.52999877929688
         found[key] = [float(str(number)) for number in value.detach().float().flatten().numpy()]
     if not found:

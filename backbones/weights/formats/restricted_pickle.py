@@ -28,8 +28,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are read as latin-1, as numpy's documentation asks for.
 
     Raises:
-        UserError: it contains any other name (the message gives it), is damaged, or asks for more memory than its size
-            justifies.
+        UserError: it contains any other name (the message gives it), is damaged, or asks for too much memory.
         OSError: it cannot be read.
     """
     path = Path(path)

@@ -61,7 +61,7 @@ def unpack(
             total = sum(member.file_size for member in members)
             if total > limit:
                 raise UserError(
-                    f"{archive} is not unpacked: it would come to {in_bytes(total)}, where {in_bytes(limit)} are plenty"
+                    f"{archive} is not unpacked: it would have {in_bytes(total)}, the limit is {in_bytes(limit)}"
                 )
             report = ByteProgress(archive.name, enabled=progress)
             report.say(f"unpacking {len(members)} files, {in_bytes(total)}")
@@ -74,7 +74,7 @@ def unpack(
         raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
     except OSError as error:
         raise UserError(
-            f"cannot unpack {archive} into {root}: {error}. Cure that and run again: it goes on from there"
+            f"cannot unpack {archive} into {root}: {error}. Correct that and run again: it resumes from there"
         ) from error
 
 

@@ -220,7 +220,7 @@ def carry_out(
             build_splits(plan.root, expected)
     except OSError as error:
         raise UserError(
-            f"cannot prepare {plan.root}: {error}. Cure that and run again: it goes on from there"
+            f"cannot prepare {plan.root}: {error}. Correct that and run again: it resumes from there"
         ) from error
 
 
