@@ -1,4 +1,4 @@
-"""What detectors ask of a backbone, whatever its family."""
+"""The interface of a backbone that detectors need, for any family of networks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .input_format import InputFormat
 class Backbone(Protocol):
     """Images → feature maps by level, finest first; an `nn.Module`.
 
-    A network of another family becomes a backbone by having these attributes; `ResNeXtBackbone` is the one that this
-    package builds. Called with images (N, 3, H, W), normalised by `input_format`, it returns a dict of maps
+    Any network with these attributes is a backbone; `ResNeXtBackbone` is the one of this package. Called with images
+    (N, 3, H, W), normalised by `input_format`, it returns a dict of maps
     (N, channels[level], ceil(H / strides[level]), …).
     """
 
-    input_format: InputFormat  # what numbers it expects at its input
+    input_format: InputFormat  # the format of its input
     __call__: Callable[..., Any]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Plain values for JSON that say what it is and where its weights come from."""
+        """The network and the source of its weights, as plain values for JSON."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Backbone(Protocol):
 
     @property
     def strides(self) -> Mapping[str, int]:
-        """Pixels of the image a cell of each level's map, finest first."""
+        """Image pixels per cell of each level's map, finest first."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:

@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
         self.residual = residual
 
     def add_shortcut(self) -> None:
-        """Called by a subclass after its own layers, so that they come in the order of torchvision's state dicts."""
+        """Adds the shortcut. A subclass calls it after its own layers, as torchvision's state dicts are ordered."""
         self.downsample: nn.Module | None = None
         if self.residual and (self.stride != 1 or self.in_channels != self.out_channels):
             self.downsample = Projection(
@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
 
 
 class AggregatedBottleneck(ResidualBlock):
-    """A bottleneck block in any of its forms: what they are built from.
+    """The base class of a bottleneck block's forms: the numbers that they are built from.
 
     Args:
         in_channels: channels of the input map.

@@ -1,4 +1,4 @@
-"""ResNeXt-29 for CIFAR: what differs from the ImageNet networks (appendix A of the paper).
+"""ResNeXt-29 for CIFAR: the differences from the ImageNet networks (appendix A of the paper).
 
     images (N, 3, 32, 32) ─ 3×3, 64 ─ layer1 ─ c2 (N, 256, 32, 32)
                                       layer2 ─ c3 (N, 512, 16, 16)

@@ -1,11 +1,10 @@
-"""What a network costs: parameters and multiply-adds, part by part, and the width that keeps the cost at another
-cardinality.
+"""A network → its parameters and multiply-adds by part; a cardinality → the width that keeps a block's cost.
 
     measure(network, (224, 224))              → Complexity: a row for stem, c2 … c5, fc
     solve_width(32, bottleneck_parameters(1, 64)) → 4      Table 2: the d that keeps a block's cost when C changes
 
-Multiply-adds are what the paper calls FLOPs: those of convolutions and fully connected layers for one image. The rest
-is not counted; BN folds into the convolutions, and ReLU and pooling multiply nothing.
+Multiply-adds are the paper's FLOPs: those of convolutions and fully connected layers for one image. Nothing else is
+counted: BN can be folded into the convolutions, and ReLU and pooling have no multiplications.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class Part:
 
     Attributes:
         name: "stem", "c2" … "c5", "fc"; for other networks the name of the child module.
-        output_size: (H, W) of the map it gives; () where that is no map.
-        parameters: all of them. BN as constants has none.
-        norm_parameters: those among them that belong to normalisation layers.
+        output_size: (H, W) of its output map; () if the output is not a map.
+        parameters: all of them. Frozen BN has none.
+        norm_parameters: those of normalisation layers among them.
         multiply_adds: for one image.
     """
 
@@ -46,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Complexity:
-    """A network's parts, in the order they run."""
+    """A network's parts, in the order of execution."""
 
     parts: tuple[Part, ...]
 
@@ -57,7 +56,7 @@ class Complexity:
 
     @property
     def weights(self) -> int:
-        """Parameters without those of normalisation: what the paper's tables count (25.5 M for ResNet-50)."""
+        """Parameters without those of normalisation, as counted in the paper's tables (25.5 M for ResNet-50)."""
         return sum(part.parameters - part.norm_parameters for part in self.parts)
 
     @property
@@ -67,11 +66,10 @@ class Complexity:
 
 
 def measure(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> Complexity:
-    """Counts by running the network's layers without numbers (on torch's meta device): quick, and exact at any size.
+    """Counts by running the network on torch's meta device, without values: fast, and exact at any size.
 
     Args:
-        network: any module made of convolutions and fully connected layers that takes (1, in_channels, H, W); it stays
-            as it is.
+        network: a module of convolutions and fully connected layers that takes (1, in_channels, H, W); not modified.
         size: (H, W) of the image in pixels.
 
     Raises:
@@ -103,7 +101,7 @@ def measure(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> 
         normalizes = isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))
         multiply_adds = 0
         if isinstance(module, (nn.Conv2d, nn.Linear)) and name in output_sizes:
-            multiply_adds = module.weight.numel() * math.prod(output_sizes[name])  # a weight acts once a position
+            multiply_adds = module.weight.numel() * math.prod(output_sizes[name])  # a weight is used once per position
         before = parts.get(part_name, Part(part_name, output_sizes.get(top, ()), 0, 0, 0))
         parts[part_name] = Part(
             part_name,
@@ -116,7 +114,7 @@ def measure(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> 
 
 
 def measure_variant(variant: Variant, size: tuple[int, int], num_classes: int) -> Complexity:
-    """The cost of a variant's classification network, without allocating it."""
+    """The cost of a variant's classification network, computed without allocating its weights."""
     with torch.device("meta"):
         network = ResNeXt(variant, num_classes)
     return measure(network, size, variant.in_channels)
@@ -135,7 +133,7 @@ def solve_width(cardinality: int, parameters: int, channels: int = 256) -> int:
     """The width d whose block of this cardinality comes closest to `parameters` weights (Table 2).
 
     Raises:
-        UserError: paths of one channel each cost more than that already.
+        UserError: even paths of one channel each cost more.
 
     >>> [solve_width(cardinality, bottleneck_parameters(1, 64)) for cardinality in (1, 2, 4, 8, 32)]
     [64, 40, 24, 14, 4]

@@ -7,9 +7,9 @@
     x (N, C_in, H, W) → (N, 4n, ceil(H/s), ceil(W/s))     n planes of the stage, s stride, C cardinality
 
 BN and ReLU follow the first two convolutions of a path, path by path; the last BN follows the aggregation and precedes
-the addition of the shortcut, in all three forms. BN acts on each channel alone, which is why weights carry over
-exactly. In blocks of two layers (Fig. 4), the aggregation (`AggregatedTwoLayer`) is only a wide dense block
-(`WideTwoLayer`).
+the addition of the shortcut, in all three forms. BN is computed for each channel separately, so the conversion of the
+weights is exact. In blocks of two layers (Fig. 4), the aggregation (`AggregatedTwoLayer`) is equal to a single wide
+block (`WideTwoLayer`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Path(nn.Module):
 
 
 class SplitBottleneck(AggregatedBottleneck):
-    """Form (a): separate paths, summed. BN stands right after the aggregation."""
+    """Form (a): separate paths, summed. BN directly follows the aggregation."""
 
     def add_layers(self) -> None:
         _require_channelwise(self.norm)
@@ -74,8 +74,7 @@ FORMS: dict[str, type[AggregatedBottleneck]] = {"a": SplitBottleneck, "b": Conca
 class AggregatedTwoLayer(ResidualBlock):
     """Fig. 4, left: C paths of 3×3 (to d channels) → 3×3 (to `out_channels`), summed.
 
-    A path of two layers has nothing between its ends that a wider dense block would not have too, so the sum is
-    `WideTwoLayer` exactly.
+    The sum of C such paths is one dense block of width C · d, exactly `WideTwoLayer`.
     """
 
     def __init__(
@@ -126,14 +125,14 @@ class WideTwoLayer(ResidualBlock):
 def split_paths(state: Mapping[str, Tensor], cardinality: int, *, last: str | None) -> dict[str, Tensor]:
     """A whole block's tensors → those of its C paths, named `paths.<i>.<name>`.
 
-    Every layer whose output stays inside a path is cut along its output channels; the layer that leaves it, `last`,
-    along its input channels. What comes after the aggregation keeps its name.
+    Every layer whose output stays inside a path is split along its output channels; the last layer of a path, `last`,
+    along its input channels. Layers after the aggregation keep their names.
 
     Args:
-        state: tensors by name; a state dict, or just as well the gradients of one.
+        state: tensors by name; a state dict, or the gradients of one.
         cardinality: C.
-        last: the convolution that leaves a path ("conv3" in form a, "conv2" with two layers); None in form (b), whose
-            paths end before it.
+        last: the last convolution of a path ("conv3" in form a, "conv2" with two layers); None in form (b), where the
+            last convolution follows the concatenation.
     """
     inner = _inner_layers(last)
     result: dict[str, Tensor] = {}
@@ -142,7 +141,7 @@ def split_paths(state: Mapping[str, Tensor], cardinality: int, *, last: str | No
         if layer not in inner and layer != last:
             result[name] = tensor
             continue
-        if tensor.dim() == 0:  # the counter of batches seen
+        if tensor.dim() == 0:  # num_batches_tracked
             pieces: list[Tensor] = [tensor] * cardinality
         else:
             pieces = list(tensor.chunk(cardinality, dim=1 if layer == last else 0))
@@ -170,20 +169,19 @@ def join_paths(state: Mapping[str, Tensor], *, last: str | None) -> dict[str, Te
 
 
 def convert_state(state: Mapping[str, Tensor], source: str, target: str, cardinality: int) -> dict[str, Tensor]:
-    """A block's tensors in form `source` ("a", "b" or "c") → the same in form `target`, exactly. Works on gradients as
-    well as on weights."""
+    """A block's tensors in form `source` ("a", "b" or "c") → the same in form `target`, exactly; also for gradients."""
     last = {"a": "conv3", "b": None}
     grouped = dict(state) if source == "c" else join_paths(state, last=last[source])
     return grouped if target == "c" else split_paths(grouped, cardinality, last=last[target])
 
 
 def convert(block: AggregatedBottleneck, form: str) -> AggregatedBottleneck:
-    """A new block of form "a", "b" or "c" that computes what `block` computes: same function, gradients and running
-    statistics. What is frozen stays so.
+    """A new block of form "a", "b" or "c" equivalent to `block`: same function, gradients and running statistics.
+    Frozen parts stay frozen.
 
     Raises:
-        UserError: an unknown form, no block of the three forms, one whose BN is folded away, or GroupNorm, whose groups
-            reach across paths.
+        UserError: an unknown form, a block of none of the three forms, a block with folded BN, or with GroupNorm, whose
+            groups extend over several paths.
     """
     if form not in FORMS:
         raise UserError(f"unknown form {form!r} of the aggregated block; choose one of {', '.join(FORMS)} (Fig. 3)")

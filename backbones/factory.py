@@ -4,8 +4,7 @@
     create_classifier("resnext50", cardinality=16, base_width=8, num_classes=5000)
     trunk, conv5 = create_c4("resnext101_32x4d", norm="frozen")
 
-Networks have random weights unless `weights` names a source: an entry of the table in `weights/sources.py`, a URL, or a
-file.
+Networks have random weights unless `weights` is given: a name in the table of `weights/sources.py`, a URL, or a file.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ def create_backbone(
         weights: a source of pretrained weights; None initialises at random.
         outputs: the levels to return. Stages beyond the last are not built.
         norm: "batch", "frozen" (BN as constants) or "group" (GroupNorm, from scratch only).
-        freeze: the last part that does not train: "stem", "c2", … BN in frozen parts is constant too. None freezes
-            nothing.
+        freeze: the last frozen part: "stem", "c2", … BN in frozen parts is constant, too. None freezes nothing.
         structure: numbers in place of the row's own: depths, cardinality, base_width, planes, stem_width, stem,
             in_channels, output_stride, residual.
 
@@ -109,7 +107,7 @@ def _finish(network: Trunk, name: str, weights: str | os.PathLike[str] | None) -
         _check_norm(weights, network.norm, row.fused_norm)
         if network.norm == "group":
             raise UserError(f"{weights}: it was trained with BN; use norm='batch' or norm='frozen'")
-    from .weights.pretrained import resolve_weights  # here, so that networks without weights need none of its readers
+    from .weights.pretrained import resolve_weights  # imported here: networks without weights do not need the readers
 
     pretrained = resolve_weights(weights, network.provenance["name"])
     _check_norm(weights, network.norm, pretrained.frozen_norm_only)

@@ -1,4 +1,4 @@
-"""What numbers a network expects at its input: the convention travels with the weights, and is never assumed.
+"""The format of a network's input. It is stored with the weights and never assumed.
 
 N images, H × W pixels: (N, 3, H, W) uint8 RGB → (N, 3, H, W) float32 in the network's channel order, range, mean and
 standard deviation.
@@ -18,7 +18,7 @@ from .constants import constant
 
 
 class WrongInputFormat(UserError, ValueError):
-    """Values that are no input convention. Whoever reads them from a file says which file."""
+    """Invalid values of an input format. A caller that reads them from a file names the file."""
 
 
 MOST_CHANNELS = 1024
@@ -27,12 +27,12 @@ LARGEST = 1e9  # of a mean, a standard deviation or a value range
 
 @dataclass(frozen=True)
 class InputFormat:
-    """The convention of one set of weights.
+    """The input format of one set of weights.
 
     Attributes:
         channel_order: "rgb" or "bgr".
         value_range: the value of white before mean and standard deviation are applied: 1.0 or 255.0.
-        mean: one number a channel, in `channel_order` and in units of `value_range`.
+        mean: one number per channel, in `channel_order` and in units of `value_range`.
         std: the same for the divisor.
     """
 
@@ -67,11 +67,11 @@ class InputFormat:
             raise WrongInputFormat("input format: channel_order 'bgr' means three channels")
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels as they are decoded → what the network expects.
+        """Decoded pixels → the network's input.
 
         Args:
-            images: (N, C, H, W) uint8, 0–255, three channels in RGB order. Padding is not known here: the caller
-                overwrites it afterwards.
+            images: (N, C, H, W) uint8, 0–255, three channels in RGB order. Padding is normalised like pixels: the
+                caller overwrites it afterwards.
 
         Returns:
             (N, C, H, W) float32, a new tensor in the memory format of `images`.
@@ -80,9 +80,9 @@ class InputFormat:
             raise UserError(f"images have {images.shape[-3]} channels, the network expects {len(self.mean)}")
         scale, shift = (constant(values, images.device) for values in self._scale_and_shift())
         if self.channel_order == "bgr":
-            images = images.flip(-3)  # while a value is still one byte
+            images = images.flip(-3)  # while values are single bytes
         if images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last):
-            # As rows of W · C numbers: passes over long rows, not over three channels at a time.
+            # As rows of W · C numbers, which is faster than three channels at a time.
             width = images.shape[-1]
             rows = images.permute(0, 2, 3, 1).flatten(2).to(torch.float32, copy=True)
             rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
@@ -95,7 +95,7 @@ class InputFormat:
         return scale, tuple(-center / deviation for center, deviation in zip(self.mean, self.std, strict=True))
 
     def for_channels(self, channels: int) -> InputFormat:
-        """The convention for a network whose stem was adapted to `channels` inputs (see `loading.adapt_stem`): the RGB
+        """The format for a network whose stem was adapted to `channels` inputs (see `loading.adapt_stem`): the RGB
         numbers repeated, or their average for a single channel."""
         if channels == len(self.mean):
             return self
@@ -142,4 +142,4 @@ def _of_kind(key: str, value: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 IMAGENET = InputFormat("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision, timm and the paper's own code train ImageNet with."""
+"""The format in which torchvision, timm and the paper's own code train on ImageNet."""

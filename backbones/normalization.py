@@ -1,4 +1,4 @@
-"""Normalisation layers, frozen batch normalisation, and folding it into convolutions.
+"""Normalisation layers, frozen batch normalisation, and its folding into convolutions.
 
     make_normalization(kind, channels) → layer    "batch" | "frozen" | "group", under the same attribute names
     freeze_batch_norm(module)          → in place: every BatchNorm2d becomes a FrozenBatchNorm2d that computes the same
@@ -26,8 +26,8 @@ NORMALIZATIONS = ("batch", "frozen", "group")
 
 
 class _FixedAffine(torch.autograd.Function):
-    """Batch normalisation by fixed statistics. Its backward pass saves C numbers; autograd's own would save the whole
-    input map."""
+    """Batch normalisation by fixed statistics. It saves C numbers for the backward pass; autograd's own would save the
+    whole input map."""
 
     @staticmethod
     def forward(
@@ -49,8 +49,8 @@ class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation whose statistics and affine terms are constants: it computes the same in training and in
     evaluation mode.
 
-    y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, one fused multiply-add a value. The four are
-    buffers with BatchNorm2d's names, so that either kind's state dict loads into the other. eps stays 1e-5, as in
+    y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, one fused multiply-add per value. The four are
+    buffers with BatchNorm2d's names, so the state dict of either class loads into the other. eps is 1e-5, as in
     training: ResNeXt has channels of nearly zero variance, which give NaN with an eps of 0. Under autocast the map
     keeps its low precision and the statistics keep theirs.
     """
@@ -76,7 +76,7 @@ class FrozenBatchNorm2d(nn.Module):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm2d's counter means nothing here
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm2d's counter is not used here
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
@@ -128,8 +128,8 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     """A copy of `module` for inference in which each convolution includes the batch normalisation that follows it.
 
     Weights are computed in float64. Pairs are found by the names of these networks, of torchvision's and of timm's:
-    `bn1` follows `conv1`, and in a Sequential the normalisation comes directly after its convolution (not for networks
-    that normalise first). It is replaced by Identity. GroupNorm, which depends on its input, stays; so does BN after a
+    `bn1` follows `conv1`, and in a Sequential the normalisation directly follows its convolution (not for networks that
+    normalise first). It is replaced by Identity. GroupNorm is kept, because it depends on its input; so is BN after a
     sum of convolutions (form a).
 
     The copy is in evaluation mode and cannot be trained; `module` is not changed.
@@ -155,11 +155,11 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
 def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Tensor:
     """normalization(convolution(x)): (N, C_in, H, W) → (N, C, H', W').
 
-    Frozen BN is folded into the weight when the layer runs, y = conv(x, w · s) + b. That saves a pass over the map in
-    the forward and in the backward direction (the gradient of w is s times that of w · s) and costs one over the weight
-    each, so it is done if the map is the larger of the two. Under autocast the weight is folded in float32 and only the
-    convolution is in low precision. Layers of other classes, and layers with hooks, are called as they are; so are all
-    layers under torch.compile, which fuses the affine itself and would recompile whenever the condition changes.
+    Frozen BN is folded into the weight when the layer runs: y = conv(x, w · s) + b. In the forward and in the backward
+    pass this saves one pass over the map (the gradient of w is s times that of w · s) and costs one over the weight, so
+    it is done only if the map is larger than the weight. Under autocast the weight is folded in float32 and only the
+    convolution is in low precision. Layers of other classes and layers with hooks are not folded. Under torch.compile
+    no layer is folded: it fuses the affine map itself and would recompile whenever the condition changes.
     """
     if (
         _is_convolution(convolution)
@@ -181,7 +181,7 @@ def fold_weights(
     w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), in `dtype`.
 
     Raises:
-        UserError: a BatchNorm2d that keeps no statistics.
+        UserError: a BatchNorm2d without running statistics.
     """
     mean, variance = normalization.running_mean, normalization.running_var
     if mean is None or variance is None:

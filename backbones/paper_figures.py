@@ -1,4 +1,4 @@
-"""What the paper prints about its networks (Xie et al., "Aggregated Residual Transformations", CVPR 2017)."""
+"""The paper's figures for its networks (Xie et al., "Aggregated Residual Transformations", CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """What the paper prints about a network; None where it prints nothing.
+    """The paper's figures for a network; None where it has none.
 
     Attributes:
         parameters: in millions. multiply_adds: in billions, at 224 × 224.
-        errors: in percent, by what was measured.
-        tables: where it stands.
+        errors: in percent, by measure.
+        tables: the paper's tables with these figures.
     """
 
     tables: str

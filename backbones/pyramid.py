@@ -6,7 +6,7 @@
                    │ ×2
     c3 ─ 1×1 ───── + ─────── 3×3 ─ p3        and so on, down to the finest map that the backbone gives
 
-It knows nothing of detection: it takes any backbone with `channels` and `strides`, and is one itself.
+It does not depend on detection: it takes any backbone with `channels` and `strides`, and is a backbone itself.
 
 Shapes: N images, W width of the pyramid.
 Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3. The coarsest level by
@@ -34,14 +34,13 @@ class FeaturePyramid(nn.Module):
     """A backbone with a feature pyramid on top: images → {"p2": (N, W, H/4, W/4), …}, finest first.
 
     Args:
-        backbone: its levels are named c2, c3, … and stand in the order of their strides; each becomes a level of the
-            pyramid.
+        backbone: its levels are named c2, c3, … in the order of their strides; each becomes a level of the pyramid.
         width: W, channels of every map.
-        norm: what follows each convolution of the pyramid. "none" leaves a bias there, as the paper does; "batch" and
-            "group" are for training from scratch.
-        outputs: the levels to be returned, such as ("p2", "p3"); None returns those of the backbone's maps. One level
-            more than the backbone has ("p6" over c5) is made by max-pooling. Levels that are not asked for are not
-            computed further than the others need.
+        norm: the normalisation after each convolution of the pyramid. "none": a bias instead, as in the paper; "batch"
+            and "group" are for training from scratch.
+        outputs: the levels to return, such as ("p2", "p3"); None returns those of the backbone's maps. One level beyond
+            the backbone's ("p6" above c5) is computed by max-pooling. Of other levels, only the intermediate maps that
+            the outputs need are computed.
 
     Attributes:
         channels, strides: of each level that is returned.
@@ -83,7 +82,7 @@ class FeaturePyramid(nn.Module):
 
     @property
     def input_format(self) -> InputFormat:
-        """What numbers `forward` expects."""
+        """The format of `forward`'s input."""
         return self.backbone.input_format
 
     @input_format.setter
@@ -92,7 +91,7 @@ class FeaturePyramid(nn.Module):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Plain values that say what the backbone is and where its weights come from."""
+        """The backbone and the source of its weights, as plain values."""
         return self.backbone.provenance
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

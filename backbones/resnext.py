@@ -5,9 +5,9 @@
                                  layer3 ─ c4 (N, 1024, H/16, W/16)
                                  layer4 ─ c5 (N, 2048, H/32, W/32) ─ mean over H, W ─ fc ─ logits (N, classes)
 
-Sizes of the standard networks; `Variant` gives every network's channels and strides. Odd sizes round up. Parameter
-names are torchvision's, and the stride sits in the 3×3 convolution. Source: Xie et al., CVPR 2017, section 3 and Table
-1; initialisation as in their Lua code.
+Sizes of the standard networks; `Variant` gives every network's channels and strides. Odd sizes are rounded up.
+Parameter names are torchvision's, and the 3×3 convolution has the stride. Source: Xie et al., CVPR 2017, section 3 and
+Table 1; initialisation as in their Lua code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Stage(nn.Sequential):
                     variant.group_widths[index],
                     variant.cardinality,
                     stride=self.stride if first else 1,
-                    # The block whose stride dilation replaces still looks at a map without it
+                    # The block whose stride is replaced by dilation keeps the previous stage's dilation
                     dilation=dilations[index if first else index + 1],
                     norm=norm,
                     residual=variant.residual,
@@ -57,7 +57,7 @@ class Stage(nn.Sequential):
 
 
 class Trunk(nn.Module):
-    """Stem and stages: what a classifier and a backbone have in common.
+    """Stem and stages: the common base class of a classifier and a backbone.
 
     Args:
         variant: the numbers.
@@ -66,9 +66,8 @@ class Trunk(nn.Module):
 
     Attributes:
         levels: the stages that are built.
-        input_format: what numbers `forward` expects: ImageNet's or CIFAR's convention, until weights with another are
-            loaded.
-        provenance: plain values that say what the network is and where its weights come from.
+        input_format: the format of `forward`'s input: ImageNet's or CIFAR's, until weights with another one are loaded.
+        provenance: the network and the source of its weights, as plain values.
     """
 
     def __init__(self, variant: Variant, *, norm: str = "batch", last_level: str | None = None) -> None:
@@ -94,11 +93,11 @@ class Trunk(nn.Module):
                 )
 
     def stage(self, level: str) -> Stage:
-        """The stage that gives the map of `level`."""
+        """The stage whose output is the map of `level`."""
         return getattr(self, f"layer{self.levels.index(level) + 1}")
 
     def feature_maps(self, images: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        """Normalised images (N, in_channels, H, W) → the maps of `levels`, finest first. No other map is kept."""
+        """Normalised images (N, in_channels, H, W) → the maps of `levels`, finest first. No other map is stored."""
         x = F.relu(conv_norm(self.conv1, self.bn1, images), inplace=True)
         if self.variant.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
@@ -110,11 +109,11 @@ class Trunk(nn.Module):
         return maps
 
     def freeze(self, last: str) -> None:
-        """Makes the stem, and the stages up to and with `last` ("stem", "c2", …), constant: no gradients, and BN by its
-        running statistics for good.
+        """Freezes the stem and the stages up to and including `last` ("stem", "c2", …): they get no gradients, and
+        their BN becomes frozen BN.
 
         Raises:
-            UserError: no such stage here.
+            UserError: the network has no such stage.
         """
         if last not in ("stem", *self.levels):
             raise UserError(f"cannot freeze up to {last!r}; this network has stem, {', '.join(self.levels)}")
@@ -158,8 +157,8 @@ class ResNeXtBackbone(Trunk):
         return self.feature_maps(images, self.outputs)
 
     def split_off_last_stage(self) -> Stage:
-        """Takes the last stage out and returns it; this backbone then ends one level earlier and returns that level
-        alone (see `create_c4`)."""
+        """Removes the last stage and returns it; this backbone then ends one level earlier and returns only that level
+        (see `create_c4`)."""
         stage = self.stage(self.levels[-1])
         delattr(self, f"layer{len(self.levels)}")
         self.levels = self.levels[:-1]

@@ -1,11 +1,11 @@
 """The table of networks: a variant is a row of numbers, and a name refers to a row.
 
     find_variant("resnext50_32x4d", {})               → the row
-    find_variant("resnext50", {"cardinality": 16})    → the row with another number
+    find_variant("resnext50", {"cardinality": 16})    → the row with one number replaced
     find_variant("resnext101_16x8d", {})              → a row by pattern: depth, C cardinality, d base width
 
-Rows: Tables 1, 3, 4 and 7 of the paper (Xie et al., CVPR 2017), what torchvision and Detectron ship, and a small
-network.
+Rows: the networks of Tables 1, 3, 4 and 7 of the paper (Xie et al., CVPR 2017), those of torchvision and Detectron, and
+a small one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .common.errors import UserError
 from .common.names import did_you_mean
 
 EXPANSION = 4  # output channels of a block, in units of its planes
-# No network comes near them. They keep a mistyped name, or one in a stranger's file, from asking for endless memory.
+# Bounds that no network comes near; a mistyped name, or one in a stranger's file, cannot ask for endless memory.
 MOST_BLOCKS, MOST_CHANNELS, MOST_GROUPED = 1_000, 4_096, 1 << 20
-STEMS = {"imagenet": 4, "cifar": 1}  # by name: the stride at its end
+STEMS = {"imagenet": 4, "cifar": 1}  # name → stride of the stem's output
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Variant:
         depths: blocks of each stage; a block is three layers.
         cardinality: C, the paths of a block.
         base_width: d, the width of a path where the stage has 64 planes.
-        planes: n of the first stage, doubled from stage to stage; a stage gives 4n channels.
+        planes: n of the first stage, doubled from stage to stage; a stage's map has 4n channels.
         stem_width: channels of the first convolution.
         stem: "imagenet" (7×7 stride 2, max-pool) or "cifar" (3×3 stride 1).
         in_channels: channels of the images.
@@ -168,7 +168,7 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
     """The row that `name` refers to, with the numbers in `structure` in place of its own.
 
     Args:
-        name: a row of `VARIANTS`; a family such as "resnext50" or "resnext29"; or a family with numbers,
+        name: a row of `VARIANTS`; a family such as "resnext50" or "resnext29"; or a family with numbers, such as
             "resnext101_16x8d".
         structure: any attributes of `Variant`.
 
@@ -204,7 +204,7 @@ def find_variant(name: str, structure: Mapping[str, Any]) -> Variant:
 def canonical_name(name: str, variant: Variant) -> str:
     """The table's name for a network ("resnext50" → "resnext50_32x4d"); `name` if the table has none.
 
-    Input channels and output stride are ignored: the same weights serve with any.
+    Input channels and output stride are ignored: the same weights fit any.
     """
     plain = dataclasses.replace(variant, in_channels=3, output_stride=None)
     return next((known for known, row in VARIANTS.items() if row == plain), name)

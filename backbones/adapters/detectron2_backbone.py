@@ -2,8 +2,8 @@
 
     images (N, 3, H, W) → {"res2": (N, 256, H/4, W/4), …, "res5": (N, 2048, H/32, W/32)}
 
-`ResNeXtBackbone` serves wherever detectron2 takes a `Backbone`: below its FPN, or alone. Importing this file enters the
-builder into detectron2's registry of backbones, where configurations name it:
+`ResNeXtBackbone` can be used wherever detectron2 takes a `Backbone`: below its FPN, or alone. The import of this module
+adds the builder to detectron2's registry of backbones, so that configurations can name it:
 
     >>> import torch
     >>> from detectron2.config import get_cfg
@@ -21,8 +21,8 @@ builder into detectron2's registry of backbones, where configurations name it:
     {'res2': (1, 64, 16, 24), 'res3': (1, 128, 8, 12), 'res4': (1, 256, 4, 6), 'res5': (1, 512, 2, 3)}
 
 With FPN on top, give `FPN(build_resnext_backbone(cfg, input_shape), …)` from a builder of your own, as detectron2's
-build_resnet_fpn_backbone does. INPUT.FORMAT, PIXEL_MEAN and PIXEL_STD may stay as they are, whatever the weights: the
-builder reads them and brings the pixels into the convention of the weights.
+build_resnet_fpn_backbone does. INPUT.FORMAT, PIXEL_MEAN and PIXEL_STD need no change for any weights: the builder reads
+them, and the backbone converts the pixels into the format of the weights.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from ..input_format import InputFormat
 from .host_input import HostInput
 
 DEFAULT_HOST_FORMAT = InputFormat("bgr", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
-"""What detectron2's default configuration feeds: INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD."""
+"""The input format of detectron2's default configuration: INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD."""
 
 
 class ResNeXtBackbone(Backbone):
-    """A backbone by detectron2's contract.
+    """A backbone with detectron2's interface.
 
     Args:
         name, weights, norm, structure: as in `backbones.create_backbone`.
         out_features: of "res2" to "res5". Stages beyond the last are not built.
         freeze_at: see `freeze`.
-        host_format: what the model's preprocessing feeds.
+        host_format: the format of the images after the model's preprocessing.
 
     Attributes:
         network: the backbone itself.
@@ -85,7 +85,7 @@ class ResNeXtBackbone(Backbone):
         self.freeze(freeze_at)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (N, in_channels, H, W) as the model's preprocessing leaves them → maps by name, finest first."""
+        """Preprocessed images (N, in_channels, H, W) → maps by name, finest first."""
         return {_feature(level): maps for level, maps in self.network(self.input(images)).items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -106,8 +106,8 @@ class ResNeXtBackbone(Backbone):
         return {}
 
     def freeze(self, freeze_at: int = 0) -> ResNeXtBackbone:
-        """Makes the first parts constant, BN included: 1 the stem, 2 the stem and res2, …; 0 nothing. More than the
-        network has means all of it. Returns this backbone."""
+        """Freezes the first parts, including BN: 1 the stem, 2 the stem and res2, …; 0 nothing. A number beyond the
+        last part freezes all. Returns this backbone."""
         if freeze_at > 0:
             parts = ("stem", *self.network.levels)
             self.network.freeze(parts[min(freeze_at, len(parts)) - 1])
@@ -130,7 +130,7 @@ def add_resnext_config(cfg: CfgNode) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_resnext_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeXtBackbone:
-    """A backbone from MODEL.RESNEXT, MODEL.BACKBONE.FREEZE_AT and the convention that the configuration feeds.
+    """A backbone from MODEL.RESNEXT, MODEL.BACKBONE.FREEZE_AT and the configuration's input format.
 
     Raises:
         UserError: an INPUT.FORMAT other than BGR, RGB and L, or as in `backbones.create_backbone`.

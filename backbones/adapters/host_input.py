@@ -1,10 +1,10 @@
-"""What a host feeds its backbone → what the backbone's weights expect.
+"""Images as a host normalises them → images as the backbone's weights expect them.
 
-    images (N, C, H, W), normalised as the host does it → the same pixels, normalised for the weights
+    images (N, C, H, W), normalised by the host → the same pixels, normalised for the weights
 
-Hosts normalise images themselves, most of them for ImageNet's mean and standard deviation in RGB, whatever weights
-the backbone has. Where the two conventions differ (Detectron's weights take BGR of 0–255), the difference is one flip
-of the channels and one multiply-add a value. It is made here, so that no setting of the host has to be remembered.
+Hosts normalise images themselves, most of them by ImageNet's mean and standard deviation in RGB, for any weights. Where
+the two formats differ (Detectron's weights take BGR of 0–255), the conversion is one flip of the channels and one
+multiply-add per value. It is done here, so that no setting of the host has to be changed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..constants import constant
 from ..input_format import IMAGENET, InputFormat
 
 ZERO_TO_ONE = InputFormat("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-"""A host that scales pixels to 0–1 and leaves it at that, as RT-DETR's image processor does."""
+"""The format of a host that only scales pixels to 0–1, as RT-DETR's image processor does."""
 
-_NEGLIGIBLE = 1e-6  # a difference smaller than float32 can hold
+_NEGLIGIBLE = 1e-6  # differences below this are rounding of float32
 
 
 class HostInput(nn.Module):
-    """Brings images from a host's convention into the network's.
+    """Converts images from a host's format into the network's.
 
-    It has neither parameters nor buffers: state dicts do not change by it.
+    It has neither parameters nor buffers, so it does not change state dicts.
 
     Args:
-        host: what the host feeds.
-        network: what the network expects.
+        host: the format of the host's images.
+        network: the format that the network expects.
 
     Attributes:
         is_needed: False where the two are the same.
@@ -66,7 +66,7 @@ class HostInput(nn.Module):
         if self.flips:
             images = images.flip(1)
         if self.scale_and_shift is not None:
-            # No buffers: a host that builds networks on the meta device would leave them empty.
+            # Not buffers: a host that builds networks on the meta device would leave these empty.
             scale, shift = (constant(values, images.device, images.dtype) for values in self.scale_and_shift)
             images = torch.addcmul(shift[:, None, None], images, scale[:, None, None])
         return images
@@ -76,11 +76,11 @@ class HostInput(nn.Module):
 
 
 def default_host_format(network: InputFormat) -> InputFormat:
-    """What is taken for granted of a host: ImageNet's mean and standard deviation for RGB. For other channels there is
-    no custom; the network's own convention is what the host has to follow."""
+    """The format that is assumed of a host: ImageNet's mean and standard deviation for RGB. For other channels there is
+    no common format, so it is the network's own."""
     return IMAGENET if len(network.mean) == len(IMAGENET.mean) else network
 
 
 def mean_and_std(host: InputFormat) -> tuple[list[float], list[float]]:
-    """The convention as hosts that take pixels of 0–1 write it: (image_mean, image_std)."""
+    """The format as (image_mean, image_std) for pixels of 0–1."""
     return [value / host.value_range for value in host.mean], [value / host.value_range for value in host.std]

@@ -1,11 +1,11 @@
-"""A backbone → its layers in the order they are applied, which is how torchvision's and timm's extractors walk one.
+"""A backbone → its layers in the order of application, as torchvision's and timm's feature extractors need them.
 
     images (N, C, H, W) ─ [input] ─ conv1 ─ bn1 ─ relu ─ maxpool ─ layer1 ─ … ─ layer4
                                              stem map,             c2           c5
                                              half the size
 
-`input` (see `HostInput`) is there only where the host's convention differs from the weights'. It has no parameters, so
-parameters keep torchvision's names everywhere.
+`input` (see `HostInput`) is present only where the host's format differs from the weights'. It has no parameters, so
+parameters keep torchvision's names.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ STEM = "relu"  # the layer whose output is the stem's map
 
 
 def layers_in_order(backbone: ResNeXtBackbone, host_format: InputFormat | None = None) -> nn.Sequential:
-    """The layers of `backbone`, shared with it, up to its last level.
+    """The layers of `backbone`, shared with it, up to and including its last level.
 
     Args:
         backbone: any.
-        host_format: what the host feeds; see `default_host_format` for None.
+        host_format: the format of the host's images; see `default_host_format` for None.
 
     Raises:
         UserError: the host feeds another number of channels than the backbone takes.

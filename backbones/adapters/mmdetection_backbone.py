@@ -2,9 +2,9 @@
 
     images (N, 3, H, W) → ((N, 256, H/4, W/4), (N, 512, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32))
 
-The contract is the one of `mmdet.models.ResNet`: out_indices, frozen_stages, norm_eval, init_cfg, and parameters by the
-same names ("backbone.layer1.0.conv1.weight" in a detector's checkpoint). Importing this file enters `ResNeXtBackbone`
-into MMDetection's registry, which is what its `custom_imports` is for. In a configuration:
+The interface is that of `mmdet.models.ResNet`: out_indices, frozen_stages, norm_eval, init_cfg, and parameters of the
+same names ("backbone.layer1.0.conv1.weight" in a detector's checkpoint). The import of this module, here
+by `custom_imports`, adds `ResNeXtBackbone` to MMDetection's registry. In a configuration:
 
     custom_imports = dict(imports=["backbones.adapters.mmdetection_backbone"], allow_failed_imports=False)
     model = dict(
@@ -12,7 +12,7 @@ into MMDetection's registry, which is what its `custom_imports` is for. In a con
         neck=dict(type="FPN", in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5),
     )
 
-and the same by hand, on a small network:
+and the same in Python, with a small network:
 
     >>> import torch
     >>> from mmdet.registry import MODELS
@@ -23,8 +23,8 @@ and the same by hand, on a small network:
     >>> [tuple(maps.shape) for maps in backbone(torch.rand(1, 3, 64, 96))]
     [(1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
 
-The data preprocessor may stay as MMDetection's configurations have it (mean 123.675, 116.28, 103.53; std 58.395, 57.12,
-57.375; bgr_to_rgb), whatever the weights; `host_format` names another.
+The data preprocessor of MMDetection's configurations (mean 123.675, 116.28, 103.53; std 58.395, 57.12, 57.375;
+bgr_to_rgb) needs no change for any weights; for another one, set `host_format`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from .layers import apply_layers, layer_name, layers_in_order
 
 @MODELS.register_module()
 class ResNeXtBackbone(BaseModule):
-    """A backbone by MMDetection's contract.
+    """A backbone with MMDetection's interface.
 
     Args:
         name, weights, structure: as in `backbones.create_backbone`.
@@ -60,16 +60,15 @@ class ResNeXtBackbone(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, 1 the stem and the first stage, and so on. Frozen BN computes
             with its statistics in training mode too.
         norm: "batch", "frozen" or "group".
-        norm_eval: whether every BN keeps to its running statistics in training mode, as is usual in detection. Its
-            weight and bias train all the same.
-        host_format: what the data preprocessor feeds, as plain values or `InputFormat`; None is ImageNet's convention
-            in RGB.
-        init_cfg: MMEngine's way to initialise. {"type": "Pretrained", "checkpoint": …} loads files that have
-            torchvision's names; it goes without `weights`.
+        norm_eval: whether every BN uses its running statistics in training mode, as is usual in detection. Its weight
+            and bias are still trained.
+        host_format: the data preprocessor's output format, as plain values or `InputFormat`; None is ImageNet's in RGB.
+        init_cfg: MMEngine's initialisation. {"type": "Pretrained", "checkpoint": …} loads files with torchvision's
+            names; it cannot be combined with `weights`.
 
     Attributes:
         channels: of each map that is returned.
-        input_format: what the weights expect; the images have been brought into it when they reach conv1.
+        input_format: the format that the weights expect, in which the images reach conv1.
         provenance: see `backbones.ResNeXtBackbone`.
 
     Raises:
@@ -104,7 +103,7 @@ class ResNeXtBackbone(BaseModule):
         backbone = create_backbone(name, weights, outputs, norm=norm, freeze=parts[frozen_stages + 1], **structure)
         if isinstance(host_format, Mapping):
             host_format = InputFormat.from_dict(host_format)
-        # The layers as children of this module, so that parameters have the names MMDetection's own ResNets give them
+        # The layers are children of this module, so that parameters have the names of MMDetection's own ResNets
         for layer, module in layers_in_order(backbone, host_format).named_children():
             self.add_module(layer, module)
         self.out_indices = tuple(out_indices)
@@ -121,7 +120,7 @@ class ResNeXtBackbone(BaseModule):
         return tuple(apply_layers(self, images, self._returned).values())
 
     def train(self, mode: bool = True) -> ResNeXtBackbone:
-        """Training mode, except for BN where `norm_eval` keeps it as it is."""
+        """Sets training mode; with `norm_eval`, BN stays in evaluation mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():

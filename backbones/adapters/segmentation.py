@@ -2,8 +2,8 @@
 
     images (N, 3, H, W) → {"out": (N, C5, H/8, W/8), "aux": (N, C4, H/8, W/8)}      at output stride 8
 
-DeepLabV3 (Chen et al., 2017) keeps the map large by dilation: output stride 8 or 16 in place of 32, with the rates of
-its pooling pyramid doubled at 8. Parameters bear the names of torchvision's own networks ("backbone.layer1.0.…").
+DeepLabV3 (Chen et al., 2017) uses dilation for a larger map: output stride 8 or 16 in place of 32, with the rates of
+its pooling pyramid doubled at 8. Parameters have the names of torchvision's own networks ("backbone.layer1.0.…").
 
     >>> import torch
     >>> from torchvision.models.segmentation import DeepLabV3
@@ -20,8 +20,8 @@ its pooling pyramid doubled at 8. Parameters bear the names of torchvision's own
     >>> {name: tuple(scores.shape) for name, scores in network(torch.rand(1, 3, 64, 96)).items()}
     {'out': (1, 21, 64, 96), 'aux': (1, 21, 64, 96)}
 
-Images are expected as torchvision's presets give them, normalised by ImageNet's mean and standard deviation, whatever
-the weights; `host_format` names another convention.
+Images are expected as torchvision's presets normalise them, by ImageNet's mean and standard deviation, for any weights;
+`host_format` sets another format.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class SegmentationBackbone(IntermediateLayerGetter):
-    """A backbone that gives "out", and "aux" where it was asked for.
+    """A backbone that returns "out" and, with `auxiliary`, "aux".
 
     Attributes:
         out_channels, aux_channels: of the two maps; aux_channels is None without one.
@@ -74,7 +74,7 @@ def segmentation_backbone(
         name, weights, norm, freeze, structure: as in `backbones.create_backbone`.
         output_stride: of the last map: 8, 16, or 32 for no dilation.
         auxiliary: whether the map before the last is returned too, for the auxiliary classifier.
-        host_format: what the network is fed; None is ImageNet's convention.
+        host_format: the format of the network's images; None is ImageNet's.
 
     Raises:
         UserError: as in `backbones.create_backbone`, or a network of a single stage with `auxiliary`.

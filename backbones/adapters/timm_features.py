@@ -2,8 +2,8 @@
 
     images (N, 3, H, W) → [(N, 64, H/2, W/2), (N, 256, H/4, W/4), …, (N, 2048, H/32, W/32)]
 
-What `timm.create_model(name, features_only=True, out_indices=…, output_stride=…)` gives for timm's ResNets, of the same
-class, for anything that takes such a module. Index 0 is the stem's map before its pooling, 1 to 4 are c2 to c5.
+The result is of the same class as that of `timm.create_model(name, features_only=True, out_indices=…, output_stride=…)`
+for timm's ResNets. Index 0 is the stem's map before its pooling, 1 to 4 are c2 to c5.
 
     >>> import torch
     >>> from backbones.adapters.timm_features import features_only
@@ -38,7 +38,7 @@ from .layers import STEM, layer_name, layers_in_order
 
 
 class TimmFeatures(FeatureListNet):
-    """timm's own list of features over a backbone's layers.
+    """timm's FeatureListNet over a backbone's layers.
 
     Attributes:
         feature_info: timm's FeatureInfo: channels (num_chs), reduction and module of each map.
@@ -60,13 +60,12 @@ def features_only(
     freeze: str | None = None,
     **structure: Any,
 ) -> TimmFeatures:
-    """A feature extractor by timm's convention. Stages beyond the last index are not built.
+    """Builds a feature extractor with timm's interface. Stages beyond the last index are not built.
 
     Args:
         name, weights, norm, freeze, structure: as in `backbones.create_backbone`.
-        out_indices: 0 for the stem, 1 for c2, …; negative ones count from the end; a single number means the last so
-            many.
-        host_format: what images are normalised by; None is ImageNet's convention, which is timm's default.
+        out_indices: 0 for the stem, 1 for c2, …; negative ones count from the end; a single number n means the last n.
+        host_format: the format of the images; None is ImageNet's, which is timm's default.
 
     Raises:
         UserError: an index the network does not have, or as in `backbones.create_backbone`.
@@ -89,7 +88,7 @@ def _absolute(out_indices: int | Sequence[int], count: int, name: str) -> tuple[
     indices = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
     if not indices or not all(-count <= index < count for index in indices):
         raise UserError(f"{name}: out_indices is {out_indices!r}; name at least one of 0 (the stem) to {count - 1}")
-    return tuple(sorted({index % count for index in indices}))  # maps come in the network's order, whatever was asked
+    return tuple(sorted({index % count for index in indices}))  # maps are returned in the network's order
 
 
 def _feature_info(variant: Variant) -> list[dict[str, Any]]:

@@ -4,10 +4,10 @@
     map_backbone   images (N, 3, H, W) → {"0": (N, C4, H/16, W/16)}
     c4_backbone    the same, and conv5 as the box head: regions (R, C4, 14, 14) → (R, C5)
 
-Parameters bear the names of torchvision's own detectors ("backbone.body.layer1.0.conv1.weight"), so a checkpoint of a
-torchvision ResNet detector loads into one built here. The numbers below are a small network's, to be quick; take
-"resnext101_32x4d" and weights="default" instead. Weights of every source may stay with the detector's own image_mean
-and image_std: what they expect is seen to in the backbone.
+Parameters have the names of torchvision's own detectors ("backbone.body.layer1.0.conv1.weight"), so a checkpoint of a
+torchvision ResNet detector loads into one built here. The examples below use a small network for speed; use
+"resnext101_32x4d" and weights="default" instead. The detector's image_mean and image_std need no change for any
+weights: the backbone converts its input into the format of the weights.
 
 Faster R-CNN with FPN. MaskRCNN and KeypointRCNN are built the same way.
 
@@ -81,12 +81,12 @@ from .layers import layer_name, layers_in_order
 
 
 class FPNBackbone(BackboneWithFPN):
-    """A backbone with a feature pyramid: maps "0", "1", … from fine to coarse, then those of the extra blocks.
+    """A backbone with a feature pyramid: maps "0", "1", … from fine to coarse, followed by those of the extra blocks.
 
     Attributes:
         out_channels: channels of every map.
-        image_mean, image_std: what the detector's transform has to apply to RGB of 0–1. For images of three channels
-            they are its defaults, unless `host_format` said otherwise.
+        image_mean, image_std: the values that the detector's transform must use, for RGB of 0–1. For images of three
+            channels they are its defaults, unless `host_format` was given.
         provenance: of the backbone, see `backbones.ResNeXtBackbone`.
     """
 
@@ -96,7 +96,7 @@ class FPNBackbone(BackboneWithFPN):
 
 
 class MapBackbone(IntermediateLayerGetter):
-    """A backbone that gives one map, "0". Attributes as in `FPNBackbone`."""
+    """A backbone that returns one map, "0". Attributes as in `FPNBackbone`."""
 
     out_channels: int
     image_mean: list[float]
@@ -105,7 +105,7 @@ class MapBackbone(IntermediateLayerGetter):
 
 
 class Conv5Head(nn.Module):
-    """The last stage as a box head: regions (R, C4, h, w) → (R, out_channels), the mean over what conv5 gives."""
+    """The last stage as a box head: regions (R, C4, h, w) → (R, out_channels), the mean over conv5's map."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -126,14 +126,15 @@ def fpn_backbone(
     host_format: InputFormat | None = None,
     **options: Any,
 ) -> FPNBackbone:
-    """A backbone with FPN (Lin et al., CVPR 2017) for any of torchvision's detectors.
+    """Builds a backbone with FPN (Lin et al., CVPR 2017) for any of torchvision's detectors.
 
     Args:
         name, weights, outputs: as in `backbones.create_backbone`.
         out_channels: of the pyramid.
-        extra_blocks: coarser levels on top; None is a max-pool, as FasterRCNN's default anchors expect, LastLevelP6P7
-            suits RetinaNet and FCOS.
-        host_format: what the detector's transform feeds, where its image_mean and image_std are not its defaults.
+        extra_blocks: coarser levels on top; None is a max-pool, as FasterRCNN's default anchors expect; use
+            LastLevelP6P7 for RetinaNet and FCOS.
+        host_format: the output format of the detector's transform, if its image_mean and image_std are not the
+            defaults; None otherwise.
         options: norm, freeze and structure, as in `backbones.create_backbone`.
 
     Raises:
@@ -156,7 +157,7 @@ def map_backbone(
     host_format: InputFormat | None = None,
     **options: Any,
 ) -> MapBackbone:
-    """A backbone that gives one map: c4 for C4 detectors, or c5 with output_stride=16 for a dilated one (DC5).
+    """Builds a backbone that returns one map: c4 for C4 detectors, or c5 with output_stride=16 for a dilated one (DC5).
 
     Arguments as in `fpn_backbone`.
     """
@@ -166,7 +167,7 @@ def map_backbone(
 def c4_backbone(
     name: str, weights: str | os.PathLike[str] | None = None, *, host_format: InputFormat | None = None, **options: Any
 ) -> tuple[MapBackbone, Conv5Head]:
-    """The parts of a C4 detector (He et al., CVPR 2016, appendix A): conv1–conv4 over the image, conv5 on each region.
+    """Builds the parts of a C4 detector (He et al., CVPR 2016, appendix A): conv1–conv4 for images, conv5 for regions.
 
     Arguments as in `fpn_backbone`; freeze="c5" freezes both parts.
     """

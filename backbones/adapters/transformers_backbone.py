@@ -2,10 +2,10 @@
 
     pixel_values (N, 3, H, W) → feature_maps ((N, 512, H/8, W/8), (N, 1024, H/16, W/16), (N, 2048, H/32, W/32))
 
-A `ResNeXtBackboneConfig` goes wherever a model's configuration has `backbone_config`. Stages are named as those of
-transformers' own ResNet: "stem" (here the stem's map before its pooling), "stage1" (c2) to "stage4" (c5), so
-out_indices=[2, 3, 4] are c3, c4 and c5. Importing this file makes AutoConfig and AutoBackbone know the two classes, as
-loading a saved detector needs.
+A `ResNeXtBackboneConfig` can be a model configuration's `backbone_config`. Stages have the names of transformers' own
+ResNet: "stem" (here the stem's map before its pooling), "stage1" (c2) to "stage4" (c5), so out_indices=[2, 3, 4] are
+c3, c4 and c5. The import of this module registers the two classes with AutoConfig and AutoBackbone, which is necessary
+to load a saved detector.
 
 DETR takes the last map, Deformable DETR and RT-DETR take three:
 
@@ -22,8 +22,8 @@ DETR takes the last map, Deformable DETR and RT-DETR take three:
     >>> tuple(detector(torch.rand(1, 3, 64, 96)).pred_boxes.shape)
     (1, 5, 4)
 
-Pixel values are expected normalised by ImageNet's mean and standard deviation, as DETR's image processor gives them,
-whatever the weights. RT-DETR's only scales them to 0–1; its backbone is told so by host_format:
+Pixel values are expected normalised by ImageNet's mean and standard deviation, as by DETR's image processor, for any
+weights. RT-DETR's image processor only scales them to 0–1, which `host_format` states:
 
     >>> from backbones.adapters.host_input import ZERO_TO_ONE
     >>> backbone = ResNeXtBackboneConfig(
@@ -58,7 +58,7 @@ from ..weights.pretrained import resolve_weights
 from ..weights.sources import find_source
 from .layers import STEM, apply_layers, layer_name, layers_in_order
 
-# These functions of transformers leave alone what a checkpoint has filled
+# These functions of transformers do not change parameters that a checkpoint has filled
 _NORMALIZATION_START = {
     "weight": init.ones_,
     "bias": init.zeros_,
@@ -69,27 +69,26 @@ _NORMALIZATION_START = {
 
 
 class ResNeXtBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
-    """What makes a backbone, as transformers saves and restores it.
+    """The settings of a backbone, as transformers saves and restores them.
 
     Args:
         network: the name, as in `backbones.create_backbone`.
-        weights: a source of pretrained weights, read when a model is built from this configuration; a model that is
-            loaded by from_pretrained has its own and does not look for them. None is random numbers.
-        norm, freeze: as in `backbones.create_backbone`. What is frozen stays so: the host's unfreeze_backbone() has no
-            say in it.
+        weights: a source of pretrained weights, read when a model is built from this configuration, but not by
+            from_pretrained, which loads the model's own. None: random initialisation.
+        norm, freeze: as in `backbones.create_backbone`. Frozen parts stay frozen: the host's unfreeze_backbone() does
+            not change them.
         structure: numbers in place of the network's own.
         out_features, out_indices: the maps wanted, by name or by position in `stage_names`; None is the last.
-        host_format: what the image processor gives, as `InputFormat` or its plain values; None is ImageNet's
-            convention.
-        input_format: what the weights expect, as plain values. It is found out with the weights, and kept for the day
-            they are not at hand.
+        host_format: the image processor's output format, as `InputFormat` or its plain values; None is ImageNet's.
+        input_format: the format that the weights expect, as plain values. It is determined with the weights and saved,
+            for when they are not available.
 
     Raises:
         UserError: an unknown network, number or source of weights.
         ValueError: stages that the network does not have.
     """
 
-    # "resnet" must not be part of it: DETR would freeze the layers that it knows by transformers' names for them
+    # It must not contain "resnet": DETR would then freeze layers by the names of transformers' own ResNet
     model_type = "resnext_backbone"
 
     def __init__(
@@ -124,7 +123,7 @@ class ResNeXtBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
 
 
 class ResNeXtBackbone(BackboneMixin, PreTrainedModel):
-    """A backbone by transformers' contract: `channels` of each map, and a forward that returns BackboneOutput."""
+    """A backbone with transformers' interface: `channels` of each map, and a forward that returns BackboneOutput."""
 
     config: ResNeXtBackboneConfig
     config_class = ResNeXtBackboneConfig
@@ -168,7 +167,7 @@ class ResNeXtBackbone(BackboneMixin, PreTrainedModel):
         return_dict: bool | None = None,
     ) -> BackboneOutput | tuple[Any, ...]:
         """Pixel values (N, in_channels, H, W) from the image processor → the maps of `out_features`, finest first; with
-        output_hidden_states those of all stages that are built. There are no attentions."""
+        output_hidden_states those of all stages that are built. It returns no attentions."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if return_dict is None:
@@ -181,8 +180,8 @@ class ResNeXtBackbone(BackboneMixin, PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def train(self, mode: bool = True) -> ResNeXtBackbone:
-        """Training or evaluation mode. from_pretrained, which ends by calling this, makes every parameter anew, and
-        trainable: those that are frozen are frozen again."""
+        """Training or evaluation mode. from_pretrained recreates every parameter as trainable and calls this at its
+        end, so the frozen parts are frozen again here."""
         super().train(mode)
         for name, parameter in self.named_parameters():
             if name in self._constant:
@@ -191,8 +190,8 @@ class ResNeXtBackbone(BackboneMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fills what a checkpoint lacks, as `create_backbone` does. A backbone that was built with its weights keeps
-        them, although the detector around it initialises all its modules in the end."""
+        """Initialises parameters that a checkpoint lacks, as `create_backbone` does. A backbone that was built with
+        weights keeps them, although the detector around it finally initialises all its modules."""
         if not self._is_skeleton:
             return
         if isinstance(module, nn.Conv2d):
@@ -204,7 +203,7 @@ class ResNeXtBackbone(BackboneMixin, PreTrainedModel):
 
 
 def _expected_input(weights: str, network: str) -> InputFormat:
-    """What a source's weights expect, without a download where the table says it."""
+    """The input format of a source's weights; without a download if the table states it."""
     row = find_source(weights, network)
     return row.input_format if row is not None else resolve_weights(weights, network).input_format
 

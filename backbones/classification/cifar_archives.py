@@ -117,5 +117,5 @@ def _dictionary(file: Path) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Pickles written again by Python 3 have bytes for Python 2's strings."""
+    """A string of a pickle as text: pickles rewritten by Python 3 have bytes for Python 2's strings."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)

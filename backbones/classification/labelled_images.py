@@ -26,7 +26,7 @@ Reader = Callable[[Path], np.ndarray]
 
 
 class LabelledImages(Protocol):
-    """Images with one label each; cheap to send to worker processes.
+    """Images with one label each, cheap to send to worker processes.
 
     Attributes:
         classes: K names; label l is `classes[l]`.
@@ -61,8 +61,8 @@ def open_images(
     Args:
         read: an image's path → uint8 RGB (H, W, 3).
         classes: the classes whose order gives the labels (those of a trained network); None: the folders' own, sorted.
-            With them, a class may have no images; a folder that is none of them is refused.
-        endings: the files of a folder that count as images, in small letters.
+            With them, a class may have no images, and a folder that is not one of them is refused.
+        endings: the file extensions of images, in lower case.
 
     Raises:
         UserError: nothing there, no class folders, classes that do not match, or a damaged archive.
@@ -113,7 +113,7 @@ class FolderImages:
             names += files
             labels += [label_of[name]] * len(files)
         self.labels = np.array(labels, dtype=np.int64)
-        # The names in one array: forked workers share its memory, while a million strings would be copied page by page.
+        # The names are in one array: forked workers share its memory; a million strings would be copied page by page.
         encoded = [os.fsencode(name) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)])

@@ -18,7 +18,7 @@ from PIL import Image
 from ..common.errors import UserError
 from .views import INTERPOLATIONS
 
-# How colours vary over ImageNet: eigenvalues and eigenvectors (a column each, in the order R, G, B) of the pixels'
+# ImageNet's colour variation: eigenvalues and eigenvectors (one per column, in the order R, G, B) of the pixels'
 # covariance, for values of 0-1 (Krizhevsky et al., "ImageNet classification with deep convolutional networks", 2012,
 # section 4.1; the numbers are the reference code's).
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
@@ -33,12 +33,11 @@ class RandomView:
 
     Attributes:
         size: side of the square crop.
-        crop: "random_sized": a random part of the image, resized. "padded": a random square of the padded image, not
-            resized.
+        crop: "random_sized": a random part of the image, resized. "padded": a random square of the padded image.
         min_area: of "random_sized": the smallest share of the image's area; the largest is 1.
         padding: of "padded": pixels on each side.
-        fill: the colour of the padding. The reference code pads with zeros after it has subtracted the mean, so this is
-            the mean.
+        fill: the colour of the padding. The reference code pads with zeros after subtracting the mean; so this is the
+            mean's colour.
         colour_jitter: brightness, contrast and saturation change by a factor of up to 1 ± this, in random order.
         lighting: standard deviation, in units of ImageNet's own, of a shift along its colours' principal components.
         horizontal_flip: probability.
@@ -59,10 +58,11 @@ class RandomView:
         """The augmented crop (size, size, 3), determined by `seed`.
 
         Raises:
-            UserError: an image too small for a padded crop, or far too large.
+            UserError: for padded crops, the padded image is smaller than the crop, or the image's longer side is more
+                than twice the crop's.
         """
         draws = random.Random(seed)
-        # All numbers are always drawn, so that switching one change off does not alter the others.
+        # All numbers are always drawn, so that switching one augmentation off does not change the others.
         is_mirrored = draws.random() < self.horizontal_flip
         factors = [draws.uniform(-1, 1) for _ in range(3)]
         order = draws.sample(range(3), 3)

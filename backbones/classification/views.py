@@ -1,7 +1,7 @@
 """An image → the views that a test averages over: one crop, ten, or the whole image, at one size or several.
 
-A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so that its output for a
-whole image is the average over all positions; fully-convolutional testing needs nothing else.
+A view is uint8 RGB (h, w, 3). The network ends in the mean over the map and a linear layer, so its output for a whole
+image is the average over all positions, which is fully-convolutional testing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 
 @dataclass(frozen=True)
 class Views:
-    """Which views are taken.
+    """An image → its views.
 
     Attributes:
         size: side of the crops.

@@ -1,1 +1,1 @@
-"""Small helpers for every package: errors for people, files, locks, progress, names, units."""
+"""Small helpers for all packages: user errors, files, locks, progress, names, text, units."""

@@ -1,4 +1,4 @@
-"""The error that is meant for the person at the keyboard."""
+"""The error class for mistakes that a user can correct."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ class UserError(Exception):
     """An input that cannot be used. Its message is complete: what is wrong, where (file, image id, key), and the
     remedy.
 
-    Tools print the message alone, without a traceback, and exit with status 1. Anything else that is raised is a defect
-    of this project.
+    Tools print only the message, without a traceback, and exit with status 1. Every other exception is a defect of this
+    project's code.
     """

@@ -1,4 +1,4 @@
-"""Files: written so that they are either whole or absent, checked before they are opened, and hashed."""
+"""Writes files atomically, checks them before they are opened, and hashes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 1 << 20  # bytes read at a time
 
 
 class CannotWrite(UserError, OSError):
-    """A file cannot be written: no space, no permission, a read-only disk. Code that expects an OSError gets one."""
+    """A file cannot be written: no space, no permission, a read-only disk. It is also an OSError."""
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -35,13 +35,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
-    """Checks, before `path` is opened, that it is an ordinary file, and returns what the system knows of it.
+    """Checks, before `path` is opened, that it is a regular file, and returns its status.
 
-    A pipe that nobody writes into would keep its reader waiting for ever, and a device such as /dev/zero has no end.
+    Reading a pipe without a writer would block for ever, and a device such as /dev/zero has no end.
 
     Raises:
         UserError: it is a directory, a pipe, a socket or a device.
-        OSError: there is no such file, or it cannot be looked at.
+        OSError: there is no such file, or its status cannot be read.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -52,8 +52,8 @@ def require_plain_file(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path that a person named: `~` and `~name` at its beginning are home folders, as shells have it where they get
-    to see it (`--output=~/x` and a configuration's values they pass on as they are)."""
+    """A path given by a user, with `~` or `~name` at its beginning replaced by the home folder. Shells do so, but not
+    within `--output=~/x` or a configuration's values."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such home folder
@@ -62,7 +62,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there replaces `path` in one step when the block ends.
+    """Yields a temporary path beside `path`; the file written there replaces `path` atomically when the block ends.
 
     The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut
     leaves the old file or the new one, never a part. If the block raises, the temporary file is removed and `path`
@@ -79,7 +79,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
-        # The file was made private; give it the permissions that an ordinary open() would have given.
+        # The file was created private; give it the permissions of a file created by open().
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -90,7 +90,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         close_before_renaming(file)
         temporary.unlink(missing_ok=True)
-        # A full disk shows in a write, which names no file; an error that names another file is not about this one.
+        # The error of a full disk names no file; an error that names another file is not about this one.
         if isinstance(error, OSError) and error.filename in (None, str(temporary), str(path.parent)):
             raise _cannot_write(path, error) from error
         raise
@@ -101,12 +101,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
     """An empty file beside `path` for this writer alone: (the file, to be closed at the end; its path).
 
-    Its name is always the same, so that the next writer of `path` takes over what a killed one left. A lock on it says
-    that its writer lives; another writer at the same time gets a file of a name of its own.
+    Its name is always the same, so that the next writer of `path` reuses the file of a killed one. A lock on it shows
+    that its writer is alive; a second writer at the same time gets a file of another name.
     """
-    if hasattr(os, "O_NOFOLLOW"):  # not on Windows, where a locked file cannot be written by opening it once more
+    if hasattr(os, "O_NOFOLLOW"):  # not on Windows, where a locked file cannot be opened again for writing
         usual = path.with_name(f".{path.name}.tmp")
-        with contextlib.suppress(OSError):  # somebody else's, a link, or a file system without locks
+        with contextlib.suppress(OSError):  # another user's file, a link, or a file system without locks
             file = os.fdopen(os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb+", buffering=0)
             try:
                 if lock(file) and is_at(usual, file):
@@ -127,7 +127,7 @@ def _cannot_write(path: Path, error: OSError) -> CannotWrite:
 
 def _flush_to_disk(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folder
+        return  # Windows cannot open a folder
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

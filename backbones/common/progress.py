@@ -1,7 +1,7 @@
-"""How far a long work has come → one line on a terminal, a bar in a notebook, two lines in a log.
+"""Shows the progress of a long task: one line on a terminal, a bar in a notebook, two lines in a log.
 
-The bars are tqdm's, which are quiet where stderr is no terminal; there, a line at the beginning and one at the end tell
-of work done image by image. Of several processes only the first speaks (RANK, as torchrun sets it).
+The bars are tqdm's, which shows none where stderr is not a terminal; there, `with_progress` prints a line at the
+beginning and one at the end. Of several processes, only the first prints (RANK, as torchrun sets it).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def with_progress(
     """Yields `items` and shows on stderr how many of `total` are done.
 
     Args:
-        total: how many there are, in units.
-        label: what the line begins with: "detecting on val2017".
-        unit: what is counted.
-        size: for how many units an item counts: a batch, for its images.
+        total: the number of units.
+        label: the beginning of the line: "detecting on val2017".
+        unit: the name of a unit.
+        size: item → its number of units: for a batch, its images.
     """
     if not is_first_rank():
         yield from items
@@ -52,7 +52,7 @@ def with_progress(
 
 
 class ByteProgress:
-    """How many bytes of a file are there, on stderr. `enabled=False` makes every method do nothing."""
+    """Shows on stderr how many bytes of a file are there. With `enabled=False` no method does anything."""
 
     def __init__(self, name: str, *, enabled: bool = True) -> None:
         self.name = name
@@ -60,49 +60,49 @@ class ByteProgress:
         self._bar: Any = None
 
     def begin(self, done: int, total: int | None) -> None:
-        """From now on bytes come in; `done` of `total` (None: unknown) are there."""
+        """Starts the bar: `done` of `total` bytes (None: unknown) are there."""
         self.end()
         if self._enabled:
             self._bar = _bar_class()(total=total, initial=done, desc=self.name, unit="B", unit_scale=True)
 
     def advance_to(self, done: int) -> None:
-        """`done` bytes are there."""
+        """Updates the bar: `done` bytes are there."""
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
 
     def end(self) -> None:
-        """No more bytes come in, for now or at all."""
+        """Ends the bar; `begin` may be called again."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def say(self, text: str) -> None:
-        """Shows a line of its own, after the file's name."""
+        """Prints a separate line: the file's name and `text`."""
         if self._enabled:
             self.end()
             _print(f"{self.name}: {text}")
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a terminal that was closed must not end the work
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the task
         print(text, file=sys.stderr, flush=True)
 
 
 def _is_without_size() -> bool:
-    """Whether stderr is a terminal of no columns and lines, as in some containers: tqdm would show nothing."""
+    """Whether stderr is a terminal with no columns or lines, as in some containers: tqdm would show nothing."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns == 0
-    except (OSError, ValueError):  # no terminal
+    except (OSError, ValueError):  # not a terminal
         return False
 
 
 @functools.cache
 def _bar_class() -> Any:
-    """tqdm's bar for where this runs, with a lock of its own and without a thread that redraws it.
+    """tqdm's bar class for a terminal or a notebook, with a lock of its own and without a monitoring thread.
 
-    tqdm's usual lock is one for several processes, which a loader's forked workers would inherit in any state.
+    tqdm's default lock is shared between processes; a loader's forked workers would inherit it, possibly locked.
     """
-    from tqdm.auto import tqdm  # on first use: it takes a tenth of a second
+    from tqdm.auto import tqdm  # imported on first use: it takes a tenth of a second
 
     class Bar(tqdm):  # type: ignore[misc, valid-type, unused-ignore]
         monitor_interval = 0

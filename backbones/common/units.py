@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in the unit that suits it.
+    """A number of bytes → text in a suitable unit.
 
     >>> in_bytes(999), in_bytes(176_000_000)
     ('999 bytes', '176.0 MB')
@@ -17,7 +17,7 @@ def in_bytes(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as hours, minutes and seconds, with days in front where there are any.
+    """A duration as hours, minutes and seconds, preceded by days if there are any.
 
     >>> [format_duration(s) for s in (75, 4000, 200_000)]
     ['1:15', '1:06:40', '2d 7:33:20']

@@ -1,12 +1,12 @@
-"""Grouped 3×3 convolutions, ResNeXt's own operator, computed by the fastest implementation on the GPU at hand.
+"""Grouped 3×3 convolutions, ResNeXt's main operator, computed by the fastest implementation on the current GPU.
 
-fastest_grouped_convolutions(network)    in place: each grouped 3×3 of it is computed by the fastest implementation
+fastest_grouped_convolutions(network)    in place: the fastest implementation computes each grouped 3×3 convolution
 
 convolution.py        the layer, and its gradient
 choice.py             chooses the implementation: by measurement, once for each shape
 implementations.py    the library's (cuDNN), dense ones over merged groups, and Triton's
 kernels.py            the Triton kernels
-shapes.py             what they have in common
+shapes.py             the convolution's numbers and output tensors, used by all
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from .shapes import Geometry, geometry_of
 class GroupedConvolution(nn.Conv2d):
     """nn.Conv2d, computed on a GPU by the fastest implementation; the same result to rounding.
 
-    The output and each gradient are computed by the implementation that is fastest for it (`grouped_conv2d`). Which one
-    that is, is found by measurement, so another run may take another one, whose rounding differs. Gradients of
-    gradients are not supported on a GPU. torch.fx traces it; torch.jit.script does not take it.
+    The output and each gradient are computed by the implementation that is fastest for it (`grouped_conv2d`). It is
+    found by measurement, so another run may use another one, whose rounding differs. Second derivatives are not
+    supported on a GPU. torch.fx can trace the layer; torch.jit.script does not support it.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,7 +36,7 @@ def fastest_grouped_convolutions(module: nn.Module) -> nn.Module:
     """Turns every grouped 3×3 convolution under `module` into a `GroupedConvolution`, in place; returns `module`.
 
     Works on any network: torchvision's and timm's ResNeXts have the same layer. Parameters, names and state dict stay
-    the same. Subclasses of nn.Conv2d are left as they are.
+    the same. Subclasses of nn.Conv2d are not changed.
     """
     for part in module.modules():
         if type(part) is nn.Conv2d and _is_grouped_3x3(part):
@@ -46,10 +46,10 @@ def fastest_grouped_convolutions(module: nn.Module) -> nn.Module:
 
 @torch.fx.wrap
 def grouped_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y, computed by the implementation that is fastest on the device of x; in autocast's type where that is on.
+    """y, computed by the fastest implementation on the device of x; under autocast, in its type.
 
-    On a CPU, under torch.compile, in double precision, and for shapes or types that are not a convolution's,
-    torch.nn.functional.conv2d computes it, or refuses.
+    On a CPU, under torch.compile, in double precision, and for invalid shapes or types, torch.nn.functional.conv2d is
+    called, and raises its errors.
     """
     if torch.compiler.is_compiling() or not _has_a_choice(x, weight):
         return functional.conv2d(x, weight, bias, *geometry)
@@ -112,7 +112,7 @@ def _compute_by_fastest(
 
     def candidates() -> list[Implementation]:
         found = block_diagonal_candidates(channels, geometry.groups)
-        if is_last:  # Triton's kernels read the channels of a position together
+        if is_last:  # Triton's kernels read contiguous channels
             found += triton_candidates(channels, geometry.groups, weight.dtype)
         return found
 

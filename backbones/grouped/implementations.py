@@ -1,8 +1,8 @@
-"""The ways to compute a grouped 3×3 convolution and its two gradients; all give the same numbers, to rounding.
+"""The implementations of a grouped 3×3 convolution and its two gradients; their results are equal to rounding.
 
     Library             torch.nn.functional.conv2d: cuDNN on a GPU. The one that always works
     BlockDiagonal(m)    a convolution of fewer and wider groups, m channels each, whose weight is zero between channels
-                        of different groups: more products, but of a size that matrix units are made for
+                        of different groups: more products, but of a size that matrix units compute fast
     Kernels(t)          Triton's, in tiles of t channels (kernels.py)
 
 Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y and its gradient (N, C, H', W').
@@ -21,7 +21,7 @@ from .shapes import Geometry, empty_in_order_of, memory_order
 
 _MERGED_WIDTHS = (16, 32, 64)
 _TILES = (16, 32, 64, 128)
-_WIDEST_TILE = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # that fits a processor's shared memory
+_WIDEST_TILE = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # limited by the GPU's shared memory
 
 
 class Implementation(Protocol):
@@ -52,8 +52,8 @@ class Library:
     def input_gradient(
         self, gradient: Tensor, weight: Tensor, input_size: tuple[int, ...], geometry: Geometry
     ) -> Tensor:
-        # Its values are not read, but the result takes its memory order. torch.nn.grad passes a placeholder in the
-        # default order here, so that a gradient with channels last would be reordered twice.
+        # The values of this tensor are not read, but the result has its memory order. torch.nn.grad passes a
+        # placeholder in the default order, so that a gradient with channels last would be reordered twice.
         x = empty_in_order_of(input_size, gradient)
         return _gradients(gradient, x, weight, geometry, [True, False, False])[0]
 
@@ -97,7 +97,7 @@ class BlockDiagonal:
 
 
 class Kernels:
-    """Triton's kernels, in tiles of `tile` channels, which hold whole groups."""
+    """Triton's kernels, in tiles of `tile` channels, which contain whole groups."""
 
     def __init__(self, tile: int) -> None:
         self.tile = tile

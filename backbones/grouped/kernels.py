@@ -1,9 +1,9 @@
 """Grouped 3×3 convolution in Triton: forward with its bias, the gradient of the input, the gradient of the weight.
 
 A GPU's matrix units multiply at least sixteen channels on either side, and ResNeXt's groups have as few as four. So a
-program takes a tile of channels that has several whole groups, and multiplies by a weight tile that is zero between
-channels of different groups. The tile is assembled from the grouped weight when it is read, so no wider weight is ever
-in memory. All sums are in float32 and in a fixed order: the weight's gradient is computed by partial sums, not by
+program processes a tile of channels with several whole groups, and multiplies by a weight tile that is zero between
+channels of different groups. The tile is assembled from the grouped weight when it is read, so the wider weight is
+never stored. All sums are in float32 and in a fixed order: the weight's gradient is computed from partial sums, without
 atomic additions.
 
 Maps and weights may have any memory order; only with channels last are reads contiguous. Everything also runs in
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .shapes import Geometry, empty_in_order_of
 
-_ROWS = 64  # positions that a program works on at once
-_PROGRAMS = 1024  # of a weight's gradient, about: several for each processor of a large GPU
+_ROWS = 64  # positions that a program processes at a time
+_PROGRAMS = 1024  # approximately, for a weight's gradient: several per multiprocessor
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, tile: int) -> Tensor:
@@ -108,7 +108,9 @@ def _convolve(
 
 
 def _constants(geometry: Geometry, dtype: torch.dtype, used: int, tile: int) -> dict[str, int | str]:
-    """The constants that both kernels are compiled with. Float32 is multiplied as PyTorch's settings tell cuDNN to."""
+    """The constants that both kernels are compiled with. PyTorch's cuDNN settings decide whether float32 is multiplied
+    as TF32.
+    """
     is_rounded = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     return {
         "USED": used,

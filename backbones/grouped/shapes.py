@@ -1,4 +1,4 @@
-"""What the implementations of a grouped 3×3 convolution have in common: its numbers, and tensors to write results into.
+"""Used by all implementations of a grouped 3×3 convolution: its numbers, and tensors for the results.
 
 Shapes: x (N, C, H, W), weight (C, C / groups, 3, 3), y (N, C, H', W').
 """

@@ -1,1 +1,1 @@
-"""Pretrained weights: where they lie, how they are fetched and checked, and one reader for each format."""
+"""Pretrained weights: the table of sources, download and checks, and one reader for each format."""

@@ -1,7 +1,7 @@
 """The SHA-256 at the end of the project's own `.pt` files.
 
-It is the zip's comment, the last bytes of the file, and covers all bytes before it. The two bytes ahead of the comment,
-which hold its length, count as 0, as they are when the rest is written.
+It is the zip's comment, the last bytes of the file, and is computed from all bytes before it. The two bytes before the
+comment, which hold its length, are taken as 0, their value before the comment is added.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIZE = len(PREFIX) + 64
 
 
 def ending(digest: str) -> bytes:
-    """The comment of a file whose content has this SHA-256, in hex, with its length ahead of it."""
+    """The comment of a file whose content has this SHA-256, in hex, preceded by its length."""
     return SIZE.to_bytes(2, "little") + PREFIX + digest.encode()
 
 
@@ -25,7 +25,7 @@ def is_intact(path: Path) -> bool | None:
     """Whether a file's content agrees with the checksum at its end; None if there is no checksum.
 
     Raises:
-        UserError: it is no plain file (a pipe, a device).
+        UserError: it is not a regular file (a pipe, a device).
         OSError: it cannot be read.
     """
     require_plain_file(path)

@@ -1,12 +1,11 @@
-"""A URL → a file on the disk, whole and checked. A download that is interrupted is resumed.
+"""A URL → a file on the disk, complete and checked. An interrupted download is resumed.
 
-The bytes are written to `<destination>.partial`, which is renamed to the destination once its size and SHA-256 are
-right. After an interruption (lost connection, kill, power cut) an HTTP range request fetches the rest, provided that
-the server's validator says that the file there is still the same one (RFC 9110, sections 13.1.5 and 14); from a server
-without ranges, the whole file is fetched again. Processes that want the same file at the same time wait for one another
-and fetch it once.
+The bytes are written to `<destination>.partial`, which is renamed to the destination after its size and SHA-256 are
+verified. After an interruption (lost connection, kill, power cut) an HTTP range request fetches the rest, if the
+server's validator shows that its file has not changed (RFC 9110, sections 13.1.5 and 14); from a server without ranges,
+the whole file is fetched again. If several processes need the same file, one fetches it and the others wait.
 
-Environment: `RESNEXT_OFFLINE=1` forbids every connection; the error then says which file to put where.
+Environment: `RESNEXT_OFFLINE=1` forbids every connection; the error then says which file is needed and where.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class WrongFileError(UserError):
 
 
 def offline() -> bool:
-    """Whether the user forbade connections by the environment variable RESNEXT_OFFLINE."""
+    """Whether the environment variable RESNEXT_OFFLINE forbids connections."""
     return os.environ.get("RESNEXT_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
@@ -58,13 +57,13 @@ def download(
 
     Args:
         url: http, https or file.
-        destination: the file to write; its folder is made if missing. A file that is there already is checked and kept.
-        sha256: the expected SHA-256 in hexadecimal: all 64 digits, or the first 8 or more where no more is published.
+        destination: the file to write; its folder is created if missing. An existing file is checked and kept.
+        sha256: the expected SHA-256 in hexadecimal: all 64 digits, or the first 8 or more if only those are published.
         size: the expected size in bytes. The size that the server states and the free disk space are checked against
             it before anything is written.
         progress: report on stderr.
         timeout: seconds without a byte after which a connection counts as lost.
-        attempts: how many attempts in a row may fail to get further than before.
+        attempts: the number of consecutive attempts that may fail without progress.
         backoff: seconds before the second attempt; doubled for each further one.
 
     Raises:
@@ -100,7 +99,7 @@ def download(
                 _fetch(partial, size, report, timeout, attempts, backoff)
                 reason = _describe_difference(partial.path, sha256, size)
                 if reason and partial.resumed:
-                    # A server without validators: the part of the earlier run may have been another version's.
+                    # A server without validators: the part of the earlier run may be of another version.
                     partial.restart()
                     _fetch(partial, size, report, timeout, attempts, backoff)
                     reason = _describe_difference(partial.path, sha256, size)
@@ -117,7 +116,7 @@ def download(
 
 
 class _Interrupted(Exception):
-    """An attempt failed, and another may succeed. `wait`: the seconds to wait that the server asked for."""
+    """An attempt failed, and another may succeed. `wait`: the server's requested delay in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -127,7 +126,7 @@ class _Interrupted(Exception):
 def _fetch(
     partial: PartialFile, size: int | None, report: ByteProgress, timeout: float, attempts: int, backoff: float
 ) -> None:
-    """Makes requests until the file is complete. An attempt that gets no further than those before it has failed."""
+    """Makes requests until the file is complete. An attempt without progress counts as failed."""
     failures, furthest = 0, partial.offset
     while True:
         try:
@@ -140,7 +139,7 @@ def _fetch(
             if failures >= attempts:
                 raise UserError(
                     f"cannot fetch {partial.url}: {interruption} ({attempts} attempts, {in_bytes(partial.offset)} "
-                    "fetched). Check the connection and run again: it goes on from there"
+                    "fetched). Check the connection and run again: it resumes from there"
                 ) from interruption
             wait = min(max(backoff * 2 ** max(failures - 1, 0), interruption.wait), LONGEST_WAIT)
             report.say(f"{interruption}; trying again in {wait:.0f} s")
@@ -163,7 +162,7 @@ def _attempt(partial: PartialFile, size: int | None, report: ByteProgress, timeo
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
             total = _read_headers(partial, response, size)
             whole = "an unknown size" if total is None else in_bytes(total)
-            resumed = f", going on from {in_bytes(partial.offset)}" if partial.offset else ""
+            resumed = f", resuming from {in_bytes(partial.offset)}" if partial.offset else ""
             report.say(f"fetching {whole}{resumed}")
             report.begin(partial.offset, total)
             while chunk := response.read(CHUNK):
@@ -188,18 +187,18 @@ def _attempt(partial: PartialFile, size: int | None, report: ByteProgress, timeo
 
 
 def _read_headers(partial: PartialFile, response: http.client.HTTPResponse, size: int | None) -> int | None:
-    """Reads the headers of an answer and moves `partial` to where its body starts; returns the file's whole size, None
-    if it is not known."""
+    """Reads the headers of an answer and moves `partial` to the offset of its body; returns the file's total size, None
+    if unknown."""
     headers = response.headers
     etag = headers.get("ETag")
-    # A weak ETag vouches for the meaning, not for the bytes.
+    # A weak ETag does not guarantee equal bytes.
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
         total = int(match[2]) if match and match[2] != "*" else None
         same_start = match is not None and int(match[1]) == partial.offset
         same_total = partial.total in (None, total)
-        same_version = validator in (None, partial.validator)  # RFC 9110, 15.3.7: may be left out of this answer
+        same_version = validator in (None, partial.validator)  # RFC 9110, 15.3.7: may be missing in this answer
         if not (same_start and same_total and same_version):
             partial.restart()
             raise _Interrupted("the file changed on the server")
@@ -224,7 +223,7 @@ def _read_headers(partial: PartialFile, response: http.client.HTTPResponse, size
 def _handle_status(partial: PartialFile, error: urllib.error.HTTPError) -> None:
     """Handles an answer with a status of 400 or above: raises, unless it says that the file is complete already."""
     code, url = error.code, partial.url
-    if code == 416:  # the range starts at or beyond the end: whole already, or not the same file
+    if code == 416:  # the range starts at or beyond the end: complete, or another file
         if error.headers.get("Content-Range", "").strip() == f"bytes */{partial.offset}":
             return
         partial.restart()
@@ -238,7 +237,7 @@ def _handle_status(partial: PartialFile, error: urllib.error.HTTPError) -> None:
 
 
 def _describe_difference(path: Path, sha256: str | None, size: int | None) -> str | None:
-    """How the file differs from the expected one, in words; None if it does not."""
+    """The difference between the file and the expected one, in words; None if there is none."""
     found_size = path.stat().st_size
     if size is not None and found_size != size:
         return f"it has {found_size} bytes, {size} are expected"

@@ -19,7 +19,7 @@ from .formats.fused_norm import absorb_convolution_bias, norm_of_bias
 
 logger = logging.getLogger(__name__)
 
-_LISTED = 30  # keys an error names before it only counts the rest
+_LISTED = 30  # keys that an error lists; the rest are counted
 _SHOWN = 200  # characters of each
 _RGB = 3
 _NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -36,20 +36,20 @@ def load_backbone_state(
     network keeps its initial one. Where the network has other input channels, the stem is adapted (`adapt_stem`). A
     convolution's bias goes into the BN that follows it. BatchNorm2d's counters may be absent.
 
-    Every tensor's kind and shape is held against the network's own before anything is computed from it: a file of some
-    bytes may show a tensor of any size.
+    Every tensor's type and shape is compared with the network's before any computation: a file of a few bytes may
+    contain a tensor of any size.
 
     Args:
-        network: what `create_backbone` or `create_classifier` built.
+        network: the result of `create_backbone` or `create_classifier`.
         state: tensors by torchvision's names.
-        source: where they come from, for messages.
-        input_format: what `state` expects; its channel order decides how the stem is adapted.
+        source: their source, for messages.
+        input_format: of `state`; its channel order decides how the stem is adapted.
 
     Returns:
-        The keys of a dropped classifier; empty where it was used, or was not asked for.
+        The keys of a dropped classifier; empty if it was used or is not needed.
 
     Raises:
-        UserError: keys that are missing, unknown or misshapen, or tensors that no network can have, listed.
+        UserError: keys that are missing, unknown or misshapen, or tensors that no network can have; all are listed.
     """
     own = network.state_dict()
     wanted = {name: tensor for name, tensor in state.items() if not _is_unbuilt(name, network)}
@@ -88,7 +88,7 @@ def load_backbone_state(
     if unsound := [name for name in own if name in wanted and not _is_sound(name, wanted[name])]:
         listing = _listing("NaN, infinite, or variances below 0", unsound)
         raise UserError(f"the weights of {source} are damaged, or of a training that diverged: {listing}")
-    # strict=False only for the classifier and the counters that were accounted for above
+    # strict=False only for the classifier and the counters, which were checked above
     network.load_state_dict(wanted, strict=False)
     return dropped
 
@@ -109,7 +109,7 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def _as_rgb(weight: Tensor, network: Trunk, input_format: InputFormat) -> Tensor:
-    """A stem that takes RGB, whatever order it was trained in, where it is going to be adapted to other channels."""
+    """The stem's weights in RGB order for any order of training, if they will be adapted to other channels."""
     adapted = network.variant.in_channels != len(input_format.mean)
     return weight.flip(1) if adapted and input_format.channel_order == "bgr" else weight
 
@@ -130,14 +130,14 @@ def _is_ordinary(name: str, tensor: Tensor) -> bool:
 
 
 def _is_sound(name: str, tensor: Tensor) -> bool:
-    values = tensor.float()  # as the network will hold them
+    values = tensor.float()  # the network's type
     return bool(torch.isfinite(values).all()) and not (name.endswith("running_var") and bool((values < 0).any()))
 
 
 def _drop_other_classifier(
     network: nn.Module, own: Mapping[str, Tensor], wanted: dict[str, Tensor], source: str
 ) -> list[str]:
-    """Removes from `wanted` a classifier whose number of classes is not the network's."""
+    """Removes a classifier whose number of classes is not the network's from `wanted`."""
     if not isinstance(network, ResNeXt):
         return []
     weight, bias = wanted.get("fc.weight"), wanted.get("fc.bias")
@@ -145,7 +145,7 @@ def _drop_other_classifier(
         logger.warning("%s has no classifier: fc keeps its initial values for %d classes", source, network.num_classes)
     elif weight is not None and weight.dim() == 2 and weight.shape[0] != network.num_classes:
         logger.warning(
-            "%s classifies into %d classes, this network into %d: its classifier is dropped, fc starts afresh",
+            "%s classifies into %d classes, this network into %d: its classifier is dropped, fc is initialised anew",
             source,
             weight.shape[0],
             network.num_classes,

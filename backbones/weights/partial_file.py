@@ -1,7 +1,7 @@
 """The unfinished file of a download: written by one process at a time, resumed only with bytes of the same file.
 
-weights.pth.partial         what was fetched so far; it survives a kill or a power cut
-weights.pth.partial.json    what it is a part of: URL, validator and size, as the server stated them
+weights.pth.partial         the bytes fetched so far; it survives a kill or a power cut
+weights.pth.partial.json    the file that it is a part of: URL, validator and size, as the server stated them
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from ..common.units import in_bytes
 
 
 class PartialFile:
-    """The unfinished file with a note beside it, which lets a later run resume it safely.
+    """The unfinished file and a note beside it, with which a later run can resume safely.
 
-    The note holds the URL, the validator and the total size. What was fetched without a note, or from another URL, is
-    discarded.
+    The note holds the URL, the validator and the total size. Bytes without a note, or from another URL, are discarded.
     """
 
     def __init__(self, file: BinaryIO, url: str) -> None:
@@ -42,7 +41,7 @@ class PartialFile:
         self.resumed = self.offset > 0
 
     def restart(self) -> None:
-        """Discards what was fetched so far."""
+        """Discards the bytes fetched so far."""
         self.file.truncate(0)
         self.offset = 0
         self.validator = self.total = None
@@ -54,7 +53,7 @@ class PartialFile:
         _note_of(self.path).write_text(json.dumps({"url": self.url, "validator": validator, "total": total}))
 
     def write(self, chunk: bytes) -> None:
-        """Appends a piece. Raises UserError if the disk does not take it."""
+        """Appends a piece. Raises UserError if it cannot be written."""
         try:
             self.file.write(chunk)
         except OSError as error:
@@ -76,15 +75,15 @@ def _note_of(partial: Path) -> Path:
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[BinaryIO]:
-    """Opens the unfinished file at `path` for appending, locked for this process: others wait here.
+    """Opens the unfinished file at `path` for appending, locked for this process; other processes wait.
 
     It is unbuffered, so that a kill loses nothing that was written. A file that is empty at the end is removed.
     """
     while True:
         file = path.open("ab", buffering=0)
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody waits
+        with contextlib.suppress(OSError):  # a file system without locks: then no process waits
             lock(file, wait=True)
-        # Whoever held the lock before may have renamed or removed the file: then the lock is of no use.
+        # If the previous holder of the lock renamed or removed the file, this lock has no effect.
         if is_at(path, file):
             break
         file.close()

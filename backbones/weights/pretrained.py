@@ -41,14 +41,14 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub names fil
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights that are ready to be loaded.
+    """Weights, ready to be loaded.
 
     Attributes:
-        state_dict: tensors by torchvision's names, of the whole network with its classifier, as far as the file has
-            it; unchecked, for `load_backbone_state`.
-        input_format: what they expect at their input.
+        state_dict: tensors by torchvision's names, of the whole network with its classifier, if the file has one;
+            unchecked, for `load_backbone_state`.
+        input_format: the input format that they expect.
         provenance: plain values for JSON: source, file, sha256, layout, licence, input_format …
-        frozen_norm_only: their BN was fused into scale and bias; it loads as frozen BN and cannot train.
+        frozen_norm_only: their BN was fused into scale and bias; it loads as frozen BN and cannot be trained.
     """
 
     state_dict: dict[str, Tensor]
@@ -64,7 +64,7 @@ def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> Pretra
         source: a name of the table, "default" for the network's first row there, the path of a file, or a URL (http,
             https, file). A URL of the table stands for its row. Another URL may end in #sha256=…; otherwise a checksum
             in the file's name is checked, as torch.hub does.
-        variant_name: the network's name in the table of variants; a name stands for the row of this network.
+        variant_name: the network's name in the table of variants; of rows with the same name, this network's is taken.
 
     Raises:
         UserError: no such source for this network, no connection, a wrong checksum, an unreadable file.
@@ -77,7 +77,7 @@ def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> Pretra
         path = _fetch_url(source)
     else:
         path = user_path(source)
-        if not os.path.exists(path):  # unlike Path.exists, no error where the name is too long to be one
+        if not os.path.exists(path):  # unlike Path.exists, raises no error for a name that is too long
             raise UserError(
                 f"weights {source!r}: neither a file here nor a known name. {choices(variant_name, source)}"
             )
@@ -115,7 +115,7 @@ def cache_folder() -> Path:
     """Where downloads are kept.
 
     Raises:
-        UserError: there is no home folder and no other is named.
+        UserError: there is no home folder, and RESNEXT_CACHE is not set.
     """
     if named := os.environ.get("RESNEXT_CACHE"):
         return user_path(named)
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def cached_path(source: Source) -> Path:
-    """Where a row's file lies, or would lie, in the cache."""
+    """The path of a row's file in the cache, which need not exist."""
     return cache_folder() / source.name.partition("/")[0] / source.file_name
 
 
@@ -168,19 +168,19 @@ def _fetch(url: str, destination: Path, sha256: str | None) -> Path:
 
 
 def _recognise(path: Path, sha256: str, checkpoint: Checkpoint) -> Source | None:
-    """The row of the table that a file is, wherever it came from: found by its checksum, else by its name."""
+    """The table's row of a file from any source: found by its checksum, else by its name."""
     for row in SOURCES:
         if row.sha256 is not None and sha256.startswith(row.sha256):
             return row
     for row in SOURCES:
-        # Detectron and detectron2 have files of the same name; only the latter's BN is whole.
+        # Detectron and detectron2 have files of the same name; only the latter's BN is not fused.
         if row.sha256 is None and path.name == row.file_name and row.fused_norm == checkpoint.frozen_norm_only:
             return row
     return None
 
 
 def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputFormat, bool]:
-    """The input format that the weights expect, and whether it is assumed because nothing states it."""
+    """(the input format that the weights expect, whether it is only assumed because nothing states it)."""
     if checkpoint.input_format is not None:
         return checkpoint.input_format, False
     if row is not None:
@@ -189,12 +189,12 @@ def _input_format(checkpoint: Checkpoint, row: Source | None) -> tuple[InputForm
         return DETECTRON, False
     if checkpoint.layout == "torch7":
         return (CIFAR if checkpoint.state_dict["conv1.weight"].shape[-1] == 3 else IMAGENET), False
-    if checkpoint.layout == "detectron2":  # what its configurations set for either family
+    if checkpoint.layout == "detectron2":  # as its configurations set it for either family
         return (DETECTRON2_RESNEXT if _is_grouped(checkpoint) else DETECTRON2_RESNET), True
     return IMAGENET, True
 
 
 def _is_grouped(checkpoint: Checkpoint) -> bool:
-    """Whether the 3×3 convolutions see only a part of the channels each, as those of ResNeXt do."""
+    """Whether the 3×3 convolutions are grouped, as in ResNeXt."""
     weight = checkpoint.state_dict.get("layer1.0.conv2.weight")
     return weight is not None and weight.dim() == 4 and weight.shape[1] < weight.shape[0]

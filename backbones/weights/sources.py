@@ -3,8 +3,8 @@
 One row per file. In all of them the stride is in the 3×3 convolution. Accuracies are the sources' own: torchvision's
 and timm's published results at the image size given, and 100 minus the paper's top-1 error.
 
-Checksums are published ones: torchvision puts the first digits into the file's name, and the Hugging Face hub states a
-whole SHA-256 for each file (its rows without one: it could not be looked up when the table was made). The others
+Checksums are published ones: torchvision puts the first digits into the file's name, and the Hugging Face hub states
+the complete SHA-256 of each file (where its rows have none, it was not available when the table was made). The others
 publish none; the digits in OpenMMLab's names are not documented as a checksum.
 """
 
@@ -31,11 +31,11 @@ class Source:
     """A file of weights.
 
     Attributes:
-        name: what a user writes: "timm/gluon_in1k". The same name may serve several networks.
+        name: the name that a user writes: "timm/gluon_in1k". Several networks may have the same one.
         variant: the network it is for: "resnext101_32x4d".
         url: its address.
         sha256: all 64 digits of its SHA-256 or the first ones; None if none is published.
-        input_format: what it expects at its input.
+        input_format: the input format that it expects.
         licence: of the weights.
         top1: top-1 accuracy on ImageNet-1K's validation set in per cent, single centre crop, as its source states it.
         image_size: side of that crop in pixels.
@@ -61,7 +61,7 @@ class Source:
     def file_name(self) -> str:
         """The file's name in the cache, below a folder for its provider."""
         base = self.url.rpartition("/")[2]
-        # On the Hugging Face hub the file has the same name in every model.
+        # On the Hugging Face hub, the file has the same name in every model.
         return f"{self.url.split('/')[4]}.{base}" if self.name.startswith("timm/") else base
 
     def describe(self) -> str:
@@ -181,7 +181,7 @@ def find_source(name: str, variant: str) -> Source | None:
         name: a name of the table, a URL of it, or "default" for the network's first row.
 
     Raises:
-        UserError: the name exists, but not for this network; the message lists those that do.
+        UserError: the name exists, but not for this network; the message lists that network's names.
     """
     fitting = sources_for(variant)
     if name == "default" and fitting:
@@ -200,7 +200,7 @@ def find_source(name: str, variant: str) -> Source | None:
 
 
 def choices(variant: str, near: str = "") -> str:
-    """The weights that are known for a network, for an error message; the name nearest to `near` first."""
+    """The known weights for a network, for an error message; it suggests the name nearest to `near`."""
     names = [source.name for source in sources_for(variant)]
     if not names:
         return f"No public weights are known for {variant}; name a file or a URL"

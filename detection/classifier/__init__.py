@@ -1,5 +1,5 @@
-"""Training and measuring the classifiers that detectors start from.
+"""Trains and evaluates the classifiers whose weights detectors start from.
 
-The place that joins `backbones/classification/` (images and labels, views, top-k error) with the loop, the loader and
-the configuration that the detectors are trained by; nothing of boxes is used here.
+It combines `backbones/classification/` (images and labels, views, top-k error) with the training loop, the loader and
+the configuration of the detectors. Nothing here uses boxes.
 """

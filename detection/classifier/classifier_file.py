@@ -1,7 +1,7 @@
 """A trained classifier ↔ `classifier.pt`: its weights by torchvision's names, classes, input convention, configuration.
 
-The file needs nothing else. `backbone.weights` of a detector's configuration takes it as it stands
-(`backbones/weights/formats` reads it), and so do `create_backbone` and `create_classifier`.
+The file is self-contained. `backbone.weights` of a detector's configuration accepts it (`backbones/weights/formats`
+reads it), and so do `create_backbone` and `create_classifier`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KIND = "classifier"
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """What a file holds: the network, its K class names in the order of the labels, and how it was made."""
+    """The content of a file: the network, its K class names in the order of the labels, and its provenance."""
 
     config: ClassifierConfig
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ def save_classifier(path: str | os.PathLike[str], trained: TrainedClassifier) ->
     """Writes the file, whole or not at all.
 
     Raises:
-        UserError: it cannot be written; what stood there before is untouched.
+        UserError: it cannot be written; an earlier file stays unchanged.
     """
     save_artifact(
         path,
@@ -52,8 +52,7 @@ def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
     """The classifier on the CPU, in evaluation mode.
 
     Raises:
-        UserError: no such file, not one of ours, of another kind, damaged, or of a network that this version cannot
-            build.
+        UserError: the file is missing, of another kind, damaged, or of a network that this version cannot build.
     """
     content = load_artifact(path, KIND)
     try:

@@ -17,13 +17,13 @@ STRUCTURE = ("depths", "cardinality", "base_width", "planes", "stem_width", "ste
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images are, and how they reach the network."""
+    """The images, their augmentation, and the views of the test."""
 
     root: str = "data/imagenet"
     # Folders of the root in the ImageFolder layout; in CIFAR's official archives, which are read too, train and test
     train: str = "train"
     test: str = "val"
-    skip_unreadable: bool = False  # training: another image stands in for a damaged one; false: it stops the run
+    skip_unreadable: bool = False  # training: replace a damaged image by another; false: stop the run
     # Training. random_sized: a random part, resized; padded: a random square of the image padded on all sides
     crop: Literal["random_sized", "padded"] = "random_sized"
     size: int = within(224, 1, SIDE)
@@ -33,7 +33,7 @@ class Data:
     lighting: float = within(0.1, 0, FACTOR)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # wherever an image is resized
-    # Testing: the shorter side is resized to this (null: left as it is), and the centre taken
+    # Testing: the shorter side is resized to this (null: not resized), and the centre is cropped
     test_resize: int | None = within(256, 1, SIDE)
     test_size: int = within(224, 1, SIDE)
 
@@ -45,7 +45,7 @@ class Network:
     name: str = "resnext50_32x4d"  # `python -m backbones` lists them
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
     norm: Literal["batch", "group"] = "batch"
-    # Any network by its numbers: these take the place of the named variant's own.
+    # Any network by its numbers: these replace the named variant's own.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
     cardinality: int | None = within(None, 1, WIDTH)
     base_width: int | None = within(None, 1, WIDTH)
@@ -53,7 +53,7 @@ class Network:
     stem_width: int | None = within(None, 1, WIDTH)
     stem: Literal["imagenet", "cifar"] | None = None
     residual: bool | None = None
-    # What the network expects at its input, RGB of 0-255; null: the weights' convention, or the stem's
+    # The network's input normalisation, for RGB of 0-255; null: the weights' convention, or the stem's
     mean: tuple[float, float, float] | None = within(None, 0, 255)
     std: tuple[float, float, float] | None = within(None, 1e-3, 255)
 
@@ -89,11 +89,11 @@ class Training:
     evaluate_every: int | None = within(1, 1, COUNT)  # epochs between measurements of the test error; null: never
 
     def steps_per_epoch(self, images: int) -> int:
-        """As the reference code counts them, whose last batch of an epoch is smaller."""
+        """Steps per epoch, rounded up as in the reference code, whose last batch of an epoch is smaller."""
         return -(-images // self.global_batch)
 
     def in_steps(self, images: int) -> settings.Training:
-        """The same for a training set of this size, counted in steps, as the loop does."""
+        """The same settings for a training set of this size, in steps instead of epochs, as the loop takes them."""
         epoch = self.steps_per_epoch(images)
         return settings.Training(
             global_batch=self.global_batch,
@@ -136,7 +136,7 @@ class ClassifierConfig:
     runtime: settings.Runtime = _RUNTIME
 
     def contradictions(self) -> list[str]:
-        """What cannot be meant, in words; empty where all is well. Each value by itself has been checked before."""
+        """Contradictory settings, in words; empty if there are none. Each single value has been checked before."""
         found = self.runtime.contradictions()
         data, training = self.data, self.training
         if data.test_resize is not None and data.test_resize < data.test_size:

@@ -1,4 +1,4 @@
-"""Configuration → the images of a split, and what is done to each of them."""
+"""Configuration → the images of a split, and their augmentation or test views."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_split(data: Data, which: Literal["train", "test"], classes: tuple[str, 
 
 
 def training_view(data: Data, expected: InputFormat) -> RandomView:
-    """What is done to a training image, for a network that expects this input."""
+    """The augmentation of training images, for a network that expects this input."""
     mean = expected.mean if expected.channel_order == "rgb" else expected.mean[::-1]
     red, green, blue = (round(255 * value / expected.value_range) for value in mean)
     return RandomView(

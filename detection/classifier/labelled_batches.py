@@ -1,6 +1,6 @@
-"""Labelled images → batches to learn from, each sample a function of (seed, epoch, index), and batches to test on.
+"""Labelled images → training batches, each sample a function of (seed, epoch, index), and test batches.
 
-Legend: M images of the split, N of a batch, V views of all of a batch's images.
+Shapes: M images of the split, N images of a batch, V views of all images of a batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ATTEMPTS = 10  # images in a row that may be unreadable
 @dataclass
 class LabelledBatch:
     """images uint8 RGB (N, 3, H, W) in channels-last memory, labels int64 (N,), image_ids int64 (N,): positions in the
-    split."""
+    split (0 … M − 1)."""
 
     images: Tensor
     labels: Tensor
@@ -48,11 +48,11 @@ class LabelledBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> LabelledBatch:
-        """The batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        """The batch in page-locked memory, from which a copy to a GPU is asynchronous."""
         return self._map(Tensor.pin_memory)
 
     def halves(self) -> tuple[LabelledBatch, LabelledBatch]:
-        """Two batches, for a step that the memory does not hold at once."""
+        """Two batches, for a step that needs too much memory at once."""
         middle = (len(self) + 1) // 2
         return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
 
@@ -72,8 +72,8 @@ class ViewBatch:
 class TrainingSamples:
     """(epoch, i) → (image (size, size, 3), label, i).
 
-    With `skip_unreadable` another image, drawn by (seed, epoch, i), stands in for one that cannot be read, and a
-    warning names that one.
+    With `skip_unreadable`, an image that cannot be read is replaced by another, determined by (seed, epoch, i), and a
+    warning names it.
     """
 
     images: LabelledImages
@@ -85,7 +85,7 @@ class TrainingSamples:
         """Raises UserError, naming the image, where it cannot be used."""
         epoch, wanted = key
         i, image = self._read(epoch, wanted)
-        with _naming(self.images, i):
+        with _name_image_in_errors(self.images, i):
             view = self.view(image, hash63(self.seed, epoch, wanted))
         return view, int(self.images.labels[i]), i
 
@@ -101,14 +101,14 @@ class TrainingSamples:
             except ImageError as error:
                 if not self.skip_unreadable or attempt == _ATTEMPTS - 1:
                     raise
-                logger.warning("%s; another image stands in for it", error)
+                logger.warning("%s; another image replaces it", error)
                 i = hash63(self.seed, epoch, wanted, attempt) % len(self.images)
         raise AssertionError("the last attempt raises")
 
 
 @dataclass(frozen=True)
 class TestSamples:
-    """(any epoch, i) → (views, label)."""
+    """(epoch, which is ignored; i) → (views, label)."""
 
     __test__ = False  # for pytest
 
@@ -118,7 +118,7 @@ class TestSamples:
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[np.ndarray], int]:
         """Raises UserError, naming the image, where it cannot be used."""
         image = self.images.read(key[1])
-        with _naming(self.images, key[1]):
+        with _name_image_in_errors(self.images, key[1]):
             views = self.views(image)
         return views, int(self.images.labels[key[1]])
 
@@ -151,9 +151,9 @@ def training_batches_for(
 def evaluation_batches_for(
     images: LabelledImages, indices: np.ndarray, views: Views, runtime: settings.Runtime
 ) -> Iterator[ViewBatch]:
-    """The images `indices` in batches; this rank has the first, then every `world_size()`th of them.
+    """The images `indices` in batches: this rank's share, every `world_size()`th batch.
 
-    Which images share a batch does not depend on the number of ranks, and with that the scores do not.
+    The composition of a batch is independent of the number of ranks, and so are the scores.
     """
     keys = [(0, int(i)) for i in indices]
     parts = [keys[start : start + runtime.test_batch] for start in range(0, len(keys), runtime.test_batch)]
@@ -175,7 +175,7 @@ def _view_batch(samples: Sequence[tuple[list[np.ndarray], int]]) -> ViewBatch:
 
 
 @contextlib.contextmanager
-def _naming(images: LabelledImages, i: int) -> Iterator[None]:
+def _name_image_in_errors(images: LabelledImages, i: int) -> Iterator[None]:
     try:
         yield
     except UserError as error:

@@ -1,6 +1,6 @@
-"""A ResNeXt and a batch of labelled images → the loss that the training loop asks for.
+"""A ResNeXt and a batch of labelled images → the loss of each image, for the training loop.
 
-Legend: N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def build_classifier(network: Network, classes: int, *, pretrained: bool = True)
     """The configured network for `classes` classes. Without `pretrained` it starts from random weights.
 
     Raises:
-        UserError: an unknown name, numbers that make no network, or weights that do not fit.
+        UserError: an unknown name, numbers that define no network, or weights that do not fit.
     """
     weights = network.weights if pretrained else None
     built = create_classifier(network.name, classes, weights, norm=network.norm, **network.structure())
@@ -30,7 +30,7 @@ class ClassifierTraining(nn.Module):
     """The network with its loss.
 
     Attributes:
-        network: what is trained.
+        network: the network that is trained.
     """
 
     def __init__(self, network: ResNeXt) -> None:

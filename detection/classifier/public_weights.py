@@ -1,4 +1,4 @@
-"""Weights of any source that `backbones` reads, and the images of a split → a classifier that can be measured."""
+"""Weights of any source that `backbones` reads, and the images of a split → a classifier that can be evaluated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detection.classifier.image_input import open_split
 def with_public_weights(config: ClassifierConfig, network: str, weights: str) -> TrainedClassifier:
     """The network `network` with `weights` (see `backbones.create_classifier`), for the test split of `config`.
 
-    The weights do not name their classes: they are taken to be the split's folders in the order of their names, as
+    The weights do not name their classes: they are assumed to be the split's folders in the order of their names, as
     torchvision and timm number ImageNet's.
 
     Raises:

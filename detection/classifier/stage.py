@@ -1,4 +1,4 @@
-"""Training a classifier from a configuration: images, network, loop, and the file that detectors start from.
+"""A configuration → a trained classifier, in the file that detectors start from.
 
     <output>/config.yaml       the whole configuration
     <output>/classifier/       checkpoints and log
@@ -37,18 +37,18 @@ logger = logging.getLogger(__name__)
 
 
 def run_folder(config: ClassifierConfig) -> Path:
-    """Where the run keeps its files: what the configuration names, or `runs/<name>`."""
+    """The folder of the run's files: the configuration's `output`, or `runs/<name>`."""
     return root_of(config.output, config.name)
 
 
 def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: bool = False) -> Outcome:
-    """Trains the network and leaves `classifier.pt` in the run's folder.
+    """Trains the network and writes `classifier.pt` into the run's folder.
 
     Args:
-        resume: go on from the newest checkpoint, if there is one.
+        resume: resume from the newest checkpoint, if there is one.
 
     Returns:
-        How it ended: finished, or interrupted by a signal with a checkpoint left behind.
+        The outcome: finished, or interrupted by a signal after a checkpoint was written.
 
     Raises:
         UserError: data, weights or folder cannot be used; a loss that is not finite.
@@ -59,7 +59,7 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
 
 
 def plan_classifier(config: ClassifierConfig, device: torch.device) -> str:
-    """The plan of `train_classifier`, as text. Raises what that raises."""
+    """The plan of `train_classifier`, as text. Raises the same errors."""
     require_agreement("plan a classifier's training", config)
     return dry_run(classifier_stage(config, device))
 
@@ -93,7 +93,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
     def save(outcome: Outcome) -> None:
         own = {**provenance, "steps": outcome.step, "test": outcome.metrics}
         trained = TrainedClassifier(config, images.classes, network, own)
-        # Resumed after the last step, there are no figures; and a detector's backbone refers to the file by its hash.
+        # After a resume at the last step there are no figures. The file is kept: a detector refers to it by its hash.
         if outcome.first_step < outcome.step or not _is_of_run(path, trained):
             save_classifier(path, trained)
         logger.info("written: %s", path)
@@ -127,9 +127,9 @@ def _config_subset_that_must_match(config: ClassifierConfig) -> dict[str, Any]:
 
 
 def _is_of_run(path: Path, trained: TrainedClassifier) -> bool:
-    """Whether the file holds the weights of `trained`, made of the same by the same configuration.
+    """Whether the file holds the weights of `trained`, from the same data and configuration.
 
-    A file that was written by an earlier run into the same folder does not.
+    A file of an earlier run in the same folder does not.
     """
     try:
         found = load_classifier(path)

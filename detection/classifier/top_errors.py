@@ -1,4 +1,4 @@
-"""A classifier and images → top-1 and top-5 error, over the views and the classes that one asks for."""
+"""A classifier and images → top-1 and top-5 error, for chosen views and classes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TOP = (1, 5)
 
 @dataclass(frozen=True)
 class TopErrors:
-    """Shares (0–1) of the images whose class is not among the first one, and the first five.
+    """Shares (0–1) of the images whose class is not the first, or not among the first five.
 
     Attributes:
-        images: how many were looked at.
-        classes: how many the network had to choose from.
+        images: the number evaluated.
+        classes: the number that the network chose from.
     """
 
     top1: float
@@ -67,11 +67,10 @@ def measure(
     *,
     among: np.ndarray | None = None,
 ) -> TopErrors:
-    """`top_errors` of a trained classifier on the test split that `config` names; leaves `folder/errors.json`.
+    """`top_errors` of a trained classifier on the test split that `config` names; writes `folder/errors.json`.
 
     Raises:
-        UserError: images that cannot be used, of classes that the network does not know; a folder that cannot be
-            written.
+        UserError: an image cannot be used, or its class is unknown to the network; the folder cannot be written.
     """
     require_agreement("measure a classifier", config, views=dataclasses.asdict(views))
     require_same_weights(trained.network)
@@ -102,12 +101,12 @@ def top_errors(
     among: np.ndarray | None = None,
     label: str | None = None,
 ) -> TopErrors:
-    """Measures a network, which stays as it is; with several ranks each looks at its share. The same on every rank.
+    """Evaluates a network, which is not changed. With several ranks, each evaluates its share; all return the same.
 
     Args:
-        among: labels, int64 (K',): only images of these classes count, and the network chooses among these alone
+        among: labels, int64 (K',): only images of these classes are used, and the network chooses only among these
             ("1K-way" for a network that knows 5K); None: all.
-        label: what a progress line on stderr begins with; None shows none.
+        label: the beginning of the progress line on stderr; None shows none.
 
     Raises:
         UserError: there are no such images, or one cannot be read.
@@ -122,7 +121,7 @@ def top_errors(
     columns, autocast = torch.from_numpy(ways).to(device), autocast_dtype(runtime, device)
     batches = evaluation_batches_for(images, indices, views, runtime)
     if label is not None:
-        own = range(0, len(indices), world_size() * runtime.test_batch)  # rank 0's, which alone speaks
+        own = range(0, len(indices), world_size() * runtime.test_batch)  # rank 0's: only it shows progress
         batches = with_progress(batches, len(own), label, unit="batches")
     missed = torch.zeros(len(TOP), dtype=torch.int64, device=device)
     for batch in batches:
@@ -136,7 +135,7 @@ def top_errors(
 
 
 def read_class_list(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """The labels, int64, of the classes that a text file names, one a line; blank lines do not count.
+    """The labels, int64, of the classes that a text file names, one a line; blank lines are ignored.
 
     Raises:
         UserError: the file cannot be read, is empty, or names a class twice or one that the network does not know.
@@ -149,7 +148,7 @@ def read_class_list(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     unknown = [name for name in names if name not in label_of]
     if not names or unknown or len(set(names)) < len(names):
         problem = (
-            f"{unknown[0]!r} is no class of the network" if unknown else "a class stands twice" if names else "empty"
+            f"{unknown[0]!r} is no class of the network" if unknown else "a class is listed twice" if names else "empty"
         )
         raise UserError(f"{path}: {problem}; write the names of classes, one a line")
     return np.array([label_of[name] for name in names])

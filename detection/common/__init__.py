@@ -1,2 +1,1 @@
-"""What several rooms of detection/ need and no other package has: streamed JSON, stateless random numbers, categories,
-numbers of the environment, what an error says of memory."""
+"""Helpers for several packages of detection/: streamed JSON, core YAML, stateless random numbers, and others."""

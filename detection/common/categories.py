@@ -1,4 +1,4 @@
-"""The classes that a file lists, ids and names as they stand there → checked, or an error that says which is wrong."""
+"""The ids and names of classes in a file → the same, checked, or an error that says which is wrong."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def checked_categories(ids: Any, names: Any, where: str) -> tuple[tuple[int, ...
     """The ids and names of K classes in the order of the labels 1..K.
 
     Args:
-        ids, names: what stands in a file of any origin.
+        ids, names: the unchecked values in a file.
         where: the file, for messages.
 
     Raises:
-        UserError: they are no lists of one length from 1 to `MOST`; an id is no whole number of 64 bits, or is there
-            twice; a name is no text, or longer than `LONGEST_NAME`.
+        UserError: they are not lists of equal length from 1 to `MOST`; an id is not a whole number of 64 bits, or
+            occurs twice; a name is not a text, or longer than `LONGEST_NAME`.
     """
     for what, values in (("ids", ids), ("names", names)):
         if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MOST:

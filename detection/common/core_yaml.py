@@ -1,6 +1,6 @@
 """YAML text ↔ plain values, by the 1.2 core schema: `1e-3` is a number, `no` a word and `010` ten.
 
-PyYAML's own rules say otherwise. Repeated keys, aliases and tags are refused.
+PyYAML's own rules differ. Repeated keys, aliases and tags are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             refused = "aliases (*name) are not allowed: write the values out"
-        elif getattr(event, "tag", None) is not None:  # SafeLoader's own constructors stumble over misused tags
+        elif getattr(event, "tag", None) is not None:  # SafeLoader's own constructors fail on misused tags
             refused = f"tags ({event.tag}) are not allowed: write the value alone"
         else:
             return super().compose_node(parent, index)
@@ -62,7 +62,7 @@ _Loader.add_constructor(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either schema would take for something else: 1.1 for other programs' sake, and our own."""
+    """Quotes a text that is not a text in our schema or in YAML 1.1, which other programs use."""
 
     yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
         first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
@@ -74,11 +74,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value that a YAML text states; `where` names it in errors.
 
     Raises:
-        UserError: it is not YAML, or uses what is refused here; the message gives line and column.
+        UserError: it is not YAML, or has a repeated key, an alias or a tag; the message gives line and column.
     """
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of the command line, such as a folder's name of another time
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8, such as an old folder's name
         raise UserError(
             f"{where}: has bytes that are no UTF-8; rename it, or reach it by a link of another name"
         ) from None

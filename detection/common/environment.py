@@ -1,4 +1,4 @@
-"""Whole numbers that a launcher such as torchrun leaves in the environment."""
+"""Environment variables that a launcher such as torchrun sets → whole numbers."""
 
 from __future__ import annotations
 

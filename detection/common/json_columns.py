@@ -1,7 +1,6 @@
-"""A column of values that JSON held → an array, at the speed of arrays, where every value is a number.
+"""A column of JSON values → an array if every value is a number, by fast array operations; else None.
 
-Where one is not, the caller looks at the values one by one: what such a value means, or how it is refused, is the
-caller's affair.
+For None, the caller converts the values one by one and decides what each means, or refuses it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-LARGEST_ID = 2**53  # float64 holds every whole number up to here, and not beyond
+LARGEST_ID = 2**53  # float64 holds every whole number up to this one
 
 
 def number_column(values: Sequence[Any]) -> np.ndarray | None:
@@ -41,6 +40,6 @@ def box_column(values: Sequence[Any]) -> np.ndarray | None:
 
 
 def shortened(value: Any, length: int = 60) -> str:
-    """`value` as a message shows it, at most `length` characters."""
+    """`value` as text for a message, at most `length` characters."""
     text = repr(value)
     return text if len(text) <= length else text[: length - 1] + "…"

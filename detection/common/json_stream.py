@@ -1,12 +1,12 @@
-"""A JSON file of any size → its parts, one block at a time, so that memory holds a window of the file and a block.
+"""A JSON file of any size → its parts, one block at a time, so that only a window of the file is in memory.
 
     read_members(path)    an object → (name, value) of each member, arrays in blocks (annotation files)
     read_elements(path)   the same element by element, each with the text that it was read from (for copying)
     read_list(path)       an array → blocks of its elements (results files)
 
 `json.load` holds the text and all its objects at once: gigabytes for COCO's annotations, most of it segmentation
-outlines that a detector never looks at. Here the standard library's scanner reads from a window of the file; outlines
-are cut from the text before it is scanned, which is where most of the time would go.
+outlines that a detector never looks at. Here the standard library's scanner reads from a window of the file. Outlines
+are removed from the text before the scan, because scanning them would take most of the time.
 
 NaN and Infinity are accepted, as `json` does, and a byte order mark is skipped.
 """
@@ -30,7 +30,7 @@ VALUE_LIMIT = 1 << 26  # characters of one array element or other value: far abo
 _space = re.compile(r"[ \t\r\n]*")
 _opening = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\[\[)")
 _gap = re.compile(r"\}[ \t\r\n]*,[ \t\r\n]*\{")  # between two objects of an array
-_GAP_WITHIN = 1 << 16  # characters before the window's end in which a gap is looked for
+_GAP_WITHIN = 1 << 16  # characters before the window's end that are searched for a gap
 
 T = TypeVar("T")
 
@@ -46,9 +46,9 @@ def read_members(
     An array comes as several (name, block of its elements), an empty one as one empty block.
 
     Args:
-        outlines: a key, at any depth, whose arrays of arrays of numbers read as 0, unchecked.
-        repeated: takes the objects of a block, before the block is yielded, in which a key stands twice with different
-            values; the last one is what they hold.
+        outlines: a key, at any depth; arrays of arrays of numbers under it are replaced by 0, unchecked.
+        repeated: receives, before a block is yielded, its objects that have a key twice with different values; they
+            keep the last value.
 
     Raises:
         UserError: the file cannot be read, is no plain file, is not UTF-8, is no JSON object (with the position), is
@@ -61,7 +61,7 @@ def read_elements(path: Path) -> Iterator[tuple[str, Any, str]]:
     """Yields (name, value, the value's own text) for each member of the JSON object in `path`.
 
     An array comes element by element: `{"a": [1, 2.0], "b": {}}` gives ("a", 1, "1"), ("a", 2.0, "2.0"),
-    ("b", {}, "{}"); an empty one does not come. The text is the file's, character for character.
+    ("b", {}, "{}"); an empty one yields nothing. The text is the file's, character for character.
 
     Raises:
         UserError: as for `read_members`.
@@ -73,7 +73,7 @@ def read_list(path: Path) -> Iterator[list[Any]]:
     """Yields the elements of the JSON array in `path` in blocks; an empty array is one empty block.
 
     Raises:
-        UserError: as for `read_members`, but for an array where that reads an object.
+        UserError: as for `read_members`, but for an array in place of an object.
     """
     return _read(path, _Cursor.list_blocks)
 
@@ -84,14 +84,14 @@ def _read(
     outlines: str | None = None,
     repeated: Repeated | None = None,
 ) -> Iterator[T]:
-    """Opens the file and yields `parts` of it; what goes wrong becomes an error that names the file."""
+    """Opens the file and yields its `parts`; turns errors into a UserError that names the file."""
     try:
         require_plain_file(path)
         with path.open("rb") as file:
             try:
                 yield from parts(_Cursor(path, file, outlines, repeated))
             except UserError:
-                if outlines is not None:  # with text cut out, positions do not count: find the fault in the whole text
+                if outlines is not None:  # without the outlines, positions are wrong: find the fault in the whole text
                     file.seek(0)
                     for _ in parts(_Cursor(path, file, None)):
                         pass
@@ -105,7 +105,7 @@ def _read(
 
 
 class _Cursor:
-    """A place in the file: `position` is the next character in `text`, the window held; `before`, what is let go."""
+    """A position in the file: `text` is the window, `position` is in it; `before` counts the characters before it."""
 
     def __init__(self, path: Path, file: IO[bytes], outlines: str | None, repeated: Repeated | None = None) -> None:
         self.path = path
@@ -193,7 +193,7 @@ class _Cursor:
             self._next_character()
 
     def _many(self) -> list[Any]:
-        """The objects of the window in one scan; none if they cannot be told apart so."""
+        """The objects of the window in one scan; none if they cannot be separated this way."""
         if len(self.text) - self.position < WINDOW // 2:
             self._read(WINDOW)
         start = max(self.position, len(self.text) - _GAP_WITHIN)
@@ -204,11 +204,11 @@ class _Cursor:
         except ValueError:
             return []
         self._note_repeated_keys(block, text[:used])
-        self.position += used - 2  # where the scan met a closing bracket: the array's own, or the one put there
+        self.position += used - 2  # before the closing bracket: the array's own, or the one that was appended
         return block
 
     def _few(self) -> list[Any]:
-        """The next elements, one scan each, which finds faults and goes over the window's end."""
+        """The next elements, one scan each, which locates faults and reads beyond the window's end."""
         block = [self._value()]
         while len(block) < FEW and self._next_character() == ",":
             self.position += 1
@@ -217,7 +217,7 @@ class _Cursor:
         return block
 
     def _value(self) -> Any:
-        """The value at `position`, which then is behind it."""
+        """The value at `position`, which moves behind it."""
         value, self.position = self._scan()
         return value
 
@@ -228,8 +228,8 @@ class _Cursor:
         return value, text
 
     def _scan(self) -> tuple[Any, int]:
-        """The value that starts at `position`, and where it ends. Where the window may have cut it, more is read and
-        the value scanned again."""
+        """The value that starts at `position`, and where it ends. If the window may end inside it, more is read and the
+        value is scanned again."""
         while True:
             try:
                 value, end = self.scan(self.text, self.position)
@@ -258,7 +258,7 @@ class _Cursor:
     def _note_repeated_keys(self, block: list[Any], text: str) -> None:
         """Adds the objects of a block, read from `text`, that have a key twice with different values.
 
-        The scanner cannot tell: where the text has more keys than the objects, it is read once more, in a slower way.
+        The scanner does not report them: if the text has more keys than the objects, it is parsed again, more slowly.
         """
         if self.repeated is None or set(map(type, block)) != {dict}:
             return
@@ -328,7 +328,7 @@ def _is_same(value: Any, other: Any) -> bool:
 def _without_outlines(text: str, key: str) -> str:
     """The text with 0 for each array of arrays of numbers that follows `key` (a quoted name).
 
-    What stands in quotes or braces, or is nested deeper, stays; so does an array that the text's end cuts.
+    Arrays with quotes, braces or deeper nesting stay, and so does an array that is cut off by the end of the text.
 
     >>> _without_outlines('{"outline": [[1, 2], [3]], "area": 5}', '"outline"')
     '{"outline": 0, "area": 5}'

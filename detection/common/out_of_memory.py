@@ -1,4 +1,4 @@
-"""Whether an error says that an allocation failed, each library says so in its own way; and what to tell about it."""
+"""An exception → whether it means that an allocation failed, in any library, and the message about it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _REMEDY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: PyTorch's allocator of a GPU has a class for it, and so have Python and NumPy; a
-    CPU's, and the libraries on a GPU, raise plain RuntimeErrors, and OpenCV an error of its own."""
+    """Whether an allocation failed. PyTorch's GPU allocator, Python and NumPy have a class for it; PyTorch's CPU
+    allocator and the GPU libraries raise a plain RuntimeError, and OpenCV its own error."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     is_one_of_theirs = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
@@ -31,7 +31,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_message(error: BaseException) -> str:
-    """What to tell of an allocation that failed where nothing more is known of it: what asked for it, and the
-    remedy."""
+    """The message about a failed allocation of which nothing else is known: the error's own text, and the remedy."""
     said = " ".join(str(error).split())[:300] or type(error).__name__
     return f"out of memory ({said}). {_REMEDY}"

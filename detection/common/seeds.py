@@ -1,8 +1,8 @@
-"""Whole numbers (seed, epoch, index) → numbers that look random, with no state in between.
+"""Whole numbers (seed, epoch, index) → pseudo-random numbers, without a state.
 
-Every draw is a function of whole numbers alone, so it is the same for any number of workers or ranks, after a resume,
-and with any version of NumPy. The mixing step is SplitMix64's (Steele, Lea and Flood, "Fast splittable pseudorandom
-number generators", 2014).
+Every draw is a function of whole numbers only, so it does not depend on the number of workers or ranks, on a resume, or
+on NumPy's version. The mixing step is SplitMix64's (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", 2014).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MASK = (1 << 64) - 1
 
 def mix64(bits: Any) -> Any:
     """SplitMix64's finaliser: a permutation of the 64-bit numbers in which each bit of the input changes half of the
-    output's.
+    output bits.
 
     Args:
-        bits: an int64 array of NumPy, an int64 tensor of torch, or a whole number, of which the lower 64 bits count.
+        bits: an int64 array of NumPy, an int64 tensor of torch, or a whole number, of which the lower 64 bits are used.
 
     Returns:
-        The same kind; of a whole number's result the lower 64 bits count.
+        The same type; of a whole number's result, only the lower 64 bits are defined.
     """
     bits = (bits ^ shift_right(bits, 30)) * _FIRST
     bits = (bits ^ shift_right(bits, 27)) * _SECOND
@@ -34,7 +34,7 @@ def mix64(bits: Any) -> Any:
 
 
 def shift_right(bits: Any, places: int) -> Any:
-    """The lower 64 bits shifted, with zeros moving in: int64's own shift moves the sign bit in."""
+    """The lower 64 bits shifted, filled with zeros; int64's own shift fills with the sign bit."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 

@@ -1,1 +1,1 @@
-"""Annotations and image files → batches; proposals to and from disk. Knows nothing of networks."""
+"""Annotations and image files → batches; proposals to and from disk. No module here depends on a network."""

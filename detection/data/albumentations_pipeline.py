@@ -1,10 +1,10 @@
-"""Transforms named in the config → one albumentations pipeline that moves an image, its boxes and proposals alike.
+"""Transforms named in the config → one albumentations pipeline for an image, its boxes and proposals.
 
-A pipeline is tried when it is built (`pipeline_trial.py`), so that one that works on no image is refused before a
+A pipeline is tested when it is built (`pipeline_trial.py`): one that fails on every test image is refused before
 training starts. albumentations is imported only here and only when a pipeline is built (the import takes seconds).
-Three of its pitfalls are avoided here: with several loader workers each would draw the same augmentations, so every
-call is seeded; boxes pass through float32 fractions of the image, so pipelines that only change colours never see them;
-importing it looks for a newer version on the network unless told not to.
+Three of its pitfalls are avoided here: all loader workers would draw the same augmentations, so every call is seeded;
+boxes are converted to float32 fractions of the image and back, so pipelines that only change colours do not receive
+them; the import looks for a newer version on the network, so that is switched off.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from backbones.common.names import did_you_mean
 from detection.data.images import ImageError
 from detection.data.pipeline_trial import check_arguments, try_pipeline
 
-SLIVER = 0.01  # pixels: of boxes that a crop leaves nothing of, rounding lets some come back with a side of 1e-6
+SLIVER = 0.01  # pixels; rounding gives some boxes that lie outside of a crop a side of 1e-6
 
 
 class TransformError(ImageError):
-    """A transform that failed on one image; the message names the transform, and whoever knows the image adds it."""
+    """A transform failed on one image. The message names the transform; the caller adds the image's name."""
 
 
 class Pipeline:
@@ -34,11 +34,11 @@ class Pipeline:
     such as OneOf hold a list of the same under "transforms".
 
     Args:
-        tried: that it works was made sure of before.
+        tried: the pipeline has passed the test before; it is not tested again.
 
     Raises:
         UserError: a name or an argument that albumentations does not know; sizes that no image has; a transform that
-            needs more than an image and its boxes, or that works on none of the images that it is tried on.
+            needs more than an image and its boxes, or that fails on every test image.
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]], *, tried: bool = False) -> None:
@@ -53,12 +53,12 @@ class Pipeline:
             ) from error
         self._albumentations = albumentations
         check_arguments(transforms)
-        self.compose, self.moves_boxes = self._composed(transforms)
+        self.compose, self.moves_boxes = self._compose(transforms)
         if not tried:
             try_pipeline(transforms, self._trial)
 
-    def _composed(self, transforms: Sequence[Mapping[str, Any]]) -> tuple[Any, bool]:
-        """The pipeline, and whether it moves boxes."""
+    def _compose(self, transforms: Sequence[Mapping[str, Any]]) -> tuple[Any, bool]:
+        """(the pipeline, whether it moves boxes) for these transforms."""
         albumentations = self._albumentations
         steps = [_build(albumentations, transform) for transform in transforms]
         if all(_only_colours(albumentations, step) for step in steps):
@@ -69,8 +69,8 @@ class Pipeline:
         return albumentations.Compose(steps, bbox_params=rows), True
 
     def _trial(self, transforms: Sequence[Mapping[str, Any]], image: np.ndarray, seed: int, *, whole: bool) -> None:
-        """Runs transforms once; the whole pipeline must also leave pixels of the kind that they were."""
-        compose, moves_boxes = self._composed(transforms)
+        """Runs the transforms once on `image`. `whole`: the result must also be 8-bit RGB pixels."""
+        compose, moves_boxes = self._compose(transforms)
         needed = sorted({key for step in _leaves(compose) for key in step.targets_as_params} - {"image", "bboxes"})
         if needed:
             raise UserError(
@@ -90,8 +90,8 @@ class Pipeline:
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """(image, boxes (G', 4), kept bool (G,), proposals (R', 4) or None): what a crop leaves nothing of is gone;
-        the rest is clipped.
+        """(image, boxes (G', 4), kept bool (G,), proposals (R', 4) or None). Boxes outside of a crop are removed; the
+        others are clipped to it.
 
         Raises:
             TransformError: a transform fails on this image.
@@ -101,13 +101,13 @@ class Pipeline:
         self.compose.set_random_seed(seed % 2**32)
         try:
             result = self.compose(image=image, **boxed)
-        except Exception as error:  # somebody else's code, on any image
-            name = self._failed(error)
+        except Exception as error:  # albumentations may raise anything
+            name = self._find_failing_transform(error)
             raise TransformError(
                 f"{name} failed on this image of {image.shape[1]}×{image.shape[0]} pixels with {len(boxes)} boxes "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Change its arguments in "
-                "data.albumentations or leave it out; or set data.skip_unreadable=true, and other images stand in for "
-                "those that it fails on"
+                "data.albumentations or leave it out; or set data.skip_unreadable=true, so that other images "
+                "replace those that it fails on"
             ) from error
         if not self.moves_boxes:
             return self._pixels(result), boxes, np.ones(len(boxes), dtype=bool), proposals
@@ -121,8 +121,8 @@ class Pipeline:
         kept[rows[own]] = True
         return self._pixels(result), moved[own], kept, None if proposals is None else moved[~own]
 
-    def _failed(self, error: BaseException) -> str:
-        """The transform that raised an error: the innermost one in its traceback."""
+    def _find_failing_transform(self, error: BaseException) -> str:
+        """The name of the transform that raised `error`: the innermost one in its traceback."""
         name, frame = "the albumentations pipeline", error.__traceback__
         while frame is not None:
             if isinstance(step := frame.tb_frame.f_locals.get("self"), self._albumentations.BasicTransform):
@@ -141,7 +141,7 @@ class Pipeline:
         ):
             raise TransformError(
                 "the albumentations pipeline does not return 8-bit RGB pixels; leave out transforms such as Normalize, "
-                "ToFloat, ToTensorV2: the network's own input format sees to that"
+                "ToFloat, ToTensorV2: the network normalises its input itself"
             )
         return np.ascontiguousarray(image)
 
@@ -161,7 +161,7 @@ def _build(albumentations: Any, transform: Mapping[str, Any]) -> Any:
         arguments["transforms"] = [_build(albumentations, inner) for inner in arguments["transforms"]]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # an unknown argument is only warned of
+            warnings.simplefilter("error", UserWarning)  # for an unknown argument albumentations only warns
             return getattr(albumentations, name)(**arguments)
     except Exception as error:
         raise UserError(f"albumentations.{name} cannot be built from {arguments}: {error}") from error
@@ -177,7 +177,7 @@ def _leaves(step: Any) -> Iterator[Any]:
 
 
 def _only_colours(albumentations: Any, step: Any) -> bool:
-    """True if a step leaves the geometry alone."""
+    """Whether a step changes no geometry, only pixel values."""
     if isinstance(step, albumentations.BaseCompose):
         return all(_only_colours(albumentations, inner) for inner in step.transforms)
     return isinstance(step, (albumentations.ImageOnlyTransform, albumentations.NoOp))

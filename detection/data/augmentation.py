@@ -16,13 +16,13 @@ import numpy as np
 from detection.common.seeds import hash63, uniform
 from detection.data.albumentations_pipeline import Pipeline
 
-# Each draw has a number of its own, so that switching one augmentation on or off leaves the others' draws as they were.
+# Each random draw has its own number, so that switching one augmentation on or off does not change the others.
 _PIPELINE, _SIDE, _HORIZONTAL, _VERTICAL = range(4)
 
 
 class Augmented(NamedTuple):
-    """image uint8 (h, w, 3); boxes float32 (G', 4); kept bool (G,): which of the boxes given are left; proposals
-    float32 (R', 4) or None; scale (vertical, horizontal): network pixels an image pixel.
+    """image uint8 (h, w, 3); boxes float32 (G', 4); kept bool (G,): which of the input boxes remain; proposals float32
+    (R', 4) or None; scale (vertical, horizontal): network pixels per image pixel.
     """
 
     image: np.ndarray
@@ -34,11 +34,11 @@ class Augmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each image; evaluation uses one shorter side and no flips.
+    """(image, boxes, proposals, seed) → `Augmented`. Evaluation uses one shorter side and no flips.
 
-    shorter_sides: lengths in pixels, of which one is drawn.
-    longer_side_max: the image is made smaller where its longer side would exceed this, as in py-faster-rcnn and
-    torchvision.
+    shorter_sides: lengths in pixels; one is drawn for each image.
+    longer_side_max: the image is resized to a smaller size if its longer side would exceed this (as in py-faster-rcnn
+    and torchvision).
     horizontal_flip, vertical_flip: probabilities.
     albumentations: the pipeline's transforms, each {"name": …, argument: value, …}; see `albumentations_pipeline.py`.
 
@@ -65,7 +65,7 @@ class Augmentation:
             object.__setattr__(self, "pipeline", Pipeline(self.albumentations))
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray, proposals: np.ndarray | None, seed: int) -> Augmented:
-        """Augments one image; its boxes and proposals must lie within it. seed: all the randomness there is."""
+        """Augments one image; its boxes and proposals must lie within it. seed: determines all random choices."""
         kept = np.ones(len(boxes), dtype=bool)
         if self.pipeline is not None:
             image, boxes, kept, proposals = self.pipeline(image, boxes, proposals, hash63(seed, _PIPELINE))

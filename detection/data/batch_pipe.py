@@ -1,8 +1,8 @@
-"""A batch in one process → the same batch in another, through a pipe: the tensors by shared memory.
+"""Sends a batch from one process to another through a pipe, its tensors through shared memory.
 
-Memory files without a name (memfd) hold large tensors. Unlike the files of `/dev/shm`, which torch's loader takes, no
-container's default of 64 MB limits them, and nothing is left over when a process is killed. Where the system has none,
-or gives none, the tensors go through the pipe itself.
+Large tensors are stored in anonymous memory files (memfd). torch's loader uses files in `/dev/shm`, which containers
+limit to 64 MB by default and which remain when a process is killed; memfd has neither problem. Where the system has no
+memfd or refuses one, the tensors go through the pipe itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGE = 1 << 16  # bytes from which a tensor goes by shared memory
+LARGE = 1 << 16  # bytes; a tensor of at least this size goes through shared memory
 _ALIGNMENT = 64
-# A mapping needs no open file. Before Python 3.13 each keeps one all the same.
+# A mapping needs no open file, but before Python 3.13 each mapping keeps one open.
 _WITHOUT_FILE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def send(pipe: Connection, value: Any) -> None:
-    """Sends `value`: picklable, with tensors on the CPU, whose memory order is kept."""
+    """Sends `value`, which must be picklable, with its tensors on the CPU. Their memory order is kept."""
     large: list[pickle.PickleBuffer] = []
     memory, ends = None, list[int]()
     body = _pickled(value, large)
@@ -47,7 +47,7 @@ def send(pipe: Connection, value: Any) -> None:
 
 
 def receive(pipe: Connection) -> Any:
-    """What `send` sent. Large tensors lie in memory of their own, which is freed with the last of them.
+    """Receives the value that `send` sent. Its large tensors share one block of memory, freed with the last of them.
 
     Raises:
         EOFError, OSError: the other end was closed.
@@ -65,7 +65,7 @@ def receive(pipe: Connection) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as buffers of bytes, which protocol 5 lets travel beside the pickle."""
+    """Pickles tensors as byte buffers outside of the pickle (protocol 5)."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is not Tensor:
@@ -82,7 +82,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _pickled(value: Any, large: list[pickle.PickleBuffer] | None) -> bytes:
-    """The pickle of `value`; its large buffers are not in it, but appended to `large`, unless that is None."""
+    """The pickle of `value`. Its large buffers are appended to `large` instead of pickled, unless `large` is None."""
 
     def is_within(buffer: pickle.PickleBuffer) -> bool:
         if large is None or buffer.raw().nbytes < LARGE:
@@ -96,7 +96,7 @@ def _pickled(value: Any, large: list[pickle.PickleBuffer] | None) -> bytes:
 
 
 def _tensor(buffer: Any, dtype: torch.dtype, shape: Sequence[int], order: Sequence[int]) -> Tensor:
-    if memoryview(buffer).nbytes == 0:  # which frombuffer does not take
+    if memoryview(buffer).nbytes == 0:  # frombuffer refuses an empty buffer
         dense = torch.empty(tuple(shape), dtype=dtype)
     else:
         dense = torch.frombuffer(buffer, dtype=dtype).view(tuple(shape))
@@ -104,7 +104,7 @@ def _tensor(buffer: Any, dtype: torch.dtype, shape: Sequence[int], order: Sequen
 
 
 def _memory_file(buffers: Sequence[pickle.PickleBuffer]) -> tuple[int | None, list[int]]:
-    """(the descriptor of a memory file with the buffers, where each begins); (None, []) where there can be none."""
+    """(the descriptor of a memory file with the buffers, where each begins); (None, []) if none can be made."""
     if not hasattr(os, "memfd_create"):
         return None, []
     try:
@@ -120,14 +120,14 @@ def _memory_file(buffers: Sequence[pickle.PickleBuffer]) -> tuple[int | None, li
             starts.append(start)
             end = start + buffer.raw().nbytes
         return file, starts
-    except OSError:  # no memory; the pipe needs less of it at once
+    except OSError:  # too little memory; the pipe needs less at once
         with contextlib.suppress(OSError):
             os.close(file)
         return None, []
 
 
 def _write(file: int, content: memoryview) -> None:
-    """All of it: one call of `os.write` takes at most 2 GiB. (Written, not copied into a mapping, so that a lack of
-    memory is an error and no SIGBUS.)"""
+    """Writes all of `content`: one call of `os.write` takes at most 2 GiB. A copy into a mapping would end in SIGBUS
+    where memory is short; a write raises an error."""
     while content:
         content = content[os.write(file, content) :]

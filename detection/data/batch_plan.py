@@ -1,12 +1,12 @@
-"""(seed, step) → the images of that step's global batch, whatever the number of ranks, workers or accumulation steps.
+"""(seed, step) → the images of that step's global batch, independent of ranks, workers and accumulation steps.
 
 Shapes: M images, B images a global batch.
 
-With grouping, images at least as wide as high and the others fill batches of their own, which saves padding. Each
-group is an endless stream: pass 0 over its images in a random order, then pass 1 in another, and so on; its batches
-are cut from the stream end to end. So no image is lost or doubled: in every pass each comes up exactly once; the
-batch in which one pass ends simply goes on with the next. How the groups' batches follow each other is drawn anew every
-epoch. A group too small to fill a batch without repeating itself is not kept apart.
+With grouping, images at least as wide as high form one group and all others a second one; a batch holds images of one
+group, which saves padding. Each group is an endless sequence: pass 0 over its images in a random order, then pass 1 in
+another order, and so on. Its batches are consecutive parts of this sequence, so every pass contains each image exactly
+once, and a batch may contain the end of one pass and the beginning of the next. The order of the two groups' batches is
+drawn anew in every epoch. If a group has fewer images than a batch, the images are not grouped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PlannedBatch(NamedTuple):
 class BatchPlan:
     """The global batch of every step.
 
-    aspect_ratios: width by height (M,); global_batch: B; seed: the run's; group_by_aspect: batches of alike images.
+    aspect_ratios: width by height (M,); global_batch: B; seed: the run's; group_by_aspect: whether to group.
 
     Raises:
         ValueError: no images, or B below 1.
@@ -51,7 +51,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which as many images are seen as there are: M / B, seldom whole."""
+        """M / B, the steps in which M images are seen; usually not a whole number."""
         return self.images / self.batch_size
 
     def __getitem__(self, step: int) -> PlannedBatch:
@@ -76,7 +76,7 @@ class BatchPlan:
         if step < 0:
             raise IndexError(step)
         epoch = step * self.batch_size // self.images
-        while self._first_step(epoch + 1) <= step:  # rounding down in each group leaves it at most a few epochs off
+        while self._first_step(epoch + 1) <= step:  # rounding down makes the estimate a few epochs low
             epoch += 1
         return epoch
 
@@ -89,7 +89,7 @@ class BatchPlan:
     def _order(self, group: int, epoch: int) -> np.ndarray:
         """A group's images in the order of a pass."""
         if (group, epoch) not in self._orders:
-            if len(self._orders) >= 2 * len(self.groups):  # the pass that ends and the one that begins
+            if len(self._orders) >= 2 * len(self.groups):  # the pass that ends and the one that begins, for each group
                 self._orders.pop(min(self._orders, key=lambda key: key[1]))
             images = self.groups[group]
             self._orders[group, epoch] = images[permutation(len(images), hash63(self.seed, epoch, group))]
@@ -100,7 +100,7 @@ def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list
     """This rank's micro-batches of a global batch, `accumulation` contiguous parts. Ranks, and the parts of a rank, are
     as even as possible.
 
-    Over all ranks each index comes once, whatever the split.
+    Over all ranks, each index occurs exactly once, for any split.
 
     Raises:
         ValueError: fewer images than parts.
@@ -117,7 +117,7 @@ def share(indices: np.ndarray, rank: int, world: int, accumulation: int) -> list
 
 
 class TrainingSteps(Sequence[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of each of a rank's micro-batches, worked out when asked for.
+    """The (epoch, index) pairs of each of a rank's micro-batches, computed on access.
 
     Raises:
         ValueError: the global batch has fewer images than there are parts.

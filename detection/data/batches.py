@@ -1,7 +1,6 @@
 """Samples → a batch: images padded to one size, boxes and proposals padded to the longest list.
 
-Shapes: N images, H × W pixels after padding, G ground-truth boxes, R proposals (the most that an image of the batch
-has).
+Shapes: N images, H × W pixels after padding, G ground-truth boxes, R proposals (each the maximum over the batch).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Sample:
     image uint8 RGB (3, h, w), a view of memory laid out (h, w, 3); original_size (height, width) in the file; boxes
     float32 (G, 4) on the image; labels int64 (G,) in 1..K; crowds bool (G,); proposals float32 (R, 4) on the image,
     best first, or None; seed: 0 … 2**63 − 1, for draws that belong to this image in this epoch; problem: why the file
-    could not be read, where that is tolerated.
+    could not be read, or None.
     """
 
     image: Tensor
@@ -43,10 +42,10 @@ class Batch:
     """N images.
 
     images uint8 RGB (N, 3, H, W) in channels-last memory, zeros at the right and bottom; sizes int64 (N, 2): (height,
-    width) of what is no padding; original_sizes int64 (N, 2): of the files; image_ids, seeds int64 (N,).
+    width) without padding; original_sizes int64 (N, 2): of the files; image_ids, seeds int64 (N,).
     boxes float32 (N, G, 4), labels int64 (N, G) with 0 for padding, crowds bool (N, G).
-    proposals float32 (N, R, 4) and proposal_counts int64 (N,), or None both.
-    problems: (image id, why) of images that could not be read, where that is tolerated.
+    proposals float32 (N, R, 4) and proposal_counts int64 (N,), or both None.
+    problems: (image id, reason) of images that could not be read.
     """
 
     images: Tensor
@@ -69,12 +68,12 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        """The batch in page-locked memory, from which a copy to a GPU is asynchronous."""
         return self._map(Tensor.pin_memory)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches, of the first and the last half of the images, padded as they are; for a step that the memory
-        does not hold at once."""
+        """Two batches, of the first and the last half of the images, with the same padding; for a step that needs too
+        much memory at once."""
         middle = (len(self) + 1) // 2
         return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
 

@@ -1,4 +1,4 @@
-"""An index, an augmentation, perhaps proposals → samples, each a function of (seed, epoch, position in the index)."""
+"""An index, an augmentation, optional proposals → samples, each determined by (seed, epoch, position in the index)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ATTEMPTS = 10  # images tried in place of one that cannot be read
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples of a split, asked for by (epoch, i).
+    """(epoch, i) → the sample of image i of a split.
 
-    proposals: where each image's proposals come from; at most `proposal_limit` of them, best first.
-    seed: the run's; with it, epoch and i every draw is determined.
-    unreadable: what an image that cannot be read does. "stop": raises its `ImageError`. "replace" (training):
-    another image of the index, determined by the same three numbers, stands in, and the sample's `problem` tells.
-    "blank" (evaluation): a grey image stands in, of the size to which the image would have been brought, and without
-    objects; `problem` tells, so that its detections can be left out.
+    proposals: the source of each image's proposals; at most `proposal_limit` are used, best first.
+    seed: the run's; (seed, epoch, i) determines every random draw.
+    unreadable: what happens with an image that cannot be read. "stop": its `ImageError` is raised. "replace"
+    (training): it is replaced by another image of the index, determined by the same three numbers. "blank"
+    (evaluation): it is replaced by a grey image of the size that it would have after the resize, without objects. Where
+    an image was replaced, the sample's `problem` is set.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DetectionDataset(Dataset[Sample]):
         seed = hash63(self.seed, epoch, i)
         try:
             return self._sample(i, self._read(i), seed)
-        except TransformError as error:  # which does not know the image that it was given
+        except TransformError as error:  # does not name the image
             problem = ImageError(f"{self.index.path(i)}: {error}")
         except ImageError as error:
             problem = error
@@ -78,7 +78,7 @@ class DetectionDataset(Dataset[Sample]):
         raise problem
 
     def size(self, key: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the sample's image, without reading it; not where a pipeline may crop it."""
+        """(height, width) of the sample's image, computed without reading it; wrong if a pipeline crops the image."""
         epoch, i = key
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
         return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
@@ -88,7 +88,7 @@ class DetectionDataset(Dataset[Sample]):
         return str(self.index.path(key[1]))
 
     def _blank(self, key: tuple[int, int], seed: int, problem: str) -> Sample:
-        """Made at its final size: what the annotations state of a file that cannot be read may be any size."""
+        """A grey sample, created at its final size: annotations may state any size for an unreadable file."""
         _, i = key
         nothing = torch.zeros((0, 4), dtype=torch.float32)
         return Sample(

@@ -1,4 +1,4 @@
-"""What libjpeg writes to the process's stderr → a list: it has no other way to tell of damage, and names no file."""
+"""libjpeg's messages on stderr → a list. It reports damage in no other way, and without the file's name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _COMPLAINT = re.compile(rb"(?:Corrupt JPEG data|Premature end of JPEG|Invalid SO
 
 @contextlib.contextmanager
 def decoder_complaints() -> Iterator[list[str]]:
-    """Yields a list that holds the decoder's complaints, a line each, once the block has ended.
+    """Yields a list that is filled with the decoder's messages, one per line, when the block ends.
 
-    For the whole process: what other threads decode meanwhile is among them, and what they write to stderr otherwise
-    comes out at the end of the block.
+    It captures stderr of the whole process: messages about images that other threads decode are included, and all other
+    output to stderr is written when the block ends.
     """
     complaints: list[str] = []
     try:
         stderr = os.dup(2)
-    except OSError:  # closed: nobody is there to complain to
+    except OSError:  # stderr is closed
         yield complaints
         return
     with tempfile.TemporaryFile() as said:

@@ -1,11 +1,11 @@
-"""A seed → a small data set in COCO's layout, drawn by this project: what `make demo` trains on.
+"""A seed → a small data set in COCO's layout, drawn by this project; `make demo` trains on it.
 
     folder/annotations/instances_train.json, instances_test.json     COCO format; crowds as RLE, outlines as polygons
     folder/train/000001.jpg …, folder/test/000001.jpg …
     folder/demo.json                                                 what made it, and a digest of every file
 
-The same seed and versions give the same bytes. A folder that was left half made is completed; one that holds anything
-that was not drawn is refused, and nothing in it is touched (`demo_folder.py`).
+The same seed and versions give the same bytes. An incomplete folder is completed. A folder with any file that was not
+drawn here is refused and left unchanged (`demo_folder.py`).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class DemoDataset(NamedTuple):
 def make_demo_dataset(
     folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0
 ) -> DemoDataset:
-    """Draws `train` and `test` images with their annotations into `folder`, unless it holds just these already. Of what
-    was drawn there before, by another version or with other numbers, the files are replaced. Of several processes that
-    call this at once, one draws, and the others wait for it.
+    """Draws `train` and `test` images with their annotations into `folder`, unless it already holds exactly these.
+    Files that were drawn there by another version or with other numbers are replaced. If several processes call this at
+    once, one draws, and the others wait for it.
 
     Raises:
         UserError: the folder holds something else; it cannot be written.
@@ -82,7 +82,7 @@ def _draw_split(drawing: Drawing, folder: Path, split: str, count: int, seed: tu
 
 
 def _annotation(drawn: DrawnObject, image_id: int, annotation_id: int) -> dict[str, Any]:
-    """An object as COCO writes it; the box is that of the pixels in sight."""
+    """An object as a COCO annotation; the box encloses its visible pixels."""
     rows, columns = np.flatnonzero(drawn.mask.any(axis=1)), np.flatnonzero(drawn.mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     return {
@@ -97,7 +97,8 @@ def _annotation(drawn: DrawnObject, image_id: int, annotation_id: int) -> dict[s
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """A mask (H, W) in COCO's uncompressed run-length code: lengths of runs down the columns, in turn of 0 and of 1.
+    """A mask (H, W) in COCO's uncompressed run-length code: lengths of the runs down the columns, alternately of 0 and
+    of 1.
 
     >>> run_lengths(np.array([[0, 1], [1, 1]], dtype=bool))
     {'counts': [1, 3], 'size': [2, 2]}

@@ -1,6 +1,6 @@
-"""A random generator → one image of the demo: shapes of six classes on a quiet background, with exact boxes.
+"""A random generator → one image of the demo: shapes of six classes on a plain background, with exact boxes.
 
-Everything is drawn here; how hard the images are is set by the constants at the top. Images are uint8 RGB
+The constants at the top set how difficult the images are. Images are uint8 RGB
 (H, W, 3).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")
 LONG_SIDE = (192, 256)  # pixels of an image
 SHORT_SIDE = (144, 192)
-PORTRAIT_SHARE = 0.2  # of the images stand upright
+PORTRAIT_SHARE = 0.2  # of the images are higher than wide
 EMPTY_SHARE = 0.06  # of the images show no shape
 CROWD_SHARE = 0.1  # of the images hold a crowd: many tiny shapes of one class, annotated as one region
 SHAPES = (1, 6)  # in an image
@@ -25,7 +25,7 @@ RING_HOLE = 0.55  # of a ring's radius
 CROWD_SHAPES = (12, 24)
 CROWD_SHAPE_SIDE = (7, 11)
 CROWD_SIDE = (36, 72)
-VISIBLE_SHARE = 0.65  # of each shape stays in sight where others overlap it or the image ends
+VISIBLE_SHARE = 0.65  # of each shape, at least, stays visible where others overlap it or the image ends
 CLUTTER = (0, 5)  # faint lines and patches in the background
 HUE_SPREAD = 25.0  # degrees about a class's own hue; the hues of two classes are 60 apart
 SATURATION = (0.45, 1.0)
@@ -37,8 +37,8 @@ ATTEMPTS = 30  # places tried for a shape before it is left out
 
 @dataclass
 class DrawnObject:
-    """label: position in `CLASSES`; mask: bool (H, W), what is in sight of it; whole: its area in pixels with nothing
-    hidden; crowd: many shapes taken as one region.
+    """label: position in `CLASSES`; mask: bool (H, W), its visible pixels; whole: its area in pixels without occlusion;
+    crowd: whether it is a region of many shapes.
     """
 
     label: int
@@ -89,7 +89,7 @@ def _background(random: np.random.Generator, height: int, width: int, ground: np
 
 
 def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
-    """Puts a shape in front of the others where enough of it and of each of them stays in sight, if there is room."""
+    """Adds a shape in front of the others, where enough of it and of each of them stays visible, if there is room."""
     height, width = drawing.image.shape[:2]
     label = int(random.integers(len(CLASSES)))
     middling = (random.random() + random.random()) / 2
@@ -111,7 +111,7 @@ def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray
 
 
 def _stays_in_sight(drawn: DrawnObject, front: np.ndarray) -> bool:
-    """Whether enough of an object is left in sight behind a new one; of a crowd nothing may be hidden."""
+    """Whether enough of an object stays visible behind a new one; no part of a crowd may be hidden."""
     if not (drawn.mask & front).any():
         return True
     return not drawn.crowd and int((drawn.mask & ~front).sum()) >= VISIBLE_SHARE * drawn.whole
@@ -144,7 +144,7 @@ def _outline(label: int, angle: float) -> np.ndarray:
         turns, radii = np.arange(3) / 3, np.ones(3)
     elif name == "star":
         turns, radii = np.arange(10) / 10, np.tile([1.0, 0.42], 5)
-    else:  # cross, its arms about a third of it wide
+    else:  # cross; its arms are about a third as wide as the cross
         arm, notch = math.atan(0.36) / (2 * math.pi), 1 / 8
         turns = np.concatenate([[quarter / 4 - arm, quarter / 4 + arm, quarter / 4 + notch] for quarter in range(4)])
         radii = np.tile([1.0, 1.0, 0.36 * math.sqrt(2) / math.hypot(1, 0.36)], 4)
@@ -153,7 +153,7 @@ def _outline(label: int, angle: float) -> np.ndarray:
 
 
 def _cover(label: int, x: float, y: float, side: float, angle: float, height: int, width: int) -> np.ndarray:
-    """How far a shape covers each pixel, uint8 (H, W), 255 wholly; `side` is its circumscribed circle's diameter."""
+    """Coverage of each pixel by a shape, uint8 (H, W), 255 for full; `side` is the circumscribed circle's diameter."""
     cover = np.zeros((height, width), dtype=np.uint8)
     outline = _outline(label, angle) * (side / 2)
     for scale, value in ((1.0, 255), (RING_HOLE, 0)):
@@ -164,7 +164,7 @@ def _cover(label: int, x: float, y: float, side: float, angle: float, height: in
 
 
 def _whole_area(label: int, side: float) -> float:
-    """The area of a shape that nothing hides, by the shoelace formula."""
+    """The area of a shape without occlusion, by the shoelace formula."""
     x, y = (_outline(label, 0.0) * (side / 2)).T
     area = abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
     return area * (1 - RING_HOLE**2 if CLASSES[label] == "ring" else 1)
@@ -183,7 +183,7 @@ def _paint(
 def _texture(
     random: np.random.Generator, height: int, width: int, label: int, side: float, ground: np.ndarray
 ) -> np.ndarray:
-    """A fill that stands out from the ground: plain, striped, dotted, noisy or shaded, float32 (H, W, 3)."""
+    """A texture that contrasts with the background: plain, striped, dotted, noisy or shaded, float32 (H, W, 3)."""
     first = _colour(random, label, ground)
     second = np.clip(first + random.uniform(25, 60) * random.choice([-1, 1]) + random.uniform(-10, 10, 3), 0, 255)
     if np.linalg.norm(second - ground) < CONTRAST:

@@ -1,10 +1,10 @@
-"""A folder of files that this project has drawn: of what is in it, only those are ever replaced or removed.
+"""A folder of files that this project drew; no other file in it is ever replaced or removed.
 
     folder/demo.json       what made it, and the SHA-256 of every file that was drawn
-    folder/demo.partial    while it is drawn: a line a file, written before the file is there
-    folder/demo.lock       held by whoever draws
+    folder/demo.partial    while it is drawn: one line per file, written before the file
+    folder/demo.lock       locked by the process that draws
 
-Anything else in the folder, and a file that is not as it was drawn, is somebody's: the folder is then refused.
+A folder with any other file, or with a drawn file that was changed, is refused: it may be the user's own.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from backbones.common.locks import lock
 logger = logging.getLogger(__name__)
 
 _MARKER, _JOURNAL, _LOCK = "demo.json", "demo.partial", "demo.lock"
-# The files that may be ours. Whatever a demo.json says, no other is touched.
+# The names that drawn files can have. No other file is touched, even if a demo.json lists it.
 _NAME = re.compile(r"annotations/instances_(train|test)\.json|(train|test)/\d{6,}\.jpg")
-_TEMPORARY = re.compile(r"\..+\.tmp")  # what a killed process was writing
-# What desktops leave in any folder that is looked at.
+_TEMPORARY = re.compile(r"\..+\.tmp")  # the unfinished file of a killed process
+# Files that desktop environments create in folders that are opened.
 _OF_DESKTOPS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory")
 _SHOWN = 5  # files that a message lists
 
@@ -41,7 +41,7 @@ class DemoFolder:
         self.path = Path(path)
 
     def is_whole(self, making: Mapping[str, Any]) -> bool:
-        """Whether it holds what `making` makes, all of it and nothing else. Writes nothing."""
+        """Whether the folder holds exactly the files that `making` describes. Writes nothing."""
         marker = self._marker()
         if marker is None or any(marker.get(key) != value for key, value in making.items()):
             return False
@@ -52,17 +52,18 @@ class DemoFolder:
 
     @contextlib.contextmanager
     def drawing(self, making: Mapping[str, Any]) -> Iterator[Drawing | None]:
-        """Within the block this process alone draws here; what was drawn before and is not drawn again goes at its end.
+        """Within the block only this process draws here. At its end, files of earlier drawings that were not drawn
+        again are removed.
 
-        Yields None where another process has meanwhile drawn the same: then there is nothing to do.
+        Yields None if another process has meanwhile drawn the same files; then there is nothing to do.
 
         Raises:
-            UserError: not everything here was drawn, or is as it was drawn: the files are named, with what to do; the
-                folder cannot be written.
+            UserError: some files here were not drawn, or were changed since (the message names them and the remedy); or
+                the folder cannot be written.
         """
         if not any((self.path / name).exists() for name in (_MARKER, _JOURNAL, _LOCK)):
-            self._require_untouched()  # before so much as a lock's file is made
-        with self._alone():
+            self._require_untouched()  # before anything is written, even the lock file
+        with self._hold_lock():
             if self.is_whole(making):
                 yield None
                 return
@@ -78,7 +79,7 @@ class DemoFolder:
             (self.path / _JOURNAL).unlink(missing_ok=True)
 
     def _require_untouched(self) -> dict[str, set[str]]:
-        """Name → SHA-256 (of several versions) of what was drawn; an error where there is anything else."""
+        """Name → SHA-256 (of several versions) of the drawn files; raises UserError if there is any other file."""
         found = self._found()
         own = self._own(found)
         others = [name for name, digest in found.items() if digest not in own.get(name, ())]
@@ -98,9 +99,9 @@ class DemoFolder:
         )
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Waits until no other process draws here."""
-        with _told(self.path / _LOCK):
+    def _hold_lock(self) -> Iterator[None]:
+        """Holds the folder's lock within the block; waits while another process draws here."""
+        with _report_write_error(self.path / _LOCK):
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / _LOCK, "ab", buffering=0)  # noqa: SIM115 - closed below, which frees the lock
         with file:
@@ -108,19 +109,19 @@ class DemoFolder:
                 if not lock(file):
                     logger.info("another process is drawing the demo into %s: waiting for it", self.path)
                     lock(file, wait=True)
-            except OSError:  # two that draw here at once are then not kept apart
+            except OSError:  # then two processes may draw here at once
                 logger.warning("%s: this file system has no locks: draw by one process at a time", self.path)
             yield
 
     @contextlib.contextmanager
     def _journal(self) -> Iterator[IO[str]]:
-        with _told(self.path / _JOURNAL):
+        with _report_write_error(self.path / _JOURNAL):
             file = open(self.path / _JOURNAL, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
         with file:
             yield file
 
     def _marker(self) -> dict[str, Any] | None:
-        """What demo.json says; None if there is none, or it is none that this project wrote."""
+        """The content of demo.json; None if it is missing or was not written by this project."""
         try:
             content = json.loads((self.path / _MARKER).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -132,10 +133,10 @@ class DemoFolder:
         return content if isinstance(content.get("digest"), str) else None  # of an earlier release
 
     def _own(self, found: Mapping[str, str]) -> dict[str, set[str]]:
-        """Name → SHA-256 of what was drawn, whether it is still there or not. `found`: what is there."""
+        """Name → SHA-256 of all drawn files, present or not. `found`: the files that are present."""
         own: dict[str, set[str]] = {}
         pairs: list[tuple[str, str]] = []
-        # The journal first: whoever ends it has written the marker before.
+        # The journal is read first: it is removed only after the marker was written.
         with contextlib.suppress(OSError):
             for line in (self.path / _JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
                 digest, _, name = line.partition(" ")
@@ -151,7 +152,7 @@ class DemoFolder:
         return own
 
     def _found(self) -> dict[str, str]:
-        """Name → SHA-256 of every file; a link, or what is no file, has none ("")."""
+        """Name → SHA-256 of every file; "" for a link and for anything that is not a regular file."""
         found: dict[str, str] = {}
         for folder, folders, names in os.walk(self.path):
             for name in [*names, *(name for name in folders if os.path.islink(os.path.join(folder, name)))]:
@@ -159,13 +160,13 @@ class DemoFolder:
                 relative = path.relative_to(self.path).as_posix()
                 if relative in (_MARKER, _JOURNAL, _LOCK) or _OF_DESKTOPS.fullmatch(name) or _TEMPORARY.fullmatch(name):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # whoever draws here has just removed it
+                with contextlib.suppress(FileNotFoundError):  # the process that draws here has just removed it
                     found[relative] = _digest_of(path)
         return dict(sorted(found.items()))
 
 
 class Drawing:
-    """What is drawn into a folder; see `DemoFolder.drawing`.
+    """Writes drawn files into a folder; see `DemoFolder.drawing`.
 
     Attributes:
         drawn: name → SHA-256 of every file so far.
@@ -176,14 +177,14 @@ class Drawing:
         self._folder, self._own, self._journal = folder, own, journal
 
     def put(self, name: str, content: bytes) -> None:
-        """Makes the file `name` of the folder hold `content`, in one step.
+        """Writes `content` into the file `name` of the folder, atomically.
 
         Raises:
-            UserError: somebody has put another file there meanwhile; it cannot be written.
+            UserError: another file has appeared there meanwhile, or it cannot be written.
         """
         path, digest = self._folder / name, hashlib.sha256(content).hexdigest()
         self.drawn[name] = digest
-        with _told(path):
+        with _report_write_error(path):
             there = _digest_of(path) if os.path.lexists(path) else None
             if there == digest:
                 return
@@ -197,17 +198,17 @@ class Drawing:
             os.replace(temporary, path)
 
     def remove_the_rest(self) -> None:
-        """Removes what was drawn at another time, and what a killed process was writing."""
+        """Removes the files of earlier drawings and the unfinished files of killed processes."""
         for name in sorted(self._own.keys() | self.drawn.keys()):
             path = self._folder / name
-            with _told(path):
+            with _report_write_error(path):
                 path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)
                 if name not in self.drawn and os.path.lexists(path) and _digest_of(path) in self._own[name]:
                     path.unlink()
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _report_write_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -221,7 +222,7 @@ def _digest_of(path: Path) -> str:
 
 
 def _joint_digest(folder: Path, names: Mapping[str, str]) -> str:
-    """SHA-256 over names, sizes and bytes: by that earlier releases recognised their files."""
+    """SHA-256 over names, sizes and bytes, by which earlier releases recognised their files."""
     digest = hashlib.sha256()
     for path in sorted(folder / name for name in names):
         if path.is_file():

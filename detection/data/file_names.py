@@ -1,6 +1,6 @@
-"""File names as annotations give them → the files that are there, where spelling alone keeps them apart.
+"""File names in annotations → existing files whose names differ from them only in spelling.
 
-Tools on other systems write `train\\a.jpg` for `train/a.jpg`; disks of Windows and macOS take `A.JPG` for `a.jpg`;
+Tools on other systems write `train\\a.jpg` for `train/a.jpg`; file systems of Windows and macOS ignore case;
 web tools write `my%20cat.jpg`; macOS spells `é` as two characters (NFD), others as one (NFC).
 """
 
@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True)
 class MatchedNames:
-    """files: for each name the file that it means; the name itself where none was found. respelled: (name, file, how
-    they differ) of the names that are spelled in another way than their files. absent: (name, remark) of the names
-    without a file; the remark says what is there instead, or is "".
+    """files: the file of each name; the name itself if none was found. respelled: (name, file, difference) for names
+    whose spelling differs from their file's. absent: (name, remark) for names without a file; the remark names a
+    similar file, or is "".
     """
 
     files: list[str]
@@ -28,7 +28,7 @@ class MatchedNames:
 
 
 def present_files(root: Path) -> set[str]:
-    """All files below a folder, relative to it, with "/" between folders; links that lead nowhere are no files.
+    """All files below a folder, relative to it, with "/" between folders; broken links are not included.
 
     A folder that cannot be read counts as empty.
     """
@@ -38,7 +38,7 @@ def present_files(root: Path) -> set[str]:
         folder = waiting.pop()
         try:
             status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:  # links to folders may go in circles
+            if (status.st_dev, status.st_ino) in seen:  # links to folders may form cycles
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as entries:
@@ -68,13 +68,13 @@ def leads_out(name: str) -> bool:
 def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNames:
     """Finds the file of each name.
 
-    A name that no file has exactly means the one file that differs from it by backslashes, percent-encoding, Unicode
-    normal form and capitals alone. Files that other names have exactly do not count, and nothing is taken where two
-    names could mean one file or one name two files.
+    A name without an exact match is matched to the only file that differs from it just by backslashes,
+    percent-encoding, Unicode normal form or case. Files that match another name exactly are not considered. Where two
+    names match one file, or one name two files, none is matched.
 
     Args:
         names: file names as the annotations give them.
-        present: the files that there are (see `present_files`).
+        present: the existing files (see `present_files`).
 
     >>> match_file_names(["a.jpg", "sub\\\\B.JPG"], {"a.jpg", "sub/b.jpg"}).files
     ['a.jpg', 'sub/b.jpg']
@@ -83,12 +83,12 @@ def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNam
     wanted = [name for name in dict.fromkeys(names) if name not in present]
     if not wanted:
         return MatchedNames(list(names), [], [])
-    candidates = _grouped(present.difference(names), _spelled_alike)
+    candidates = _grouped(present.difference(names), _spelling_key)
     file_of: dict[str, str] = {}
     remarks: dict[str, str] = {}
     for name in wanted:
-        files = candidates.get(_spelled_alike(name), [])
-        for stricter in (_but_for_capitals, _but_for_form):
+        files = candidates.get(_spelling_key(name), [])
+        for stricter in (_normalise_name, _decode_name):
             if len(files) > 1:
                 files = [file for file in files if stricter(file) == stricter(name)] or files
         if len(files) == 1:
@@ -108,21 +108,21 @@ def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNam
 
 
 def _slashes(name: str) -> str:
-    """The name with "/" between its parts, none of them empty or "."."""
+    """The name with "/" between its parts, without empty parts and "."."""
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
-def _but_for_form(name: str) -> str:
+def _decode_name(name: str) -> str:
     return unquote(_slashes(name), errors="surrogateescape")
 
 
-def _but_for_capitals(name: str) -> str:
-    return unicodedata.normalize("NFC", _but_for_form(name))
+def _normalise_name(name: str) -> str:
+    return unicodedata.normalize("NFC", _decode_name(name))
 
 
-def _spelled_alike(name: str) -> str:
-    """The same for all spellings of a name."""
-    return unicodedata.normalize("NFC", _but_for_capitals(name).casefold())
+def _spelling_key(name: str) -> str:
+    """A key that is the same for all spellings of a name."""
+    return unicodedata.normalize("NFC", _normalise_name(name).casefold())
 
 
 def _difference(name: str, file: str) -> str:
@@ -132,20 +132,20 @@ def _difference(name: str, file: str) -> str:
         found.append("backslashes")
     if unquote(name, errors="surrogateescape") != name and "%" not in file:
         found.append("percent-encoding")
-    if _but_for_capitals(name) != _but_for_capitals(file):
+    if _normalise_name(name) != _normalise_name(file):
         found.append("capitals")
-    elif _but_for_form(name) != _but_for_form(file):
+    elif _decode_name(name) != _decode_name(file):
         found.append("Unicode normal form")
     return " and ".join(found) or "the path's spelling"
 
 
 def _remarks(names: Sequence[str], present: set[str]) -> dict[str, str]:
-    """For each name without a file what there is of a like name: in another folder, with another ending."""
-    by_file_name = _grouped(present, lambda file: _spelled_alike(file).rsplit("/", 1)[-1])
-    by_stem = _grouped(present, lambda file: os.path.splitext(_spelled_alike(file))[0])
+    """Name → a similar file that exists, in words: the same name in another folder or with another extension."""
+    by_file_name = _grouped(present, lambda file: _spelling_key(file).rsplit("/", 1)[-1])
+    by_stem = _grouped(present, lambda file: os.path.splitext(_spelling_key(file))[0])
     remarks = {}
     for name in names:
-        alike = _spelled_alike(name)
+        alike = _spelling_key(name)
         elsewhere = by_file_name.get(alike.rsplit("/", 1)[-1], [])
         endings = by_stem.get(os.path.splitext(alike)[0], []) or by_stem.get(alike, [])
         if elsewhere:

@@ -1,9 +1,9 @@
-"""What is wrong with a label file: each kind of defect → how often, the first examples, what is done about it.
+"""The defects of a label file: each kind → its count, the first examples, what is done about it.
 
-A kind is one row of `KINDS`. Where the intent is plain the defect is repaired and counted, and one summary tells; where
-it is not, the file is refused, and the refusal lists the refusing kinds all at once, so that a user mends a file in one
-go. Training, evaluation and `tools/check_dataset.py` share these rules. Where an evaluation does something else, the
-row says so: its figures are those that pycocotools gives for the same file.
+A kind is one row of `KINDS`. Where the intent is clear, the defect is repaired, counted and listed in a summary. Where
+it is not, the file is refused, and the error lists all such kinds at once, so that a user can correct them together.
+Training, evaluation and `tools/check_dataset.py` share these rules. Where an evaluation differs, the row says so,
+because its figures must equal those that pycocotools gives for the same file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Purpose = Literal["training", "evaluation"]
 class Kind:
     """One kind of defect.
 
-    found: what it is, in the plural: "boxes without width or height".
+    found: the defect, in the plural: "boxes without width or height".
     then: what is done about it, or, for a refusal, what the user can do.
     refuse: whether the file is refused.
-    evaluation: what an evaluation does about it where that differs; it never refuses then.
+    evaluation: what an evaluation does about it if that differs; it never refuses then.
     """
 
     found: str
@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
     "image_respelled": Kind("images whose files are spelled in another way than `file_name`", "the files are used"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
-    # Implausible, though well formed: used as they are, and reported.
+    # Well formed but implausible: used as they are, and reported.
     "boxes_as_fractions": Kind(
         "boxes that lie within one pixel, as fractions of the image would",
         "taken as pixels; if they are fractions, multiply them by the image's width and height",
@@ -131,7 +131,7 @@ KINDS: dict[str, Kind] = {
         "the pixels as stored",
         "turned; if the boxes of these do not fit, remove the orientation from the files",
     ),
-    # Refused: what was meant is not plain.
+    # Refused: the intent is not clear.
     "category_unknown": Kind(
         "annotations of categories that are not listed",
         "add the category to `categories`, or remove the annotations",
@@ -193,16 +193,16 @@ KINDS: dict[str, Kind] = {
 
 @dataclass
 class Finding:
-    """How often a kind was met, and where first."""
+    """The count of one kind and its first examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
 
 class Findings:
-    """Counts and first examples of each kind of defect, in the order met.
+    """Counts and first examples of each kind of defect, in the order of first occurrence.
 
-    purpose: what the file is read for; it decides what is done about some kinds.
+    purpose: the use of the file; it decides what is done about some kinds.
     """
 
     def __init__(self, purpose: Purpose = "training") -> None:
@@ -210,9 +210,7 @@ class Findings:
         self.by_kind: dict[str, Finding] = {}
 
     def add(self, kind: str, count: int, examples: Iterable[str] = ()) -> None:
-        """Counts `count` more defects of `kind`; of `examples` no more are drawn than are still wanted. A count of 0
-        leaves no trace.
-        """
+        """Adds `count` defects of `kind`. Only as many `examples` are read as needed. A count of 0 has no effect."""
         if kind not in KINDS:
             raise KeyError(kind)
         if count == 0:
@@ -224,7 +222,7 @@ class Findings:
             finding.examples.extend(printable(example) for _, example in zip(range(wanted), examples, strict=False))
 
     def count(self, kind: str) -> int:
-        """How often `kind` was met."""
+        """The number of defects of `kind`."""
         return self.by_kind[kind].count if kind in self.by_kind else 0
 
     @property
@@ -233,7 +231,7 @@ class Findings:
         return any(KINDS[kind].outcome(self.purpose)[1] for kind in self.by_kind)
 
     def repairs(self) -> list[str]:
-        """One line a kind that is not refused: count, what, what is done, first examples."""
+        """One line per kind that is not refused: count, defect, what is done, first examples."""
         return self._lines(refuse=False)
 
     def summary(self) -> str:
@@ -241,7 +239,7 @@ class Findings:
         return "\n".join(self.repairs())
 
     def refusal(self) -> str:
-        """The same for the kinds that are refused, and behind them what would have been repaired."""
+        """The same for the kinds that are refused, followed by those that would have been repaired."""
         repaired = self.summary()
         return "\n".join(self._lines(refuse=True)) + (f"\nwhat could be repaired:\n{repaired}" if repaired else "")
 

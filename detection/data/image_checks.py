@@ -1,4 +1,4 @@
-"""The image files of a split: found, measured, and looked at; what is wrong with them is added to the findings.
+"""Finds, measures and decodes the image files of a split; adds their defects to the findings.
 
 Shapes: M images.
 """
@@ -21,9 +21,9 @@ from detection.data.file_names import leads_out, match_file_names, present_files
 from detection.data.findings import Findings
 from detection.data.images import ORIENTATION_TAG, ImageError, image_size, read_image
 
-UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for a size that cannot be told: no box reaches over it
+UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for an unknown size: no box reaches beyond it
 DIGEST_BYTES = 16
-_TOGETHER = 64  # images that are decoded between two looks at what their decoder says
+_TOGETHER = 64  # images that are decoded between two reads of the decoder's messages
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF 6.0, section 8: ImageWidth, ImageLength
 _DARK = 16  # of 255; 12-bit data in 16 bits reach 4095 of 65535, which is 15.9 of 255
 
@@ -42,8 +42,7 @@ def find_files(
 ) -> tuple[list[str], np.ndarray]:
     """(the file of each name, relative to `image_root`; whether it is there, bool (M,)), by one listing of each folder.
 
-    A file whose name is spelled in another way is found, too (see `file_names`). within bool (M,): the names that are
-    looked for.
+    A file whose name is spelled differently is found, too (see `file_names`). within bool (M,): the names to look for.
     """
     listings: dict[str, set[str]] = {}
     there = np.zeros(len(names), dtype=bool)
@@ -92,8 +91,8 @@ def sizes_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heights and widths int64 (M,), the absent ones from the files' headers.
 
-    there bool (M,): the files that can be opened. stated: heights and widths as the label file gives them, 0 where it
-    gives none, negative where it gives none that can be used.
+    there bool (M,): the files that exist. stated: heights and widths as the label file gives them, 0 where it gives
+    none, negative where its value is unusable.
     """
     heights, widths = (side.copy() for side in stated)
     unusable = (heights < 0) | (widths < 0)
@@ -112,9 +111,9 @@ def sizes_of(
 
 @dataclass(frozen=True)
 class _Look:
-    """What one image is. problem: why it cannot be used. brightest: of its samples. as_stored: whether its stated size
-    says that the annotations were made on the pixels before they are turned by EXIF; None if no such turn is asked for,
-    or the size cannot tell."""
+    """The properties of one image. problem: why it cannot be used. brightest: its largest sample value. as_stored:
+    whether its stated size shows that the annotations were made on the pixels before EXIF rotation; None where EXIF
+    does not swap the sides, or where the size does not show it."""
 
     problem: str | None = None
     digest: bytes = bytes(DIGEST_BYTES)
@@ -133,8 +132,8 @@ def look_at_images(
 ) -> np.ndarray:
     """Decodes every image and returns digests of their pixels, uint8 (M, DIGEST_BYTES), zeros for those not decoded.
 
-    Adds those that cannot be read or are not of the size given, those whose decoder complains, those that are equal,
-    nearly black, or turned in a way that others speak against.
+    Adds to the findings: images that cannot be read or have another size than stated; images with decoder warnings;
+    equal images; nearly black images; rotated images whose EXIF orientation contradicts the other images' sizes.
 
     Args:
         files, there: see `find_files`. sizes: heights and widths (M,). stated: whether the label file states the size,
@@ -156,7 +155,7 @@ def look_at_images(
                 problem = looks[i].problem
                 if problem is not None:
                     findings.add("image_unreadable", 1, [problem])
-                elif complaints:  # one of the group's: which, is seen by decoding them once more, one at a time
+                elif complaints:  # of an unknown image of the group: decode each once more, alone
                     with decoder_complaints() as own:
                         look(i)
                     findings.add(
@@ -180,9 +179,9 @@ def equal_images(
     other_digests: np.ndarray | None = None,
     other_files: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
-    """(file, equal file) for each image with the pixels of another, earlier one, or with those of one of the others.
+    """(file, equal file) for each image whose pixels equal those of an earlier image, or of one in `other_files`.
 
-    digests: see `look_at_images`. The same file under two ids is no pair.
+    digests: see `look_at_images`. One file under two ids is not a pair.
     """
     first_of: dict[bytes, str] = {}
     pairs = []
@@ -217,19 +216,19 @@ def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """(orientation 1 to 8, (width, height) of the stored pixels)."""
     try:
         with Image.open(path) as header:
-            tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives as it will be turned
+            tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives after rotation
             size = int(tags.get(_TIFF_WIDTH, header.width)), int(tags.get(_TIFF_HEIGHT, header.height))
-            if header.format == "PNG" and "exif" not in header.info:  # else Pillow decodes all to see if some follows
+            if header.format == "PNG" and "exif" not in header.info:  # Pillow would decode all pixels to find it
                 return 1, size
             value = header.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises almost anything, and says nothing against the pixels
+    except Exception:  # damaged EXIF raises almost anything; the pixels may be sound
         return 1, (1, 1)
     return (value if isinstance(value, int) and 1 <= value <= 8 else 1), size
 
 
 def _compare_orientations(looks: dict[str, _Look], findings: Findings) -> None:
-    """One verdict for a data set: where the sizes of some images say that the annotations were made on the pixels as
-    stored, those that are turned are suspicious.
+    """Adds the images that EXIF rotates to the findings if other images' sizes show that the annotations were made on
+    the pixels as stored.
     """
     turned: dict[bool, list[str]] = defaultdict(list)
     for file, look in looks.items():

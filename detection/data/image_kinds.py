@@ -1,4 +1,4 @@
-"""Which kinds of image are read, by which endings their files go, and what a file is that is none of them."""
+"""The image formats that are read, their file extensions, and the first bytes of a file → what other kind it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from PIL import Image
 
-# No reader that starts another program, as Pillow's for EPS does. DIB: a BMP without its file header.
+# Without formats whose reader starts another program, such as EPS. DIB: a BMP without its file header.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
 
 _CONVERT = "convert it to JPEG or PNG"
@@ -16,7 +16,7 @@ _RAW = f"a camera's raw file; develop it, that is, {_CONVERT} with the camera's 
 _VIDEO = "a video; extract its frames as images, for example with ffmpeg"
 _DOCUMENT = f"not an image; {_CONVERT}, a file a page"
 
-# The first bytes of files that are often taken for images, after Pillow's readers of FORMATS have refused them.
+# The first bytes of files that are often mistaken for images. Checked after Pillow's readers of FORMATS have failed.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (
         b"version https://git-lfs.github.com/spec/",
@@ -77,13 +77,13 @@ def readable_formats() -> tuple[str, ...]:
 
 @functools.cache
 def readable_endings() -> frozenset[str]:
-    """The endings, in small letters with the dot, that Pillow registers for the formats that are read."""
-    formats = (*readable_formats(), "MPO")  # MPO: a JPEG with another behind it, which Pillow opens by JPEG's reader
+    """The file extensions, in lower case with the dot, that Pillow registers for the formats that are read."""
+    formats = (*readable_formats(), "MPO")  # MPO: a JPEG followed by another, opened by Pillow's JPEG reader
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
 def is_raw(path: str | os.PathLike[str], header: Image.Image) -> bool:
-    """Whether what opened as a TIFF is a camera's raw file, which would be read as its preview."""
+    """Whether a file that was opened as a TIFF is a camera's raw file, of which only the preview would be read."""
     if header.format != "TIFF":
         return False
     tags = getattr(header, "tag_v2", {})
@@ -92,7 +92,7 @@ def is_raw(path: str | os.PathLike[str], header: Image.Image) -> bool:
 
 
 def what_it_is(start: bytes) -> str:
-    """The first 512 bytes of a file that is no image → ": it is …" with the remedy, or "" if nobody knows."""
+    """The first 512 bytes of a file that is not an image → ": it is …" with the remedy, or "" if unknown."""
     found = _what_it_is(start)
     return f": it is {found}" if found else ""
 

@@ -1,4 +1,4 @@
-"""Files and folders that a person names → the images there."""
+"""Files and folders → the image files named, and those inside the folders."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from detection.data.image_kinds import readable_endings
 
 logger = logging.getLogger(__name__)
 
-# What systems leave among images: archives' copies of macOS notes, thumbnails of Synology, deleted files of Windows
+# Folders that systems create among images: macOS metadata in archives, Synology's thumbnails, Windows' deleted files
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
-_FEW = 3  # endings that a message names
+_FEW = 3  # extensions that a message lists
 
 
 def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Path]:
     """The files named, and all images below the folders named, in order, each once.
 
     Images are known by their endings (`readable_endings`). Hidden files and folders (`.…`, such as macOS's `._a.jpg`
-    and `.ipynb_checkpoints`) and what systems leave are passed over, unless they are named themselves; a line of the
-    log says how many. A link that leads nowhere counts as an image, one that cannot be read.
+    and `.ipynb_checkpoints`) and folders that systems create are skipped, unless they are named themselves; the log
+    says how many. A broken link counts as an image that cannot be read.
 
-    leave_out: a folder whose images do not count, if it lies within a folder named.
+    leave_out: a folder that is skipped if it lies within one of the named folders.
 
     Raises:
         UserError: a path does not exist, or no image is found.
@@ -63,7 +63,7 @@ def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list
 
 
 def _files(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, bool]]:
-    """All files below a folder, and whether each is hidden or lies in a hidden folder, but for those below `left_out`,
+    """All files below a folder, and whether each is hidden or in a hidden folder. Files below `left_out` are skipped,
     unless that is the folder itself."""
     own = folder.resolve()
     for place, folders, files in os.walk(folder, onerror=_warn):

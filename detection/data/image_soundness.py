@@ -1,6 +1,6 @@
-"""The bytes of a JPEG or PNG → whether they are whole, and what they would cost to decode.
+"""The bytes of a JPEG or PNG → whether they are complete and undamaged, and the number of a JPEG's scans.
 
-The decoders print a line to stderr where a file is cut short or damaged, and fill in something.
+For a truncated or damaged file, the decoders only print a line to stderr and fill in arbitrary pixels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _START_OF_SCAN = b"\xda"
 def jpeg_scans(data: bytes) -> int | None:
     """The number of a JPEG's scans; None if it is cut short or damaged.
 
-    It is sound if the end marker is reached with nothing on the way but scans and the segments that may stand there
-    (ITU-T T.81, annex B). A thumbnail in EXIF, with an end marker of its own, lies within a segment.
+    It is sound if it consists of nothing but scans and permitted segments up to the end marker (ITU-T T.81, annex B). A
+    thumbnail in EXIF, with an end marker of its own, lies within a segment.
 
-    Data that was overwritten mostly holds a marker that cannot stand there. Where it happens to hold none, it decodes
-    to wrong pixels, and nothing can tell.
+    Overwritten data usually contains a marker that is not permitted. If it contains none, it decodes to wrong pixels
+    without an error, and this cannot be detected.
     """
     scans = 0
     found = _MARKER.search(data, 2)
@@ -34,7 +34,7 @@ def jpeg_scans(data: bytes) -> int | None:
 
 
 def png_is_sound(data: bytes) -> bool:
-    """Whether all chunks are there and those without which there is no image (capital letter) fit their checksums."""
+    """Whether all chunks are present and the checksums of the critical ones (capital first letter) are correct."""
     for kind, start, end in _chunks(data):
         if kind[:1].isupper() and int.from_bytes(data[end : end + 4], "big") != zlib.crc32(
             memoryview(data)[start - 4 : end]
@@ -46,7 +46,7 @@ def png_is_sound(data: bytes) -> bool:
 
 
 def png_has_late_metadata(data: bytes) -> bool:
-    """Whether text or EXIF stands behind a PNG's pixels, where Pillow sees it only after decoding them."""
+    """Whether text or EXIF follows a PNG's pixels; Pillow finds it only after decoding them."""
     pixels = False
     for kind, _, _ in _chunks(data):
         pixels |= kind == b"IDAT"
@@ -56,7 +56,7 @@ def png_has_late_metadata(data: bytes) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end of the content) of each chunk that is whole but for the last one's checksum."""
+    """(kind, start, end of the content) of each complete chunk; the last one's checksum may be missing."""
     position = 8
     while position + 12 <= len(data):
         start = position + 8

@@ -1,17 +1,16 @@
 """An image file → uint8 RGB pixels (H, W, 3), or an error that names the file.
 
 8-bit JPEG and PNG, grey or RGB, are decoded by OpenCV (several times faster than Pillow); everything else by Pillow,
-which knows more kinds. What a file claims in its header is checked before anything is decoded.
+which reads more formats. The size in a file's header is checked before anything is decoded.
 
-Orientation: cameras store an image as the sensor saw it and note in EXIF how to turn it. Viewers and labelling tools
-turn it, so it is turned here, unless the annotations' width and height fit only the image as stored: the annotations
-decide.
+Orientation: cameras store an image as the sensor recorded it and note in EXIF how to rotate it. Viewers and labelling
+tools rotate it, so it is rotated here, unless the annotations' width and height fit only the image as stored.
 
-Other kinds of pixels: alpha is laid over white; palettes are looked up; 16-bit grey is scaled from 0–65535;
+Other kinds of pixels: alpha is blended with white; palettes are converted; 16-bit grey is scaled from 0–65535;
 floating-point grey must lie in 0–1; of an animation the first frame is taken; CMYK is converted without a colour
 profile, as Pillow does.
 
-Memory: with the result and without the file itself, decoding takes at most 1.5 GiB, whatever the kind.
+Memory: with the result and without the file itself, decoding takes at most 1.5 GiB, for any format.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from backbones.common.text import printable
 from detection.data.image_kinds import RAW_FILE, is_raw, readable_formats, what_it_is
 from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, png_is_sound
 
-# Pillow's own bound for what is not yet suspected to be a decompression bomb: a quarter of a GiB as RGB.
+# Pillow's own limit above which it warns of a decompression bomb: a quarter of a GiB as RGB.
 PIXEL_LIMIT = 89_478_485
 ORIENTATION_TAG = 0x0112
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 FILE_LIMIT = 1 << 30  # bytes; an image of PIXEL_LIMIT pixels as uncompressed 16-bit RGB with alpha has 0.7 GiB
-# A progressive JPEG has about ten scans; each goes over all pixels. libtiff has the same bound (tif_jpeg.c,
+# A progressive JPEG has about ten scans; each covers all pixels. libtiff has the same limit (tif_jpeg.c,
 # TIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
 SCAN_LIMIT = 100
 # OpenJPEG decodes every component to 32 bits a pixel; with Pillow's copies 25 bytes a pixel, against 16 for the others.
@@ -51,7 +50,7 @@ class ImageError(UserError):
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes an image to uint8 RGB (H, W, 3), contiguous.
 
-    size: (height, width) that the annotations state; decides whether the EXIF orientation is applied. None: it is.
+    size: (height, width) that the annotations state; decides whether the EXIF orientation is applied. None: apply it.
 
     Raises:
         ImageError: the file is missing, unreadable, no image, damaged, larger than `PIXEL_LIMIT` pixels, or of
@@ -87,12 +86,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _name(path: str | os.PathLike[str]) -> str:
-    """What messages call the file."""
+    """The file's name in messages."""
     return printable(os.fspath(path))
 
 
 def rgb_over_white(image: Image.Image) -> np.ndarray:
-    """A Pillow image of 8-bit samples as uint8 RGB (H, W, 3); what is transparent is laid over white."""
+    """A Pillow image of 8-bit samples as uint8 RGB (H, W, 3); transparent pixels are blended with white."""
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -102,7 +101,7 @@ def rgb_over_white(image: Image.Image) -> np.ndarray:
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could block for ever
             raise ImageError(f"{_name(path)}: is no file")
         if status.st_size > FILE_LIMIT:
             raise ImageError(f"{_name(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
@@ -123,7 +122,7 @@ def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
         width, height = max(header.size, _tile_size(header), key=math.prod)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{_name(path)}: {str(error).split(', could be')[0]}; scale it down") from error
-    except Exception as error:  # a damaged header makes the readers raise almost anything
+    except Exception as error:  # for a damaged header the readers raise almost anything
         raise ImageError(f"{_name(path)}: is no image of a kind that can be read{what_it_is(data[:512])}") from error
     if is_raw(path, header):
         raise ImageError(f"{_name(path)}: is no image of a kind that can be read{RAW_FILE}")
@@ -137,7 +136,7 @@ def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
 
 
 def _tile_size(header: Image.Image) -> tuple[int, int]:
-    """(width, height) of a TIFF's tiles, which may be larger than the image and are decoded whole; else (0, 0)."""
+    """(width, height) of a TIFF's tiles, which are decoded whole and may be larger than the image; else (0, 0)."""
     tags = getattr(header, "tag_v2", {})
     return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
@@ -145,32 +144,32 @@ def _tile_size(header: Image.Image) -> tuple[int, int]:
 def _orientation(header: Image.Image, data: bytes) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) if there is none or it is damaged."""
     try:
-        # Pillow's reader of PNG decodes all pixels to see whether EXIF stands behind them.
+        # Pillow's PNG reader decodes all pixels to find EXIF after them.
         look_behind = header.format != "PNG" or png_has_late_metadata(data)
         exif = header.getexif() if look_behind else Image.Image.getexif(header)
         value = exif.get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises almost anything, and says nothing against the pixels
+    except Exception:  # damaged EXIF raises almost anything; the pixels may be sound
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _is_turned_by_pillow(header: Image.Image) -> bool:
-    """Of all the readers only TIFF's applies the orientation (TiffImagePlugin.load_end); its size is that of the image
-    upright."""
+    """Whether Pillow has applied the orientation: only its TIFF reader does (TiffImagePlugin.load_end), and its size is
+    that of the upright image."""
     return header.format == "TIFF"
 
 
 def _upright_size(header: Image.Image, orientation: int) -> tuple[int, int]:
-    """(height, width) of the image as it is to be seen."""
+    """(height, width) of the image after rotation."""
     swapped = orientation >= 5 and not _is_turned_by_pillow(header)
     return (header.width, header.height) if swapped else (header.height, header.width)
 
 
-_BACK = {6: 8, 8: 6}  # what undoes an orientation; every other one undoes itself
+_BACK = {6: 8, 8: 6}  # the inverse of an orientation; every other one is its own inverse
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored pixels as they are to be seen (Exif 2.3, table 6: the tag names where row 0 and column 0 belong)."""
+    """The stored pixels, rotated and flipped (Exif 2.3, table 6: the tag gives the sides of row 0 and column 0)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -181,8 +180,8 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _check_whole(path: str | os.PathLike[str], data: bytes, header: Image.Image) -> None:
-    """Raises if a JPEG or PNG is cut short or damaged where its decoder would print a line and fill in something, or
-    if a JPEG has so many scans that decoding it would take minutes."""
+    """Raises ImageError if a JPEG or PNG is truncated or damaged, which its decoder would only report on stderr, or if
+    a JPEG has so many scans that decoding it would take minutes."""
     whole = True
     if header.format in ("JPEG", "MPO"):
         scans = jpeg_scans(data)
@@ -204,17 +203,17 @@ def _decode_fast(data: bytes, header: Image.Image) -> np.ndarray | None:
         return None
     if header.format == "PNG" and data[24] != 8:  # bits a sample
         return None
-    if header.format not in ("JPEG", "MPO", "PNG"):  # MPO: a JPEG with another behind it
+    if header.format not in ("JPEG", "MPO", "PNG"):  # MPO: a JPEG followed by another
         return None
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
-        return None  # Pillow decodes it, or says what is wrong
+        return None  # Pillow decodes it or raises an error
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
 def _decode_any(path: str | os.PathLike[str], header: Image.Image) -> np.ndarray:
-    """Pillow's decoding of any kind of image to RGB, converted band by band: each step would otherwise need an image's
-    memory once more."""
+    """Pillow's decoding of any image to RGB, converted band by band: otherwise each step would need the memory of
+    another whole image."""
     try:
         header.load()
         rows = max(1, _BAND // header.width)
@@ -232,7 +231,7 @@ def _decode_any(path: str | os.PathLike[str], header: Image.Image) -> np.ndarray
 
 
 class _NoWhiteLevel(Exception):
-    """Numbers of which nobody knows which one is white."""
+    """Pixel values whose white level is unknown."""
 
 
 def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
@@ -246,7 +245,7 @@ def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
         grey = _GREY_OF_16_BITS[numbers]
     elif image.mode == "F":
         numbers = np.asarray(image).astype(np.float64)
-        if not (numbers.min() >= 0 and numbers.max() <= 1):  # NaN lies nowhere
+        if not (numbers.min() >= 0 and numbers.max() <= 1):  # False for NaN
             raise _NoWhiteLevel
         grey = np.rint(numbers * 255).astype(np.uint8)
     elif image.mode == "I":

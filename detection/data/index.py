@@ -37,8 +37,8 @@ from detection.data.tables import Tables
 
 @dataclass(frozen=True, eq=False)
 class StatedObjects:
-    """The objects of a split as its label file states them, which is what COCO's evaluation measures by: no box is
-    clipped, and those without an area are among them.
+    """The objects of a split as its label file states them, as COCO's evaluation uses them: boxes are not clipped, and
+    those without an area are included.
 
     offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1], in the file's order, of boxes
     float64 (S, 4) as (x, y, width, height), labels int64 (S,), crowds bool (S,) and areas float64 (S,).
@@ -51,25 +51,26 @@ class StatedObjects:
     areas: np.ndarray
 
     def subset(self, images: np.ndarray) -> StatedObjects:
-        """The objects of these images alone, in this order."""
+        """The objects of only these images, in this order."""
         rows, offsets = _gather(self.offsets, images)
         return StatedObjects(offsets, self.boxes[rows], self.labels[rows], self.crowds[rows], self.areas[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """Images of one split by ascending id, and their objects by ascending annotation id, whatever the file's order.
-    Arrays only: workers share them, and pickling them is cheap.
+    """Images of one split by ascending id, and their objects by ascending annotation id, for any order in the file.
+    It holds arrays only: workers share them, and pickling them is cheap.
 
     image_ids int64 (M,); heights, widths int32 (M,); name_bytes uint8 and name_offsets int64 (M + 1,): the file names,
     UTF-8, end to end. category_ids int64 (K,), ascending as loaded; category_names: K names.
     offsets int64 (M + 1,): the objects of image i are rows offsets[i] to offsets[i + 1] of boxes float32 (T, 4),
     labels int64 (T,), crowds bool (T,), annotation_ids int64 (T,) and areas float64 (T,).
-    fingerprint: SHA-256 of all of it but the paths. A subset keeps the fingerprint of the whole that it is cut from.
+    fingerprint: SHA-256 of everything except the paths. A subset keeps the fingerprint of the full index.
     findings: what was repaired.
     image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
-    stated: what an evaluation compares with; None for an index that was loaded for training. Nothing above depends on
-    the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded with check="sound".
+    stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
+    Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
+    with check="sound".
     """
 
     name: str
@@ -105,7 +106,7 @@ class DatasetIndex:
         )
 
     def path(self, i: int) -> Path:
-        """Where image i is looked for.
+        """The path of image i's file.
 
         Raises:
             ValueError: the index was loaded without images.
@@ -125,7 +126,7 @@ class DatasetIndex:
         return self.widths / self.heights
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DatasetIndex:
-        """The same split with these images alone, in this order."""
+        """The same split with only these images, in this order."""
         images = np.asarray(indices, dtype=np.int64)
         objects, offsets = _gather(self.offsets, images)
         letters, name_offsets = _gather(self.name_offsets, images)
@@ -147,7 +148,7 @@ class DatasetIndex:
         )
 
     def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
-        """The same split with its classes in another order: label l is what label order[l - 1] + 1 was.
+        """The same split with its classes in another order: the new label l was label order[l - 1] + 1.
 
         order: each of 0..K - 1 once.
         """
@@ -163,10 +164,10 @@ class DatasetIndex:
         )
 
     def non_empty(self) -> DatasetIndex:
-        """The images with at least one object that is no crowd region: those that can be trained on.
+        """The images with at least one object that is not a crowd region: those with targets for training.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such image.
         """
         before = np.concatenate([[0], np.cumsum(~self.crowds)])
         kept = np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])
@@ -188,17 +189,16 @@ def load_index(
     Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind.
 
     Args:
-        images: the folder that the images' files are looked for in. None where only stored detections are compared with
-            the objects: then the images' names and sizes are not needed and not judged.
-        purpose: what the index is for. "evaluation" adds `.stated`, and follows pycocotools where training does
-            something else.
-        check: what is asked of the images. "listed": nothing; only those are opened whose size the file leaves out.
-            "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each is decoded
-            and of the size that the annotations state, and all that is implausible is reported.
+        images: the folder of the image files. None if only stored detections are compared with the objects: then the
+            images' names and sizes are not needed and not checked.
+        purpose: what the index is for. "evaluation" adds `.stated` and follows pycocotools where training differs.
+        check: what is required of the images. "listed": nothing; only those without a stated size are opened.
+            "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each can be
+            decoded and has the size that the annotations state, and everything implausible is reported.
 
     Raises:
-        UserError: the file is unreadable, or there are defects whose intent is not plain: all are listed, with counts
-        and first examples, and those that could be repaired behind them.
+        UserError: the file is unreadable, or it has defects whose intent is not clear: all are listed, with counts and
+        first examples, followed by those that could be repaired.
     """
     source = annotations if isinstance(annotations, Mapping) else Path(annotations)
     file = source if isinstance(source, Path) else Path("the annotations in memory")
@@ -242,7 +242,7 @@ def load_index(
         "areas": tables.areas[objects],
     }
     count_repeated_objects(content, findings)
-    fingerprint = _fingerprint(content, category_names)  # of the names as they are stated, wherever the files are
+    fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
     return DatasetIndex(
         name=name,
         image_root=root,
@@ -272,8 +272,8 @@ def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
 def _by_image(
     kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of the annotations `kept` image by image, each image's by `order` where it is given, else as in the
-    file; where each image's begin).
+    """(the rows of the annotations `kept`, grouped by image, within an image sorted by `order` if given, else in the
+    file's order; the offset at which each image's rows begin).
     """
     rows = np.flatnonzero(kept)
     keys = [links.image_rows[rows]] if order is None else [order[rows], links.image_rows[rows]]
@@ -290,7 +290,7 @@ def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> s
 
 
 def _gather(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows of these parts end to end, the offsets that then divide them)."""
+    """(the rows of these parts, concatenated; the offsets of the parts in them)."""
     lengths = offsets[parts + 1] - offsets[parts]
     divided = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return np.arange(divided[-1]) + np.repeat(offsets[parts] - divided[:-1], lengths), divided

@@ -1,4 +1,4 @@
-"""A dataset and a plan → batches in order, made ahead of need by worker processes (`workers.py`)."""
+"""A dataset and a plan → batches in order, prefetched by worker processes (`workers.py`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detection.data.workers import PATIENCE, joined_batches
 
 logger = logging.getLogger(__name__)
 
-_INSTEAD = {"replace": "others stood in for them", "blank": "nothing is found in them"}
+_INSTEAD = {"replace": "other images replaced them", "blank": "nothing is found in them"}
 
 
 def training_batches(
@@ -36,9 +36,9 @@ def training_batches(
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
-    Starting in the middle reads none of the earlier images. workers: processes; 0 reads in this one. prefetch:
-    batches ahead for each worker. patience: seconds that a batch may be waited for. Images that were replaced (see
-    `DetectionDataset`) are logged as warnings, each once, and counted when the last batch was taken.
+    A start at a later step reads none of the earlier images. workers: processes; 0 reads in this one. prefetch: batches
+    ahead for each worker. patience: seconds to wait for a batch before an error. Images that were replaced (see
+    `DetectionDataset`) are logged as warnings, each once; their number is logged after the last batch.
 
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
@@ -57,14 +57,14 @@ def evaluation_parts(
     size_divisor: int = 1,
     only: Collection[int] | None = None,
 ) -> list[list[tuple[int, int]]]:
-    """What each of this rank's batches holds, as (epoch 0, position in the index): every image once over all ranks.
+    """The (epoch 0, position in the index) pairs of each of this rank's batches: every image once over all ranks.
 
-    Only images of one padded size share a batch, so that what an image is padded with, and with that what a network
-    finds in it, does not depend on its company. Many batches are therefore smaller than asked for. Which images share
-    one does not depend on the number of ranks either, nor on what is left to do: a kernel may round otherwise in a
-    batch of another size. A rank may have none.
+    Only images of one padded size share a batch, so that an image's padding, and with it a network's output, is
+    independent of the batch. Many batches are therefore smaller than the batch size. The composition of a batch is also
+    independent of the number of ranks and of `only`, because a kernel may round differently in a batch of another size.
+    A rank may have no batches.
 
-    only: the positions still wanted; batches without any of them are left out.
+    only: the positions still needed; batches without any of them are left out.
     """
     alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i in range(len(dataset)):
@@ -117,7 +117,7 @@ def _batches(
                         logger.warning("%s", problem)
                     unreadable[problem] += 1
                 yield batch
-    finally:  # also where a training takes no more batches, or fails
+    finally:  # also if training stops early or fails
         if unreadable:
             logger.warning(
                 "%d image(s) could not be read, asked for %d time(s): %s",

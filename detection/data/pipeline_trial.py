@@ -1,8 +1,8 @@
-"""An albumentations pipeline as the configuration names it → nothing, or an error that says why it cannot work.
+"""An albumentations pipeline in a configuration → nothing, or an error that says why the pipeline cannot work.
 
-First its form and its numbers are looked at, since a transform makes an image of any size that it is told to. Then it
-runs on small images with a box: every transform by itself, then all together, each of them certain to be applied. What
-fails on a small image may suit larger ones (a crop of 600 pixels), so it is refused only if it fails on those too.
+First its structure and its numbers are checked, since a transform may be configured to create an image of any size.
+Then it runs on small images with a box: each transform alone, then all together, each with probability 1. A transform
+that fails on small images may work on larger ones (a crop of 600 pixels): it is refused only if it fails on those, too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_arguments(transforms: Any) -> None:
                         "suits no image"
                     )
         largest = sorted(_sides(transform))[-2:]
-        if largest and largest[0] * largest[-1] > PIXEL_LIMIT:  # one alone may be that of a square
+        if largest and largest[0] * largest[-1] > PIXEL_LIMIT:  # a single side may be that of a square
             raise UserError(
                 f"data.albumentations: {short(transform.get('name'))} makes images of up to {largest[-1]:g}×"
                 f"{largest[0]:g} pixels, more than the {PIXEL_LIMIT} that an image may have"
@@ -53,17 +53,17 @@ def check_arguments(transforms: Any) -> None:
 
 
 def try_pipeline(transforms: Transforms, run: Callable[..., None]) -> None:
-    """Runs every transform by itself, then all of them.
+    """Runs each transform alone, then all together.
 
     Args:
         run: (transforms, image, seed, whole=…) builds and runs them.
 
     Raises:
-        UserError: one works on none of the images, or all together do not; or what `run` raises of that kind.
+        UserError: a transform, or all together, fail on every test image; also every UserError of `run`.
     """
     for transform in _leaves(transforms):
-        _try([_certain(transform)], run, whole=False)
-    _try([_certain(transform) for transform in transforms], run, whole=True)
+        _try([_always_apply(transform)], run, whole=False)
+    _try([_always_apply(transform) for transform in transforms], run, whole=True)
 
 
 def _try(transforms: Transforms, run: Callable[..., None], *, whole: bool) -> None:
@@ -77,7 +77,7 @@ def _try(transforms: Transforms, run: Callable[..., None], *, whole: bool) -> No
             return
         except UserError:
             raise
-        except Exception as error:  # somebody else's code, with arguments of any kind
+        except Exception as error:  # albumentations may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     names = ", ".join(str(transform.get("name")) for transform in transforms)
     sizes = ", ".join(f"{width}×{height}" for height, width in tried)
@@ -111,11 +111,11 @@ def _leaves(transforms: Transforms) -> Iterator[Mapping[str, Any]]:
             yield transform
 
 
-def _certain(transform: Mapping[str, Any]) -> dict[str, Any]:
-    """The same transform, always applied."""
+def _always_apply(transform: Mapping[str, Any]) -> dict[str, Any]:
+    """The same transform with probability 1."""
     certain = {**transform, "p": 1.0}
     if "transforms" in transform:
-        certain["transforms"] = [_certain(inner) for inner in transform["transforms"]]
+        certain["transforms"] = [_always_apply(inner) for inner in transform["transforms"]]
     return certain
 
 

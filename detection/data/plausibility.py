@@ -1,4 +1,4 @@
-"""Objects that are well formed but implausible: reported by what they have in common, and used as they are.
+"""Objects → findings about those that are well formed but implausible. They are used as they are.
 
 Shapes: T annotations. Boxes are x, y, width, height as the label file states them.
 """
@@ -14,16 +14,16 @@ from detection.data.findings import Findings
 from detection.data.repairs import Links, annotation_name
 from detection.data.tables import Tables
 
-LIMIT_OF_CLASS = 100  # detections of one class that COCO's evaluation looks at in an image
-_SMALL_IMAGE = 16  # pixels; in a smaller image boxes of a pixel may be meant
-_FEW = 5  # boxes that say nothing as a group
-_LEAST_SHARE, _LARGEST_SHARE = 0.1, 1.05  # of its box that an outline covers
+LIMIT_OF_CLASS = 100  # detections of one class in an image that COCO's evaluation considers
+_SMALL_IMAGE = 16  # pixels; in a smaller image, boxes of one pixel may be correct
+_FEW = 5  # boxes; so few of them are not reported
+_LEAST_SHARE, _LARGEST_SHARE = 0.1, 1.05  # of its box that an object's area covers
 
 
 @dataclass(frozen=True)
 class _Objects:
     """boxes float64 (T, 4), finite; areas, crowds, image_rows, labels, heights and widths (of their images) all (T,).
-    name_of: row → what messages call the annotation."""
+    name_of: row → the annotation's name in messages."""
 
     boxes: np.ndarray
     areas: np.ndarray
@@ -50,7 +50,7 @@ def find_implausible(
 ) -> None:
     """Adds implausible objects and classes to the findings.
 
-    sizes: heights and widths of the images. closely: also what is often right, and still worth a look.
+    sizes: heights and widths of the images. closely: also report what is often correct but worth checking.
     """
     rows = np.flatnonzero(links.kept & np.isfinite(tables.boxes).all(axis=1))
     images = links.image_rows[rows]
@@ -90,14 +90,14 @@ def _find_misread_boxes(objects: _Objects, findings: Findings) -> None:
 
 
 def _find_too_many_crowds(objects: _Objects, findings: Findings) -> None:
-    """Adds the crowd regions where they are most of the objects."""
+    """Adds the crowd regions if most objects are crowd regions."""
     if 2 * objects.crowds.sum() > len(objects.crowds):
         findings.add("crowds_mostly", int(objects.crowds.sum()), objects.named(objects.crowds))
 
 
 def _find_unlikely_areas(objects: _Objects, findings: Findings) -> None:
-    """Adds the objects whose area is far from their box's, where they are a fifth of all or more: thin objects that lie
-    askew cover little of their boxes.
+    """Adds the objects whose area is far from their box's, if they are at least a fifth of all. (Thin diagonal objects
+    cover little of their boxes.)
     """
     width, height = objects.boxes[:, 2:].T
     with np.errstate(over="ignore", invalid="ignore"):
@@ -115,7 +115,7 @@ def _find_classes_without_objects(objects: _Objects, class_names: Sequence[str],
 
 
 def _find_crowded_images(objects: _Objects, class_names: Sequence[str], findings: Findings) -> None:
-    """Adds images with more objects of a class than COCO's evaluation looks at detections of."""
+    """Adds images with more objects of a class than the detections that COCO's evaluation considers."""
     targets = np.flatnonzero(~objects.crowds)
     cells = objects.image_rows[targets] * (len(class_names) + 1) + objects.labels[targets]
     _, first, counts = np.unique(cells, return_index=True, return_counts=True)

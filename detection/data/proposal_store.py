@@ -1,8 +1,8 @@
-"""One file with the proposals of a split: image id → boxes and scores, read from disk only where asked for.
+"""One file with the proposals of a split: image id → boxes and scores, read from disk on access.
 
 Shapes: M images, R proposals of one, T of all. The file (see `tensor_file.py`) holds image_ids int64 (M,), offsets
 int64 (M + 1,), boxes float32 (T, 4), in pixels of the original image, and scores float32 (T,), best first within each
-image. Its metadata says what made it. `proposal_writer.py` writes it.
+image. Its metadata says how it was made. `proposal_writer.py` writes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from detection.data.tensor_file import NoChecksums, find_damage, map_array, read
 logger = logging.getLogger(__name__)
 
 KIND = "proposals"
-_ROWS = 1 << 20  # proposals that are looked at at once
+_ROWS = 1 << 20  # proposals that are checked at a time
 _ARRAYS = {
     "image_ids": np.dtype("<i8"),
     "offsets": np.dtype("<i8"),
@@ -31,7 +31,7 @@ _ARRAYS = {
 
 
 def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
-    """What is wrong with an image's proposals (R, 4) and their scores (R,), in words; None if nothing is."""
+    """The fault of an image's proposals (R, 4) and their scores (R,), in words; None if there is none."""
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         return "proposals or scores are NaN or infinite"
     if (scores[1:] > scores[:-1]).any():
@@ -40,10 +40,10 @@ def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
 
 
 class ProposalStore:
-    """An open store. What is pickled is the path alone, so that loader workers map the file themselves.
+    """An open store. Only the path is pickled, so that loader workers map the file themselves.
 
-    metadata: "kind", "dataset_fingerprint", "rpn_sha256", and whatever else the writer was given (config, versions).
-    image_ids int64 (M,), as stored.
+    metadata: "kind", "dataset_fingerprint", "rpn_sha256", and any other values that the writer was given (config,
+    versions). image_ids int64 (M,), as stored.
 
     Raises:
         UserError: the file is missing, cut short, damaged, or no proposal store.
@@ -88,11 +88,11 @@ class ProposalStore:
         return self._checked(image_id, limit)
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
-        """Makes sure that the store belongs to this data set, was made by this RPN if its weights' SHA-256 is given,
-        and is what was written (`verify`).
+        """Checks that the store belongs to this data set, that it was made by this RPN if its weights' SHA-256 is
+        given, and that it is undamaged (`verify`).
 
         Raises:
-            UserError: it does not, with the reason and the remedy.
+            UserError: a check fails; the message gives the reason and the remedy.
         """
         remedy = "make the proposals anew with tools/propose.py"
         stored = self.metadata.get("rpn_sha256")
@@ -119,10 +119,10 @@ class ProposalStore:
     def verify(self) -> None:
         """Reads the whole store once, at the disk's speed, and compares it with the checksums in it.
 
-        A store of an earlier release has none: of that, only what no RPN writes is noticed, and a warning says so.
+        A store of an earlier release has none: only values that no RPN writes are detected, and a warning says so.
 
         Raises:
-            UserError: it is not what was written.
+            UserError: the store is damaged.
         """
         try:
             damaged = find_damage(self.path)
@@ -135,14 +135,14 @@ class ProposalStore:
             self._check_values()
             return
         if damaged is not None:
-            self._check_values()  # which names the image, if it can
+            self._check_values()  # its message names the image
             raise UserError(
                 f"{self.path}: is damaged: its bytes {damaged[0]} to {damaged[1]} are not what was written (by their "
                 "CRC-32); delete it and make it anew with tools/propose.py"
             )
 
     def _check_values(self) -> None:
-        """Raises UserError if boxes or scores are such as `boxes` refuses, naming the first image; in pieces."""
+        """Raises UserError for the first image whose boxes or scores `boxes` refuses. Reads the store in pieces."""
         starts = np.unique(self._offsets[:-1])
         for begin in range(0, len(self._scores), _ROWS):
             end = min(begin + _ROWS, len(self._scores))

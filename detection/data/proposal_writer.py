@@ -1,11 +1,11 @@
-"""Proposals of one image after another, in any order → one proposal store; killed, it goes on where it stopped.
+"""Proposals, image by image in any order → one proposal store. After a kill, the next run resumes.
 
-What is added lands in small files in `<path>.partial/`, each whole or absent; `finish` joins them into the store in one
-step and removes them. No more than one such file is held in memory. While it is joined the store needs its own size on
-the disk a second time.
+Added proposals are written to small files in `<path>.partial/`, each complete or absent; `finish` joins them into the
+store atomically and removes them. At most one such file is held in memory. While the files are joined, twice the
+store's size is needed on the disk.
 
-Several ranks may write together: rank 0 makes its writer first (that may clear the folder), the others after a barrier;
-each adds images of its own and flushes; after another barrier rank 0 alone finishes.
+Several ranks may write together: rank 0 creates its writer first (which may clear the folder), the others after a
+barrier; each adds its own images and flushes; after another barrier, only rank 0 calls `finish`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from detection.data.proposal_store import KIND, fault_of
 from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
 
 _CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
-CHUNK_BYTES = 1 << 24  # added proposals that are gathered before they go to disk
+CHUNK_BYTES = 1 << 24  # added proposals that are collected before they are written
 
 
 class ProposalWriter:
-    """A store being made.
+    """Writes a store.
 
-    metadata: JSON-able, says what makes it: "dataset_fingerprint", "rpn_sha256", config, versions.
-    image_ids: all the images that the store will have, each once, in its order.
-    essential: the keys of `metadata` that decide what the proposals are; None: all. If `<path>.partial/` was left by a
-    run with the same essential metadata and images, its proposals count; otherwise it is emptied.
+    metadata: JSON-able, says how the store is made: "dataset_fingerprint", "rpn_sha256", config, versions.
+    image_ids: all images of the store, each once, in its order.
+    essential: the keys of `metadata` that decide what the proposals are; None: all. If `<path>.partial/` is of a run
+    with the same essential metadata and images, its proposals are kept; otherwise it is emptied.
 
     Raises:
         ValueError: an image id twice.
@@ -55,7 +55,7 @@ class ProposalWriter:
         self.image_ids = np.asarray(image_ids, dtype=np.int64)
         self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
         if len(self._position) < len(self.image_ids):
-            raise ValueError("an image id stands twice among the images of a proposal store")
+            raise ValueError("an image id occurs twice among the images of a proposal store")
         self.folder = self.path.with_name(self.path.name + ".partial")
         self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._gathered_bytes = 0
@@ -64,7 +64,7 @@ class ProposalWriter:
 
     @property
     def pending(self) -> np.ndarray:
-        """Image ids (int64) that still lack proposals, in the store's order."""
+        """Ids (int64) of the images without proposals so far, in the store's order."""
         return self.image_ids[~self._done]
 
     def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray) -> None:
@@ -73,8 +73,8 @@ class ProposalWriter:
         Adding an image again changes nothing.
 
         Raises:
-            ValueError: the image is none of the store's, or boxes or scores are of the wrong shape, NaN or infinite,
-                or not in order.
+            ValueError: the image is not in `image_ids`, or boxes or scores have the wrong shape, are NaN or infinite,
+                or are not in order.
         """
         boxes = np.asarray(boxes, dtype=np.float32)
         scores = np.asarray(scores, dtype=np.float32)
@@ -95,7 +95,7 @@ class ProposalWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what was added on the disk, where a later writer finds it."""
+        """Writes the added proposals to the disk, where a later writer finds them."""
         if not self._gathered:
             return
         positions = np.array([position for position, _, _ in self._gathered], dtype=np.int64)
@@ -158,7 +158,7 @@ class ProposalWriter:
         shutil.rmtree(self.folder)
 
     def _open_folder(self, made_of: Mapping[str, Any]) -> None:
-        """Takes up a partial folder of the same making, or begins an empty one."""
+        """Opens a partial folder that was made with the same metadata, or creates an empty one."""
         manifest = self.folder / "manifest.json"
         content = {"metadata": made_of, "image_ids": self.image_ids.tolist()}
         ours = json.dumps(content, sort_keys=True).encode()
@@ -187,7 +187,7 @@ class ProposalWriter:
                 path.unlink()
 
     def _fits(self, positions: np.ndarray, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> bool:
-        """Whether a chunk's arrays are what `flush` writes for images of this store."""
+        """Whether a chunk's arrays could have been written by `flush` for images of this store."""
         arrays = (positions, counts, boxes, scores)
         if tuple(array.dtype for array in arrays) != tuple(_CHUNK.values()) or scores.ndim != 1:
             return False

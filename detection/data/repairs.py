@@ -1,7 +1,7 @@
-"""Tables of a label file → what an index holds: ids joined to rows, boxes as corners, doubtful entries found.
+"""Tables of a label file → the arrays of an index: ids resolved to rows, boxes as corners, defects counted.
 
-Shapes: M images, T annotations, K categories. Each function adds what it meets to `findings`; whether the file can be
-used is decided when all have been called.
+Shapes: M images, T annotations, K categories. Each function adds the defects it finds to `findings`; whether the file
+is refused is decided after all calls.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from detection.common.seeds import GOLDEN, mix64
 from detection.data.findings import Findings
 from detection.data.tables import MISSING, Tables
 
-ROUNDING = 0.011  # pixels: COCO writes two decimals, so x + width may be that much over the edge in a sound file
+ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed the edge by that much in a correct file
 
 
 @dataclass(frozen=True)
 class Links:
-    """What the annotations belong to.
+    """The image and the label of each annotation.
 
     image_rows int64 (T,): the row of each one's image, −1 if it is not listed. labels int64 (T,): 0 if its category is
     not listed. kept bool (T,): both are.
@@ -34,7 +34,7 @@ class Links:
 
 
 def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the images by ascending id, each once; an entry that only says the same again is passed over."""
+    """Rows of the images by ascending id, each once; repeated identical entries are skipped."""
     ids, first = np.unique(tables.image_ids, return_index=True)
     first_of = first[np.searchsorted(ids, tables.image_ids)]
     for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
@@ -54,7 +54,7 @@ def count_shared_names(names: Sequence[str], findings: Findings) -> None:
 
 
 def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[str]]:
-    """(ids ascending, their names); an entry that only says the same again is passed over."""
+    """(ids ascending, their names); repeated identical entries are skipped."""
     counts = Counter(category for category in tables.categories if category[0] != MISSING)
     repeated = [f"category {number}: {name}" for (number, name), count in counts.items() if count > 1]
     findings.add("category_twice", sum(counts.values()) - len(counts), repeated)
@@ -97,16 +97,16 @@ def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def corner_boxes(
     tables: Tables, links: Links, sizes: tuple[np.ndarray, np.ndarray] | None, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those that are left with an area).
+    """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those with an area after clipping).
 
-    sizes: the images' heights and widths; None where they are not known: nothing is clipped then.
+    sizes: the images' heights and widths; None if unknown: then no box is clipped.
     """
     x, y, width, height = tables.boxes.T
     finite = np.isfinite(tables.boxes).all(axis=1)
     infinite = links.kept & ~finite
     findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
     usable = links.kept & finite
-    kinds = [  # each annotation goes to the first kind that fits
+    kinds = [  # each annotation is counted as the first kind that applies
         ("box_negative_size", (width < 0) | (height < 0)),
         ("box_zero_size", (width == 0) | (height == 0)),
     ]
@@ -142,7 +142,7 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     findings.add("annotation_id_twice", int((count[repeated] - 1).sum()), examples)
     absent = np.flatnonzero(ids == MISSING)
     last = max(0, int(ids.max(initial=0)))
-    if last > np.iinfo(np.int64).max - len(absent):  # no room behind it
+    if last > np.iinfo(np.int64).max - len(absent):  # no free numbers after it
         last = 0
     ids[absent] = last + 1 + np.arange(len(absent))
     return ids
@@ -168,7 +168,7 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
 
 
 def annotation_name(tables: Tables, row: int) -> str:
-    """What messages call an annotation."""
+    """An annotation's name in messages."""
     number = tables.annotation_ids[row]
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 

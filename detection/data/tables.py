@@ -1,7 +1,7 @@
-"""What a label file says, as flat tables: the product of every reader in `detection.data.readers`.
+"""The content of a label file as flat tables: the result of every reader in `detection.data.readers`.
 
-Shapes: M images, T annotations. Every format's own conventions end in its reader; what joins the tables (an
-annotation's image, a box and its image's size) is judged in `detection.data.repairs`, the same for all formats.
+Shapes: M images, T annotations. Each reader removes its format's own conventions. Relations between the tables (an
+annotation's image, a box and its image's size) are checked in `detection.data.repairs`, the same for all formats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MISSING = np.iinfo(np.int64).min  # stands for an absent or unusable whole number
-LARGEST_AREA = 1e10  # where COCO's widest range of sizes ends: an object above it would count in none
+LARGEST_AREA = 1e10  # the end of COCO's widest area range; a larger object would be in no range
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""Named arrays in one file, of any size: safetensors' layout, written piece by piece and read through the page cache.
+"""Named arrays ↔ one file of any size in safetensors' layout, written in pieces and read by memory mapping.
 
 The layout: 8 bytes, the header's length (little-endian); a JSON header {name: {"dtype", "shape", "data_offsets"},
-"__metadata__": {text: text}}; then the arrays' bytes end to end. `safetensors.safe_open` reads the files too; that
-library cannot write one larger than memory.
+"__metadata__": {text: text}}; then the arrays' bytes, without gaps. `safetensors.safe_open` reads the files too, but
+that library cannot write a file larger than memory.
 
-The metadata hold a CRC-32 of every `SUM_BLOCK` bytes of the arrays, and one of the header itself. A CRC-32 notices
-every single flipped bit and every damage of up to 32 bits in a row, and is computed as fast as a disk reads.
+The metadata hold a CRC-32 of every `SUM_BLOCK` bytes of the arrays, and one of the header itself. A CRC-32 detects
+every single flipped bit and every burst error of up to 32 bits, and is computed as fast as a disk reads.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 1 << 24  # bytes; the checksums of a terabyte take 2 MB
 _MOST_DIMENSIONS = 8
 SUM_BLOCK = 1 << 22  # bytes
-_SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second, so that damage to the first's name does not hide it
+_SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second detects damage to the first's name
 
 
 class NoChecksums(Exception):
-    """A file of an earlier release, which wrote none."""
+    """The file has no checksums: an earlier release wrote it."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Place:
 def make_header(
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, Any]
 ) -> tuple[bytes, dict[str, Place]]:
-    """The file's first bytes for arrays given as name → (dtype, shape), and where each array then belongs.
+    """Name → (dtype, shape) of the arrays → the file's first bytes, and the place of each array.
 
     The checksums in it are zeros. `seal` fills them in once the arrays are written.
 
-    metadata: JSON-able values; each is kept as JSON text, since the layout knows text alone.
+    metadata: JSON-able values; each is stored as JSON text, since the layout allows only text.
     """
     places, end = {}, 0
     for name, (dtype, shape) in arrays.items():
@@ -88,7 +88,7 @@ def make_header(
 
 
 def seal(path: str | os.PathLike[str]) -> None:
-    """Computes the checksums of a file that `make_header` began and whose arrays are written, and puts them in."""
+    """Computes the checksums of a complete file that begins with `make_header`'s bytes, and writes them into it."""
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
@@ -101,7 +101,7 @@ def seal(path: str | os.PathLike[str]) -> None:
 
 
 def find_damage(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The first bytes (begin, end) of a file's arrays that are not what was written, None if all are.
+    """The first damaged range of bytes (begin, end) in a file's arrays; None if there is none.
 
     Reads the whole file once, in pieces.
 
@@ -124,7 +124,7 @@ def find_damage(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Place]]:
-    """(metadata, places of the arrays), after checking that the header is sound and the file as long as it says.
+    """(metadata, places of the arrays), after a check of the header and of the file's length.
 
     Raises:
         UserError: the file is missing, unreadable, of another kind, damaged in its header, or cut short.
@@ -146,7 +146,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
                 raise ValueError(name)
             places[name] = place
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _senseless(path) from error
+        raise _header_error(path) from error
     length = path.stat().st_size
     if end != length:
         raise UserError(
@@ -174,11 +174,11 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
             zeroed = _with_sums(entries, {**sums, "header": "0" * 8})
             sound = metadata[_HAS_SUMS] == "true" and type(block) is int and 0 < block <= _HEADER_LIMIT
             sound = sound and isinstance(stated, str) and len(stated) == 8 * -(-(length - 8 - header_length) // block)
-            # The text itself, not what JSON makes of it: nothing in it may have changed.
+            # Compares the text itself, not the parsed JSON, so that every changed byte is detected.
             if not (sound and sums["header"] == f"{zlib.crc32(zeroed):08x}" and _with_sums(entries, sums) == text):
                 raise ValueError("checksum")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _senseless(path) from error
+        raise _header_error(path) from error
     return entries, 8 + header_length
 
 
@@ -204,12 +204,12 @@ def _header_text(entries: Mapping[str, Any]) -> bytes:
     return text + b" " * (-len(text) % 8)  # so that the arrays are aligned
 
 
-def _senseless(path: Path) -> UserError:
+def _header_error(path: Path) -> UserError:
     return UserError(f"{path}: is damaged or of another kind: its header makes no sense; make it anew")
 
 
 def map_array(path: str | os.PathLike[str], place: Place) -> np.ndarray:
-    """The array as a read-only memory map: only what is touched is read."""
+    """The array as a read-only memory map: only accessed pages are read."""
     if place.size == 0:
         return np.zeros(place.shape, dtype=place.dtype)
     return np.memmap(path, dtype=place.dtype, mode="r", offset=place.start, shape=place.shape)

@@ -1,12 +1,12 @@
-"""Numbers 0 … n − 1 → the value that `make` gives for each, in order, made ahead of need by worker processes.
+"""Numbers 0 … n − 1 → the value that `make` returns for each, in order, prefetched by worker processes.
 
-Every way in which this can end, ends it within seconds: a worker that dies or fails, one that takes longer than the
-limit, an exception or a signal in the main process, the main process killed. torch's DataLoader has no such limits: a
-worker that cannot hand over a batch (shared memory is full, too many files are open) prints a traceback and goes on,
-and the main process waits for that batch for ever.
+All processes end within seconds after a worker dies, fails or exceeds the time limit, after an exception or a signal in
+the main process, and after the main process is killed. In torch's DataLoader, a worker that cannot send a batch (shared
+memory is full, too many files are open) prints a traceback and continues, and the main process waits for ever.
 
-Signals are the main process's: a batch system or Ctrl-C signals the whole group, and the step that is to be finished
-still needs its workers. They are therefore ended by SIGKILL alone; they hold nothing that could be lost.
+Only the main process handles signals: a batch system or Ctrl-C signals the whole process group, but the main process
+needs its workers to finish the current step. Workers are therefore ended only by SIGKILL; they have no state that could
+be lost.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _NOT_THEIRS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1"
 _FEWER = "Lower runtime.workers or the image size, or give the machine or its container more memory."
 _SHOWN = 6  # files that a message lists
 
-# The main process's ends of all pipes to workers. A forked worker inherits those of the workers before it, and while it
-# held them, those would not notice the end of the main process.
+# The main process's ends of all pipes to workers. A forked worker inherits those of earlier workers and closes them:
+# otherwise the earlier workers would not notice the end of the main process.
 _own_ends: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
@@ -52,13 +52,13 @@ class _Worker:
 
 
 class WorkerPool:
-    """Worker w makes the values of w, w + `workers`, w + 2 · `workers` …, up to `ahead` of them before they are taken.
+    """Worker w makes the values of w, w + `workers`, w + 2 · `workers` …, at most `ahead` of them in advance.
 
     Args:
         make: number → value; picklable where processes are spawned.
         count: how many values.
-        patience: seconds that one value may be waited for.
-        describe: number → the files that its value is made of, for messages.
+        patience: seconds to wait for one value before an error.
+        describe: number → the files that its value is made from, for messages.
 
     Raises:
         UserError: the processes cannot be started.
@@ -82,7 +82,7 @@ class WorkerPool:
             for first in range(workers):
                 own, theirs = context.Pipe()
                 _own_ends.add(own)
-                with theirs, _signals_held_back(context.get_start_method()):
+                with theirs, _block_signals(context.get_start_method()):
                     process = context.Process(
                         target=_work, args=(make, range(first, count, workers), theirs), daemon=True
                     )
@@ -115,11 +115,11 @@ class WorkerPool:
             yield value
 
     def close(self) -> None:
-        """Ends the workers, whatever they are at."""
+        """Ends the workers at once."""
         self._end()
 
     def _allow_one(self, worker: _Worker) -> None:
-        with contextlib.suppress(OSError):  # it has died, which is told when its value is taken, or has made its last
+        with contextlib.suppress(OSError):  # it has died (`_take` raises that), or is done
             worker.pipe.send_bytes(b"")
 
     def _take(self, worker: _Worker) -> Any:
@@ -140,14 +140,14 @@ class WorkerPool:
                 raise self._overdue(worker)
 
     def _running(self) -> list[_Worker]:
-        """The workers that are not done yet.
+        """The workers that are still running.
 
         Raises:
             UserError: one has died.
         """
         running = []
         for worker in self._workers:
-            status = worker.process.exitcode  # asked once: it may end at any moment
+            status = worker.process.exitcode  # read once: it may end at any moment
             if status:
                 raise self._lost(worker)
             if status is None:
@@ -169,7 +169,7 @@ class WorkerPool:
         )
 
     def _overdue(self, worker: _Worker) -> UserError:
-        alive = [other for other in self._workers if other.process.is_alive()]  # the others have made all of theirs
+        alive = [other for other in self._workers if other.process.is_alive()]  # the others are done
         return UserError(
             f"no batch came for {self._patience / 60:g} minutes (runtime.timeout_minutes) from process "
             f"{worker.process.pid}, which loads {self._files(worker)}. Of {len(self._workers)} processes that load "
@@ -178,7 +178,7 @@ class WorkerPool:
         )
 
     def _files(self, worker: _Worker) -> str:
-        """What a worker may be at, in words."""
+        """The files that a worker may be reading, in words."""
         numbers = range(worker.next, self._count, len(self._workers))[: self._ahead]
         files = list(dict.fromkeys(file for number in numbers for file in self._describe(number)))
         more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
@@ -193,7 +193,7 @@ class _Failure:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """For the process that started them. Also called when it ends, before multiprocessing waits for its children."""
+    """Kills the workers. Called by the process that started them, also at its exit, before multiprocessing joins."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:
@@ -202,10 +202,10 @@ def _end(workers: list[_Worker]) -> None:
 
 
 @contextlib.contextmanager
-def _signals_held_back(start_method: str) -> Iterator[None]:
-    """A process started within it gets no signals until it lets them through, prepared for them. (A fork server's
-    processes take after the server, which may serve others.)"""
-    if start_method == "forkserver" or not hasattr(signal, "pthread_sigmask"):  # which Windows has not
+def _block_signals(start_method: str) -> Iterator[None]:
+    """A process started within the block receives no signals until it has set its handlers and unblocks them. (A
+    process of a fork server inherits the server's mask instead, which may serve others.)"""
+    if start_method == "forkserver" or not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_THEIRS)
@@ -216,7 +216,7 @@ def _signals_held_back(start_method: str) -> Iterator[None]:
 
 
 def _work(make: Callable[[int], Any], numbers: range, pipe: Connection) -> None:
-    """A worker's life."""
+    """Runs in a worker: makes and sends the values of `numbers`, each after a request."""
     for number in _NOT_THEIRS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -225,18 +225,18 @@ def _work(make: Callable[[int], Any], numbers: range, pipe: Connection) -> None:
         end.close()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # one thread a worker; the workers are the parallelism
-    with contextlib.suppress(EOFError, OSError):  # the main process has gone or needs no more
+    cv2.setNumThreads(0)  # one thread per worker: the workers run in parallel
+    with contextlib.suppress(EOFError, OSError):  # the main process has ended or needs no more
         for number in numbers:
             pipe.recv_bytes()
-            batch_pipe.send(pipe, _made(make, number))
+            batch_pipe.send(pipe, _try_to_make(make, number))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(0)  # the interpreter's shutting down could only go wrong
+    os._exit(0)  # skips the interpreter's shutdown, which could fail
 
 
-def _made(make: Callable[[int], Any], number: int) -> Any:
+def _try_to_make(make: Callable[[int], Any], number: int) -> Any:
     try:
         return make(number)
     except UserError as error:
@@ -252,7 +252,7 @@ def _made(make: Callable[[int], Any], number: int) -> Any:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ends a worker whose main process has ended in whatever way, also in the midst of an image."""
+    """Ends a worker after its main process has ended for any reason, even while it reads an image."""
     main = multiprocessing.parent_process()
     while os.getppid() == parent and (main is None or main.is_alive()):
         time.sleep(1.0)

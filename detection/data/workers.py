@@ -1,6 +1,6 @@
-"""A dataset and lists of its keys → joined batches in order, made ahead of need by worker processes.
+"""A dataset and lists of its keys → joined batches in order, prefetched by worker processes.
 
-What a worker cannot read is raised here as the same `UserError`, its message alone.
+A `UserError` in a worker is raised again in the main process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[int, int]  # (epoch, position in the index)
 Item = TypeVar("Item", covariant=True)
 Joined = TypeVar("Joined")
 
-PATIENCE = 1800.0  # seconds that one batch may be waited for; `runtime.timeout_minutes` in a configuration
+PATIENCE = 1800.0  # seconds to wait for one batch; `runtime.timeout_minutes` in a configuration
 
 
 class KeyedSamples(Protocol[Item]):
@@ -29,7 +29,7 @@ class KeyedSamples(Protocol[Item]):
     def __getitem__(self, key: Key) -> Item: ...
 
     def name(self, key: Key) -> str:
-        """What messages call the sample: its file."""
+        """The sample's name in messages: its file."""
         ...
 
 
@@ -43,14 +43,15 @@ def joined_batches(
     prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Joined, None, None]:
-    """`join` of the samples of each part, in order. `samples`, `parts` and `join` must be picklable where processes are
-    spawned.
+    """Parts (lists of keys) → `join(samples of the part)` of each, in order. `samples`, `parts` and `join` must be
+    picklable where processes are spawned.
 
-    workers: processes; 0 reads in this one. prefetch: batches ahead for each worker. patience: seconds that a batch may
-    be waited for. pin_memory: the batches, which then have a method of this name, are put into page-locked memory.
+    workers: processes; 0 reads in this one. prefetch: batches ahead for each worker. patience: seconds to wait for a
+    batch before an error. pin_memory: whether to call the batches' method of this name, which moves them into
+    page-locked memory.
 
     Raises:
-        UserError: whatever the samples raise; the workers cannot be started, one has died, or a batch takes too long.
+        UserError: any UserError of the samples; the workers cannot be started, one has died, or a batch takes too long.
     """
     make = _Batches(samples, parts, join)
     if not workers:
@@ -83,8 +84,7 @@ class _Batches:
 
 
 def _pinned(pool: WorkerPool, ahead: int) -> Iterator[Any]:
-    """The pool's values in page-locked memory, where a thread of this process puts up to `ahead` of them before they
-    are taken."""
+    """The pool's values in page-locked memory. A thread of this process moves them there, up to `ahead` in advance."""
     waiting: queue.Queue[Any] = queue.Queue(ahead)
     stopped = threading.Event()
     device = torch.cuda.current_device()

@@ -2,10 +2,10 @@
 
 Axes of `precision` (I, R, K, A, L) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
 levels, K categories, A the four area ranges (all, small, medium, large), L the three limits of detections a class and
-image (1, 10, 100; the last may be another, which then takes its place in the names of figures).
+image (1, 10, 100; the last may be changed, and the names of the figures with it).
 
-A backend makes these two tables of two tables of arrays; the figures are read from them. "arrays" is our own
-(`coco_evaluation`), "pycocotools" the number of record (`pycocotools_evaluation`): they give the same bits.
+A backend computes these two tables; the figures are read from them. "arrays" is our own (`coco_evaluation`),
+"pycocotools" the reference (`pycocotools_evaluation`). Their results are equal bit by bit.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ FIGURES: dict[str, tuple[str, float | None, str, int]] = {
 
 @dataclass(frozen=True)
 class ClassAveragePrecision:
-    """One row of the per-class table. The two averages are None where the class has no object to find."""
+    """One row of the per-class table. The two averages are None if the class has no targets."""
 
     category_id: int
     name: str
-    objects: int  # without crowd regions, which are no targets
+    objects: int  # targets: crowd regions are not counted
     average_precision: float | None
     average_precision_50: float | None
 
@@ -61,10 +61,10 @@ class ClassAveragePrecision:
 class AveragePrecision:
     """The outcome of an evaluation.
 
-    figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there is nothing to find (COCO
-    prints −1 there). classes: a row each category of the ground truth, ascending by id.
-    notes: what was repaired or left out on the way, in words with counts. Empty for clean inputs. limit: how many
-    detections of a class and image were looked at.
+    figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there are no targets (COCO prints
+    −1 there). classes: one row per category of the ground truth, ascending by id.
+    notes: what was repaired or left out, in words with counts; empty for clean inputs. limit: the maximum of detections
+    per class and image that were considered.
     """
 
     figures: dict[str, float | None]
@@ -94,12 +94,12 @@ class AveragePrecision:
         }
 
     def summary(self) -> str:
-        """The twelve lines in COCO's own words."""
+        """The twelve lines as COCO prints them."""
         figures = figures_at(self.limit)
         return "\n".join(_coco_line(*figures[name], value) for name, value in self.figures.items())
 
     def class_table(self) -> str:
-        """One line a class: category id, name, objects, AP, AP@0.5; a dash where the class has no object."""
+        """One line per class: category id, name, objects, AP, AP@0.5; a dash if the class has no objects."""
         names = [printable(row.name) for row in self.classes]
         width = max([5, *map(len, names)])
         lines = [f"{'id':>5}  {'class':<{width}}  {'objects':>7}  {'AP':>6}  {'AP@0.5':>6}"]
@@ -140,16 +140,16 @@ def average_precision(
     Args:
         ground_truth: the objects, and the images on which detections are evaluated.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id; D may be 0.
-        source: what messages call the detections.
-        limit: how many detections of a class and image are looked at, at least 11; COCO's figures are those at 100.
-        backend: what computes the tables; the figures are the same.
+        source: the detections' name in messages.
+        limit: the maximum of detections per class and image that are considered, at least 11; COCO's is 100.
+        backend: computes the tables; the figures do not depend on it.
 
-    An image without detections counts as one where nothing was found. Detections of a category that the ground truth
-    does not list are left out, as pycocotools does, and noted.
+    In an image without detections, all objects are missed. Detections of a category that the ground truth does not list
+    are left out, as pycocotools does, and noted.
 
     Raises:
-        UserError: detections that cannot be used (see `results.checked`) or are of an image that the ground truth does
-            not list; no detection at all of a listed category.
+        UserError: detections that are invalid (see `results.checked`) or belong to an image that the ground truth does
+            not list; not one detection of a listed category.
     """
     limits = detection_limits(limit)
     notes = [*ground_truth.notes, *_images_with_more_objects(ground_truth, limit)]
@@ -210,7 +210,7 @@ def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: s
     ids = ", ".join(str(int(number)) for number in np.unique(rows[unknown, 6])[:5])
     if unknown.all():
         raise UserError(
-            f"{source}: no detection is of a category that {ground_truth.source} lists (they carry category id {ids}): "
+            f"{source}: no detection is of a category that {ground_truth.source} lists (their category id: {ids}): "
             "category_id must be the annotation file's own id"
         )
     notes.append(f"{int(unknown.sum())} detections of categories that are not listed (category id {ids}), left out")
@@ -225,14 +225,14 @@ def _figure(
     area_range: str,
     limit: int,
 ) -> float | None:
-    """A figure at the limit of this position."""
+    """One figure; `limit` is a position in the limits."""
     values = precision if kind == "precision" else recall
     values = values[..., list(AREA_RANGES).index(area_range), limit]
     return _mean_of_present(values if threshold is None else values[np.isclose(IOU_THRESHOLDS, threshold)])
 
 
 def _mean_of_present(values: np.ndarray) -> float | None:
-    """The mean over the classes that have something to find (COCO marks the others −1), or None if none has."""
+    """The mean over the classes with targets (COCO marks the others −1), or None if no class has any."""
     present = values[values > -1]
     return float(present.mean()) if present.size else None
 

@@ -1,11 +1,12 @@
 """Detections and ground truth → COCO's precision and recall tables, for all classes and images at once.
 
-What pycocotools' COCOeval computes with loops over classes, images, detections and objects comes out here, the same to
-the bit, of array operations in a loop over thresholds, area ranges and limits alone.
+pycocotools' COCOeval loops over classes, images, detections and objects. This module computes the same bits with array
+operations, in a loop over thresholds, area ranges and limits only.
 
 Shapes: D detections, T objects, K categories; I IoU thresholds, R recall levels, A area ranges, L limits; P pairs of a
-detection and an object that overlap; F finds, each a detection that takes an object (at one threshold, for one area
-range). Boxes are COCO's `(x, y, w, h)`, float64. A *cell* is one class in one image: only what shares it can match.
+detection and an object that overlap; F finds, each a detection that is matched to an object (at one threshold, for one
+area range). Boxes are COCO's `(x, y, w, h)`, float64. A *cell* is one class in one image: detections and objects match
+only within a cell.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, 
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.stable_matching import UNMATCHED, stable_matching
 
-_PAIRS_AT_A_TIME = 500_000  # bounds the memory of pairs that turn out not to overlap
+_PAIRS_AT_A_TIME = 500_000  # limits the memory for pairs that do not overlap
 
 
 def evaluate(
@@ -30,10 +31,10 @@ def evaluate(
     Args:
         ground_truth: the objects and the images.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id, of listed images and categories.
-        limits: L ascending numbers of detections of a class and image that are looked at.
+        limits: L ascending maxima of detections per class and image that are considered.
 
     Returns:
-        precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no object to find.
+        precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no targets.
     """
     found, objects = _ranked(ground_truth, detections, limits[-1]), _grouped(ground_truth)
     pairs = _overlapping_pairs(found, objects)
@@ -62,8 +63,8 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Detections:
-    """The best of each cell, up to the largest limit, by class and descending score; of equal scores, by image and as
-    they were given.
+    """The best detections of each cell, up to the largest limit, sorted by class and descending score; equal scores are
+    sorted by image and input order.
 
     classes, cells, ranks (place in the cell, from 0): int64 (D,); boxes (D, 4); areas (D,).
     """
@@ -88,9 +89,9 @@ class _Objects:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What overlaps enough for the lowest threshold: rows of `_Detections` and `_Objects`, int64, and IoU, each (P,).
+    """Pairs with at least the lowest threshold's IoU: rows of `_Detections` and `_Objects`, int64, and IoU, each (P,).
 
-    By detection, those of one by descending IoU and, of equal IoU, the later object first.
+    Sorted by detection, then by descending IoU, then the later object first.
     """
 
     detections: np.ndarray
@@ -149,8 +150,8 @@ def _overlapping_pairs(found: _Detections, objects: _Objects) -> _Pairs:
 def _overlaps(found: np.ndarray, objects: np.ndarray, crowds: np.ndarray) -> np.ndarray:
     """IoU of boxes side by side, (n, 4) and (n, 4) → (n,); with a crowd region, the share of the detection inside it.
 
-    In pycocotools' order of operations, so that equal overlaps stay equal. Areas may overflow: overlaps of such boxes
-    are no numbers, and match nothing.
+    In pycocotools' order of operations, so that equal overlaps stay equal. Areas may overflow: the IoU of such boxes is
+    NaN, and they match nothing.
     """
     (x, y, width, height), (other_x, other_y, other_width, other_height) = found.T, objects.T
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -163,16 +164,17 @@ def _overlaps(found: np.ndarray, objects: np.ndarray, crowds: np.ndarray) -> np.
 
 
 def _finds(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each threshold: the rows of the detections that take an object, ascending (F,), and whether it is a target.
+    """For each threshold: the rows of the detections matched to an object, ascending (F,), and whether it is a target.
 
-    In order of score each detection takes, of the free objects that it overlaps enough, the one it overlaps most: of
-    the targets if there is any, else of the objects `ignored` (bool (T,)). A crowd region is always free.
+    In order of score, each detection is matched to the unmatched object that it overlaps most, among those that it
+    overlaps by the threshold or more: to a target if there is one, else to one of the objects `ignored` (bool (T,)). A
+    crowd region may be matched any number of times.
     """
     order = np.argsort(2 * pairs.detections + ignored[pairs.objects], kind="stable")  # targets before ignored objects
     asker, asked, overlap = pairs.detections[order], pairs.objects[order], pairs.overlaps[order]
     in_crowd = crowds[asked]
     places = len(ignored) + int(in_crowd.sum())
-    asked[in_crowd] = np.arange(len(ignored), places)  # each of these pairs gets a crowd region of its own
+    asked[in_crowd] = np.arange(len(ignored), places)  # a copy of the crowd region for each of these pairs
     regular = np.zeros(places, dtype=bool)
     regular[: len(ignored)] = ~ignored
     for threshold in IOU_THRESHOLDS:
@@ -186,12 +188,12 @@ def _finds(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Iterator[t
 def _hits(
     finders: np.ndarray, regular: np.ndarray, inside: np.ndarray, counted: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision at each detection that finds a target, class by class, and how many of these each class has, (K,).
+    """Precision at each detection that finds a target, class by class, and the number of these of each class, (K,).
 
     Args:
         finders, regular: (F,), see `_finds`.
-        inside: bool (D,), whether a detection's own area is in the area range: if it finds nothing, it counts as false
-            only then. One that finds an ignored object never counts, one that finds a target always does.
+        inside: bool (D,), whether a detection's own area is in the area range: an unmatched detection is a false
+            positive only then. One that finds an ignored object never counts; one that finds a target always does.
         counted: int64 (D + 1,), running sums of `inside` within the limit.
         starts: int64 (K + 1,), where each class's detections begin.
     """
@@ -206,19 +208,19 @@ def _hits(
 
 
 def _finds_needed(targets: np.ndarray) -> np.ndarray:
-    """How many of a class's targets must be found to reach each recall level, at least 1: int64 (K,) → (K, R)."""
+    """The number of targets that must be found to reach each recall level, at least 1: int64 (K,) → (K, R)."""
     targets = targets[:, None]
     needed = np.ceil(RECALL_LEVELS * targets).astype(np.int64)
-    # the product is rounded, and what counts is the quotient
+    # the product is rounded, but the quotient is compared
     needed -= (needed - 1) / targets >= RECALL_LEVELS
     needed += needed / targets < RECALL_LEVELS
     return np.maximum(needed, 1)
 
 
 def _at_levels(precisions: np.ndarray, hits: np.ndarray, needed: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """The best precision at each recall level or above it, 0 where it is not reached: (K', R) for classes `present`.
+    """The best precision at each recall level or above it, 0 if it is not reached: (K', R) for classes `present`.
 
-    Precision only falls between two hits, so its values at the hits (see `_hits`) are all that matter.
+    Precision decreases between two hits, so only its values at the hits (see `_hits`) are needed.
     """
     first, count = _sums(hits)[present][:, None], hits[present][:, None]
     reached = needed <= count

@@ -1,4 +1,4 @@
-"""What COCO measures at: IoU thresholds, recall levels, area ranges, limits of detections."""
+"""COCO's evaluation parameters: IoU thresholds, recall levels, area ranges, limits of detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DETECTION_LIMITS = (1, 10, 100)  # detections of one class in one image
 
 
 def detection_limits(most: int) -> tuple[int, ...]:
-    """COCO's limits with another one in place of the largest.
+    """COCO's limits with `most` in place of the largest.
 
     Raises:
         ValueError: it is not the largest.

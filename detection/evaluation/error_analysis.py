@@ -1,18 +1,19 @@
-"""Detections and ground truth → what kinds of mistake were made, and how often.
+"""Detections and ground truth → the number of errors of each kind.
 
-Every detection is one of these, looked at in this order, as in TIDE (Bolya et al., ECCV 2020), at IoU 0.5:
+Every detection is of the first of these kinds that applies, as in TIDE (Bolya et al., ECCV 2020), at IoU 0.5:
 
 | kind | a detection that |
 | --- | --- |
 | correct | finds an object of its class by COCO's rule (see `matching`) |
-| (ignored) | is no match, but lies at least half inside a crowd region of its class; it does not count |
+| (ignored) | is not matched, but lies at least half inside a crowd region of its class; it does not count |
 | localisation | overlaps an object of its class by 0.1 to 0.5: right class, poor box |
 | confusion | overlaps an object of another class by 0.5 or more: good box, wrong class |
-| duplicate | overlaps an object of its class by 0.5 or more that a better-scored detection has found |
-| background | none of these: there is nothing of the kind (TIDE's "both wrong" is counted here) |
+| duplicate | overlaps an object of its class by 0.5 or more that a detection with a better score has found |
+| background | is none of these (TIDE's "both wrong" is counted here) |
 
-Objects that no detection finds are missed. A detection's kind depends only on those with better scores, so one pass
-serves every score threshold; the counts are given at one threshold, by default the one with the best F1.
+Objects that no detection finds are missed. A detection's kind depends only on the detections with better scores, so the
+kinds are computed once for all score thresholds; the counts are given at one threshold, by default the one with the
+best F1.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ _LARGEST_CONFUSIONS = 10
 class ErrorAnalysis:
     """Counts at one score threshold.
 
-    counts: a number for each of `KINDS`; they add up to the detections that scored at least `score_threshold`, but for
-    the ignored ones. objects: targets, crowd regions aside; missed: those that no correct detection finds.
+    counts: a number for each of `KINDS`; their sum is the number of detections with a score of at least
+    `score_threshold`, without the ignored ones. objects: targets, without crowd regions; missed: those that no correct
+    detection finds.
     confusions: (true class, predicted class, how often), the most frequent first, ten at most.
     """
 
@@ -60,12 +62,12 @@ class ErrorAnalysis:
 
     @property
     def precision(self) -> float | None:
-        """Correct detections among all that count; None without any."""
+        """Correct detections / all detections that count; None if there are none."""
         return _share(self.counts["correct"], sum(self.counts.values()))
 
     @property
     def recall(self) -> float | None:
-        """Objects found among all; None without any."""
+        """Objects found / all objects; None if there are none."""
         return _share(self.objects - self.missed, self.objects)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,12 +93,12 @@ class ErrorAnalysis:
 def analyse_errors(
     ground_truth: GroundTruth, detections: np.ndarray, *, score_threshold: float | None = None
 ) -> ErrorAnalysis:
-    """Sorts detections into the kinds of the module's table and counts them.
+    """Counts the detections of each kind in the module's table.
 
     Args:
-        ground_truth: the objects, and the images on which detections are looked at.
+        ground_truth: the objects, and the images whose detections are counted.
         detections: float64 (D, 7) rows of image_id, x, y, w, h, score, category_id.
-        score_threshold: count detections that score at least so much; None for the threshold with the best F1.
+        score_threshold: the lowest score that is counted; None for the threshold with the best F1.
 
     Raises:
         UserError: detections that are not finite (see `results.checked`).
@@ -105,7 +107,7 @@ def analyse_errors(
     rows = rows[np.isin(rows[:, 0], ground_truth.image_ids) & np.isin(rows[:, 6], ground_truth.category_ids)]
     rows = rows[np.argsort(-rows[:, 5], kind="stable")]
     kinds = np.full(len(rows), KINDS.index("background"))
-    mistaken_for = np.full(len(rows), -1)  # number of the object that a confusion overlaps
+    mistaken_for = np.full(len(rows), -1)  # index of the object that a confusion overlaps
     objects_of, rows_of = _groups(ground_truth.object_image_ids), _groups(rows[:, 0])
     nothing = np.zeros(0, dtype=np.int64)
     for image_id, in_image in rows_of.items():
@@ -137,9 +139,7 @@ def analyse_errors(
 
 
 def _kinds_of_image(ground_truth: GroundTruth, objects: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kinds (D,) of one image's detections, sorted by score, and the object (number in the ground truth) each
-    overlaps.
-    """
+    """Kinds (D,) of one image's detections, sorted by score, and the overlapped object (index in the ground truth)."""
     targets, crowds = objects[~ground_truth.crowds[objects]], objects[ground_truth.crowds[objects]]
     found_boxes, target_boxes = _corners(rows[:, 1:5]), _corners(ground_truth.boxes[targets])
     same_class = rows[:, 6][:, None] == ground_truth.object_category_ids[targets]  # (D, G)
@@ -151,7 +151,7 @@ def _kinds_of_image(ground_truth: GroundTruth, objects: np.ndarray, rows: np.nda
     correct = np.zeros(len(rows), dtype=bool)
     correct[held[held != UNMATCHED]] = True
 
-    # the extra column of zeros stands for "no object", so that images without any need no branch
+    # the extra column of zeros stands for "no object", so images without objects need no special case
     overlaps = np.pad(pairwise_iou(found_boxes, target_boxes), ((0, 0), (0, 1)))
     same_class = np.pad(same_class, ((0, 0), (0, 1)))
     own = np.where(same_class, overlaps, 0.0).max(axis=1)
@@ -168,16 +168,16 @@ def _kinds_of_image(ground_truth: GroundTruth, objects: np.ndarray, rows: np.nda
 
 
 def _best_threshold(scores: np.ndarray, kinds: np.ndarray, targets: int) -> float:
-    """The score threshold with the best F1 = 2 · correct / (detections + objects); the highest of equals."""
+    """The score threshold with the best F1 = 2 · correct / (detections + objects); the highest if several are equal."""
     correct = np.cumsum(kinds == 0)
     counted = np.cumsum(kinds != IGNORED)
-    last_of_score = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # a threshold cannot part equal scores
+    last_of_score = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores stay together
     f1 = np.where(last_of_score, 2 * correct / np.maximum(counted + targets, 1), -1.0)
     return float(scores[f1.argmax()]) if len(scores) else 0.0
 
 
 def _groups(ids: np.ndarray) -> dict[int, np.ndarray]:
-    """Id → the places where it stands, ascending."""
+    """Id → its positions in `ids`, ascending."""
     order = np.argsort(ids, kind="stable")
     values, starts = np.unique(ids[order], return_index=True)
     return {int(value): places for value, places in zip(values, np.split(order, starts[1:]), strict=bool(len(values)))}

@@ -1,4 +1,4 @@
-"""Detections and ground truth → COCO's precision and recall tables, by pycocotools, the number of record."""
+"""Detections and ground truth → COCO's precision and recall tables, computed by pycocotools, the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detection.evaluation.ground_truth import GroundTruth
 def evaluate(
     ground_truth: GroundTruth, detections: np.ndarray, limits: tuple[int, ...] = DETECTION_LIMITS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """pycocotools' COCOeval on arrays: the same tables as `coco_evaluation.evaluate`, of the same arguments."""
+    """pycocotools' COCOeval on arrays: the same arguments and tables as `coco_evaluation.evaluate`."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -39,7 +39,7 @@ def evaluate(
         iscrowd=np.zeros(len(boxes), dtype=bool),
         scores=detections[:, 5],
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress, with no way to turn it off
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools always prints its progress
         tables = []
         for annotations in (targets, found):
             table = COCO()
@@ -62,7 +62,7 @@ def _annotations(
     iscrowd: np.ndarray,
     scores: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows as pycocotools wants them. Ids count from 1: COCOeval takes a match with id 0 for no match."""
+    """Rows → pycocotools' annotations. Ids count from 1: COCOeval treats a match with id 0 as no match."""
     columns = zip(
         image_ids.tolist(),
         category_ids.tolist(),

@@ -1,17 +1,17 @@
-"""Proposals and ground truth → average recall at several limits of proposals an image, whatever the class.
+"""Proposals and ground truth → class-agnostic average recall at several limits of proposals per image.
 
 Shapes: R proposals and G ground-truth boxes of one image; A the four area ranges (all, small, medium, large); L limits;
 I the ten IoU thresholds 0.50 … 0.95; P pairs of a proposal and a ground-truth box that overlap enough at some
 threshold. Boxes are `(x0, y0, x1, y1)` in pixels of the original image.
 
-The figures are those of COCOeval with `useCats = 0` and `maxDets` set to the limits: in order of score each proposal
-takes, of the ground-truth boxes still free that it overlaps at the threshold, the one it overlaps most. Crowd regions
-are no targets. For an area range only objects of that size count; the objects of other sizes cannot change what is
-found, as COCOeval lets a proposal take them only when no object of the range is left for it.
+The figures are those of COCOeval with `useCats = 0` and `maxDets` set to the limits: in order of score, each proposal
+is matched to the unmatched ground-truth box that it overlaps most, among those that it overlaps by the threshold or
+more. Crowd regions are not targets. For an area range, only objects of that size count. Objects of other sizes do not
+change the result, because COCOeval matches a proposal to them only if it has no object of the range to match.
 
-Detectron and mmdetection (the AR@1000 of their model zoos) pair in order of overlap instead: of all pairs the one that
-overlaps most is made first. On COCO's and BCCD's ground truth, with proposals scattered around the objects, the two
-rules were never more than 0.001 apart, so the figures may be compared.
+Detectron and mmdetection (the AR@1000 of their model zoos) match in order of overlap instead: the pair with the largest
+overlap first. On COCO's and BCCD's ground truth, with proposals scattered around the objects, the results of the two
+rules never differed by more than 0.001, so the figures are comparable.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ LIMITS = (100, 300, 1000, 2000)
 class ProposalRecall:
     """Recall of proposals.
 
-    limits: L ascending numbers of proposals an image. average_recall: area range → L values in 0–1, the mean over the
-    IoU thresholds, or None where no object is of that size. recall_50: the recall at IoU 0.5 over all sizes, L values
-    or None. objects: area range → number of targets.
+    limits: L ascending maxima of proposals per image. average_recall: area range → L values in 0–1, the mean over the
+    IoU thresholds, or None if no object has that size. recall_50: the recall at IoU 0.5 over all sizes, L values or
+    None. objects: area range → number of targets.
     """
 
     limits: tuple[int, ...]
@@ -45,8 +45,8 @@ class ProposalRecall:
     images: int
 
     def up_to(self, most: int) -> ProposalRecall:
-        """The same figures where no image has more than `most` proposals: the limits below, and `most` itself, which
-        is what any limit above measures."""
+        """The same figures for at most `most` proposals per image: those of the limits below `most`, and of `most`
+        itself, which equals every larger limit."""
         below = [limit for limit in self.limits if limit < most]
         if len(below) == len(self.limits):
             return self
@@ -66,7 +66,7 @@ class ProposalRecall:
         return {"figures": figures, "objects": dict(self.objects), "images": self.images}
 
     def table(self) -> str:
-        """One line each area range, one column each limit."""
+        """One line per area range, one column per limit."""
         lines = [f"{'proposals an image':<28}{'objects':>9}" + "".join(f"{limit:>9}" for limit in self.limits)]
         rows = [(f"AR @[ IoU=0.50:0.95 ] {name}", name, values) for name, values in self.average_recall.items()]
         rows.append(("recall @[ IoU=0.50 ] all", "all", self.recall_50))
@@ -77,7 +77,7 @@ class ProposalRecall:
 
 
 class RecallAccumulator:
-    """Adds up recall image by image; accumulators of several ranks merge exactly, as they hold whole numbers.
+    """Accumulates recall image by image. Accumulators of several ranks merge exactly, because they hold whole numbers.
 
     found: int64 (A, L, I) targets found; objects: int64 (A,) targets there are; image_ids: the images added.
     """
@@ -101,7 +101,7 @@ class RecallAccumulator:
         """Adds one image.
 
         Args:
-            proposals: (R, 4) in descending order of score; those beyond the last limit are not looked at.
+            proposals: (R, 4) in descending order of score; those beyond the last limit are not used.
             boxes: (G, 4) ground truth.
             areas: (G,) the annotations' areas, by which COCO sizes objects; None for the boxes' own.
             crowds: bool (G,) which of `boxes` are crowd regions; None for none.
@@ -131,10 +131,10 @@ class RecallAccumulator:
             self.found[:, column] += (ranks < limit).sum(axis=2)
 
     def merge(self, other: RecallAccumulator) -> None:
-        """Adds what another accumulator (another rank) counted on other images.
+        """Adds the counts of another accumulator (of another rank) for other images.
 
         Raises:
-            ValueError: different limits, or an image that both have counted.
+            ValueError: different limits, or an image that is in both.
         """
         if other.limits != self.limits:
             raise ValueError(f"limits differ: {self.limits} and {other.limits}")
@@ -167,12 +167,12 @@ def match_by_score(proposals: np.ndarray, boxes: np.ndarray, in_range: np.ndarra
         int64 (A, I, G): the rank (from 0) of the proposal that finds the box, or the largest int64 where none does.
 
     >>> two = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9]])
-    >>> match_by_score(two, two[:1], np.ones((1, 1), dtype=bool))[0, :, 0].tolist()  # the second is never needed
+    >>> match_by_score(two, two[:1], np.ones((1, 1), dtype=bool))[0, :, 0].tolist()  # found by the first
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     """
     proposal, box, overlap = overlapping_pairs(proposals, boxes, IOU_THRESHOLDS[0])
-    # Area ranges and thresholds do not touch each other: each gets its own copy of the pairs that are valid in it,
-    # under keys of its own, and all are matched in one go. np.nonzero keeps the order of the pairs within each.
+    # Area ranges and thresholds are independent: each gets its own copy of its valid pairs, with keys of its own, and
+    # all are matched in one call. np.nonzero keeps the order of the pairs within each.
     valid = in_range[:, None, box] & (overlap >= IOU_THRESHOLDS[:, None])  # (A, I, P)
     area_index, threshold_index, pair = np.nonzero(valid)
     copy = area_index * len(IOU_THRESHOLDS) + threshold_index

@@ -1,6 +1,6 @@
-"""Detections as an array: what every row of it must be, and what a results file will hold of it.
+"""Detections as an array → the same array checked, or rounded as in a results file.
 
-The array: float64 (D, 7), a row each detection: image_id, x, y, w, h, score, category_id; boxes in pixels of the
+The array: float64 (D, 7), one row per detection: image_id, x, y, w, h, score, category_id; boxes in pixels of the
 original image. `detection.experiment.results_file` writes and reads the file.
 """
 
@@ -12,7 +12,7 @@ from backbones.common.errors import UserError
 from detection.common.json_columns import LARGEST_ID
 
 COLUMNS = 7
-BOX_DECIMALS = 3  # of a pixel: finer than any annotation, half the bytes
+BOX_DECIMALS = 3  # of a pixel: finer than any annotation; halves the file's size
 
 
 def checked(detections: np.ndarray, source: str = "the detections") -> np.ndarray:
@@ -51,7 +51,7 @@ def _refuse(bad: np.ndarray, what: str, detections: np.ndarray, source: str) -> 
 
 
 def rounded(detections: np.ndarray) -> np.ndarray:
-    """The detections as a results file holds them: evaluate these to get the file's figures to the last digit.
+    """The detections as a results file holds them. Evaluating these gives exactly the file's figures.
 
     Sorted by image id (the order within an image is kept), boxes rounded to a thousandth of a pixel.
 

@@ -1,10 +1,10 @@
-"""Scored boxes and ground-truth boxes of one image → who finds whom, by COCO's rule.
+"""Scored boxes and ground-truth boxes of one image → their matching by COCO's rule.
 
 Shapes: R scored boxes in order of score, G ground-truth boxes, P pairs of one of each that overlap enough. Boxes are
 `(x0, y0, x1, y1)`; everything is float64, as in pycocotools.
 
-The rule: in order of score each box takes, of the ground-truth boxes still free that it overlaps enough, the one it
-overlaps most; of equal overlaps the later one.
+The rule: in order of score, each box is matched to the unmatched ground-truth box that it overlaps most, among those
+that it overlaps by the threshold or more; of equal overlaps, to the later one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 UNMATCHED = np.iinfo(np.int64).max
-_PAIRS_AT_A_TIME = 1_000_000  # bounds the memory of an image with thousands of boxes
+_PAIRS_AT_A_TIME = 1_000_000  # limits the memory for an image with thousands of boxes
 
 
 def stable_matching(asker: np.ndarray, asked: np.ndarray, rank: np.ndarray, boxes: int) -> np.ndarray:
@@ -20,15 +20,16 @@ def stable_matching(asker: np.ndarray, asked: np.ndarray, rank: np.ndarray, boxe
 
     Args:
         asker, asked, rank: int64 (P,), the pairs: number of the scored box, number of the ground-truth box, place of
-            the scored box in order of score. Sorted by asker and, of one asker, its favourite first.
+            the scored box in order of score. Sorted by asker, then by preference, the most preferred first.
         boxes: how many ground-truth boxes there are.
 
-    Going through the scored boxes one by one can be a loop of thousands of steps. Its outcome is the stable matching
-    of scored boxes, which prefer by overlap, and ground-truth boxes, which prefer by rank. There is only one where the
-    latter all prefer alike, so it can be found in a handful of rounds instead (Gale and Shapley 1962): all ask their
-    favourite, which keeps the first in rank; those turned down ask their next, until nobody is.
+    The rule processes the scored boxes one by one, which can take thousands of steps. Its result is the stable matching
+    of scored boxes, whose preference is overlap, and ground-truth boxes, whose preference is rank. The stable matching
+    is unique because all ground-truth boxes have the same preference, so the algorithm of Gale and Shapley (1962) finds
+    it, in a few rounds: each unmatched scored box proposes to its most preferred ground-truth box that has not rejected
+    it; each ground-truth box keeps the proposer of the best rank and rejects the others, until no box is rejected.
 
-    >>> # both want box 0 most; scored box 0 comes first, so scored box 1 takes box 1
+    >>> # both prefer box 0; scored box 0 has the better rank, so scored box 1 is matched to box 1
     >>> stable_matching(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [0, 1]
     """
@@ -48,7 +49,7 @@ def overlapping_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs with IoU of at least `threshold`: index into `scored` (R, 4), index into `boxes` (G, 4), IoU, each (P,).
 
-    They are sorted by scored box, those of one by descending IoU and, of equal IoU, the later ground-truth box first.
+    They are sorted by scored box, then by descending IoU, then the later ground-truth box first.
     """
     rows = max(1, _PAIRS_AT_A_TIME // max(1, len(boxes)))
     nothing = np.zeros(0, dtype=np.int64)

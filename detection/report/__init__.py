@@ -1,1 +1,1 @@
-"""Pages and images for people."""
+"""Results of an evaluation → HTML pages and images."""

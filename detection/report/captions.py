@@ -1,4 +1,4 @@
-"""Boxes and texts → captions on plates of the classes' colours, where they hide little of the objects.
+"""Boxes and texts → captions on plates of the classes' colours, placed where they hide little of the objects.
 
 Shapes: a canvas is uint8 (H, W, 3) RGB and is drawn on; boxes are int (B, 4), their outermost pixels (x0, y0, x1, y1),
 both ends included.
@@ -21,14 +21,14 @@ PAPER = (250, 250, 250)
 _SMALLEST_TEXT = 11  # pixels; capitals are then 8 high
 _LINES = 52  # of text that the longer side of an image would hold
 _SEE_THROUGH = 0.6  # opacity of a plate that lies on an object
-_PLATE_WEIGHT = 4.0  # how much worse it is to cover a caption than an object
+_PLATE_WEIGHT = 4.0  # cost of covering a caption, relative to an object
 
 
 def draw_captions(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colors: Sequence[Color]) -> None:
-    """Draws each box's text on a plate of its colour, the first on top where they compete.
+    """Draws each box's text on a plate of its colour; where plates overlap, the first is on top.
 
-    A plate stands above its box, below it, beside it, or within it, wherever it hides the smallest share of the objects
-    and of the captions before it. On an object it is see-through.
+    A plate stands above its box, below it, beside it, or within it, at the place where it hides the smallest share of
+    the objects and of the earlier captions. On an object it is transparent.
     """
     size = text_size(canvas)
     masks = [text_mask(text, size) for text in texts]
@@ -44,7 +44,7 @@ def text_size(canvas: np.ndarray) -> int:
 
 
 def titled(image: np.ndarray, title: str, height: int) -> np.ndarray:
-    """The image under a bar with its title, filled up to `height` below."""
+    """The image below a bar with its title, padded at the bottom to `height`."""
     size = text_size(image)
     mask = text_mask(title, size)
     bar = line_height(size) + _margin(size)
@@ -56,12 +56,12 @@ def titled(image: np.ndarray, title: str, height: int) -> np.ndarray:
 
 
 def _margin(size: int) -> int:
-    """Between the edge of a plate and its text."""
+    """The distance in pixels between the edge of a plate and its text."""
     return max(1, round(size / 6))
 
 
 def _places(canvas_size: tuple[int, int], boxes: np.ndarray, widths: Sequence[int], height: int) -> np.ndarray:
-    """The plate of each box, int (B, 4), as the boxes."""
+    """The plate of each box, int (B, 4), in the boxes' format."""
     plates = np.zeros((len(boxes), 4), dtype=int)
     areas = (boxes[:, 2:] + 1 - boxes[:, :2]).prod(axis=1)
     for number, ((x0, y0, x1, y1), width) in enumerate(zip(boxes.tolist(), widths, strict=True)):
@@ -90,13 +90,13 @@ def _draw_plate(canvas: np.ndarray, plate: np.ndarray, mask: np.ndarray, color: 
     full = np.full(region.shape, color, dtype=np.uint8)
     region[:] = cv2.addWeighted(full, opacity, np.ascontiguousarray(region), 1 - opacity, 0)
     text = region[:, (right + 1 - left - mask.shape[1]) // 2 :]
-    if opacity < 1:  # the letters keep their contrast whatever lies beneath
+    if opacity < 1:  # the letters keep their contrast on any background
         _write(text, cv2.dilate(mask, np.ones((3, 3), np.uint8)), color)
     _write(text, mask, _contrasting(color))
 
 
 def _write(region: np.ndarray, mask: np.ndarray, color: Color) -> None:
-    """Puts a colour where the mask is, as far as both reach."""
+    """Draws a colour where the mask is, within the common part of both."""
     height, width = min(region.shape[0], mask.shape[0]), min(region.shape[1], mask.shape[1])
     region = region[:height, :width]
     share = mask[:height, :width, None].astype(np.float32) / 255
@@ -104,6 +104,6 @@ def _write(region: np.ndarray, mask: np.ndarray, color: Color) -> None:
 
 
 def _contrasting(color: Color) -> Color:
-    """Dark or light, whichever reads better on `color` (luma as in ITU-R BT.601)."""
+    """Dark or light, whichever contrasts more with `color` (luma as in ITU-R BT.601)."""
     luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return INK if luma > 140 else PAPER

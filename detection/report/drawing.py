@@ -1,7 +1,7 @@
-"""Images and boxes → images to look at: detections, ground truth, the two side by side.
+"""Images and boxes → images with detections or ground truth drawn on them, or the two side by side.
 
 Shapes: images are uint8 (H, W, 3) RGB; boxes are (B, 4) `(x0, y0, x1, y1)` in pixels of the image; labels are 1..K,
-names the K class names. Every function returns a new image and leaves its inputs alone.
+names the K class names. Every function returns a new image and does not change its inputs.
 
 Lines and text grow with the image. An image too small for legible text is first enlarged by a whole factor (see
 `enlargement`), so a result may be larger than its input.
@@ -21,7 +21,7 @@ from backbones.common.files import atomic_write
 from detection.report.captions import PAPER, Color, draw_captions, titled
 from detection.report.lettering import caption_of
 
-SMALLEST_LONGER_SIDE = 480  # below it a class name and score would cover the objects they tell of
+SMALLEST_LONGER_SIDE = 480  # in a smaller image, a caption would cover its object
 _LONGEST_JPEG = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
@@ -43,7 +43,7 @@ def class_color(label: int) -> Color:
     """RGB of class `label`, the same in every image.
 
     The first classes get the colours of a fixed table; beyond it the hue advances by the golden ratio of the circle,
-    which never comes back to the same place, in alternating saturation and value.
+    which never repeats a hue, with alternating saturation and value.
     """
     if 1 <= label <= len(_FIRST_COLORS):
         return _FIRST_COLORS[label - 1]
@@ -59,7 +59,7 @@ def draw_detections(
     names: Sequence[str],
     scores: np.ndarray | Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The image with a solid box a detection, captioned by class name and score; the best-scored lie on top.
+    """The image with a solid box per detection and a caption of class name and score; the best scores are on top.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -85,7 +85,7 @@ def draw_ground_truth(
     names: Sequence[str],
     crowds: np.ndarray | Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """The image with a dashed box an object, captioned by class name; crowd regions are hatched.
+    """The image with a dashed box per object and a caption of its class name; crowd regions are hatched.
 
     Arguments as for `draw_detections`; crowds: bool (B,), or None for none.
     """
@@ -104,7 +104,7 @@ def draw_ground_truth(
 def side_by_side(
     left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("ground truth", "detections")
 ) -> np.ndarray:
-    """Two images beside each other, each under its title; the lower one is filled up at the bottom."""
+    """Two images side by side, each below its title; the one of lower height is padded at the bottom."""
     gap = max(2, max(left.shape[1], right.shape[1]) // 100)
     height = max(left.shape[0], right.shape[0])
     columns = [titled(image, title, height) for image, title in zip((left, right), titles, strict=True)]
@@ -113,7 +113,7 @@ def side_by_side(
 
 
 def save_image(path: Path | str, image: np.ndarray) -> None:
-    """Writes a uint8 (H, W, 3) RGB image in the format of the name's ending; the file is whole or not there.
+    """Writes a uint8 (H, W, 3) RGB image in the format of the file extension, atomically.
 
     A JPEG has at most 65,500 pixels a side; a longer image is scaled down to that.
 
@@ -147,7 +147,7 @@ def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def enlargement(height: int, width: int) -> int:
-    """The whole factor by which an image is enlarged before it is drawn on: 1 from 480 pixels (longer side) on.
+    """The whole factor by which an image is enlarged before drawing: 1 if the longer side has 480 pixels or more.
 
     >>> enlargement(480, 640), enlargement(100, 160), enlargement(1, 1)
     (1, 3, 480)

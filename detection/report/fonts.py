@@ -1,8 +1,8 @@
-"""The fonts that text is drawn with, each as a function of a line of text → its letters as a mask.
+"""The fonts that text is drawn with; each turns a line of text into a mask of its letters.
 
-OpenCV 5 holds fonts for Latin, Cyrillic, Greek, Hebrew, Arabic, Chinese, Japanese and Korean, and needs no file.
-The system's fonts are drawn by Pillow, which joins and orders letters as their script asks (with its library Raqm).
-Pillow holds a font for ASCII.
+OpenCV 5 contains fonts for Latin, Cyrillic, Greek, Hebrew, Arabic, Chinese, Japanese and Korean, and needs no file. The
+system's fonts are drawn by Pillow, which joins and orders letters as their script requires (with the library Raqm).
+Pillow contains a font for ASCII.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-ASCENT, DESCENT = 1.05, 0.35  # of a line, in font sizes: room for accents above capitals, and for what hangs below
-_TESTED_AT = 24  # pixels; the size at which letters are compared with the sign for a missing one
+ASCENT, DESCENT = 1.05, 0.35  # of a line, in font sizes: space for accents above capitals, and for descenders
+_TESTED_AT = 24  # pixels; the size at which letters are compared with the missing-glyph sign
 _UNASSIGNED = "\U0010fffe"  # a noncharacter: no font has it
 _MOST_FILES = 1000  # of the system's fonts, at most
 _STYLED = re.compile(r"bold|italic|oblique|mono|light|thin|black|heavy|condensed|narrow|serif|symbol|emoji|math|icon")
@@ -47,8 +47,8 @@ def line_height(size: int) -> int:
 def fonts_for(text: str) -> Iterator[Font]:
     """The fonts to try for a text, the best first.
 
-    Letters that join or change places are left to the system's fonts, where there are any: OpenCV puts letter beside
-    letter.
+    Scripts whose letters join or change order are drawn with the system's fonts, if there are any: OpenCV draws letters
+    one after the other.
     """
     built_in = [_opencvs_own()] if hasattr(cv2, "FontFace") else []
     if _needs_shaping(text):
@@ -62,7 +62,7 @@ def fonts_for(text: str) -> Iterator[Font]:
 
 
 def font_folders() -> list[Path]:
-    """Where systems keep fonts: Linux by the XDG standard, macOS, Windows."""
+    """The font folders of Linux (XDG standard), macOS and Windows."""
     home = os.path.expanduser("~")
     data = [os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share"]
     data += (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":")
@@ -75,7 +75,7 @@ def font_folders() -> list[Path]:
 
 @functools.cache
 def system_fonts() -> tuple[Font, ...]:
-    """The fonts of this system, plain and well-known ones first; they are opened as they are needed."""
+    """The fonts of this system, regular and well-known ones first; they are opened on first use."""
     files = []
     for folder in font_folders():
         for place, _, names in os.walk(folder):
@@ -94,7 +94,7 @@ class _PillowFont:
 
     def __init__(self, file: Path | None) -> None:
         self._open = functools.lru_cache(8)(lambda size: _open(file, size))
-        # Raqm puts a circle beneath a mark without a letter, which then looks like something that the font has.
+        # Raqm draws a circle under a mark without a letter, so that the mark would seem to be in the font.
         self._plain = functools.cache(lambda: _open(file, _TESTED_AT, ImageFont.Layout.BASIC))
         self._has: dict[str, bool] = {}
 
@@ -136,7 +136,7 @@ def _pixels(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
 
 
 class _OpenCVFont:
-    """The fonts that OpenCV 5 holds."""
+    """The fonts that OpenCV 5 contains."""
 
     _WEIGHT = 400  # regular
 
@@ -160,7 +160,7 @@ def _opencvs_own() -> Font:
 
 @functools.lru_cache(10_000)
 def _opencv_has(letter: str) -> bool:
-    """It draws a question mark in place of what it has not."""
+    """Whether OpenCV has the letter: it draws a question mark for a letter that it lacks."""
     font = _opencvs_own()
     return letter == "?" or not np.array_equal(font.mask(letter, _TESTED_AT), font.mask("?", _TESTED_AT))
 
@@ -175,12 +175,12 @@ def _baseline(size: int) -> int:
 
 
 def _is_seen(letter: str) -> bool:
-    """Whether a letter leaves a mark: spaces and joiners do not."""
+    """Whether a letter is visible: spaces and joiners are not."""
     return not letter.isspace() and unicodedata.category(letter) != "Cf"
 
 
 def _needs_shaping(text: str) -> bool:
-    """Whether letters run from right to left, or have marks that go to places of their own."""
+    """Whether the text has letters from right to left, or marks that must be positioned."""
     return any(_is_right_to_left(letter) or unicodedata.category(letter) in ("Mn", "Mc") for letter in text)
 
 
@@ -189,8 +189,8 @@ def _is_right_to_left(letter: str) -> bool:
 
 
 def in_visual_order(text: str) -> str:
-    """Text in the order of its letters from left to right, word by word: what is left of Unicode's Standard Annex 9
-    where no library does it.
+    """Text with its letters in order from left to right, word by word: a simple form of Unicode's Standard Annex 9, for
+    systems without a library for it.
 
     >>> in_visual_order("\\u05d0\\u05d1 0.9") == "0.9 \\u05d1\\u05d0"
     True
@@ -203,7 +203,7 @@ def in_visual_order(text: str) -> str:
 
 
 def _reversed(word: str) -> str:
-    """The word from its end; a mark stays behind its letter."""
+    """The word in reverse order; a mark stays after its letter."""
     letters: list[str] = []
     for letter in word:
         if letters and unicodedata.combining(letter):

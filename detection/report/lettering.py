@@ -1,7 +1,7 @@
-"""A class's name, in any script → a caption that can be written, and its letters as a mask.
+"""A class's name, in any script → a caption that the fonts can draw, and its letters as a mask.
 
-Where no font has a letter, the class's number stands before what of the name can be written, so that classes can be
-told apart: "#3" for a name of which nothing can be written.
+If no font has some letter, the caption is the class's number and the letters that can be drawn, so that classes stay
+distinct: "#3" if no letter of the name can be drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST = 60  # letters of a caption; what is longer would cover the image
 
 
 def caption_of(name: str, label: int) -> str:
-    """The name of class `label` as it can be written: whole, or with the class's number and without what cannot."""
+    """The name of class `label` as it can be drawn: complete, or the class's number and the letters with a font."""
     text = _normalised(name)
     written = "".join(_writable(letter) for letter in text)
     if written != text or not any(map(_stands_alone, text)):
@@ -40,7 +40,7 @@ def text_mask(text: str, size: int) -> np.ndarray:
 
 
 def _stands_alone(letter: str) -> bool:
-    """Whether a letter leaves a mark by itself: spaces, joiners and accents do not."""
+    """Whether a letter is visible by itself: spaces, joiners and accents are not."""
     return not letter.isspace() and unicodedata.category(letter) not in ("Cf", "Mn", "Mc", "Me")
 
 
@@ -49,7 +49,7 @@ def _normalised(text: str) -> str:
 
 
 def _writable(letter: str) -> str:
-    """The letter, or the one that it is with an accent, or nothing."""
+    """The letter, or the same letter without its accent, or "" if no font has either."""
     if _font_of(letter) is not None:
         return letter
     base = unicodedata.normalize("NFKD", letter)

@@ -1,10 +1,10 @@
-"""Figures, curves and images of an evaluation → one HTML page that needs nothing else, and the same as plain text.
+"""Figures, curves and images of an evaluation → one self-contained HTML page, and the tables as plain text.
 
-    <folder>/report.html    opens from anywhere: its images are within it; no script, no font, nothing from the network
+    <folder>/report.html    self-contained: its images are embedded; no script, no font, no network access
     <folder>/report.txt     the tables, for a terminal
 
-Figures come as the plain dicts that the evaluation's results give (`to_dict()`, and `figures.json` holds); curves from
-the JSONL log that training leaves.
+Figures are the plain dicts of the evaluation's results (`to_dict()`, as in `figures.json`); curves are read from the
+JSONL log of a training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_CURVE = {"kind", "step", "time", "images_per_second", "data_wait", "memory_m
 _POINTS = 400  # of a curve, at most: more than a chart has pixels to show
 _IMAGE_WIDTH, _IMAGE_HEIGHT = 1200, 1600  # pixels of an image on the page, at most
 _JPEG_QUALITY = 82
-# The page can ask for nothing: no script, no font, nothing of the network, whatever a class's name makes of it.
+# The page can load nothing (no script, no font, nothing from the network), even if a class's name contains HTML.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { --ink: #1d2129; --soft: #687080; --line: #e3e6eb; --fill: #2f6fed; --paper: #fff; --back: #f6f7f9 }
@@ -66,8 +66,7 @@ svg path { fill: none; stroke: var(--line) }
 
 
 def embed_image(image: np.ndarray) -> str:
-    """A uint8 (H, W, 3) RGB image → the text that stands for it in a page: a JPEG as a data URI, scaled down to what a
-    page shows."""
+    """A uint8 (H, W, 3) RGB image → its text in a page: a JPEG as a data URI, scaled down to the size on the page."""
     height, width = image.shape[:2]
     scale = min(1.0, _IMAGE_WIDTH / width, _IMAGE_HEIGHT / height)
     image = np.ascontiguousarray(image[:, :, ::-1])
@@ -94,12 +93,12 @@ def write_report(
 
     Args:
         title: the page's heading.
-        average_precision, errors, recall: what `AveragePrecision`, `ErrorAnalysis` and `ProposalRecall` (of
-            detection.evaluation) give as `to_dict()`.
+        average_precision, errors, recall: the `to_dict()` of `AveragePrecision`, `ErrorAnalysis` and `ProposalRecall`
+            (of detection.evaluation).
         tables: the same for `report.txt`, each as text.
         facts: what was evaluated (weights, data set, configuration …), name to value.
         curves: name to points (see `read_curves`); one chart each.
-        images: (what `embed_image` gives, caption).
+        images: (the text that `embed_image` returns, caption).
 
     Raises:
         CannotWrite: the folder cannot be written.
@@ -129,9 +128,9 @@ def write_report(
 
 
 def read_curves(log: Path | str) -> dict[str, list[tuple[float, float]]]:
-    """A training's `log.jsonl` → (step, value) by figure: losses, learning rate, what the periodic evaluations gave.
+    """A training's `log.jsonl` → name to (step, value) pairs: losses, learning rate, periodic evaluations.
 
-    Lines that are not whole (the last one of a run that was killed) and values that are not finite are passed over.
+    Incomplete lines (the last one of a run that was killed) and values that are not finite are skipped.
 
     Raises:
         UserError: the file cannot be read.
@@ -159,7 +158,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _text(text: str) -> str:
-    """Text that may hold anything, for a page."""
+    """Any text, escaped for HTML."""
     return escape(printable(text))
 
 
@@ -182,7 +181,7 @@ def _figures_section(outcome: Mapping[str, Any]) -> str:
 
 
 def _meaning(name: str) -> str:
-    """What a figure of COCO's measures, by its name.
+    """A COCO figure's name → what it measures.
 
     >>> _meaning("AP75"), _meaning("AR_10"), _meaning("AP_small")
     ('AP, IoU 0.75, all, 100 an image', 'AR, IoU 0.50–0.95, all, 10 an image', 'AP, IoU 0.50–0.95, small, 100 an image')
@@ -219,7 +218,7 @@ def _errors_section(errors: Mapping[str, Any]) -> str:
 
 
 def _recall_section(recall: Mapping[str, Any]) -> str:
-    """A row each size of object, a column each number of proposals: the figures' names hold both (`AR_1000_small`)."""
+    """One row per object size, one column per number of proposals; the names state both (`AR_1000_small`)."""
     rows: dict[str, dict[int, float | None]] = {}
     for name, value in recall["figures"].items():
         kind, limit, *size = name.split("_")
@@ -235,7 +234,7 @@ def _recall_section(recall: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], bars: Sequence[float] | None = None) -> str:
-    """A table whose first column is words and whose others are numbers; `bars` (0–1) adds one that shows them."""
+    """A table whose first column is text and whose others are numbers; `bars` (0–1) adds a column of bars."""
 
     def line(cells: Sequence[str], tag: str, bar: str) -> str:
         first, *others = cells

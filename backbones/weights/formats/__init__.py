@@ -1,8 +1,8 @@
-"""A file of weights in any format → tensors by torchvision's names, and what the file says about them.
+"""A file of weights in any format → tensors by torchvision's names, and the file's metadata.
 
-Two questions are answered apart. What is the container? Its first bytes say so: a torch file, safetensors, a pickle, a
-Torch7 file. How are the tensors named? Their names say so: torchvision's, Detectron's, detectron2's, or none at all in
-Torch7's modules. One file of this folder per answer.
+Two properties are determined separately. The container is recognised by its first bytes: a torch file, safetensors, a
+pickle, a Torch7 file. The naming is recognised by the names: torchvision's, Detectron's, detectron2's, or none in
+Torch7's modules. There is one module for each container and each naming.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # t
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        state_dict: tensors by torchvision's names (and, under names of their own, what could not be translated), as
-            they stand in the file: of any type, shape and size. `load_backbone_state` checks them.
-        layout: whose names they had: "torchvision", "detectron", "detectron2" or "torch7".
-        frozen_norm_only: BN was fused into scale and bias, so it cannot train.
-        input_format: what the file itself says of its input: the project's own files, and some of detectron2.
-        left_out: first parts of the names of what belongs to other networks in the same file (a detector's heads), or
+        state_dict: tensors by torchvision's names (untranslatable ones keep their names), unchanged: of any type, shape
+            and size. `load_backbone_state` checks them.
+        layout: their naming in the file: "torchvision", "detectron", "detectron2" or "torch7".
+        frozen_norm_only: BN was fused into scale and bias, so it cannot be trained.
+        input_format: the input format, if the file states it: the project's own files, and some of detectron2.
+        left_out: first parts of the names of tensors that belong to other networks in the file (a detector's heads) or
             to the training.
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a file of weights. None of its code is run, if it has any.
+    """Reads a file of weights without running any code in it.
 
     Raises:
         UserError: the file is missing, damaged, of no known format, or holds no network.
@@ -115,7 +115,7 @@ def _load_container(path: Path) -> Any:
 
 
 def _refuse_basic_blocks(state: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError for a network whose blocks have two convolutions: it is another one, whatever fits of it."""
+    """Raises UserError for a network whose blocks have two convolutions, of which some tensors may fit."""
     last = max((int(match[1]) for name in state if (match := _CONVOLUTION_OF_BLOCK.fullmatch(name))), default=3)
     if last == 2:
         raise UserError(
@@ -126,8 +126,8 @@ def _refuse_basic_blocks(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _unwrap(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict inside what a training program saves along with it."""
-    for _ in range(4):  # they nest, in a hostile file without end
+    """The state dict inside a training program's checkpoint."""
+    for _ in range(4):  # they are nested, in a hostile file without end
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break

@@ -7,9 +7,9 @@
     res2_0_branch1_w, _bn_s          layer1.0.downsample.0.weight, .downsample.1.weight
     pred_w, pred_b                   fc.weight, .bias
 
-Where BN was not fused, _bn_rm and _bn_riv are its running mean and running variance (the name's "inverse" is not to be
-taken literally). A whole detector's file has the blobs of its other parts beside these, the optimizer's momentum of
-each blob, and the learning rate: fpn_inner_res5_2_sum_w, conv_rpn_fpn2_w, cls_score_w, fc6_w_momentum, lr.
+Where BN was not fused, _bn_rm and _bn_riv are its running mean and running variance (not its inverse, as the name
+says). A whole detector's file has the blobs of its other parts beside these, the optimizer's momentum of each blob, and
+the learning rate: fpn_inner_res5_2_sum_w, conv_rpn_fpn2_w, cls_score_w, fc6_w_momentum, lr.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _BLOCK = re.compile(r"res([2-5])_(\d+)_branch(1|2[abc])(_bn)?_([a-z_]+)")
 _STEM = re.compile(r"(?:res_)?conv1(_bn)?_([a-z_]+)")
 _CLASSIFIER = re.compile(r"(?:pred|fc1000)_([wb])")
 _MOMENTUM = "_momentum"
-_OF_NETWORK = ("res", "conv1", "pred", "fc1000")  # beginnings; what else there is belongs to a detector's other parts
+_OF_NETWORK = ("res", "conv1", "pred", "fc1000")  # prefixes; all other blobs belong to a detector's other parts
 _OTHER_PART = re.compile(r"[\W_]*((?:(?:conv|cls|bbox|head|weight)_)?[A-Za-z0-9]*)")
 
 
 def is_named_so(names: Mapping[str, Any]) -> bool:
-    """Whether a model's blobs go by these names."""
+    """Whether a model's blobs have these names."""
     return any(_BLOCK.fullmatch(name) for name in names)
 
 
 def rename(blobs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What belongs to the network by its new names, any unknown name as it stands; and what parts of a detector and of
-    its training were left out."""
+    """(the network's blobs by their new names, unknown names unchanged; the parts of a detector and of its training
+    that were left out)."""
     left_out = {"momentum" for name in blobs if name.endswith(_MOMENTUM)}
     state = {}
     for name, blob in blobs.items():

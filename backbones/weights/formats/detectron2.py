@@ -6,7 +6,7 @@ res2.0.conv1.weight, .norm.*     layer1.0.conv1.weight, layer1.0.bn1.*
 res2.0.shortcut.weight, .norm.*  layer1.0.downsample.0.weight, .downsample.1.*
 linear.*, stem.fc.*              fc.*
 
-A whole detector's file may state the input beside them: pixel_mean and pixel_std, (3,) or (3, 1, 1), in bytes.
+A whole detector's file may also state the input format: pixel_mean and pixel_std, (3,) or (3, 1, 1), in bytes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _CLASSIFIER = re.compile(r"(?:linear|stem\.fc|fc)\.(\w+)")
 
 
 def rename(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames what belongs to the network; any other name stays as it is."""
+    """Renames the network's parameters; other names are unchanged."""
     return {_renamed(name): parameter for name, parameter in parameters.items()}
 
 
 def stated_input(parameters: Mapping[str, Any], path: Path) -> InputFormat | None:
-    """The input that a detector's file states in `pixel_mean` and `pixel_std`; None if it does not.
+    """The input format that a detector's file states in `pixel_mean` and `pixel_std`; None if it does not.
 
-    The order of the channels is not in the file. detectron2 reads BGR unless told otherwise; means that fall from the
-    first channel to the last, as ImageNet's do in RGB, say that it was.
+    The order of the channels is not in the file. detectron2 reads BGR by default; means that decrease from the first
+    channel to the last, as ImageNet's do in RGB, show that it read RGB.
 
     Raises:
-        UserError: they are no three numbers each.
+        UserError: they are not three numbers each.
     """
     found: dict[str, list[float]] = {}
     for name, value in parameters.items():
@@ -57,8 +57,8 @@ def stated_input(parameters: Mapping[str, Any], path: Path) -> InputFormat | Non
             or value.is_complex()
             or value.numel() != 3
         ):
-            raise UserError(f"{path}: its {key} is no three numbers, or stands there more than once")
-        # As it was written in decimals: 103.53 and not 103.52999877929688
+            raise UserError(f"{path}: its {key} is no three numbers, or is there more than once")
+        # The decimal number as originally written: 103.53 and not 103.52999877929688
         found[key] = [float(str(number)) for number in value.detach().float().flatten().numpy()]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""BN that a source fused into scale and bias → BN with statistics that do nothing.
+"""BN that a source fused into scale and bias → BN with statistics that have no effect.
 
 y = x · scale + bias is BN of mean 0 and variance 1 - eps, exactly: (x - 0) / sqrt(1 - eps + eps) · scale + bias.
 """
@@ -17,15 +17,15 @@ _CONVOLUTION_BIAS = re.compile(r"(layer\d+\.\d+\.)?(?:conv(\d+)|downsample\.0)\.
 
 
 def complete(state: dict[str, Tensor]) -> bool:
-    """Adds, in place, the statistics that fused BN lacks.
+    """Adds, in place, the missing statistics of fused BN.
 
-    What is added takes no memory: one number, seen as a vector of the scale's length.
+    The added tensors take almost no memory: each is one number, expanded to the scale's length.
 
     Args:
         state: tensors by torchvision's names.
 
     Returns:
-        Whether any was fused: then the network must keep its BN frozen, for there is nothing to go on training from.
+        Whether any BN was fused: then the network must keep its BN frozen, because its statistics are unknown.
     """
     fused = False
     for name in list(state):
@@ -38,7 +38,7 @@ def complete(state: dict[str, Tensor]) -> bool:
 
 
 def norm_of_bias(name: str) -> str | None:
-    """The name of the mean that takes the bias `name` over; None if that is no convolution's."""
+    """The name of the BN mean that absorbs the bias `name`; None if it is not a convolution's bias."""
     match = _CONVOLUTION_BIAS.fullmatch(name)
     if match is None:
         return None
@@ -47,7 +47,8 @@ def norm_of_bias(name: str) -> str | None:
 
 
 def absorb_convolution_bias(state: dict[str, Tensor]) -> None:
-    """Moves, in place, the bias of convolutions into the BN that follows: BN of x + b is BN of x with the mean less b.
+    """Moves, in place, the bias of convolutions into the BN that follows: BN of x + b is BN of x with the mean reduced
+    by b.
 
     Old Caffe, Torch7 with an old cuDNN and their conversions have such biases, mostly zero. Call it after `complete`,
     on tensors whose shapes were checked.

@@ -1,9 +1,9 @@
-"""What this project's tools write → the backbone in it: tensors by torchvision's names, and the input that they expect.
+"""A file of this project's tools → the backbone in it: tensors by torchvision's names, and their input format.
 
 classifier.pt  the whole network
-fastrcnn.pt    the trunk and conv5, which is its layer4; the heads are left out
+fastrcnn.pt    the trunk and conv5, its layer4; the heads are left out
 rpn.pt         the trunk alone, conv1 to conv4: enough for another RPN
-detector.pt    the Fast R-CNN's, which is whole; the RPN's own is in the rpn.pt that the detector was made with
+detector.pt    the Fast R-CNN's backbone, which is complete; the RPN's is in the rpn.pt that the detector was made from
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DETECTORS = {"rpn": "rpn", "fastrcnn": "fastrcnn", "detector": "fastrcnn"}  # b
 
 
 def is_own(content: Mapping[str, Any]) -> bool:
-    """Whether a file's content is of this project's tools."""
+    """Whether a file's content was written by this project's tools."""
     return isinstance(content.get("kind"), str) and ("network" in content or "networks" in content)
 
 
@@ -33,7 +33,7 @@ def read_own(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor],
     """(tensors, the input they expect, first parts of the names of what was left out).
 
     Raises:
-        UserError: a file of another kind, or one that is not as the tools write it.
+        UserError: a file of another kind, or one whose content is not as the tools write it.
     """
     kind = content["kind"]
     left_out: tuple[str, ...] = ()

@@ -1,14 +1,14 @@
-"""The opcodes of a pickle → an object, in bounds: what `pickle.Unpickler` does, for streams that strangers wrote.
+"""The opcodes of a pickle → an object, within bounds: a `pickle.Unpickler` for untrusted files.
 
-A pickle is a program, and nine bytes of it can take any memory: Python's own reader makes room for as many objects as
-an opcode numbers them, reads as many bytes as it announces, and calls what it names. Here
+A pickle is a program, and nine bytes of it can take any amount of memory: Python's own reader allocates as many objects
+as an opcode's number states, reads as many bytes as it announces, and calls any function that it names. Here
 
-- a length is compared with what is left of the file before anything is taken, and an object's number with the number
+- a length is compared with the rest of the file before memory is taken, and an object's number with the number
   of opcodes so far;
 - there are at most `MOST_OPCODES`;
-- keys of dicts are short texts and numbers: the hash of tuples that share their parts can take for ever;
-- a name means what the caller's `find` makes of it, and is never imported; what a call copies it charges, and all that
-  is charged may be `COPIES` times the file.
+- keys of dicts are short texts and numbers: the hash of tuples that share their parts can take exponential time;
+- a name is resolved by the caller's `find` and never imported; a call charges the bytes that it copies, and the
+  sum of all charges may be `COPIES` times the file's size.
 
 The opcodes and their arguments are those of Python's `pickletools.py`, protocols 0 to 5.
 """
@@ -24,14 +24,14 @@ from collections.abc import Callable
 from typing import Any
 
 MOST_OPCODES = 2_000_000  # of a file with 100,000 tensors, or of CIFAR's with 50,000 file names
-COPIES = 4  # times the file: texts of Python 2 become bytes, and those become arrays
+COPIES = 4  # times the file's size: texts of Python 2 become bytes, and those become arrays
 SLACK = 1 << 20  # bytes beyond that
 
 _LONGEST_KEY = 4096
 
 
 class Call:
-    """What a name in a pickle stands for, if it can be called: `function(*arguments)` makes the object."""
+    """A callable name in a pickle: `function(*arguments)` creates the object."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -42,12 +42,12 @@ class PickleMachine:
 
     Args:
         data: the whole file.
-        find: (module, name) → a `Call`, or any value for a name that is only handed on. It raises what a name that is
-            not admitted should raise.
+        find: (module, name) → a `Call`, or any value for a name that is only passed as an argument. It raises an error
+            for a name that is not allowed.
         persistent: persistent id → object; without it, ids are refused.
 
     Attributes:
-        position: the next byte; after `load`, the one behind the pickle.
+        position: the next byte; after `load`, the first one after the pickle.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class PickleMachine:
         """The object of the pickle at `position`.
 
         Raises:
-            ValueError, IndexError, KeyError, TypeError, struct.error: the stream is damaged, or asks for more than it
-                may; and whatever `find` raises.
+            ValueError, IndexError, KeyError, TypeError, struct.error: the stream is damaged, or exceeds a limit; also
+                any error of `find`.
         """
         self._memo: dict[int, Any] = {}
         self._stack: list[Any] = []
@@ -91,7 +91,7 @@ class PickleMachine:
         """Accounts for `size` bytes that a call takes.
 
         Raises:
-            ValueError: that is more than the file explains.
+            ValueError: all charges exceed `COPIES` times the file's size.
         """
         self._budget -= size
         if self._budget < 0:
@@ -141,7 +141,7 @@ class PickleMachine:
         self._push(self._memo[number])
 
     def _put(self, number: int) -> None:
-        if not 0 <= number <= self._opcodes:  # programs number what they remember from 0 on
+        if not 0 <= number <= self._opcodes:  # programs number stored objects from 0 on
             raise ValueError(f"an object numbered {number} after {self._opcodes} instructions")
         self._memo[number] = self._stack[-1]
 
@@ -195,7 +195,7 @@ class PickleMachine:
         state = self._stack.pop()
         target = self._stack[-1]
         if isinstance(target, collections.OrderedDict):
-            return  # attributes, such as the versions that PyTorch hangs on a state dict
+            return  # attributes, such as the versions that PyTorch adds to a state dict
         if not hasattr(type(target), "__setstate__"):
             raise ValueError(f"a state for a {type(target).__name__}")
         target.__setstate__(state)
@@ -216,7 +216,7 @@ def checked_key(key: Any) -> Any:
     for part in parts:
         if not isinstance(part, (str, bytes, int, float, type(None))):
             raise ValueError(f"a key of the type {type(key).__name__}")
-        # Equal long texts are compared to their ends; whole numbers beyond this can be chosen to have one hash.
+        # Equal long texts are compared completely; larger whole numbers can be chosen to have equal hashes.
         if (isinstance(part, (str, bytes)) and len(part) > _LONGEST_KEY) or (isinstance(part, int) and abs(part) >> 60):
             raise ValueError("a key that is too long")
     return key

@@ -1,7 +1,7 @@
 """Networks inside networks: parameters called module.conv1.weight or backbone.body.conv1.weight → conv1.weight.
 
 Wrappers (DistributedDataParallel, a detector, a self-supervised trainer) put a prefix before every name. It is found by
-two names that the network must have, so that no list of prefixes is needed.
+means of two names that every network has, without a list of prefixes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ...common.errors import UserError
 
-_NAMED, _SHOWN = 30, 100  # names that a message lists, and characters of each
-_CLASSIFIER = "head.fc."  # where OpenMMLab's classifiers keep it, beside "backbone."
+_NAMED, _SHOWN = 30, 100  # names in a message, and characters of each
+_CLASSIFIER = "head.fc."  # its prefix in OpenMMLab's classifiers, beside "backbone."
 
 
 def find_prefix(names: Mapping[str, Tensor], anchors: tuple[str, str], path: Path) -> str | None:
-    """What stands before both anchors, "" if nothing does, None if they are not there.
+    """The prefix of both anchors; "" if they have none, None if they are missing.
 
     Raises:
-        UserError: several networks are there.
+        UserError: there are several networks.
     """
     first, second = anchors
     found = [

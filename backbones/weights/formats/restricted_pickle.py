@@ -1,8 +1,8 @@
-"""Pickles that strangers wrote → plain containers and numpy arrays, without running a line of theirs.
+"""Untrusted pickles → plain containers and numpy arrays, without running any code in them.
 
-A pickle is a program: it may name any function of any installed module and call it. Here it can name the few that
-arrays are made of, and gets a stand-in for each that does nothing but check its arguments and build an array of
-numbers. Every other name is refused; none is looked up. Detectron's and detectron2's model files need no more.
+A pickle is a program: it may name any function of any installed module and call it. Here only the few names that arrays
+need are allowed. Each is replaced by a function that checks its arguments and builds an array of numbers. Every other
+name is refused; none is imported. This is sufficient for Detectron's and detectron2's model files.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are read as latin-1, as numpy's documentation asks for.
 
     Raises:
-        UserError: it names anything else (the message says what), is damaged, or asks for more memory than its size
-            explains.
+        UserError: it contains any other name (the message gives it), is damaged, or asks for too much memory.
         OSError: it cannot be read.
     """
     path = Path(path)
@@ -60,7 +59,7 @@ def _load(data: mmap.mmap, path: Path) -> Any:
         raise UserError(
             f"{path}: the pickle asks for more memory than there is; it is damaged, or made to do harm"
         ) from error
-    except Exception as error:  # whatever a damaged stream makes of the stand-ins
+    except Exception as error:  # a damaged stream may cause any error in the replaced functions
         raise UserError(f"{path}: not a pickle, or a damaged one ({type(error).__name__}: {error})") from error
 
 
@@ -68,7 +67,7 @@ Charge = Callable[[int], None]
 
 
 class _Array(np.ndarray):
-    """An array under construction: numpy's own `__setstate__` trusts what it is given, this one does not."""
+    """An array under construction. Its `__setstate__` checks its arguments; numpy's own does not."""
 
     charge: Charge
 
@@ -81,7 +80,7 @@ class _Array(np.ndarray):
 
 
 class _NumberType:
-    """numpy.dtype, for numbers alone."""
+    """numpy.dtype, only for numbers."""
 
     def __init__(self, code: Any, *_copy_and_align: Any) -> None:
         if code not in _NUMBERS:
@@ -111,8 +110,8 @@ def _checked_bytes(raw: Any, shape: Any, number_type: Any) -> bytes:
 
 
 def _admitted(charge: Charge) -> dict[tuple[str, str], Any]:
-    """The names that a pickle may use. What its calls copy is charged: a few bytes may ask for the same copy again and
-    again."""
+    """The names that a pickle may use. The bytes that a call copies are charged, because a few bytes may request the
+    same copy repeatedly."""
 
     def reconstruct(*_ignored: Any) -> np.ndarray:
         """numpy's empty array that `__setstate__` fills."""
@@ -124,20 +123,20 @@ def _admitted(charge: Charge) -> dict[tuple[str, str], Any]:
         return np.frombuffer(_checked_bytes(raw, (), number_type), number_type.dtype)[0]
 
     def from_buffer(raw: Any, number_type: Any, shape: Any, order: Any, *_axes: Any) -> np.ndarray:
-        """Arrays of protocol 5."""
+        """Makes an array of protocol 5."""
         if order not in ("C", "F"):
             raise ValueError("an array in no order")
         return np.frombuffer(_checked_bytes(raw, shape, number_type), number_type.dtype).reshape(shape, order=order)
 
     def encode(text: Any, encoding: Any = "latin1") -> bytes:
-        """Python 3 writes bytes like this in the protocols of Python 2."""
+        """Makes bytes as Python 3 writes them in protocols 0 to 2."""
         if not isinstance(text, str) or encoding != "latin1":
             raise ValueError("bytes in another encoding than latin1")
         charge(len(text))
         return text.encode("latin1")
 
     def no_bytes() -> bytes:
-        """What it writes for empty bytes."""
+        """Makes empty bytes as Python 3 writes them there."""
         return b""
 
     def ordered(items: Any = ()) -> collections.OrderedDict[Any, Any]:
@@ -155,5 +154,5 @@ def _admitted(charge: Charge) -> dict[tuple[str, str], Any]:
         functions[f"{core}.multiarray", "scalar"] = scalar
         functions[f"{core}.numeric", "_frombuffer"] = from_buffer
     admitted: dict[tuple[str, str], Any] = {name: Call(function) for name, function in functions.items()}
-    admitted["numpy", "ndarray"] = "numpy.ndarray"  # only ever handed to _reconstruct, which ignores it
+    admitted["numpy", "ndarray"] = "numpy.ndarray"  # only an argument of _reconstruct, which ignores it
     return admitted

@@ -6,14 +6,14 @@ The format (torch7's File.lua, Tensor.lua and the C code below them): little-end
     1 number    float64
     2 string    int32 length, bytes
     3 table     int32 index, int32 count, count × (object, object)
-    4 torch     int32 index, string "V 1", string class name, then what the class writes: a tensor its dimensions, a
+    4 torch     int32 index, string "V 1", string class name, then the class's data: a tensor its dimensions, a
                 storage its numbers, every other class one table of its fields
     5 boolean   int32
     6 7 8       a Lua function: (int32 index but for 6,) string of bytecode, object of upvalues
 
-where an index that was seen before stands alone and means the object that was read then. Nothing here calls anything:
-a class is a name, a function is skipped. Counts and sizes are checked against what is left of the file before memory
-is taken, and tensors are views of their storages.
+where an index that occurred before has nothing after it and refers to the object read then. No code is called: a class
+is a name, a function is skipped. Counts and sizes are compared with the rest of the file before memory is taken, and
+tensors are views of their storages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ...common.errors import UserError
 
-DEEPEST = 128  # objects within objects; ResNeXt needs about 20
+DEEPEST = 128  # levels of nesting; ResNeXt needs about 20
 MOST_DIMENSIONS = 16
 MOST_OBJECTS = 1_000_000  # ResNeXt-101 has 50,000, numbers among them; each takes more memory here than in the file
 
@@ -53,7 +53,7 @@ class Object:
 
     @property
     def kind(self) -> str:
-        """The class's name without its package: cudnn.SpatialConvolution and nn.SpatialConvolution are of one kind."""
+        """The class's name without its package: the same for cudnn.SpatialConvolution and nn.SpatialConvolution."""
         return self.class_name.rpartition(".")[2]
 
 
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         storage, str, int, float, bool, None.
 
     Raises:
-        UserError: the file is damaged, is no .t7, or is made to exhaust memory.
+        UserError: the file is damaged, is not a .t7 file, or would exhaust memory.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -110,7 +110,7 @@ class _Reader:
             raise ValueError(f"unknown tag {tag}")
         index = self._int()
         if index not in self.seen:
-            self.seen[index] = None  # what a function stands for, and an object inside itself before it is made
+            self.seen[index] = None  # the value of a function, and of an object inside itself before it is complete
             if tag == 3:
                 self._table(self._register(index, {}), depth)
             elif tag == 4:
@@ -134,7 +134,7 @@ class _Reader:
 
     def _torch_object(self, index: int, depth: int) -> None:
         name = self._string()
-        if name.startswith("V "):  # files older than the version field start with the name
+        if name.startswith("V "):  # files without a version field start with the name
             name = self._string()
         match = _TENSOR.fullmatch(name)
         if match and match[2] in _NUMBER_TYPES:

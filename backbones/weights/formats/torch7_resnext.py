@@ -27,14 +27,14 @@ _NORMALIZATION = "SpatialBatchNormalization"
 
 
 def to_state_dict(model: Any, path: Path) -> dict[str, Tensor]:
-    """Names the parameters of a whole ImageNet or CIFAR network.
+    """A whole ImageNet or CIFAR network → its parameters by torchvision's names.
 
     Args:
-        model: what `torch7.load` gave.
+        model: the result of `torch7.load`.
         path: the file, for messages.
 
     Raises:
-        UserError: the object is no such network.
+        UserError: the object is not such a network.
     """
     try:
         return _Namer().name(model)
@@ -43,13 +43,13 @@ def to_state_dict(model: Any, path: Path) -> dict[str, Tensor]:
 
 
 class _Unexpected(Exception):
-    """The object differs from what the module's head describes."""
+    """The object does not have the structure in this module's docstring."""
 
 
 class _Namer:
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
-        self.visited: set[int] = set()  # a hostile file may put a module into itself, or twice into each of many others
+        self.visited: set[int] = set()  # a hostile file may nest a module in itself, or twice in each of many
 
     def name(self, model: Any) -> dict[str, Tensor]:
         stages = 0
@@ -76,7 +76,7 @@ class _Namer:
         self._add_pairs(shortcut, [(f"{prefix}downsample.0.", f"{prefix}downsample.1.")] if shortcut else [])
 
     def _layers(self, module: Object) -> Iterator[Object]:
-        """The convolutions and normalisations in a chain of modules, in order; what has no weight is passed over."""
+        """The convolutions and normalisations in a chain of modules, in order; modules without weights are skipped."""
         if module.kind == "Sequential":
             for child in self._children(module, "Sequential"):
                 yield from self._layers(child)
@@ -116,12 +116,12 @@ class _Namer:
 
 
 def _filters(convolution: Object) -> Tensor:
-    """(out, in / groups, kH, kW), whatever shape the class keeps its weight in (SpatialConvolutionMM: a matrix)."""
+    """The weight as (out, in / groups, kH, kW), for any class's own shape (SpatialConvolutionMM: a matrix)."""
     weight = _tensor(convolution, "weight")
     fields = convolution.fields
     try:
         groups = fields.get("groups", 1)
-        # A view: a small file may name one storage any number of times, and each copy would cost its size.
+        # A view: a small file may refer to one storage many times, and each copy would take its size.
         return weight.view(fields["nOutputPlane"], fields["nInputPlane"] // groups, fields["kH"], fields["kW"])
     except (KeyError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise _Unexpected(f"{convolution.class_name} with a weight of shape {tuple(weight.shape)}: {error}") from error

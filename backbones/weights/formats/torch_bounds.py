@@ -1,8 +1,9 @@
-"""A file of `torch.save` → nothing, or an error if to load it would cost more than its size explains.
+"""A file of `torch.save` → nothing, or an error if loading it would take more memory or time than its size justifies.
 
-`torch.load(weights_only=True)` runs no code, but a pickle of a few bytes can have it make arrays of any size, copy one
-text any number of times, or hash for ever; and a zip can state sizes that its file does not have. So the pickle is
-gone through first (`pickle_machine.py`), with a stand-in for every name that only accounts for what a call would take.
+`torch.load(weights_only=True)` runs no code, but a pickle of a few bytes can make it create arrays of any size, copy
+one text any number of times, or compute a hash for ever; and a zip can state sizes that its file does not have. So the
+pickle is first interpreted by `pickle_machine.py`, where every name is replaced by a function that only counts the
+memory that the call would take.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ _ITEM_BYTES = {
     "ComplexFloatStorage": 8, "QUInt8Storage": 1, "QInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1,
     "QUInt2x4Storage": 1, "UntypedStorage": 1,
 }  # fmt: skip
-_PICKLES = 5  # in a file of before PyTorch 1.6: magic number, protocol, system, the object, keys of the storages
+_PICKLES = 5  # in a file from before PyTorch 1.6: magic number, protocol, system, the object, keys of the storages
 _LARGEST_PICKLE = 1 << 26  # bytes; of a file with 100,000 tensors it has 20 MB
 _HARMLESS = ("_codecs.encode", "builtins.complex", "__builtin__.complex")  # of other names than PyTorch's
 _OBJECT = 100  # bytes that an entry of a set or dict takes
 
 
 def check_cost(path: Path) -> None:
-    """Goes through a file of either format, without loading it.
+    """Checks a file of either format, without loading it.
 
     Raises:
         zipfile.BadZipFile: entries are compressed, of one name, or larger than the file.
-        pickle.UnpicklingError: it names something that is no part of weights.
+        pickle.UnpicklingError: it names something that weights do not need.
         ValueError, IndexError, KeyError, TypeError, struct.error: the pickle is damaged, or asks for too much.
     """
     if is_zip(path):
@@ -49,7 +50,7 @@ def check_cost(path: Path) -> None:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file of torch.save is of the format that it writes since PyTorch 1.6."""
+    """Whether a file of torch.save is in the zip format, the default since PyTorch 1.6."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -64,7 +65,7 @@ def _check_zip(path: Path) -> None:
             raise zipfile.BadZipFile("it has compressed entries, which could unpack to any size")
         if sum(entry.file_size for entry in entries) > size:
             raise zipfile.BadZipFile("its entries are larger than the file")
-        # PyTorch finds entries by another reader: where the two could differ, nothing that is seen here counts.
+        # PyTorch reads entries with another reader: where the two could differ, this check would be invalid.
         names = {entry.filename.lower() for entry in entries}
         pickles = [entry for entry in entries if entry.filename.lower().endswith("/data.pkl")]
         if len(names) < len(entries) or len(pickles) != 1 or min(entry.header_offset for entry in entries) != 0:
@@ -88,7 +89,7 @@ def _check_legacy(data: mmap.mmap) -> None:
 
 
 class _Thing:
-    """What stands for an object of PyTorch. count: numbers that it has, if it is a tensor; 0 otherwise."""
+    """A placeholder for an object of PyTorch. count: the numbers of a tensor; 0 for other objects."""
 
     def __init__(self, count: int = 0) -> None:
         self.count = count
@@ -107,7 +108,7 @@ class _Storage:
 
 
 class _Name(Call):
-    """A name of PyTorch, to be called or handed on."""
+    """A name of PyTorch, to be called or passed as an argument."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -115,7 +116,7 @@ class _Name(Call):
 
 
 class _Accountant:
-    """Goes through the pickles of one file.
+    """Interprets the pickles of one file and counts the memory that they would take.
 
     Args:
         data: the pickle, or the whole file.
@@ -126,7 +127,7 @@ class _Accountant:
         self._machine = PickleMachine(data, self._find, self._storage)
         self._sizes = sizes
         self._taken: dict[str, int] = {}
-        # What a call of each name would take; which of PyTorch's own names there are is known to torch.load.
+        # Name → a function that charges the cost of a call. Of PyTorch's names, torch.load itself refuses unknown ones.
         self._functions: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": self._ordered,
             "collections.Counter": self._hashed,
@@ -145,12 +146,12 @@ class _Accountant:
         }
 
     def go_through(self) -> None:
-        """One pickle; raises what `check_cost` does."""
+        """Interprets one pickle; raises the errors of `check_cost`."""
         self._machine.load()
 
     def _find(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full == "torch._utils._rebuild_nested_tensor":  # its size stands in another tensor
+        if full == "torch._utils._rebuild_nested_tensor":  # its size is in another tensor
             raise ValueError("a nested tensor")
         if not (full in self._functions or module.partition(".")[0] == "torch" or full in _HARMLESS):
             raise pickle.UnpicklingError(f"GLOBAL {full}")
@@ -185,7 +186,7 @@ class _Accountant:
         return dict.fromkeys(map(checked_key, items))
 
     def _sized(self, *arguments: Any) -> _Thing:
-        """Called with whole numbers it takes memory of that size, with values as much as they have."""
+        """Charges a call: whole numbers are sizes to allocate, other arguments are copied."""
         sizes = [_whole(argument) for argument in arguments if isinstance(argument, int)]
         count = math.prod(sizes) if sizes else 0
         self._machine.charge(16 * count)
@@ -193,7 +194,7 @@ class _Accountant:
         return _Thing(count)
 
     def _copied(self, *arguments: Any) -> _Thing:
-        """What any other call may copy of its arguments."""
+        """Charges any other call: it may copy its arguments."""
         for argument in arguments:
             for part in argument if isinstance(argument, tuple) else (argument,):
                 if isinstance(part, (str, bytes)):
@@ -213,7 +214,7 @@ class _Accountant:
         return _Thing(_view(_Storage(storage.size, dtype.itemsize), offset, size, stride))
 
     def _quantized(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _Thing:
-        """Made at its full size before it is laid upon its storage."""
+        """Charges a quantized tensor, which is created at its full size before it gets its storage."""
         count = _view(storage, offset, size, stride)
         self._machine.charge(4 * count)
         self._copied(*rest)
@@ -227,10 +228,10 @@ class _Accountant:
 
 
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> int:
-    """Numbers of a tensor that is laid upon a storage; PyTorch enlarges a storage that is too small for it.
+    """The number of elements of a tensor that views a storage. PyTorch would enlarge a storage that is too small.
 
     Raises:
-        ValueError: it is.
+        ValueError: the storage is too small.
     """
     if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > 64:
         raise ValueError("a tensor without a storage")

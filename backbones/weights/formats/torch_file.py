@@ -21,8 +21,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     """Reads a file in the zip format or the one before it, onto the CPU.
 
     Raises:
-        UserError: it is damaged, compressed, asks for more memory than its size explains, or holds anything but
-            tensors, numbers, strings and plain containers.
+        UserError: it is damaged or compressed, asks for more memory than its size justifies, or contains anything
+            except tensors, numbers, strings and plain containers.
     """
     path = Path(path)
     try:
@@ -44,8 +44,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    """Raises BadZipFile for what torch's reader takes without a word: entries of a zip at odds with their CRC-32. Those
-    leave out the headers; the checksum of our own files does not."""
+    """Raises BadZipFile for zip entries that do not match their CRC-32, which torch's reader does not check. The CRC-32
+    do not cover the headers; the checksum of our own files does."""
     if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,7 @@
-"""COCO on the disk: downloading it, and finding its splits.
+"""Downloads COCO and finds the files of its splits.
 
-    layout            where the files of a split are
-    parts             what COCO consists of, and the archives that contain it
+    layout            finds the files of a split
+    parts             COCO's parts, and the archive that contains each
     prepare           downloads and unpacks what is missing
     archives          unpacks a zip archive safely
     derived_splits    makes trainval35k and minival from the 2014 files

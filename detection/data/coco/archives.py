@@ -1,9 +1,9 @@
-"""A zip archive → its files in a folder, and none outside of it, whatever the archive says.
+"""A zip archive → its files in a folder; an archive that would write outside of the folder is refused.
 
-Before the first byte is written, every member of the archive is checked: a name that leads out of the folder, a link, a
-device, an encrypted or repeated member, or more bytes than expected refuse the whole archive. Files get their names
-only when they are whole and on the disk, so unpacking may be killed at any instant (a power cut included) and started
-again: files that are there already, with the archive's size and CRC-32, are kept.
+Before the first byte is written, every member of the archive is checked: the whole archive is refused if it has a name
+that leads out of the folder, a link, a device, an encrypted or repeated member, or more bytes than expected. A file is
+renamed to its final name only after it is complete and on the disk, so unpacking may be killed at any time (even by a
+power cut) and started again: existing files with the archive's size and CRC-32 are kept.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from backbones.common.units import in_bytes
 
 CHUNK = 1 << 20
 FLUSH_EVERY = 512 << 20  # bytes written between two flushes of the disk
-UNFINISHED = ".unpacking"  # the ending of a file's name as long as it may not be whole on the disk
-# What zipfile raises for damaged archives and other files; found by flipping bytes in some.
+UNFINISHED = ".unpacking"  # the suffix of a file's name until it is complete on the disk
+# The errors that zipfile raises for damaged archives and other files; found by flipping bytes in some.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
@@ -61,7 +61,7 @@ def unpack(
             total = sum(member.file_size for member in members)
             if total > limit:
                 raise UserError(
-                    f"{archive} is not unpacked: it would come to {in_bytes(total)}, where {in_bytes(limit)} are plenty"
+                    f"{archive} is not unpacked: it would have {in_bytes(total)}, the limit is {in_bytes(limit)}"
                 )
             report = ByteProgress(archive.name, enabled=progress)
             report.say(f"unpacking {len(members)} files, {in_bytes(total)}")
@@ -74,7 +74,7 @@ def unpack(
         raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
     except OSError as error:
         raise UserError(
-            f"cannot unpack {archive} into {root}: {error}. Cure that and run again: it goes on from there"
+            f"cannot unpack {archive} into {root}: {error}. Correct that and run again: it resumes from there"
         ) from error
 
 
@@ -129,7 +129,7 @@ def _unfinished(target: Path) -> Path:
 
 
 def _give_names(targets: list[Path]) -> None:
-    """Flushes the disk once for many files: to flush each of COCO's 118,287 alone would take hours on a hard disk."""
+    """Flushes the disk once, then renames many files: one flush for each of COCO's 118,287 would take hours."""
     if not targets:
         return
     if hasattr(os, "sync"):  # not on Windows

@@ -4,8 +4,8 @@ minival consists of the images of val2014 that are in val2017, trainval35k of tr
 minival files that are found on the web have duplicates and fractional ids; therefore val2017 is used.) In the files
 made here a file name begins with its folder (`val2014/COCO_val2014_000000001268.jpg`), because trainval35k has two.
 
-The annotations are copied character for character, one at a time, so that memory holds a window of an input file and
-not the several GB that the objects of train2014 would take.
+The annotations are copied character for character, one at a time, so that only a window of an input file is in memory;
+all objects of train2014 would take several GB.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
         The size of each of the two.
 
     Raises:
-        UserError: an input is missing or damaged, the inputs do not belong together, or a split is not of the expected
-            size; nothing is written then.
+        UserError: an input is missing or damaged, the inputs do not belong together, or a split does not have the
+            expected size. Then nothing is written.
     """
     minival_ids = _image_ids(root / VAL2017)
     with contextlib.ExitStack() as files:
@@ -117,7 +117,7 @@ def _distribute(path: Path, minival_ids: frozenset[int], minival: _SplitFile, tr
     """Adds an official file's images and annotations to their splits; returns its licences and categories."""
     folder = path.stem.removeprefix("instances_")
     head: dict[str, list[Any]] = {"licenses": [], "categories": []}
-    with _official(path):
+    with _name_file_in_errors(path):
         for key, value, text in read_elements(path):
             if key == "annotations":
                 (minival if value["image_id"] in minival_ids else trainval).add_annotation(text)
@@ -129,12 +129,12 @@ def _distribute(path: Path, minival_ids: frozenset[int], minival: _SplitFile, tr
 
 
 def _image_ids(path: Path) -> frozenset[int]:
-    with _official(path):
+    with _name_file_in_errors(path):
         return frozenset(value["id"] for key, value, _ in read_elements(path) if key == "images")
 
 
 @contextlib.contextmanager
-def _official(path: Path) -> Iterator[None]:
+def _name_file_in_errors(path: Path) -> Iterator[None]:
     """Turns errors while an official file is read into a UserError that names the file."""
     if not path.exists():
         raise UserError(f"{path} is missing. Run prepare_coco.py: it gets it")

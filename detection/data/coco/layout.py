@@ -65,7 +65,7 @@ def resolve_split(root: Path, split: str) -> tuple[Path, Path]:
         The annotation file, and the folder that the file names in it are relative to.
 
     Raises:
-        UserError: an unknown split, or its files are missing; the message lists what was looked for, and the remedy.
+        UserError: an unknown split, or its files are missing; the message lists the expected files and the remedy.
 
     Example: `resolve_split(Path("coco"), "minival")` gives `coco/annotations/instances_val2017.json` and `coco/val2017`
     in the 2017 layout, `coco/annotations/instances_minival.json` and `coco` in the 2014 layout.

@@ -1,4 +1,4 @@
-"""What COCO consists of in each of its layouts, and the archive that contains each part."""
+"""The parts of COCO in each of its layouts, and the archive that contains each part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Part:
     Attributes:
         path: an annotation file or a folder of images, relative to the COCO folder and as named in the archive.
         archive: the archive that contains it.
-        size: bytes that it takes on the disk, about.
+        size: approximate bytes on the disk.
         images: the number of images in the folder; 0 for an annotation file.
     """
 
@@ -45,7 +45,7 @@ class Part:
         return member.startswith(f"{self.path}/") if self.images else member == self.path
 
     def missing_bytes(self, root: Path) -> int:
-        """About how many bytes of it are missing below `root`: 0 if it is whole."""
+        """Approximate bytes of it that are missing below `root`; 0 if it is complete."""
         if not self.images:
             return 0 if (root / self.path).is_file() else self.size
         missing = max(0, self.images - _count_images(root / self.path))
@@ -79,7 +79,7 @@ _ANNOTATIONS2014 = Archive(
 )
 _INSTANCES_VAL2017 = Part(VAL2017, _ANNOTATIONS2017, 20_000_000)
 
-# What each layout consists of: the small before the large, so that a wrong address or a full disk shows early.
+# The parts of each layout, small ones first, so that a wrong address or a full disk is detected early.
 LAYOUTS: dict[str, tuple[Part, ...]] = {
     "2017": (
         _INSTANCES_VAL2017,

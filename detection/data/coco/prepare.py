@@ -1,9 +1,9 @@
-"""A folder and a layout → COCO in that folder: what is missing is downloaded, checked, unpacked, made into splits.
+"""A folder and a layout → COCO in that folder: missing parts are downloaded, checked and unpacked, and splits built.
 
-What is missing is determined from the folder's content alone (a folder of images is whole if it has as many as COCO).
-So a COCO that was put there in another way is recognised, and a preparation that was killed at any instant is resumed
-by starting it again. Archives that are downloaded here are in `.archives/` until they are unpacked; archives that the
-user put into the folder or into its `archives/` are used where they are, and stay there.
+Missing parts are determined only from the folder's content (a folder of images is complete if it has COCO's number of
+images). So files that were put there in another way are recognised, and a preparation that was killed is resumed by
+starting it again. Archives that are downloaded here are in `.archives/` until they are unpacked; archives that the user
+put into the folder or into its `archives/` are used where they are, and stay there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Job:
     Attributes:
         file: where the archive is or will be.
         to_fetch: bytes of it that are missing.
-        to_unpack: bytes that unpacking takes on the disk, about.
+        to_unpack: approximate bytes that unpacking takes on the disk.
     """
 
     archive: Archive
@@ -57,7 +57,7 @@ class Plan:
     Attributes:
         layout: "2017" or "2014".
         jobs: in the order in which they are done.
-        splits_size: bytes that trainval35k and minival take on the disk, about; 0 if they need not be built.
+        splits_size: approximate bytes that trainval35k and minival take on the disk; 0 if they need not be built.
         leftovers: archives that were unpacked by an earlier run, which was killed before it removed them.
         keep_archives: move archives that were fetched to `archives/` instead of deleting them.
     """
@@ -80,7 +80,7 @@ class Plan:
         return sum(job.to_fetch for job in self.jobs)
 
     def disk_use(self) -> tuple[int, int]:
-        """Bytes taken on the disk, about: the most at any moment, and at the end (negative: the disk gains space)."""
+        """Approximate bytes taken on the disk: the maximum at any time, and at the end (negative: space is freed)."""
         most = now = 0
         for job in self.jobs:
             now += job.to_fetch + job.to_unpack
@@ -116,13 +116,13 @@ def make_plan(
     keep_archives: bool = False,
     layouts: Mapping[str, tuple[Part, ...]] = LAYOUTS,
 ) -> Plan:
-    """Determines what is missing in the folder `root` (which need not exist) and plans how to get it. Changes nothing.
+    """Finds the missing parts in the folder `root` (which need not exist) and plans how to get them. Changes nothing.
 
     Args:
-        layout: "2017", "2014", or "auto" for the layout of which less is missing (2017 in an empty folder).
+        layout: "2017", "2014", or "auto" for the one of which fewer bytes are missing (2017 in an empty folder).
         only_annotations: leave the images out.
         keep_archives: do not delete archives that were unpacked.
-        layouts: what each layout consists of.
+        layouts: the parts of each layout.
 
     Raises:
         UserError: `root` is not a folder.
@@ -166,7 +166,7 @@ def _locate(root: Path, archive: Archive) -> tuple[Path, int]:
 
 
 def _measure_missing(jobs: Sequence[Job]) -> int:
-    """A measure of what is missing, in bytes, by which the layout is chosen."""
+    """A measure of the missing parts, in bytes, by which the layout is chosen."""
     return sum(job.to_unpack + job.to_fetch - job.archive.size for job in jobs)
 
 
@@ -195,7 +195,7 @@ def carry_out(
     free: Callable[[Path], int] = free_disk_space,
     progress: bool = True,
 ) -> None:
-    """Carries out the plan. If it is killed at any instant, a new plan resumes from there.
+    """Carries out the plan. If it is killed at any time, a new plan resumes from there.
 
     Args:
         base_url: where the archives are, if not on COCO's own server.
@@ -214,13 +214,13 @@ def carry_out(
             _remove_or_keep(plan, job.archive)
         for archive in plan.leftovers:
             _remove_or_keep(plan, archive)
-        with contextlib.suppress(OSError):  # not there, or something of another layout is still in it
+        with contextlib.suppress(OSError):  # it does not exist, or still has files of another layout
             (plan.root / FETCHED).rmdir()
         if plan.splits_size:
             build_splits(plan.root, expected)
     except OSError as error:
         raise UserError(
-            f"cannot prepare {plan.root}: {error}. Cure that and run again: it goes on from there"
+            f"cannot prepare {plan.root}: {error}. Correct that and run again: it resumes from there"
         ) from error
 
 

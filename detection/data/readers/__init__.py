@@ -1,1 +1,1 @@
-"""Readers of label files, one a format, each into the tables of `detection.data.tables`."""
+"""A label file → the tables of `detection.data.tables`; one reader for each format."""

@@ -1,9 +1,8 @@
-"""A COCO annotation file → tables of its images, annotations and categories; what is repaired is counted.
+"""A COCO annotation file → tables of its images, annotations and categories; repairs are counted.
 
-The one place that knows the format. Of the objects only the boxes are read, and outlines are skipped; where an object
-has an outline and no box, the box is taken from the outline, in a second pass over the file. Single entries are judged
-here (is the id a whole number, are there four numbers in the box?); what joins them is judged in
-`detection.data.repairs`.
+Only this module depends on the format. Outlines are skipped; where an object has an outline and no box, the box is
+computed from the outline in a second pass over the file. Single entries are checked here (is the id a whole number,
+does the box have four numbers?); relations between entries are checked in `detection.data.repairs`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,13 @@ Content = Path | dict[str, Any]  # a file, or what one holds
 
 
 def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_files: bool = True) -> Tables:
-    """Reads a COCO annotation file, or the dict that such a file holds, adding to `findings`; entries of a refused kind
-    hold placeholders.
+    """Reads a COCO annotation file, or the dict that such a file holds, adding to `findings`. Entries of a refused kind
+    are replaced by placeholders.
 
-    of_files: whether the image files will be looked for. If not, an image needs no name and no size, and neither is
-    judged.
+    of_files: whether the image files will be used. If not, an image needs no name and no size, and neither is checked.
 
     Raises:
-        UserError: the file cannot be read, is no JSON object, or `images`, `annotations` or `categories` is no list.
+        UserError: the file cannot be read or is not a JSON object; `images`, `annotations` or `categories` is no list.
     """
     content: Content = source if isinstance(source, Path) else _plain(source)
     names: list[str] = []
@@ -69,7 +67,7 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file with this content would be read as: lists for tuples, floats for NumPy's."""
+    """The content as it would be read from a file: tuples become lists, NumPy's numbers floats."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
     except (TypeError, ValueError, RecursionError) as error:
@@ -79,7 +77,7 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keeps the garbage collector from walking every object again and again for the sake of short-lived dicts."""
+    """Pauses the garbage collector, which many short-lived dicts would trigger to traverse all objects repeatedly."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -92,7 +90,7 @@ def _collector_paused() -> Iterator[None]:
 def _blocks(
     content: Content, wanted: Iterable[str], outlines: str | None, findings: Findings
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The wanted lists, block by block, without the entries that are no objects, which are added to the findings."""
+    """The wanted lists, block by block; entries that are not objects are left out and added to the findings."""
     repeated: Repeated = []
     members = read_members(content, outlines, repeated) if isinstance(content, Path) else content.items()
     for member, block in members:
@@ -118,7 +116,7 @@ def _images(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids, heights, widths) of a block; the file names are added to `names`.
 
-    of_files: takes what is found about names and sizes, and the rest, too, without `findings`.
+    of_files: receives the findings about names and sizes, and all others if `findings` is None.
     """
 
     def name_of(row: int) -> str:
@@ -153,7 +151,7 @@ def _annotations(
 ) -> tuple[np.ndarray, ...]:
     """(ids, image ids, category ids, boxes, crowds, areas, NaN where there is none) of a block.
 
-    boxless: rows that get their box later.
+    boxless: rows whose box is set later.
     """
 
     def name_of(row: int) -> str:
@@ -179,7 +177,7 @@ def _boxless(block: list[dict[str, Any]]) -> list[int]:
 
 
 def _fill_from_outlines(content: Content, boxless: set[int], boxes: np.ndarray, findings: Findings) -> None:
-    """Sets the boxes of the annotations `boxless`, counted from the file's first, from their outlines."""
+    """Computes the boxes of the annotations `boxless` (positions in the file) from their outlines."""
     first = 0
     for _, block in _blocks(content, ("annotations",), None, Findings()):
         for row, entry in enumerate(block):
@@ -194,7 +192,7 @@ def _fill_from_outlines(content: Content, boxless: set[int], boxes: np.ndarray, 
 
 
 def _fill_areas(areas: np.ndarray, boxes: np.ndarray) -> None:
-    """Sets the areas that are absent to their boxes' own."""
+    """Sets absent areas to the areas of their boxes."""
     absent = np.isnan(areas)
     sides = np.maximum(boxes[absent, 2:], 0)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,7 +1,7 @@
-"""A column of a COCO file's values → an array; what is repaired, and what cannot be used, is counted.
+"""A column of a COCO file's values → an array; repaired and unusable values are counted.
 
-Shapes: n entries of a block. Where a column holds nothing unusual it is turned as a whole; else its values are looked
-at one by one.
+Shapes: n entries of a block. A column without unusual values is converted as a whole; otherwise its values are
+converted one by one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from detection.common.json_columns import LARGEST_ID, box_column, number_column,
 from detection.data.findings import Findings
 from detection.data.tables import MISSING
 
-NameOf = Callable[[int], str]  # row of a block → what a message calls it
+NameOf = Callable[[int], str]  # row of a block → its name in messages
 
-PLACEHOLDER = (0.0, 0.0, 1.0, 1.0)  # a box that nothing is found about, in place of one that cannot be used
+PLACEHOLDER = (0.0, 0.0, 1.0, 1.0)  # stands for an unusable box; causes no further findings
 LARGEST_INT64 = int(np.iinfo(np.int64).max)
 LARGEST_SIDE = int(np.iinfo(np.int32).max)
 
@@ -34,7 +34,7 @@ def add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: NameOf) -
 
 
 def ids(values: Sequence[Any], name_of: NameOf, findings: Findings, malformed: str) -> np.ndarray:
-    """Ids of images or categories, int64 (n,); see `whole_numbers`. One that is absent is `malformed`, too."""
+    """Ids of images or categories, int64 (n,); see `whole_numbers`. An absent one counts as `malformed`."""
     return whole_numbers(values, name_of, findings, malformed, malformed, LARGEST_ID, "id_too_large")
 
 
@@ -47,10 +47,10 @@ def whole_numbers(
     largest: int = LARGEST_INT64,
     too_large: str | None = None,
 ) -> np.ndarray:
-    """Whole numbers as int64 (n,); what is null, absent or unusable becomes `MISSING`.
+    """Whole numbers as int64 (n,); null, absent and unusable values become `MISSING`.
 
-    Null and absent are added to the findings as the kind `missing`, the unusable as `malformed`, those beyond `largest`
-    in magnitude as `too_large` (None: as `malformed`).
+    Null and absent values are added to the findings as the kind `missing`, unusable ones as `malformed`, those beyond
+    `largest` in magnitude as `too_large` (None: as `malformed`).
     """
     if set(map(type, values)) <= {int}:
         with contextlib.suppress(OverflowError):
@@ -104,7 +104,7 @@ def crowds(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.nda
 def boxes(values: Sequence[Any], name_of: NameOf, findings: Findings, elsewhere: Sequence[int]) -> np.ndarray:
     """Boxes as float64 (n, 4); a placeholder for those that are not four numbers.
 
-    elsewhere: rows that have no box, and get one later.
+    elsewhere: rows without a box, which is set later.
     """
     usual = box_column(values)
     if usual is not None:
@@ -124,7 +124,7 @@ def boxes(values: Sequence[Any], name_of: NameOf, findings: Findings, elsewhere:
 
 
 def areas(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndarray:
-    """Areas as float64 (n,), NaN for what is absent or cannot be one."""
+    """Areas as float64 (n,), NaN for absent and unusable ones."""
     result = number_column(values)
     if result is None:
         numbers: Iterable[float | None] = map(_number, values)
@@ -139,7 +139,7 @@ def areas(values: Sequence[Any], name_of: NameOf, findings: Findings) -> np.ndar
 
 
 def _whole_number(value: Any) -> int | None:
-    """`value` as an int if it stands for one beyond doubt: 7, 7.0 or "7". True and false do not.
+    """`value` as an int if it is unambiguous: 7, 7.0 or "7". True and false are not.
 
     >>> [_whole_number(value) for value in (7, 7.0, " 007.0", 7.5, "seven", True)]
     [7, 7, 7, None, None, None]

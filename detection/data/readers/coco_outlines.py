@@ -9,7 +9,7 @@ import numpy as np
 
 from detection.common.json_columns import number_column
 
-CUT = 0  # what stands for an outline that was skipped while reading, see `json_stream.read_members`
+CUT = 0  # replaces an outline that was skipped while reading, see `json_stream.read_members`
 
 
 def has_outline(entry: dict[str, Any]) -> bool:

@@ -143,7 +143,7 @@ def test_dropped_connections_are_continued(server: Server, tmp_path: Path) -> No
 
 def test_interrupted_run_is_continued_by_the_next(server: Server, tmp_path: Path) -> None:
     server.drop_after = [1_000_000, 0]
-    with pytest.raises(UserError, match=r"connection lost.*run again: it goes on from there.*weights\.bin"):
+    with pytest.raises(UserError, match=r"connection lost.*run again: it resumes from there.*weights\.bin"):
         fetch(server, tmp_path / "weights.bin", attempts=1)
     fetched = (tmp_path / "weights.bin.partial").stat().st_size
     assert 0 < fetched <= 1_000_000
@@ -366,7 +366,7 @@ def test_progress_is_written_to_stderr(server: Server, tmp_path: Path, capsys: p
     assert captured.out == ""
     assert "weights.bin: fetching 3.1 MB" in captured.err
     assert "trying again" in captured.err
-    assert "going on from" in captured.err
+    assert "resuming from" in captured.err
     assert "weights.bin: 3.1 MB fetched" in captured.err
 
 

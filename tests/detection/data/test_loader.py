@@ -259,7 +259,7 @@ def test_a_bad_image_is_replaced_where_that_is_allowed(make_index: MakeIndex, ca
         assert 104 not in alone.image_ids.tolist()
         assert f"{index.path(4)}: no such image" in problem
     assert caplog.text.count("no such image") == 2  # once for each of the two loaders, not for each epoch
-    assert caplog.text.count("1 image(s) could not be read, asked for 2 time(s): others stood in for them") == 2
+    assert caplog.text.count("1 image(s) could not be read, asked for 2 time(s): other images replaced them") == 2
 
 
 def test_what_was_replaced_is_counted_where_a_training_stops_taking_batches(

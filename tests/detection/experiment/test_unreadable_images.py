@@ -37,7 +37,7 @@ def test_a_run_stops_at_a_damaged_image_or_goes_on_if_told_so(damaged: Path, con
     said = tool("train_rpn", *arguments, "--resume").stderr
     assert said.count("the JPEG is cut short or damaged") == 1
     assert "1 image(s) could not be read, asked for " in said
-    assert "others stood in for them" in said
+    assert "other images replaced them" in said
 
     tool("propose", "--weights", output / "rpn.pt", "--store", tmp_path / "train.st")
     index = load_index(damaged / "annotations/instances_train.json", damaged / "train", name="").non_empty()

@@ -157,7 +157,7 @@ def test_a_disk_that_takes_no_more_leaves_no_half_file(tmp_path: Path) -> None:
         try:
             unpack(archive, root, everything, limit=PLENTY, progress=False, flush_every=1)
         except UserError as error:
-            os._exit(7 if "Cure that and run again" in str(error) else 1)
+            os._exit(7 if "Correct that and run again" in str(error) else 1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert tree(root) == {"a/1.jpg": b"1" * 1000}
