@@ -18,6 +18,7 @@ from typing import Any, Literal
 SIDE = 32_768  # pixels along one side of an image or a region
 CHANNELS = 65_536
 WIDTH = 4_096  # planes, cardinality and base width, which a network multiplies with each other
+BATCH = 65_536  # images a step: on few devices a step of more would take days, and a signal waits for its end
 COUNT = 1_000_000  # images, boxes or regions at once
 STEPS = 1_000_000_000
 PROCESSES = 512
@@ -95,7 +96,7 @@ class Backbone:
 class Training:
     """Stochastic gradient descent for one of the networks. Steps count global batches, on any number of devices."""
 
-    global_batch: int = within(16, 1, COUNT)  # images a step, over all devices
+    global_batch: int = within(16, 1, BATCH)  # images a step, over all devices
     # Images that one device holds at once; the rest of its share is accumulated.
     images_per_device: int = within(2, 1, COUNT)
     learning_rate: float = within(0.02, 0, FACTOR)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from detection import config as settings
-from detection.config import COUNT, FACTOR, SIDE, STEPS, WIDTH, within
+from detection.config import BATCH, COUNT, FACTOR, SIDE, STEPS, WIDTH, within
 
 STRUCTURE = ("depths", "cardinality", "base_width", "planes", "stem_width", "stem", "residual")
 
@@ -66,7 +66,7 @@ class Network:
 class Training:
     """Stochastic gradient descent, counted in epochs: as many steps as it takes to see each image, rounded up."""
 
-    global_batch: int = within(256, 1, COUNT)  # images a step, over all devices
+    global_batch: int = within(256, 1, BATCH)  # images a step, over all devices
     images_per_device: int = within(32, 1, COUNT)  # that one device holds at once; the rest of its share is accumulated
     learning_rate: float = within(0.1, 0, FACTOR)
     # The rate above is for this global batch; with another it is scaled in proportion. null: taken as it stands
