@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...common.errors import UserError
 
-
 LARGEST_HEADER = 1 << 24  # bytes: 150,000 tensors; each of them takes some ten times as much as an object
 
 
