@@ -74,7 +74,7 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     """
     path = Path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe could wait for ever, a device has no end
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe could wait for ever
         raise UserError(f"{path} is no plain file. Needed here: {wanted}.")
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:
