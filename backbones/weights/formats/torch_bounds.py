@@ -79,16 +79,16 @@ def _check_zip(path: Path) -> None:
             for entry in entries
             if entry.filename.startswith(f"{folder}data/")
         }
-        _Accountant(archive.read(pickled), sizes).go_through()
+        _PickleCheck(archive.read(pickled), sizes).check_next()
 
 
 def _check_legacy(data: mmap.mmap) -> None:
-    accountant = _Accountant(data, None)
+    check = _PickleCheck(data, None)
     for _ in range(_PICKLES):
-        accountant.go_through()
+        check.check_next()
 
 
-class _Thing:
+class _StandIn:
     """A placeholder for an object of PyTorch. count: the numbers of a tensor; 0 for other objects."""
 
     def __init__(self, count: int = 0) -> None:
@@ -115,7 +115,7 @@ class _Name(Call):
         self.name = name
 
 
-class _Accountant:
+class _PickleCheck:
     """Interprets the pickles of one file and counts the memory that they would take.
 
     Args:
@@ -145,7 +145,7 @@ class _Accountant:
             "torch._tensor._rebuild_from_type_v2": self._subclass,
         }
 
-    def go_through(self) -> None:
+    def check_next(self) -> None:
         """Interprets one pickle; raises the errors of `check_cost`."""
         self._machine.load()
 
@@ -185,15 +185,15 @@ class _Accountant:
         self._machine.charge(_OBJECT * len(items))
         return dict.fromkeys(map(checked_key, items))
 
-    def _sized(self, *arguments: Any) -> _Thing:
+    def _sized(self, *arguments: Any) -> _StandIn:
         """Charges a call: whole numbers are sizes to allocate, other arguments are copied."""
         sizes = [_whole(argument) for argument in arguments if isinstance(argument, int)]
         count = math.prod(sizes) if sizes else 0
         self._machine.charge(16 * count)
         self._copied(*arguments)
-        return _Thing(count)
+        return _StandIn(count)
 
-    def _copied(self, *arguments: Any) -> _Thing:
+    def _copied(self, *arguments: Any) -> _StandIn:
         """Charges any other call: it may copy its arguments."""
         for argument in arguments:
             for part in argument if isinstance(argument, tuple) else (argument,):
@@ -201,24 +201,24 @@ class _Accountant:
                     self._machine.charge(4 * len(part))
                 elif isinstance(part, (list, tuple, dict, set)):
                     self._machine.charge(_OBJECT * len(part))
-                elif isinstance(part, _Thing):
+                elif isinstance(part, _StandIn):
                     self._machine.charge(8 * part.count)
-        return _Thing()
+        return _StandIn()
 
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> _Thing:
-        return _Thing(_view(storage, offset, size, stride))
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> _StandIn:
+        return _StandIn(_view(storage, offset, size, stride))
 
     def _tensor_v3(
         self, storage: Any, offset: Any, size: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: Any, *_rest: Any
-    ) -> _Thing:
-        return _Thing(_view(_Storage(storage.size, dtype.itemsize), offset, size, stride))
+    ) -> _StandIn:
+        return _StandIn(_view(_Storage(storage.size, dtype.itemsize), offset, size, stride))
 
-    def _quantized(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _Thing:
+    def _quantized(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _StandIn:
         """Charges a quantized tensor, which is created at its full size before it gets its storage."""
         count = _view(storage, offset, size, stride)
         self._machine.charge(4 * count)
         self._copied(*rest)
-        return _Thing(count)
+        return _StandIn(count)
 
     def _same(self, tensor: Any, *_rest: Any) -> Any:
         return tensor

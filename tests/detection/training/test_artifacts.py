@@ -234,7 +234,7 @@ def test_things_that_are_no_such_file(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("hello", b"world")
     sealed(tmp_path / "zip.pt", (tmp_path / "zip.pt").read_bytes())
-    for name in ("page.pt", "folder.pt", "zip.pt", "missing.pt"):
+    for name in ("page.pt", "folder.pt", "zip.pt", "missing.pt", f"{'long' * 100}.pt"):
         with pytest.raises(UserError, match=name):
             load_artifact(tmp_path / name, "rpn")
 
