@@ -14,6 +14,7 @@ from backbones import InputFormat, ResNeXt
 from backbones.common.errors import UserError
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.network import build_classifier
+from detection.common.categories import checked_categories
 from detection.config_file import config_of, config_to_dict
 from detection.training.artifacts import load_artifact, save_artifact, versions
 from detection.training.network_state import build_with_weights, plain_state
@@ -57,7 +58,8 @@ def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
     content = load_artifact(path, KIND)
     try:
         config = config_of(ClassifierConfig, content["config"], f"{path}: its configuration")
-        classes = tuple(map(str, content["classes"]))
+        names = content["classes"]
+        _, classes = checked_categories(list(range(len(names))), names, str(path))
         input_format = InputFormat.from_dict(content["input_format"])
         state, provenance = content["network"], dict(content["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

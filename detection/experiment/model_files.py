@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from backbones import InputFormat
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.common.categories import checked_categories
 from detection.config_file import config_from_dict, config_to_dict
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.earlier_versions import rename_weights
@@ -158,14 +159,13 @@ class _File:
             self.rpn_config = self.config
             if rpn_config is not None:
                 self.rpn_config = config_from_dict(rpn_config, f"{path}: its RPN's configuration")
-            self.categories = Categories(tuple(content["categories"]["ids"]), tuple(content["categories"]["names"]))
+            categories = content["categories"]
+            self.categories = Categories(*checked_categories(categories["ids"], categories["names"], str(path)))
             self.states: Mapping[str, Any] = content["networks"]
             formats: Mapping[str, Any] = content["input_formats"]
             self.provenance = dict(content["provenance"])
             if set(self.states) != _NETWORKS[self.kind]:
                 raise ValueError(f"its networks are {list(self.states)}")
-            if len(self.categories.ids) != len(self.categories.names):
-                raise ValueError("its classes have not a name each")
             self.input_formats = {name: InputFormat.from_dict(formats[name]) for name in self.states}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(

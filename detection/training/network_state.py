@@ -46,10 +46,15 @@ def build_with_weights(
     try:
         with torch.device("meta"):
             expected: dict[str, Tensor] = build().state_dict()
-        state = rename(state, expected.keys())
-        kinds = {name: (value.shape, value.dtype) for name, value in state.items()}
+    except UserError as error:
+        raise UserError(f"{Path(path)}: {error}") from None
     except (RuntimeError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{Path(path)}: its network cannot be built: {error!r:.200}") from None
+    try:
+        state = rename(state, expected.keys())
+        kinds = {name: (value.shape, value.dtype) for name, value in state.items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{Path(path)}: its weights are no tensors by name: {error!r:.200}") from None
     wanted = {name: (value.shape, value.dtype) for name, value in expected.items()}
     names = sorted(wanted.keys() | kinds.keys(), key=str)
     different = [name for name in names if wanted.get(name) != kinds.get(name)]

@@ -95,7 +95,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _load_container(path: Path) -> Any:
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         require_plain_file(path)
     with path.open("rb") as file:
         head = file.read(16)
