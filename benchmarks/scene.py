@@ -57,6 +57,10 @@ def make_scene(config: settings.Config, size: tuple[int, int], device: torch.dev
     fast_rcnn = build_fast_rcnn(config, CLASSES, pretrained=False)
     fast_rcnn.load_state_dict(state)
     nn.init.normal_(fast_rcnn.class_logits.weight, std=0.02)  # a few classes of most regions score above 0.05
+    if not isinstance(fast_rcnn.box_head, C4BoxHead):  # whose vectors have no such fixed scale
+        with torch.no_grad():
+            logits, _ = fast_rcnn.eval().predict(batch.images, batch.sizes, batch.boxes)
+            fast_rcnn.class_logits.weight.mul_(2 / logits.std())
     rpn = build_rpn(config, pretrained=False)
     nn.init.normal_(rpn.head.box.weight, std=0.003)  # boxes move by a tenth of their size, not by half
     rpn.backbone.load_state_dict(fast_rcnn.trunk.state_dict())

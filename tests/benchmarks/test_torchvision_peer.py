@@ -16,6 +16,7 @@ from benchmarks.torchvision_peer import PeerDetector, as_floats, as_lists, build
 from detection.config import Config
 from detection.config_file import load_config
 from detection.networks.network_input import prepare
+from detection.networks.torchvision_weights import from_torchvision
 from tests.detection.tiny_networks import batch as make_batch
 
 OVERRIDES = [
@@ -115,6 +116,10 @@ def test_the_heads_lose_the_same_over_all_regions(repository: object, preset: st
 def test_the_same_parts_learn(scene: Scene) -> None:
     learning = {name for name, parameter in scene.fast_rcnn.trunk.named_parameters() if parameter.requires_grad}
     theirs = {name for name, parameter in scene.peer.backbone.trunk.named_parameters() if parameter.requires_grad}
+    if "p2" in scene.fast_rcnn.trunk.channels:
+        _, renamed = from_torchvision({f"backbone.{name}": torch.zeros(1) for name in theirs})
+        theirs = {name.removeprefix("trunk.") for name in renamed}
+        assert not any(name.startswith(("backbone.conv1", "backbone.layer1")) for name in theirs)
     assert theirs == learning
     assert not any(name.startswith(("conv1", "layer1")) for name in theirs)
     assert theirs
