@@ -190,7 +190,7 @@ def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything (the demo's images and named weights are got where missing), measure a few steps, "
+        help="build everything (missing demo images are drawn, missing weights downloaded), measure a few steps, "
         "print the plan; nothing is written into the run's folder",
     )
     arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
