@@ -70,11 +70,13 @@ def measure(
     """`top_errors` of a trained classifier on the test split that `config` names; writes `folder/errors.json`.
 
     Raises:
-        UserError: an image cannot be used, or its class is unknown to the network; the folder cannot be written.
+        UserError: an image cannot be used, or its class is unknown to the network; the folder cannot be written, or
+            holds the errors on another data set.
     """
     require_agreement("measure a classifier", config, views=dataclasses.asdict(views))
     require_same_weights(trained.network)
     images = open_split(config.data, "test", trained.classes)
+    on_main(lambda: _refuse_other_data_set(folder / "errors.json", images))
     errors = top_errors(trained.network, images, views, config.runtime, device, among=among, label="batches")
     content = {
         **errors.to_dict(),
@@ -89,6 +91,18 @@ def measure(
 
     on_main(write)
     return errors
+
+
+def _refuse_other_data_set(path: Path, images: LabelledImages) -> None:
+    """Raises a UserError if the errors that are there were measured on other images."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(found, dict) and found.get("test") != images.fingerprint:
+        raise UserError(
+            f"{path}: holds the errors on another data set; name another folder (--output), or move that one away"
+        )
 
 
 def top_errors(

@@ -437,6 +437,17 @@ def test_other_sizes_crops_and_scales(run: Path, data: Path, tmp_path: Path, opt
     assert views["scales"] == ([22] if "--size" in options else options[-2:])
 
 
+def test_another_data_set_s_errors_are_not_overwritten(run: Path, data: Path, tmp_path: Path) -> None:
+    common = ("eval_classifier", "--weights", run / "classifier.pt", "--output", tmp_path)
+    tool(*common, "--data", data)
+    before = (tmp_path / "errors.json").read_bytes()
+    refused = tool(*common, "--data", data, "data.test=train", check=False)
+    assert refused.returncode == 1
+    assert "errors.json: holds the errors on another data set; name another folder (--output)" in refused.stderr
+    assert (tmp_path / "errors.json").read_bytes() == before
+    tool(*common, "--data", data)
+
+
 def test_changes_may_follow_the_scales(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
