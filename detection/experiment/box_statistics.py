@@ -50,7 +50,8 @@ def measure(index: DatasetIndex, store: ProposalStore, positive_iou: float, limi
     if count < 2:
         raise UserError(
             f"{store.path}: fewer than two proposals overlap an object by {positive_iou} or more, so "
-            "box_statistics=empirical has nothing to measure; train the RPN longer, or set fast_rcnn.box_statistics=fixed"
+            "box_statistics=empirical has nothing to measure; train the RPN longer, or set "
+            "fast_rcnn.box_statistics=fixed"
         )
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-8).sqrt()
