@@ -415,7 +415,7 @@ def test_all_ways_and_some_ways_on_images_of_some_classes(run: Path, data: Path,
     (tmp_path / "list.txt").write_text("g\n\nf\na\nb\nd\ne\n")
     assert "30 images, 6-way" in tool("eval_classifier", *common, "--classes", tmp_path / "list.txt").stdout
     assert measured(tmp_path / "out") == pytest.approx(slow_errors(trained.network, data, some, labels))
-    whole = (*common[:2], "--data", data, *common[4:], "--classes", tmp_path / "list.txt")
+    whole = (*common[:2], "--data", data, "--output", tmp_path / "whole", "--classes", tmp_path / "list.txt")
     assert "30 images, 6-way" in tool("eval_classifier", *whole).stdout
 
 
