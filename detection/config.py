@@ -119,8 +119,16 @@ class Training:
     log_every: int = within(20, 1, STEPS)
     checkpoint_every: int = within(2_000, 1, STEPS)
     keep_checkpoints: int = within(2, 1, COUNT)
-    # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never.
-    evaluate_every: int | None = within(None, 1, STEPS)
+    # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never. auto: as often as is
+    # estimated to take a twentieth of the time, see detection/experiment/evaluation_interval.py; never without data.test
+    evaluate_every: int | Literal["auto"] | None = within("auto", 1, STEPS)
+    # The weights that are written: those of the evaluation with the highest value of this figure. auto: AP, and for the
+    # RPN the AR of as many proposals as a detector takes; null, or no evaluation: the last weights
+    keep_best: str | None = "auto"
+    patience: int | None = within(None, 1, COUNT)  # stop after so many evaluations without a better one; null: never
+    # Decay of the exponential moving average of the weights, which is evaluated and written in place of them (0.999:
+    # over the last thousand steps or so; early in a run over fewer); null: no average
+    ema: float | None = within(None, 0, 0.999_999)
 
 
 @dataclass(frozen=True)
@@ -279,6 +287,16 @@ class Config:
                 )
             if training.nesterov and training.momentum == 0:
                 found.append(f"{name}.training.nesterov needs a momentum above 0")
+            if training.patience is not None and None in (training.keep_best, training.evaluate_every):
+                found.append(
+                    f"{name}.training.patience counts evaluations without a better one: it needs "
+                    f"{name}.training.evaluate_every and {name}.training.keep_best"
+                )
+            if training.keep_best not in (None, "auto") and training.evaluate_every is None:
+                found.append(
+                    f"{name}.training.keep_best: {training.keep_best} without {name}.training.evaluate_every: without "
+                    "evaluations no weights are the best"
+                )
         if self.backbone.weights is None and self.backbone.freeze is not None:
             found.append(
                 f"backbone.freeze: {self.backbone.freeze} without backbone.weights would keep random filters for ever; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from detection.common.shortened import short
@@ -31,8 +31,7 @@ def convert(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return convert(value, inner)
+        return _convert_to_any(value, [argument for argument in arguments if argument is not type(None)])
     if origin is Literal:
         if not isinstance(value, str) or value not in arguments:
             raise ValueError(f"{short(value)} is none of {', '.join(map(repr, arguments))}")
@@ -65,6 +64,17 @@ def convert(value: Any, hint: Any) -> Any:
     return value
 
 
+def _convert_to_any(value: Any, hints: Sequence[Any]) -> Any:
+    """`value` as the first of the types that it fits; raises ValueError with what was wrong for each."""
+    wrong = []
+    for hint in hints:
+        try:
+            return convert(value, hint)
+        except ValueError as error:
+            wrong.append(str(error))
+    raise ValueError("; or ".join(wrong))
+
+
 def check_range(value: Any, bounds: Mapping[str, Any]) -> None:
     """Raises ValueError unless a number, or each of a tuple's, is finite and within the bounds that `within` set."""
     numbers = value if isinstance(value, tuple) else (value,)
@@ -73,6 +83,8 @@ def check_range(value: Any, bounds: Mapping[str, Any]) -> None:
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{number} is not a finite number")
+        if isinstance(number, str):  # a word that is accepted in place of a number
+            continue
         if "low" in bounds and number is not None and not bounds["low"] <= number <= bounds["high"]:
             raise ValueError(f"{short(number)} is out of range: from {bounds['low']} to {bounds['high']}")
 

@@ -117,6 +117,7 @@ class Training:
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
             evaluate_every=None if self.evaluate_every is None else self.evaluate_every * epoch,
+            keep_best=None,
         )
 
 

@@ -110,6 +110,7 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
         folder=folder / "classifier",
         identity={**provenance, "config": _config_subset_that_must_match(config)},
         evaluate=None if tested is None else evaluate,
+        best_figure=None,
         save_config=lambda: write_config(config, folder / "config.yaml"),
         save=save,
         files=(folder / "config.yaml", path),

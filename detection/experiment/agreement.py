@@ -81,12 +81,13 @@ def config_subset_that_must_match(config: settings.Config, network: Literal["rpn
     """
     values = config_to_dict(config)
     images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
-    work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every")
+    work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
+    choice = ("evaluate_every", "keep_best", "patience")  # which of the run's weights are written
     for section, keys in (
         (values["data"], (*images, "test_shorter_side", "test_longer_side")),
         (values["rpn"], ("training_proposals", "test_proposals")),
         (values["fast_rcnn"], ("min_score", "nms_iou", "detections")),
-        (values[network]["training"], work),
+        (values[network]["training"], (*work, *choice)),
     ):
         for key in keys:
             section.pop(key)

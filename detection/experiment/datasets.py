@@ -71,6 +71,11 @@ def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[Datase
     return images, test if evaluate else None
 
 
+def has_test_split(data: settings.Data) -> bool:
+    """Whether the configuration names a test split, by files or by a layout that has one."""
+    return data.layout != "files" or data.test.annotations is not None or data.test.images is not None
+
+
 def match_classes(
     index: DatasetIndex, ids: Sequence[int] | np.ndarray, names: Sequence[str], owner: object, *, quiet: bool = False
 ) -> DatasetIndex:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,8 +35,14 @@ from detection.experiment.agreement import (
 )
 from detection.experiment.box_statistics import apply_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.datasets import on_unreadable, open_training_splits, training_augmentation
+from detection.experiment.datasets import (
+    has_test_split,
+    on_unreadable,
+    open_training_splits,
+    training_augmentation,
+)
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
+from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.inference import average_precision_of, prepare_inference, proposal_recall_of
 from detection.experiment.model_files import (
     Categories,
@@ -147,12 +154,22 @@ def train_fast_rcnn(
 
 
 def open_splits(config: settings.Config, training: settings.Training) -> Splits:
-    """The images of a training, and those of its evaluations.
+    """The images of a training, and those of its evaluations. A training that evaluates automatically does without a
+    test split that the configuration does not name.
 
     Raises:
         UserError: files are missing, or annotations cannot be used.
     """
-    return Splits(*open_training_splits(config.data, evaluate=training.evaluate_every is not None))
+    evaluate = training.evaluate_every is not None
+    if training.evaluate_every == "auto" and not has_test_split(config.data):
+        evaluate = False
+        on_main(
+            lambda: logger.info(
+                "data.test names no files: no AP is computed during the training, no best weights are kept, and the "
+                "training does not stop early; the last weights are written"
+            )
+        )
+    return Splits(*open_training_splits(config.data, evaluate=evaluate))
 
 
 def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
@@ -161,8 +178,9 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
     Raises:
         UserError: data or weights cannot be used.
     """
-    folder, training = RunFolder.of(config), config.rpn.training
-    splits = open_splits(config, training)
+    folder = RunFolder.of(config)
+    splits = open_splits(config, config.rpn.training)
+    training = with_interval(config.rpn.training, splits.test)
     torch.manual_seed(config.seed)
     network = placed(build_rpn(config), config.runtime, device)
     dataset = DetectionDataset(
@@ -181,7 +199,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         return _numbers(recall.to_dict()["figures"])
 
     def save(outcome: Outcome) -> None:
-        rpn = Trained(network, config, categories_of(splits.train), {**provenance, "steps": outcome.step})
+        rpn = Trained(network, config, categories_of(splits.train), provenance | _describe_weights(outcome))
         if not is_rpn_of_run(folder.rpn, rpn):  # proposals and checkpoints refer to the file by its hash
             save_rpn(folder.rpn, rpn)
         logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn)
@@ -198,6 +216,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         folder=folder.rpn_training,
         identity=identity,
         evaluate=evaluate if splits.test is not None else None,
+        best_figure=best_figure(training, recall_figure(config.rpn.test_proposals)),
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.rpn),
@@ -213,7 +232,7 @@ def fast_rcnn_stage(
     Raises:
         UserError: weights cannot be used; too few proposals to measure the box statistics.
     """
-    folder, training = RunFolder.of(config), config.fast_rcnn.training
+    folder, training = RunFolder.of(config), with_interval(config.fast_rcnn.training, splits.test)
     config = apply_box_statistics(config, splits.train, store)
     categories = categories_of(splits.train)
     seed = config.seed + 1  # differs from the RPN's: the two networks share nothing
@@ -240,7 +259,7 @@ def fast_rcnn_stage(
         return _numbers(figures.figures)
 
     def save(outcome: Outcome) -> None:
-        fast_rcnn = Trained(network, config, categories, {**provenance, "steps": outcome.step})
+        fast_rcnn = Trained(network, config, categories, provenance | _describe_weights(outcome))
         save_fast_rcnn(folder.fast_rcnn, fast_rcnn)
         save_detector(folder.detector, TrainedDetector(opened.rpn, fast_rcnn))
         logger.info("written: %s; next: tools/eval_coco.py --weights %s", folder.detector, folder.detector)
@@ -257,6 +276,7 @@ def fast_rcnn_stage(
         folder=folder.fast_rcnn_training,
         identity=identity,
         evaluate=evaluate if splits.test is not None else None,
+        best_figure=best_figure(training, "AP"),
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.fast_rcnn, folder.detector),
@@ -293,5 +313,12 @@ def categories_of(index: DatasetIndex) -> Categories:
     return Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
 
 
+def _describe_weights(outcome: Outcome) -> dict[str, Any]:
+    """The provenance of the weights that are written: after how many steps, and why those."""
+    others = {} if outcome.written == "the last" else {"weights": f"{outcome.written}, of {outcome.step} steps"}
+    return {"steps": outcome.written_step, **others}
+
+
 def _numbers(figures: dict[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if value is not None}
+    """Figures with NaN in place of None: there was no object to compute them by."""
+    return {name: float("nan") if value is None else value for name, value in figures.items()}

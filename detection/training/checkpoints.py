@@ -2,7 +2,7 @@
 same bits.
 
     <folder>/checkpoint_00000500.pt    after 500 steps; the newest `keep` of them stay
-    <folder>/best.pt                   the best by the evaluation, if `keep_best` is set
+    <folder>/best.pt                   that of the best evaluation, if `keep_best` is set
     <folder>/*.damaged                 a checkpoint that failed its checksum, renamed
 
 All ranks of a run share the folder: rank 0 writes, all ranks read.
@@ -10,11 +10,12 @@ All ranks of a run share the folder: rank 0 writes, all ranks read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from torch import nn
 
 from backbones.common.errors import UserError
 from detection.training.artifacts import DamagedFile, load_artifact, save_artifact
+from detection.training.averaging import WeightAverage
+from detection.training.best import Best
 from detection.training.consensus import flat
 from detection.training.distributed import gather_objects, is_main, on_main, rank, world_size
 from detection.training.optimizer import load_optimizer
@@ -43,7 +46,8 @@ class TrainingState:
         step: updates done so far.
         evaluated: the step of the last periodic evaluation that was done.
         elapsed: seconds of training so far, over all the sessions of the run.
-        best: the highest value of each evaluation figure so far.
+        best: the best evaluation so far.
+        average: the moving average of the weights; None if there is none.
         averages: this rank's share of the log's unfinished averages (`LossWatch.running_sums`).
     """
 
@@ -53,7 +57,8 @@ class TrainingState:
     step: int = 0
     evaluated: int = 0
     elapsed: float = 0.0
-    best: dict[str, float] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
+    average: WeightAverage | None = None
     averages: dict[str, Any] | None = None
 
 
@@ -132,6 +137,30 @@ class Checkpointer:
         self._fill(state, content, path)
         return True
 
+    def load_best(self, network: nn.Module, step: int) -> bool:
+        """Gives the network the evaluated weights of `best.pt`, the checkpoint of `step`. Returns False and leaves the
+        network as it is, with a warning, if that file is missing, damaged or of another step.
+
+        Raises:
+            UserError: the file belongs to another run or network.
+        """
+        path = self.folder / "best.pt"
+        problem = f"{path}, the best checkpoint, is missing"
+        if path.is_file():
+            try:
+                content = load_artifact(path, "checkpoint")
+            except DamagedFile as error:
+                problem = str(error)
+            else:
+                if content["step"] == step:
+                    with _fitting(path):
+                        network.load_state_dict(evaluated_weights(self._of_this_run(content, path)))
+                    return True
+                problem = f"{path} is of step {content['step']}, not of the best evaluation, step {step}"
+        if is_main():
+            self._warn(f"warning: {problem}. The last weights are written instead.")
+        return False
+
     def _all(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
@@ -149,8 +178,9 @@ class Checkpointer:
                 step=state.step,
                 evaluated=state.evaluated,
                 elapsed=state.elapsed,
-                best=dict(state.best),
+                best=state.best.state_dict(),
                 network=state.network.state_dict(),
+                average=None if state.average is None else state.average.state_dict(),
                 optimizer=state.optimizer.state_dict(),
                 scaler=None if state.scaler is None else state.scaler.state_dict(),
                 random=[generators for generators, _ in ranks],
@@ -179,24 +209,44 @@ class Checkpointer:
             )
         return None
 
+    def _of_this_run(self, content: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The content in today's form, if it is of this run."""
+        content = self._upgrade(content)
+        require_same_run(path, json.loads(content["provenance"]), self.provenance)
+        return content
+
     def _fill(self, state: TrainingState, content: dict[str, Any], path: Path) -> None:
-        try:
-            content = self._upgrade(content)
-            require_same_run(path, json.loads(content["provenance"]), self.provenance)
+        with _fitting(path):
+            content = self._of_this_run(content, path)
             state.network.load_state_dict(content["network"])
             load_optimizer(state.optimizer, content["optimizer"])
             if state.scaler is not None and content["scaler"] is not None:
                 state.scaler.load_state_dict({key: _number(value) for key, value in content["scaler"].items()})
             state.step, state.evaluated = _count(content["step"]), _count(content["evaluated"])
             state.elapsed = float(_number(content["elapsed"]))
-            state.best = {str(name): float(_number(value)) for name, value in content["best"].items()}
+            state.best.load_state_dict(content["best"])
+            if state.average is not None:
+                state.average.load_state_dict(content["average"])
             # Checkpoints of earlier releases have none: the first average after resuming is then over fewer steps.
             state.averages = _own_share(content.get("averages", []))
             # With more ranks than before, the additional ranks keep the random state of a fresh process.
             if rank() < len(content["random"]):
                 restore_random_state(content["random"][rank()])
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            raise UserError(f"{path} does not fit this run: {' '.join(str(error).split())[:500]}") from error
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Context in which the errors of content that does not fit the run or its network become a UserError."""
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} does not fit this run: {' '.join(str(error).split())[:500]}") from error
+
+
+def evaluated_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint's content that are evaluated and written: the averaged ones where there are any."""
+    average = content.get("average")
+    return {**content["network"], **(average["values"] if average is not None else {})}
 
 
 def provenance_of(path: Path) -> dict[str, Any]:

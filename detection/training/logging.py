@@ -35,6 +35,7 @@ class TrainingLog:
         name: the beginning of the progress line ("rpn").
         stream: where the progress is printed: on a terminal one line that is updated, elsewhere a new line each time.
         tensorboard: write TensorBoard files too; if it is not installed, a message is printed.
+        headline: the figure of the evaluations whose latest value the progress line shows ("AP").
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class TrainingLog:
         name: str = "train",
         stream: TextIO | None = None,
         tensorboard: bool = True,
+        headline: str | None = None,
     ) -> None:
+        self._headline = headline
+        self._latest = ""  # "AP 0.4321 at 600  "
         self._folder = None if folder is None or not is_main() else Path(folder)
         self._name = name
         self._stream = stream if stream is not None else sys.stderr
@@ -66,7 +70,9 @@ class TrainingLog:
         path = self._folder / "log.jsonl"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _rewind(path, {"train": step, "evaluation": evaluated, "remark": step})
+            for entry in _rewind(path, {"train": step, "evaluation": evaluated, "remark": step}):
+                if entry["kind"] == "evaluation":
+                    self._remember(entry["step"], entry)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -87,15 +93,17 @@ class TrainingLog:
         if not is_main():
             return
         self._write("train", step, figures)
-        self._show(_progress_line(self._name, step, steps, figures))
+        self._show(_progress_line(self._name, step, steps, figures, self._latest))
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes and shows the figures of a periodic evaluation."""
         if not is_main():
             return
         self._write("evaluation", step, figures)
+        self._remember(step, figures)
         self.message(
-            f"{self._name} step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            f"{self._name} step {step}: "
+            + "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if math.isfinite(value))
         )
 
     def remark(self, step: int, text: str) -> None:
@@ -137,6 +145,8 @@ class TrainingLog:
                 self._file.flush()
             if self._writer is not None:
                 for name, value in entries.items():
+                    if finite[name] is None:
+                        continue
                     add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
                     add(f"{kind}/{name}", value, step)
         except OSError as error:
@@ -144,6 +154,11 @@ class TrainingLog:
                 f"the log in {self._folder} cannot be written: {error.strerror or error}. "
                 "Free space and start again with --resume."
             ) from error
+
+    def _remember(self, step: int, figures: Mapping[str, Any]) -> None:
+        value = figures.get(self._headline) if self._headline is not None else None
+        if isinstance(value, float) and math.isfinite(value):
+            self._latest = f"{self._headline} {value:.4f} at {step}  "
 
     def _show(self, line: str) -> None:
         if self._on_terminal:
@@ -217,29 +232,31 @@ class Stopwatch:
 _MEASURES = ("lr", "gradient_norm", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed")
 
 
-def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float]) -> str:
+def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float], evaluated: str = "") -> str:
     losses = "  ".join(f"{term} {value:.4f}" for term, value in figures.items() if term not in _MEASURES)
     return (
-        f"{name} {step}/{steps}  {losses}  lr {figures['lr']:.3g}  {figures['images_per_second']:.3g} images/s  "
+        f"{name} {step}/{steps}  {evaluated}{losses}  lr {figures['lr']:.3g}  {figures['images_per_second']:.3g} images/s  "
         f"waiting for data {figures['data_wait']:.0%}  {figures['memory_mib']:.0f} MiB  "
         f"{format_duration(figures['time_left'])} left"
     )
 
 
-def _rewind(path: Path, last_steps: Mapping[str, int]) -> None:
+def _rewind(path: Path, last_steps: Mapping[str, int]) -> list[dict[str, Any]]:
     """Removes the lines of `path` whose step is above the last step of their kind, and the unfinished line of a killed
-    process, if there is one."""
+    process, if there is one. Returns the entries that remain."""
     if not path.exists():
-        return
+        return []
     text = path.read_text(encoding="utf-8", errors="replace")
-    kept = []
+    kept, entries = [], []
     for line in text.splitlines(keepends=True):
         try:
             entry = json.loads(line)
             if line.endswith("\n") and entry["step"] <= last_steps[entry["kind"]]:
                 kept.append(line)
+                entries.append(entry)
         except (ValueError, KeyError, TypeError):
             continue
     if "".join(kept) != text:
         with atomic_write(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
+    return entries

@@ -25,6 +25,8 @@ import torch
 from torch import nn
 
 from backbones.common.errors import UserError
+from detection.training.averaging import WeightAverage
+from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer, TrainingState
 from detection.training.consensus import require_same, together
 from detection.training.distributed import (
@@ -66,16 +68,20 @@ class Outcome:
         signal: the signal that ended it early; 0 if all steps are done.
         metrics: the figures of the last periodic evaluation in this session.
         first_step: updates that had been done before this session.
+        written_step: the step whose weights are written; that of the best evaluation, or the last.
+        written: those weights in words: "the last", "the best by AP (0.4321)".
     """
 
     step: int
     signal: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     first_step: int = 0
+    written_step: int = 0
+    written: str = "the last"
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """Whether all steps are done, or the training stopped early (`Best.patience`)."""
         return self.signal == 0
 
     @property
@@ -103,7 +109,8 @@ def train(
     log_every: int = 20,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
-    keep_best: str | None = None,
+    best: Best | None = None,
+    average: WeightAverage | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Trains `network`, which lies on `device`, in place until `steps` updates are done or a stop signal is received.
@@ -125,8 +132,11 @@ def train(
             checkpoints is refused.
         log, log_every: figures are logged every `log_every` steps, and before every evaluation.
         evaluate, evaluate_every: step → figures, called on every rank every `evaluate_every` steps and after the last,
-            with rank 0's running statistics; it may change the network's mode, but not its weights. 0: never.
-        keep_best: the figure (higher is better) by which the best checkpoint is kept as best.pt.
+            with rank 0's running statistics and, with `average`, the averaged weights; it may change the network's
+            mode, but not its weights. 0: never.
+        best: by which figure the best checkpoint is kept as best.pt, and when the training stops early; it is brought
+            up to date.
+        average: the moving average of the network's weights, brought up to date after every step.
         on_start: called with the number of steps done, after the checks that the run may use the folder; the log is
             then open.
 
@@ -149,7 +159,7 @@ def train(
         )
     log = log or TrainingLog()
     scaler = torch.amp.GradScaler(device.type) if autocast == torch.float16 else None
-    state = TrainingState(network, optimizer, scaler)
+    state = TrainingState(network, optimizer, scaler, best=best or Best(), average=average)
     metrics: dict[str, float] = {}
     lock = run_lock(checkpointer.folder) if checkpointer is not None else contextlib.nullcontext()
     signals = StopSignals()
@@ -164,7 +174,7 @@ def train(
         "checkpoint_every": checkpoint_every if checkpointer is not None else None,
         "log_every": log_every,
         "evaluate_every": evaluate_every if evaluate is not None else None,
-        "keep_best": keep_best,
+        "keep_best": [state.best.figure, state.best.patience],
         "resume": resume,
     }
     with lock, watched, _suggest_resume(checkpointer), explained("exchanging gradients"), contextlib.closing(log):
@@ -209,12 +219,14 @@ def train(
                 if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
                     try:
                         with signals.raising(), stopwatch.aside():
-                            metrics = _evaluate_and_keep_best(evaluate, state, checkpointer, keep_best)
+                            metrics = _evaluate_and_keep_best(evaluate, state, checkpointer)
                     except StopRequested as stop:  # the earlier checkpoint is kept, and is evaluated on resuming
                         return Outcome(state.step, stop.signal, metrics, first_step)
                     log.evaluation(state.step, metrics)
                     save()
-                if signal or state.step == steps:
+                if state.best.is_exhausted and state.step < steps:
+                    log.message(f"stopping early: no better {state.best.figure} since step {state.best.step}")
+                if signal or state.step == steps or state.best.is_exhausted:
                     break
 
                 rate = schedule(state.step)
@@ -244,6 +256,8 @@ def train(
                     signal = watch.check(signals.received)
                     require_scale(scaler, state.step)
                 update(optimizer, scaler, watch.bad)
+                if average is not None:
+                    average.update()
                 optimizer.zero_grad(set_to_none=True)
 
                 if log_due:
@@ -313,21 +327,15 @@ def _wrap_for_ranks(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _evaluate_and_keep_best(
-    evaluate: Callable[[int], dict[str, float]],
-    state: TrainingState,
-    checkpointer: Checkpointer | None,
-    keep_best: str | None,
+    evaluate: Callable[[int], dict[str, float]], state: TrainingState, checkpointer: Checkpointer | None
 ) -> dict[str, float]:
     share_buffers(state.network)
-    with preserved_random_state():
+    with preserved_random_state(), contextlib.nullcontext() if state.average is None else state.average.applied():
+        share_buffers(state.network)
         metrics = evaluate(state.step)
     state.network.train()
     state.evaluated = state.step
-    if keep_best is not None and keep_best not in metrics:
-        raise UserError(f'the evaluation has no figure "{keep_best}" to keep the best by: it has {", ".join(metrics)}')
-    better = {name: value for name, value in metrics.items() if value > state.best.get(name, float("-inf"))}
-    state.best |= better
-    if keep_best in better and checkpointer is not None:
+    if state.best.update(state.step, metrics) and checkpointer is not None:
         checkpointer.save_best(state)
     return metrics
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from detection import config as settings
+from detection.training.averaging import WeightAverage
+from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.determinism import without_deterministic_form
 from detection.training.distributed import on_main, world_size
@@ -39,7 +41,10 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         UserError: the folder cannot be used; a loss that is not finite; and the other errors of `train`.
     """
     training, runtime = stage.training, stage.runtime
-    log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard)
+    interval = training.evaluate_every
+    if interval == "auto":
+        raise ValueError("the stage has to decide how often it evaluates")
+    log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard, headline=stage.best_figure)
 
     def on_start(step: int) -> None:
         on_main(stage.save_config)
@@ -48,23 +53,28 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         for name in without_deterministic_form(stage.network, stage.device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
+    checkpointer = Checkpointer(
+        stage.folder,
+        stage.identity,
+        keep=training.keep_checkpoints,
+        warn=logger.warning,
+        upgrade=stage.upgrade_checkpoint,
+    )
+    best = Best(stage.best_figure, training.patience if stage.best_figure is not None else None)
+    average = None if training.ema is None else WeightAverage(stage.network, training.ema)
     outcome = train_stage(
         stage,
         steps=training.steps,
         schedule=schedule_for(training),
-        checkpointer=Checkpointer(
-            stage.folder,
-            stage.identity,
-            keep=training.keep_checkpoints,
-            warn=logger.warning,
-            upgrade=stage.upgrade_checkpoint,
-        ),
+        checkpointer=checkpointer,
         checkpoint_every=training.checkpoint_every,
         resume=resume,
         log=log,
         log_every=training.log_every,
         evaluate=stage.evaluate,
-        evaluate_every=training.evaluate_every or 0,
+        evaluate_every=interval or 0,
+        best=best,
+        average=average,
         on_start=on_start,
     )
     if not outcome.finished:
@@ -76,9 +86,30 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         )  # fmt: skip
         return outcome
     if outcome.first_step == outcome.step:
-        on_main(lambda: logger.info("all %d steps were done before", training.steps))
+        on_main(lambda: logger.info("all %d steps were done before", outcome.step))
+    outcome = _take_weights_to_write(stage, outcome, checkpointer, best, average)
     on_main(lambda: stage.save(outcome))
     return outcome
+
+
+def _take_weights_to_write(
+    stage: Stage, outcome: Outcome, checkpointer: Checkpointer, best: Best, average: WeightAverage | None
+) -> Outcome:
+    """Gives the stage's network the weights of the best evaluation, or otherwise the last, averaged where they are;
+    returns the outcome with a description of them."""
+    step, words = outcome.step, "the last"
+    if 0 < best.step < outcome.step and checkpointer.load_best(stage.network, best.step):
+        step, words = best.step, str(best)
+    else:
+        if best.step == outcome.step:
+            words = str(best)
+        if average is not None:
+            average.apply()
+    if average is not None:
+        words += f", averaged with a decay of {average.decay}"
+    if best.figure is not None or average is not None:
+        on_main(lambda: logger.info("written are the weights after step %d of %d: %s", step, outcome.step, words))
+    return dataclasses.replace(outcome, written_step=step, written=words)
 
 
 def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], **options: Any) -> Outcome:

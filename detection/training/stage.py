@@ -40,6 +40,7 @@ class Stage:
         identity: the inputs of the training, JSON-serialisable; a checkpoint with another identity is refused.
         evaluate: step → figures for the log, called every `training.evaluate_every` steps and after the last; None for
             no evaluation.
+        best_figure: the figure of `evaluate` by which the best weights are kept and written; None writes the last.
         save_config: writes the configuration; called by one process, after the checks that the run may use the folder.
         save: writes the results of the finished training; called by one process, even if all steps were done before.
         files: all files that `save_config` and `save` write.
@@ -57,6 +58,7 @@ class Stage:
     folder: Path
     identity: Mapping[str, Any]
     evaluate: Callable[[int], dict[str, float]] | None
+    best_figure: str | None
     save_config: Callable[[], None]
     save: Callable[[Outcome], None]
     files: tuple[Path, ...]

@@ -312,6 +312,7 @@ def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path
     changes = [
         "rpn.training.evaluate_every=3",
         "fast_rcnn.training.evaluate_every=3",
+        "rpn.training.keep_best=null",
         "fast_rcnn.box_statistics=empirical",
     ]
     output = tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -197,7 +198,7 @@ def test_a_stage_is_measured_and_trained_as_the_same_object(
     dry_run.of_rpn(loaded, torch.device("cpu"))
     stages.train_rpn(loaded, torch.device("cpu"))
     planned, trained = stages_seen["dry_run"], stages_seen["run_training"]
-    assert planned.training == trained.training == loaded.rpn.training
+    assert planned.training == trained.training == dataclasses.replace(loaded.rpn.training, evaluate_every=6)
     assert (planned.identity, planned.files, planned.images) == (trained.identity, trained.files, trained.images)
     weights = trained.network.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in planned.network.state_dict().items())

@@ -13,6 +13,7 @@ from toy_run import ToyNetwork
 
 from backbones.common.errors import UserError
 from detection.training.artifacts import load_artifact, save_artifact
+from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer, TrainingState
 from detection.training.optimizer import build_optimizer
 from detection.training.random_state import capture_random_state, preserved_random_state, restore_random_state
@@ -55,7 +56,7 @@ def resume(folder: Path, provenance: dict | None = None, **arguments) -> tuple[T
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     state = new_state(
-        5, step=7, evaluated=5, elapsed=12.5, best={"AP": 0.25}, scaler=torch.amp.GradScaler("cpu", init_scale=8.0),
+        5, step=7, evaluated=5, elapsed=12.5, best=Best("AP", value=0.25, step=3), scaler=torch.amp.GradScaler("cpu", init_scale=8.0),
         averages={"names": ["a", "b"], "sums": torch.tensor([1.5, 2.5]), "images": 3},
     )  # fmt: skip
     for group in state.optimizer.param_groups:
@@ -65,7 +66,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     Checkpointer(tmp_path, {}).save(state)
     expected = (torch.rand(3), np.random.rand(3), __import__("random").random())  # noqa: NPY002
 
-    restored = new_state(99, scaler=torch.amp.GradScaler("cpu"))
+    restored = new_state(99, best=Best("AP"), scaler=torch.amp.GradScaler("cpu"))
     restored.scaler.scale(torch.ones(()))
     assert Checkpointer(tmp_path, {}).resume(restored)
     for name, tensor in state.network.state_dict().items():
@@ -76,7 +77,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
             assert torch.equal(
                 state.optimizer.state[a]["momentum_buffer"], restored.optimizer.state[b]["momentum_buffer"]
             )
-    assert (restored.step, restored.evaluated, restored.elapsed, restored.best) == (7, 5, 12.5, {"AP": 0.25})
+    assert (restored.step, restored.evaluated, restored.elapsed, restored.best) == (7, 5, 12.5, state.best)
     assert restored.averages["names"] == ["a", "b"]
     assert torch.equal(restored.averages["sums"], torch.tensor([1.5, 2.5]))
     assert restored.averages["images"] == 3
@@ -217,7 +218,7 @@ ALTERATIONS: dict[str, Callable[[dict], object]] = {
     "a word for a step": lambda content: content.update(step="many"),
     "a negative step": lambda content: content.update(step=-1),
     "a list for the time": lambda content: content.update(elapsed=[]),
-    "a best that is no number": lambda content: content.update(best={"AP": "high"}),
+    "a best that is no number": lambda content: content.update(best={"figure": "AP", "value": "0.5", "step": 3, "since": 0}),
     "averages of other losses": lambda content: content.update(
         averages=[{"names": ["a"], "sums": torch.ones(2), "images": 1}]
     ),

@@ -38,7 +38,7 @@ def config_of(rank: int, *changes: str) -> Config:
         ("seed=5", "seed is 0 on rank 0 and 5 on rank 1"),
         ("rpn.training.clip_norm=3.0", "rpn.training.clip_norm is null on rank 0 and 3.0 on rank 1"),
         ("data.shorter_sides=[400]", "data.shorter_sides is [600] on rank 0 and [400] on rank 1"),
-        ("rpn.training.evaluate_every=7", "rpn.training.evaluate_every is null on rank 0 and 7 on rank 1"),
+        ("rpn.training.evaluate_every=7", 'rpn.training.evaluate_every is "auto" on rank 0 and 7 on rank 1'),
         ("runtime.precision=bf16", 'runtime.precision is "fp32" on rank 0 and "bf16" on rank 1'),
     ],
 )

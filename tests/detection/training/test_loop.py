@@ -22,6 +22,8 @@ from toy_run import Settings, ToyBatch, ToyNetwork, image, run, toy_batches
 from backbones.common.errors import UserError
 from detection.common.out_of_memory import is_out_of_memory
 from detection.training import loop as loop_module
+from detection.training.averaging import WeightAverage
+from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
@@ -165,7 +167,7 @@ def test_a_broken_run_ends_in_the_same_bits(
     tmp_path: Path, accumulation: int, break_at: int, capsys: pytest.CaptureFixture
 ) -> None:
     """With dropout, batch normalisation, evaluations that draw numbers, and a loader that draws when it starts."""
-    common = {"steps": 20, "evaluate_every": 5, "checkpoint_every": 1, "accumulation": accumulation}
+    common = {"steps": 20, "evaluate_every": 5, "checkpoint_every": 1, "accumulation": accumulation, "ema": 0.9}
     whole, outcome = run(Settings(str(tmp_path / "whole"), **common), CPU)
     assert outcome == Outcome(20, 0, outcome.metrics)
 
@@ -178,6 +180,7 @@ def test_a_broken_run_ends_in_the_same_bits(
     again, outcome = run(broken, CPU)
     assert outcome.finished
     assert torch.equal(weights(whole), weights(again))
+    assert all(torch.equal(value, again.average.values[name]) for name, value in whole.average.values.items())
     assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "broken")  # averages over the same steps
     assert entries(tmp_path / "whole", "evaluation") == entries(tmp_path / "broken", "evaluation")
 
@@ -452,7 +455,7 @@ def test_evaluation_comes_when_due_leaves_no_trace_and_the_best_is_kept(tmp_path
         steps=9,
         evaluate=evaluate,
         evaluate_every=2,
-        keep_best="AP",
+        best=Best("AP"),
         checkpointer=Checkpointer(tmp_path, {}),
         log=log,
     )
@@ -470,12 +473,52 @@ def test_evaluation_comes_when_due_leaves_no_trace_and_the_best_is_kept(tmp_path
     ]
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     assert best["step"] == 4
-    assert best["best"] == {"AP": 0.75, "AR": 1.0}
+    assert best["best"] == {"figure": "AP", "value": 0.75, "step": 4, "since": 0}
+
+
+def test_the_average_is_evaluated_kept_and_leaves_no_trace_in_the_training(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    plain, network = new_network(), new_network()
+    average = WeightAverage(network, 0.9)
+
+    def evaluate(step: int) -> dict[str, float]:
+        seen.append(network.linear.weight.detach().clone())
+        return {"AP": 1.0 / step}
+
+    checkpointer = Checkpointer(tmp_path, {})
+    quick_train(
+        network, evaluate=evaluate, evaluate_every=3, best=Best("AP"), average=average, checkpointer=checkpointer
+    )
+    quick_train(plain)
+    assert torch.equal(weights(network), weights(plain))
+    assert average.updates == 6
+    assert torch.equal(seen[1], average.values["linear.weight"])
+    assert not torch.equal(seen[1], network.linear.weight)
+    assert checkpointer.load_best(network, 3)
+    assert torch.equal(seen[0], network.linear.weight)
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "of another step"])
+def test_without_the_best_checkpoint_the_last_weights_stay(tmp_path: Path, fault: str) -> None:
+    network, warnings = new_network(), list[str]()
+    checkpointer = Checkpointer(tmp_path, {}, warn=warnings.append)
+    quick_train(
+        network, evaluate=lambda step: {"AP": -step}, evaluate_every=2, best=Best("AP"), checkpointer=checkpointer
+    )
+    before = weights(network)
+    if fault == "missing":
+        (tmp_path / "best.pt").unlink()
+    elif fault == "damaged":
+        (tmp_path / "best.pt").write_bytes((tmp_path / "best.pt").read_bytes()[:-5])
+    assert not checkpointer.load_best(network, 4 if fault == "of another step" else 2)
+    assert torch.equal(weights(network), before)
+    assert "best.pt" in warnings[0]
+    assert warnings[0].endswith("The last weights are written instead.")
 
 
 def test_an_unknown_figure_to_keep_the_best_by_is_named() -> None:
     with pytest.raises(UserError, match='no figure "AP50" to keep the best by: it has AP'):
-        quick_train(new_network(), evaluate=lambda step: {"AP": 0.0}, evaluate_every=2, keep_best="AP50")
+        quick_train(new_network(), evaluate=lambda step: {"AP": 0.0}, evaluate_every=2, best=Best("AP50"))
 
 
 @pytest.mark.parametrize("evaluate", [True, False])

@@ -15,6 +15,7 @@ from toy_processes import Session, assert_same_bits, final_weights, logged_steps
 from toy_run import Settings
 
 from detection.training.artifacts import load_artifact
+from detection.training.checkpoints import evaluated_weights
 
 Start = Callable[..., Session]
 
@@ -34,7 +35,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, fork_server) -> Path:
     return folder
 
 
-RUN = {"steps": 40, "checkpoint_every": 2, "evaluate_every": 8}
+RUN = {"steps": 40, "checkpoint_every": 2, "evaluate_every": 8, "ema": 0.9}
+
+
+def assert_same_best(folder: Path, other: Path) -> None:
+    one, two = (load_artifact(path / "best.pt", "checkpoint") for path in (folder, other))
+    assert (one["step"], one["best"]) == (two["step"], two["best"])
+    assert_same_bits(evaluated_weights(one), evaluated_weights(two))
 
 
 def kill_often(start: Start, folder: Path, unbroken: Path, kills: int, seed: int) -> None:
@@ -55,6 +62,8 @@ def kill_often(start: Start, folder: Path, unbroken: Path, kills: int, seed: int
                 path.unlink()
     assert start(Settings(str(folder), **RUN, resume=True)).wait() == 0
     assert_same_bits(final_weights(folder), final_weights(unbroken))
+    assert any(name.startswith("average.") for name in final_weights(folder))
+    assert_same_best(folder, unbroken)
     assert sorted(set(logged_steps(folder))) == logged_steps(folder)
     assert logged_steps(folder, "evaluation") == [8, 16, 24, 32, 40]
     assert not list(folder.glob(".*.tmp"))
@@ -65,6 +74,27 @@ def test_kill_9_at_random_instants_ends_in_the_same_bits(start: Start, tmp_path:
     folder = tmp_path / "run"
     folder.mkdir()
     kill_often(start, folder, unbroken, kills=3, seed=1)
+
+
+def test_a_training_that_is_killed_stops_early_where_it_would_have(start: Start, tmp_path: Path) -> None:
+    """The evaluations after step 16 are worse and worse, and it is killed while it counts them."""
+    common = {**RUN, "steps": 400, "patience": 2, "turn_step": 16}
+    assert start(Settings(str(tmp_path / "whole"), **common)).wait() == 0
+    folder = tmp_path / "killed"
+    session = start(Settings(str(folder), **common, seconds_per_step=0.02))
+    wait_until(lambda: logged_steps(folder, "evaluation")[-1:] == [24])
+    session.signal(signal.SIGKILL)
+    session.wait()
+    session = start(Settings(str(folder), **common, resume=True))
+    assert session.wait() == 0
+    assert "stopping early: no better figure since step 16" in session.stderr
+    for path in (tmp_path / "whole", folder):
+        assert logged_steps(path, "evaluation") == [8, 16, 24, 32]
+        assert load_artifact(path / "checkpoint_00000032.pt", "checkpoint")["best"]["since"] == 2
+    assert_same_bits(final_weights(folder), final_weights(tmp_path / "whole"))
+    assert_same_best(folder, tmp_path / "whole")
+    assert start(Settings(str(folder), **common, resume=True)).wait() == 0  # and does nothing more
+    assert logged_steps(folder, "evaluation") == [8, 16, 24, 32]
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from backbones.common.errors import UserError
 from detection.command_line import leave
 from detection.data.workers import joined_batches
 from detection.training.artifacts import save_artifact
+from detection.training.averaging import WeightAverage
+from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.distributed import process_group, rank, was_restarted, world_size
 from detection.training.logging import TrainingLog
@@ -139,6 +141,9 @@ class Settings:
     odd_rank: int = -1  # this rank is started with one step more than the others
     evaluation_seconds: float = 0.0
     workers: int = 0  # processes that make the batches
+    ema: float | None = None
+    patience: int | None = None
+    turn_step: int = 10**6  # evaluations after it are worse the later they come
     fail_step: int = -1  # in it, an exception that is no user error
 
 
@@ -150,7 +155,7 @@ def figures_of(network: nn.Module) -> dict[str, float]:
 
 
 def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
-    """One session of the toy's training."""
+    """One session of the toy's training; the network's attribute `average` is the average of its weights, or None."""
     torch.manual_seed(1)
     network = ToyNetwork(plain=settings.plain).to(device)
     parts = Parts(settings.global_batch, settings.accumulation, rank(), world_size(), settings.bad_image)
@@ -174,8 +179,9 @@ def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
     def evaluate(step: int) -> dict[str, float]:
         time.sleep(settings.evaluation_seconds)
         torch.rand(7)  # drawing numbers here must not change the training
-        return figures_of(network.eval())
+        return {"figure": figures_of(network.eval())["figure"] - 1000.0 * max(0, step - settings.turn_step)}
 
+    average = None if settings.ema is None else WeightAverage(network, settings.ema)
     outcome = train(
         network,
         batches,
@@ -192,9 +198,17 @@ def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
         log_every=3,
         evaluate=evaluate if settings.evaluate_every else None,
         evaluate_every=settings.evaluate_every,
-        keep_best="figure" if settings.evaluate_every else None,
+        best=Best("figure", settings.patience) if settings.evaluate_every else None,
+        average=average,
     )
+    network.average = average
     return network, outcome
+
+
+def all_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network that `run` trained, and their average as "average.<name>"."""
+    average = {} if network.average is None else network.average.values
+    return {**network.state_dict(), **{f"average.{name}": value for name, value in average.items()}}
 
 
 def session(settings: Settings) -> int:
@@ -207,7 +221,7 @@ def session(settings: Settings) -> int:
                 save_artifact(
                     Path(settings.folder) / f"final_{rank()}.pt",
                     "rpn",
-                    network=network.state_dict(),
+                    network=all_weights(network),
                     metrics=outcome.metrics,
                 )
     except UserError as error:
