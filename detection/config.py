@@ -119,8 +119,8 @@ class Training:
     log_every: int = within(20, 1, STEPS)
     checkpoint_every: int = within(2_000, 1, STEPS)
     keep_checkpoints: int = within(2, 1, COUNT)
-    # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never. auto: as often as is
-    # estimated to take a twentieth of the time, see detection/experiment/evaluation_interval.py; never without data.test
+    # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never. auto: about a twentieth of
+    # the time is spent on it (`detection/experiment/evaluation_interval.py`), and none where data.test names no files
     evaluate_every: int | Literal["auto"] | None = within("auto", 1, STEPS)
     # The weights that are written: those of the evaluation with the highest value of this figure. auto: AP, and for the
     # RPN the AR of as many proposals as a detector takes; null, or no evaluation: the last weights
@@ -229,6 +229,9 @@ class Config:
     name: str = "unnamed"
     output: str | None = None  # folder of everything that is written; null: runs/<name>
     seed: int = within(0, 0, 2**62)
+    # A detector.pt of this project (or rpn.pt, fastrcnn.pt for the one network) whose weights both networks start from
+    # instead of backbone.weights. Its classes may be others: those of the same name are kept. null: no such file
+    init_from: str | None = None
     data: Data = Data()
     backbone: Backbone = Backbone()
     rpn: RPN = RPN()
@@ -297,12 +300,13 @@ class Config:
                     f"{name}.training.keep_best: {training.keep_best} without {name}.training.evaluate_every: without "
                     "evaluations no weights are the best"
                 )
-        if self.backbone.weights is None and self.backbone.freeze is not None:
+        from_scratch = self.backbone.weights is None and self.init_from is None
+        if from_scratch and self.backbone.freeze is not None:
             found.append(
                 f"backbone.freeze: {self.backbone.freeze} without backbone.weights would keep random filters for ever; "
                 "name the weights, or set backbone.freeze=null"
             )
-        if self.backbone.weights is None and self.backbone.norm == "frozen":
+        if from_scratch and self.backbone.norm == "frozen":
             found.append(
                 "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
                 "or set backbone.norm=batch or group"

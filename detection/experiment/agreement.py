@@ -25,6 +25,7 @@ from detection.experiment.model_files import Trained, load_rpn
 from detection.networks.rpn import RPN
 from detection.training.checkpoints import Checkpointer, provenance_of, require_same_run
 from detection.training.distributed import on_main
+from detection.training.more_steps import MoreSteps
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def change_trained(config: settings.Config, changes: Sequence[str], path: object
         UserError: a change cannot be made, or is of a value that is fixed by training.
     """
     changed = change_config(config, changes)
-    different = _differences(config, changed, _STRUCTURE, "trained with", "asked for")
+    different = differences(config, changed, _STRUCTURE, "trained with", "asked for")
     if different:
         raise UserError(f"{path}: these values are fixed by training and cannot be changed afterwards: {different}")
     return changed
@@ -58,11 +59,11 @@ def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) 
     Raises:
         UserError: the configuration states other anchors or another head than the RPN has.
     """
-    different = _differences(rpn.config, config, _RPN, "in the file", "by the configuration")
+    different = differences(rpn.config, config, _RPN, "in the file", "by the configuration")
     if different:
         remedy = " ".join(shlex.quote(f"{key}={_text(rpn.config, key)}") for key in _RPN if f"{key}: " in different)
         raise UserError(f"{path}: is another RPN than the configuration states. {different}. To take it: {remedy}")
-    size = _differences(rpn.config, config, _TEST_SIZE, "for the RPN", "now")
+    size = differences(rpn.config, config, _TEST_SIZE, "for the RPN", "now")
     if size:
         on_main(lambda: logger.warning("%s was made for images of another size: %s", path, size))
 
@@ -125,7 +126,7 @@ def describe_fast_rcnn_run(
     }
 
 
-def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
+def refuse_other_run(folder: Path, known: Mapping[str, Any], more_steps: MoreSteps) -> None:
     """Compares the newest checkpoint in `folder` with the part of this run's identity that is known before the
     proposals are made.
 
@@ -137,7 +138,8 @@ def refuse_other_run(folder: Path, known: Mapping[str, Any]) -> None:
         return
     ours = json.loads(json.dumps(known))
     try:
-        theirs = upgrade_identity(provenance_of(newest), ours)
+        provenance, done = provenance_of(newest)
+        theirs = more_steps.accept(upgrade_identity(provenance, ours), done)
     except (UserError, LookupError, TypeError, ValueError):  # a damaged one; resuming uses the one before
         return
     if "rpn" not in theirs:  # an earlier version's checkpoint
@@ -165,7 +167,7 @@ def is_rpn_of_run(path: Path, rpn: Trained[RPN]) -> bool:
     )
 
 
-def _differences(
+def differences(
     first: settings.Config, second: settings.Config, keys: Sequence[str], of_first: str, of_second: str
 ) -> str:
     """The keys whose values differ, with both: "a.b: 1 in the file, 2 by the configuration; …"; empty if none."""

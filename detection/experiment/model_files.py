@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from backbones import InputFormat
 from backbones.common.errors import UserError
@@ -25,6 +25,7 @@ from detection.experiment.earlier_versions import rename_weights
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 from detection.training.artifacts import load_artifact, save_artifact, versions
+from detection.training.checkpoints import evaluated_weights
 from detection.training.network_state import build_with_weights, plain_state
 
 N = TypeVar("N", RPN, FastRCNN)
@@ -108,23 +109,70 @@ def load_rpn(path: str | os.PathLike[str]) -> Trained[RPN]:
         UserError: the file is missing, damaged, of another kind or not of this project, or this version cannot build
             its network.
     """
-    return _File(path, "rpn", "detector").rpn()
+    return _File(path, load_artifact(path, "rpn", "detector")).rpn()
 
 
 def load_fast_rcnn(path: str | os.PathLike[str]) -> Trained[FastRCNN]:
     """The Fast R-CNN of a `fastrcnn.pt` or `detector.pt`; otherwise as `load_rpn`."""
-    return _File(path, "fastrcnn", "detector").fast_rcnn()
+    return _File(path, load_artifact(path, "fastrcnn", "detector")).fast_rcnn()
 
 
 def load_detector(path: str | os.PathLike[str]) -> TrainedDetector:
     """Both networks of a `detector.pt`; otherwise as `load_rpn`."""
-    return _File(path, "detector").detector()
+    return _File(path, load_artifact(path, "detector")).detector()
 
 
 def load_rpn_or_detector(path: str | os.PathLike[str]) -> Trained[RPN] | TrainedDetector:
     """The RPN of an `rpn.pt`, or the detector of a `detector.pt`; otherwise as `load_rpn`."""
-    file = _File(path, "rpn", "detector")
+    file = _File(path, load_artifact(path, "rpn", "detector"))
     return file.rpn() if file.kind == "rpn" else file.detector()
+
+
+def describe(kind: Literal["rpn", "fastrcnn"], trained: Trained[N]) -> dict[str, Any]:
+    """What a checkpoint holds beside the weights for `load_checkpoint`, as plain values."""
+    return {
+        "kind": kind,
+        "config": config_to_dict(trained.config),
+        "categories": _categories_dict(trained.categories),
+        "input_format": _input_format(trained.network).to_dict(),
+        "provenance": dict(trained.provenance),
+    }
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Trained[RPN] | Trained[FastRCNN]:
+    """The network of a checkpoint of a training, with the weights that were evaluated: the averaged ones, if the
+    training averages them. Its provenance is that of the files of a finished training.
+
+    Raises:
+        UserError: the errors of `load_rpn`, or the checkpoint is of an earlier version or of a classifier.
+    """
+    content = load_artifact(path, "checkpoint")
+    model = content.get("model")
+    if not isinstance(model, Mapping) or model.get("kind") not in ("rpn", "fastrcnn"):
+        raise UserError(
+            f"{path} does not describe a network of a detector: it is of a classifier, or was written by an earlier "
+            "version. Continue that run with --resume; the next checkpoint describes it"
+        )
+    kind = model["kind"]
+    try:
+        state, steps = evaluated_weights(content), content["step"]
+        file = _File(
+            path,
+            {
+                **model,
+                "rpn_config": None,
+                "networks": {kind: state},
+                "input_formats": {kind: model["input_format"]},
+                "provenance": {**model["provenance"], "steps": steps, "weights": "of a checkpoint"},
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: an entry is missing or of the wrong kind ({error!r:.200})") from None
+    return file.rpn() if kind == "rpn" else file.fast_rcnn()
+
+
+def _categories_dict(categories: Categories) -> dict[str, Any]:
+    return {"ids": list(categories.ids), "names": list(categories.names)}
 
 
 def _save(
@@ -139,7 +187,7 @@ def _save(
         kind,
         config=config_to_dict(trained.config),
         rpn_config=None if rpn_config is None else config_to_dict(rpn_config),
-        categories={"ids": list(trained.categories.ids), "names": list(trained.categories.names)},
+        categories=_categories_dict(trained.categories),
         networks={name: plain_state(network) for name, network in networks.items()},
         input_formats={name: _input_format(network).to_dict() for name, network in networks.items()},
         provenance={**trained.provenance, "versions": versions()},
@@ -149,9 +197,8 @@ def _save(
 class _File:
     """The checked content of a file, except its networks, which the methods build."""
 
-    def __init__(self, path: str | os.PathLike[str], *kinds: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
         self.path = path
-        content = load_artifact(path, *kinds)
         self.kind: str = content["kind"]
         try:
             self.config = config_from_dict(content["config"], f"{path}: its configuration")

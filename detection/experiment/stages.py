@@ -43,11 +43,13 @@ from detection.experiment.datasets import (
 )
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
+from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
 from detection.experiment.inference import average_precision_of, prepare_inference, proposal_recall_of
 from detection.experiment.model_files import (
     Categories,
     Trained,
     TrainedDetector,
+    describe,
     load_rpn,
     save_detector,
     save_fast_rcnn,
@@ -60,6 +62,7 @@ from detection.training.consensus import require_agreement, require_same
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
+from detection.training.more_steps import MoreSteps
 from detection.training.placement import placed
 from detection.training.recipe import accumulation_steps
 from detection.training.run import run_training
@@ -67,6 +70,10 @@ from detection.training.run_lock import run_lock
 from detection.training.stage import Batches, Stage
 
 logger = logging.getLogger(__name__)
+
+# Where the recipes are in the identity of a run.
+RPN_RECIPE = ("config", "rpn", "training")
+FAST_RCNN_RECIPE = ("config", "fast_rcnn", "training")
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,8 @@ def train_fast_rcnn(
             metadata = store_metadata(config, opened.sha256, splits.train, limits)
         if resume:
             known = describe_fast_rcnn_run(config, splits.train, opened.rpn, opened.sha256, metadata)
-            on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
+            more_steps = MoreSteps(config.fast_rcnn.training, FAST_RCNN_RECIPE)
+            on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known, more_steps))
         if proposals_file is None:
             own = folder.proposals(splits.train.name)
             proposals_file = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
@@ -182,7 +190,9 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
     splits = open_splits(config, config.rpn.training)
     training = with_interval(config.rpn.training, splits.test)
     torch.manual_seed(config.seed)
-    network = placed(build_rpn(config), config.runtime, device)
+    network = build_rpn(config, pretrained=config.init_from is None)
+    initialise_rpn(network, config)
+    network = placed(network, config.runtime, device)
     dataset = DetectionDataset(
         splits.train, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
     )
@@ -220,6 +230,8 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.rpn),
+        model=describe("rpn", Trained(network, config, categories_of(splits.train), provenance)),
+        recipe_keys=RPN_RECIPE,
         upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
     )
 
@@ -237,7 +249,9 @@ def fast_rcnn_stage(
     categories = categories_of(splits.train)
     seed = config.seed + 1  # differs from the RPN's: the two networks share nothing
     torch.manual_seed(seed)
-    network = placed(build_fast_rcnn(config, len(categories)), config.runtime, device)
+    network = build_fast_rcnn(config, len(categories), pretrained=config.init_from is None)
+    initialise_fast_rcnn(network, categories, config)
+    network = placed(network, config.runtime, device)
     dataset = DetectionDataset(
         splits.train,
         training_augmentation(config.data),
@@ -280,6 +294,8 @@ def fast_rcnn_stage(
         save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.fast_rcnn, folder.detector),
+        model=describe("fastrcnn", Trained(network, config, categories, provenance)),
+        recipe_keys=FAST_RCNN_RECIPE,
         upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
     )
 
@@ -316,7 +332,8 @@ def categories_of(index: DatasetIndex) -> Categories:
 def _describe_weights(outcome: Outcome) -> dict[str, Any]:
     """The provenance of the weights that are written: after how many steps, and why those."""
     others = {} if outcome.written == "the last" else {"weights": f"{outcome.written}, of {outcome.step} steps"}
-    return {"steps": outcome.written_step, **others}
+    restarts = {"restarts": list(outcome.restarts)} if outcome.restarts else {}
+    return {"steps": outcome.written_step, **others, **restarts}
 
 
 def _numbers(figures: dict[str, float | None]) -> dict[str, float]:

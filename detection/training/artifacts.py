@@ -42,7 +42,8 @@ KINDS: dict[str, str] = {
     "fastrcnn": "a trained Fast R-CNN without its RPN (half of a detector)",
     "detector": "a whole detector (for tools/predict.py, tools/eval_coco.py and Detector.load)",
     "classifier": "a trained classifier (for backbone.weights)",
-    "checkpoint": "a checkpoint of an unfinished run (its training tool continues it with --resume)",
+    "checkpoint": "a checkpoint of a run (its training tool continues it with --resume; "
+    "tools/checkpoint_to_detector.py writes its network)",
 }
 
 

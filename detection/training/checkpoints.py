@@ -29,6 +29,7 @@ from detection.training.averaging import WeightAverage
 from detection.training.best import Best
 from detection.training.consensus import flat
 from detection.training.distributed import gather_objects, is_main, on_main, rank, world_size
+from detection.training.more_steps import MoreSteps
 from detection.training.optimizer import load_optimizer
 from detection.training.random_state import capture_random_state, restore_random_state
 
@@ -72,6 +73,11 @@ class Checkpointer:
         keep: how many checkpoints are kept; with at least 2, one remains if the newest is damaged.
         warn: called with each warning (that a damaged checkpoint was renamed).
         upgrade: the content of a checkpoint of an earlier version → the same in today's form.
+        model: what is needed beside the weights to build the network, as plain values; stored in each checkpoint.
+        more_steps: accepts the checkpoints of a run of fewer steps; None refuses them.
+
+    Attributes:
+        restarts: where the run went on with more steps on a longer cosine (`MoreSteps.restart`).
     """
 
     def __init__(
@@ -82,6 +88,8 @@ class Checkpointer:
         keep: int = 2,
         warn: Callable[[str], None] = print,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
+        model: Mapping[str, Any] | None = None,
+        more_steps: MoreSteps | None = None,
     ) -> None:
         if keep < 1:
             raise UserError(f"the number of checkpoints to keep must be at least 1, not {keep}")
@@ -90,6 +98,9 @@ class Checkpointer:
         self._keep = keep
         self._warn = warn
         self._upgrade = upgrade
+        self._model = dict(model or {})
+        self._more_steps = more_steps
+        self.restarts: list[dict[str, int]] = []
 
     def latest(self) -> Path | None:
         """The path of the newest checkpoint by its name, which is not read; None if there is none."""
@@ -175,10 +186,12 @@ class Checkpointer:
                 path,
                 "checkpoint",
                 provenance=json.dumps(self.provenance, sort_keys=True),
+                model=self._model,
                 step=state.step,
                 evaluated=state.evaluated,
                 elapsed=state.elapsed,
                 best=state.best.state_dict(),
+                restarts=self.restarts,
                 network=state.network.state_dict(),
                 average=None if state.average is None else state.average.state_dict(),
                 optimizer=state.optimizer.state_dict(),
@@ -212,7 +225,10 @@ class Checkpointer:
     def _of_this_run(self, content: dict[str, Any], path: Path) -> dict[str, Any]:
         """The content in today's form, if it is of this run."""
         content = self._upgrade(content)
-        require_same_run(path, json.loads(content["provenance"]), self.provenance)
+        theirs = json.loads(content["provenance"])
+        if self._more_steps is not None:
+            theirs = self._more_steps.accept(theirs, _count(content["step"]))
+        require_same_run(path, theirs, self.provenance)
         return content
 
     def _fill(self, state: TrainingState, content: dict[str, Any], path: Path) -> None:
@@ -223,6 +239,9 @@ class Checkpointer:
             if state.scaler is not None and content["scaler"] is not None:
                 state.scaler.load_state_dict({key: _number(value) for key, value in content["scaler"].items()})
             state.step, state.evaluated = _count(content["step"]), _count(content["evaluated"])
+            restart = None if self._more_steps is None else self._more_steps.restart(state.step)
+            earlier = [{str(key): _count(value) for key, value in one.items()} for one in content.get("restarts", [])]
+            self.restarts = earlier + ([] if restart is None else [restart])
             state.elapsed = float(_number(content["elapsed"]))
             state.best.load_state_dict(content["best"])
             if state.average is not None:
@@ -249,10 +268,11 @@ def evaluated_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content["network"], **(average["values"] if average is not None else {})}
 
 
-def provenance_of(path: Path) -> dict[str, Any]:
-    """The provenance of the run that wrote a checkpoint, as stored in it. Raises UserError as `load_artifact`."""
-    provenance: dict[str, Any] = json.loads(load_artifact(path, "checkpoint")["provenance"])
-    return provenance
+def provenance_of(path: Path) -> tuple[dict[str, Any], int]:
+    """The provenance of the run that wrote a checkpoint, as stored in it, and the steps that were done; raises the
+    errors of `load_artifact`."""
+    content = load_artifact(path, "checkpoint")
+    return json.loads(content["provenance"]), _count(content["step"])
 
 
 def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, partly: bool = False) -> None:

@@ -235,7 +235,8 @@ _MEASURES = ("lr", "gradient_norm", "images_per_second", "data_wait", "memory_mi
 def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float], evaluated: str = "") -> str:
     losses = "  ".join(f"{term} {value:.4f}" for term, value in figures.items() if term not in _MEASURES)
     return (
-        f"{name} {step}/{steps}  {evaluated}{losses}  lr {figures['lr']:.3g}  {figures['images_per_second']:.3g} images/s  "
+        f"{name} {step}/{steps}  {evaluated}{losses}  lr {figures['lr']:.3g}  "
+        f"{figures['images_per_second']:.3g} images/s  "
         f"waiting for data {figures['data_wait']:.0%}  {figures['memory_mib']:.0f} MiB  "
         f"{format_duration(figures['time_left'])} left"
     )

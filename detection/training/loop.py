@@ -70,6 +70,7 @@ class Outcome:
         first_step: updates that had been done before this session.
         written_step: the step whose weights are written; that of the best evaluation, or the last.
         written: those weights in words: "the last", "the best by AP (0.4321)".
+        restarts: where the run went on with more steps on a longer cosine (`MoreSteps.restart`).
     """
 
     step: int
@@ -78,6 +79,7 @@ class Outcome:
     first_step: int = 0
     written_step: int = 0
     written: str = "the last"
+    restarts: tuple[dict[str, int], ...] = ()
 
     @property
     def finished(self) -> bool:

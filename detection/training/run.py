@@ -15,6 +15,7 @@ from detection.training.determinism import without_deterministic_form
 from detection.training.distributed import on_main, world_size
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
+from detection.training.more_steps import MoreSteps
 from detection.training.recipe import (
     accumulation_steps,
     autocast_dtype,
@@ -48,17 +49,22 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
 
     def on_start(step: int) -> None:
         on_main(stage.save_config)
+        if (text := more_steps.remark(step)) is not None:
+            log.remark(step, text)
         for line in announcement(training, stage.images):
             log.remark(step, line)
         for name in without_deterministic_form(stage.network, stage.device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
+    more_steps = MoreSteps(training, stage.recipe_keys)
     checkpointer = Checkpointer(
         stage.folder,
         stage.identity,
         keep=training.keep_checkpoints,
         warn=logger.warning,
         upgrade=stage.upgrade_checkpoint,
+        model=stage.model,
+        more_steps=more_steps if stage.recipe_keys else None,
     )
     best = Best(stage.best_figure, training.patience if stage.best_figure is not None else None)
     average = None if training.ema is None else WeightAverage(stage.network, training.ema)
@@ -109,7 +115,7 @@ def _take_weights_to_write(
         words += f", averaged with a decay of {average.decay}"
     if best.figure is not None or average is not None:
         on_main(lambda: logger.info("written are the weights after step %d of %d: %s", step, outcome.step, words))
-    return dataclasses.replace(outcome, written_step=step, written=words)
+    return dataclasses.replace(outcome, written_step=step, written=words, restarts=tuple(checkpointer.restarts))
 
 
 def train_stage(stage: Stage, *, steps: int, schedule: Callable[[int], float], **options: Any) -> Outcome:

@@ -6,7 +6,7 @@ The RPN, the Fast R-CNN and the classifiers each build one from their configurat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Stage:
         save_config: writes the configuration; called by one process, after the checks that the run may use the folder.
         save: writes the results of the finished training; called by one process, even if all steps were done before.
         files: all files that `save_config` and `save` write.
+        model: what is needed beside the weights to build the network from a checkpoint, as plain values.
+        recipe_keys: where the recipe is in `identity`, so that a run may go on with more steps; empty refuses that.
         upgrade_checkpoint: the content of a checkpoint of an earlier version → the same in today's form.
     """
 
@@ -62,6 +64,8 @@ class Stage:
     save_config: Callable[[], None]
     save: Callable[[Outcome], None]
     files: tuple[Path, ...]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    recipe_keys: tuple[str, ...] = ()
     upgrade_checkpoint: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
 
 

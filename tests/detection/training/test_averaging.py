@@ -3,6 +3,8 @@ fit."""
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -67,7 +69,7 @@ def test_the_weights_come_back_to_the_bit_even_after_an_error() -> None:
     moved(network, 1)
     average.update()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(ZeroDivisionError), average.applied():
+    with contextlib.suppress(ZeroDivisionError), average.applied():
         assert torch.equal(network.linear.weight, average.values["linear.weight"])
         assert not torch.equal(network.linear.weight, before["linear.weight"])
         raise ZeroDivisionError
