@@ -54,13 +54,23 @@ class Data:
     layout: Literal["files", "coco", "demo"] = "files"
     train: Split = Split("train")
     test: Split = Split("test")
-    keep_empty: bool = False  # train on images without objects too
+    # Train on images without objects too, as background: every anchor and region in them is a negative. false: leave
+    # them out, as py-faster-rcnn does
+    keep_empty: bool = False
+    # Training images of rare classes are repeated: a class in a share f of the images has the repeat factor
+    # √(this / f), if that is above 1, and an image the largest of its classes (LVIS: 0.001). null: no image is
+    repeat_threshold: float | None = within(None, 1e-9, 1)
     skip_unreadable: bool = False  # training: a damaged image is replaced by another one; false: it stops the run
     # Training: the shorter side is scaled to one of these, drawn for each image …
     shorter_sides: tuple[int, ...] = within((600,), 1, SIDE)
     longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
     test_shorter_side: int = within(600, 1, SIDE)
     test_longer_side: int = within(1000, 1, SIDE)
+    # Training, large-scale jitter (Ghiasi et al. 2021): instead of the two keys above, the image is resized to a random
+    # multiple in this range, [0.1, 2.0], of the largest size that fits into a square of `scale_jitter_side`, and a
+    # random window of at most this square is taken. null: none
+    scale_jitter: tuple[float, float] | None = within(None, 0.01, 10)
+    scale_jitter_side: int = within(1024, 1, SIDE)
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     vertical_flip: float = within(0.0, 0, 1)
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
@@ -94,7 +104,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent for one of the networks. Steps count global batches, on any number of devices."""
+    """The optimization of one of the networks. Steps count global batches, on any number of devices."""
 
     global_batch: int = within(16, 1, BATCH)  # images a step, over all devices
     # Images that one device holds at once; the rest of its share is accumulated.
@@ -109,6 +119,15 @@ class Training:
     schedule: Literal["step", "cosine"] = "step"
     warmup_steps: int = within(0, 0, STEPS)  # the rate rises linearly from warmup_factor × itself
     warmup_factor: float = within(1 / 3, 0, 1)
+    # sgd: with `momentum`; adamw: Adam with decoupled weight decay and `betas`
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    betas: tuple[float, float] = within((0.9, 0.999), 0, 0.999_999)
+    # Each stage of the backbone has this times the learning rate of the next one (conv1, conv2_x … conv5_x, then all
+    # other layers, which have the whole rate); 1: the same for all
+    layer_decay: float = within(1.0, 0.01, 1)
+    # Parameters that are not trained, by patterns of their names with * and ?: ["head.*", "*.layer2.*"]. (Running
+    # statistics of batch normalisation still change; backbone.norm=frozen fixes them.)
+    freeze: tuple[str, ...] = ()
     momentum: float = within(0.9, 0, 1)
     nesterov: bool = False
     weight_decay: float = within(1e-4, 0, FACTOR)
@@ -248,6 +267,8 @@ class Config:
         ):
             if not values:
                 found.append(f"{key}: at least one value is needed")
+        if self.data.scale_jitter is not None and self.data.scale_jitter[0] > self.data.scale_jitter[1]:
+            found.append(f"data.scale_jitter: the range {list(self.data.scale_jitter)} must ascend")
         for transform in self.data.albumentations:
             if not isinstance(transform.get("name"), str):
                 found.append(
@@ -290,6 +311,8 @@ class Config:
                 )
             if training.nesterov and training.momentum == 0:
                 found.append(f"{name}.training.nesterov needs a momentum above 0")
+            if training.nesterov and training.optimizer == "adamw":
+                found.append(f"{name}.training.nesterov belongs to sgd, and {name}.training.optimizer is adamw")
             if training.patience is not None and None in (training.keep_best, training.evaluate_every):
                 found.append(
                     f"{name}.training.patience counts evaluations without a better one: it needs "

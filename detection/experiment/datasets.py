@@ -165,7 +165,10 @@ def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
 
 
 def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
-    """Logs how many images of a split are left out of the training."""
+    """Logs how many images of a split have no object, and are left out of the training or are background in it."""
+    if data.keep_empty and (empty := len(whole) - len(whole.non_empty())):
+        text = "%s: %d of %d images have no object and are trained on as background (data.keep_empty)"
+        on_main(lambda: logger.info(text, whole.annotation_file, empty, len(whole)))
     if len(kept) < len(whole):
         text = "%s: %d of %d images have no object and are left out (data.keep_empty=true trains on them, too)"
         on_main(lambda: logger.info(text, whole.annotation_file, len(whole) - len(kept), len(whole)))
@@ -184,6 +187,8 @@ def training_augmentation(data: settings.Data) -> Augmentation:
         horizontal_flip=data.horizontal_flip,
         vertical_flip=data.vertical_flip,
         albumentations=data.albumentations or None,
+        scale_jitter=data.scale_jitter,
+        scale_jitter_side=data.scale_jitter_side,
     )
 
 

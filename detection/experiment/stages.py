@@ -25,6 +25,7 @@ from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
 from detection.data.proposal_store import ProposalStore
+from detection.data.repeat_factors import repeat_factors
 from detection.experiment.agreement import (
     config_subset_that_must_match,
     describe_fast_rcnn_run,
@@ -63,6 +64,7 @@ from detection.training.determinism import determinism
 from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
 from detection.training.more_steps import MoreSteps
+from detection.training.optimizer import freeze_parameters
 from detection.training.placement import placed
 from detection.training.recipe import accumulation_steps
 from detection.training.run import run_training
@@ -192,6 +194,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
     torch.manual_seed(config.seed)
     network = build_rpn(config, pretrained=config.init_from is None)
     initialise_rpn(network, config)
+    freeze_parameters(network, training.freeze)
     network = placed(network, config.runtime, device)
     dataset = DetectionDataset(
         splits.train, training_augmentation(config.data), seed=config.seed, unreadable=on_unreadable(config.data)
@@ -251,6 +254,7 @@ def fast_rcnn_stage(
     torch.manual_seed(seed)
     network = build_fast_rcnn(config, len(categories), pretrained=config.init_from is None)
     initialise_fast_rcnn(network, categories, config)
+    freeze_parameters(network, training.freeze)
     network = placed(network, config.runtime, device)
     dataset = DetectionDataset(
         splits.train,
@@ -306,7 +310,14 @@ def make_batches(
     """A function: the recipe → first step → this rank's micro-batches from that step to the end of the training."""
 
     def batches(training: settings.Training) -> Batches:
-        plan = BatchPlan(dataset.index.aspect_ratios, training.global_batch, dataset.seed, config.data.group_by_aspect)
+        threshold = config.data.repeat_threshold
+        plan = BatchPlan(
+            dataset.index.aspect_ratios,
+            training.global_batch,
+            dataset.seed,
+            config.data.group_by_aspect,
+            None if threshold is None else repeat_factors(dataset.index, threshold),
+        )
         return lambda first_step: training_batches(
             dataset,
             plan,

@@ -47,7 +47,10 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    checkpoint = weights + 4 * learning  # momentum
+    # momentum, or AdamW's two averages; and the average of the weights
+    checkpoint = weights * (1 if training.ema is None else 2) + 4 * learning * (
+        2 if training.optimizer == "adamw" else 1
+    )
     # A checkpoint is deleted only after the next one is written.
     disk = bytes_before + max(checkpoint * (training.keep_checkpoints + 1) + 3 * weights, bytes_before)
     free = shutil.disk_usage(_existing(stage.root)).free

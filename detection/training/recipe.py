@@ -63,7 +63,7 @@ def schedule_for(training: settings.Training) -> Schedule:
     )
 
 
-def optimizer_for(network: nn.Module, training: settings.Training) -> torch.optim.SGD:
+def optimizer_for(network: nn.Module, training: settings.Training) -> torch.optim.Optimizer:
     """The optimizer over the parameters of a network, which must already be on its device."""
     return build_optimizer(
         network,
@@ -74,6 +74,9 @@ def optimizer_for(network: nn.Module, training: settings.Training) -> torch.opti
         bias_lr_factor=training.bias_lr_factor,
         bias_weight_decay=training.bias_weight_decay,
         norm_weight_decay=training.norm_weight_decay,
+        kind=training.optimizer,
+        betas=training.betas,
+        layer_decay=training.layer_decay,
     )
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.common.errors import UserError
+from detection.common.seeds import uniform
 from detection.data.albumentations_pipeline import Pipeline, TransformError
-from detection.data.augmentation import Augmentation, flip_boxes, scale_boxes
+from detection.data.augmentation import Augmentation, crop_boxes, flip_boxes, scale_boxes
 from detection.data.dataset import DetectionDataset
 from detection.data.images import ImageError
 from detection.data.index import DatasetIndex
@@ -48,6 +50,61 @@ def test_flips_and_resize_move_boxes_with_the_pixels(horizontal: int, vertical: 
         assert np.abs(result.boxes[i] - found(result.image, i)).max() <= 1
     assert result.proposals is not None
     assert np.array_equal(result.proposals, result.boxes[::-1])
+
+
+@pytest.mark.parametrize("size", [(30, 40), (50, 20)])
+def test_scale_jitter_is_torchvisions(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ScaleJitter` with the same draw: sizes to a pixel, as it rounds down; then a crop of pixels and boxes."""
+    tv, tensors = pytest.importorskip("torchvision.transforms.v2"), pytest.importorskip("torchvision.tv_tensors")
+    augmentation = Augmentation([600], 1000, scale_jitter=(0.1, 2.0), scale_jitter_side=64)
+    image, boxes = marked(*size, BOXES[:1]), np.minimum(BOXES, (size[1], size[0], size[1], size[0]))
+    sizes = set()
+    for seed in range(60):
+        result = augmentation(image, boxes, boxes, seed)
+        monkeypatch.setattr(torch, "rand", lambda *_, seed=seed: torch.tensor([uniform(seed, 4)]))
+        given = {
+            "image": tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
+            "boxes": tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size),
+        }
+        scaled = tv.ScaleJitter((64, 64), (0.1, 2.0))(given)
+        whole = tuple(round(side * scale) for side, scale in zip(size, result.scale, strict=True))
+        assert np.abs(np.subtract(whole, scaled["image"].shape[1:])).max() <= 1
+        window = result.image.shape[:2]
+        assert window == tuple(min(side, 64) for side in whole) == augmentation.target_size(*size, seed)
+        top, left = (int(uniform(seed, 5 + i) * (whole[i] - window[i] + 1)) for i in range(2))
+        cropped = tv.functional.crop(scaled["boxes"], top, left, *window)
+        alive = ((cropped[:, 2:] - cropped[:, :2]) > 1.5).all(dim=1).numpy()  # a sliver may be there or not
+        assert result.kept[alive].all()
+        ours = dict(zip(np.flatnonzero(result.kept).tolist(), result.boxes, strict=True))
+        for row in np.flatnonzero(alive).tolist():
+            assert np.abs(ours[row] - cropped[row].numpy()).max() <= 2
+        assert (result.boxes[:, 2:] > result.boxes[:, :2]).all()
+        assert np.array_equal(result.proposals, result.boxes)
+        sizes.add(window)
+    assert min(max(window) for window in sizes) < 15
+    assert 64 in {max(window) for window in sizes}
+
+
+def test_a_window_takes_the_pixels_of_its_boxes() -> None:
+    augmentation = Augmentation([600], 1000, scale_jitter=(2.0, 2.0), scale_jitter_side=40, horizontal_flip=0.5)
+    seen = 0
+    for seed in range(20):
+        result = augmentation(marked(30, 40, BOXES), BOXES, None, seed)
+        assert result.image.shape == (40, 40, 3)
+        for row, i in enumerate(np.flatnonzero(result.kept)):
+            if (result.boxes[row, 2:] - result.boxes[row, :2]).min() > 4:
+                assert np.abs(result.boxes[row] - found(result.image, int(i))).max() <= 1
+                seen += 1
+    assert seen > 20
+
+
+def test_boxes_outside_a_window_are_told() -> None:
+    boxes = np.array([[0, 0, 2, 2], [1, 1, 9, 9], [2, 2, 2, 5]], dtype=np.float32)
+    parts, inside = crop_boxes(boxes, 2, 2, (5, 4))
+    assert inside.tolist() == [False, True, False]
+    assert parts.tolist() == [[0, 0, 4, 5]]
+    with pytest.raises(ValueError, match="scale jitter"):
+        Augmentation([600], 1000, scale_jitter=(2.0, 1.0))
 
 
 def test_flip_without_resize_is_exact() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.data.batch_plan import BatchPlan, share
+from detection.data.batch_plan import REPETITION, BatchPlan, share
 
 
 def ratios(wide: int, tall: int) -> np.ndarray:
@@ -71,6 +71,44 @@ def test_epochs_differ_in_their_order() -> None:
     assert sorted(first) == sorted(second) == list(range(40))
     assert not np.array_equal(first, second)
     assert plan.steps_per_epoch == 5
+
+
+def test_images_are_repeated_as_often_as_their_factors_say_on_average() -> None:
+    aspect = ratios(40, 21)
+    factors = np.random.default_rng(1).choice([1.0, 1.4, 2.0, 3.7], size=61)
+    plan = BatchPlan(aspect, 4, seed=3, factors=factors)
+    counts: dict[int, Counter[int]] = {}
+    seen: Counter[tuple[int, int]] = Counter()
+    passes = 200
+    for step in range(int(plan.steps_per_epoch * (passes + 1))):
+        epochs, indices = plan[step]
+        assert len({bool(aspect[i] >= 1) for i in indices}) == 1
+        for epoch, i in zip(epochs.tolist(), indices.tolist(), strict=True):
+            counts.setdefault(epoch % REPETITION, Counter())[i] += 1
+            seen[epoch, i] += 1
+    assert set(seen.values()) == {1}  # no two samples are the same one
+    table = np.array([[counts[epoch][i] for i in range(61)] for epoch in range(passes - 2)])
+    for group, length in zip(plan.groups, plan.lengths, strict=True):
+        assert length == round(factors[group].sum())
+        assert set(table[:, group].sum(axis=1)) == {length}
+        expected = factors[group] * length / factors[group].sum()
+        assert (np.abs(table[:, group] - expected) < 1).all()  # rounded down or up
+        assert np.abs(table[:, group].mean(axis=0) - expected).max() < 4 * 0.5 / np.sqrt(passes)
+
+
+def test_a_plan_with_repetitions_is_a_function_of_seed_and_step() -> None:
+    factors = np.linspace(1, 3, 30)
+    forward, backward = (BatchPlan(ratios(30, 0), 4, seed=1, factors=factors) for _ in range(2))
+    planned = [forward[step] for step in range(80)]
+    for step in reversed(range(80)):
+        assert all(np.array_equal(a, b) for a, b in zip(backward[step], planned[step], strict=True))
+
+
+def test_factors_of_1_repeat_nothing() -> None:
+    plan = BatchPlan(ratios(30, 9), 4, seed=1, factors=np.ones(39))
+    epochs, indices = (np.concatenate([plan[step][column] for step in range(100)]) for column in (0, 1))
+    assert epochs.max() < REPETITION
+    assert len(set(zip(epochs.tolist(), indices.tolist(), strict=True))) == 400
 
 
 def test_coco_sized_plan_is_quick() -> None:

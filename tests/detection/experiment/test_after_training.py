@@ -179,7 +179,7 @@ def test_more_steps_of_a_cosine_say_what_they_mean_and_the_file_tells_of_it(
         (["rpn.training.steps=5"], "config.rpn.training.steps: 6 in the checkpoint, 5 now"),
         (
             ["rpn.training.steps=9", "rpn.training.milestones=[3]"],
-            "config.rpn.training.milestones[0]: 4 in the checkpoint, 3 now",
+            "config.rpn.training.milestones: [4] in the checkpoint, [3] now",
         ),
         (
             ["rpn.training.steps=9", "rpn.training.learning_rate=0.02"],
