@@ -228,7 +228,9 @@ class Runtime:
     workers: int = within(2, 0, PROCESSES)  # processes that read images, for each device
     test_batch: int = within(1, 1, COUNT)  # images in a batch when proposing and evaluating
     deterministic: bool = False  # bitwise the same results from run to run; slower on a GPU
-    tensorboard: bool = True
+    tensorboard: bool = True  # curves, and images of the evaluations
+    # Further loggers, each with its own package and its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI …)
+    loggers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
     timeout_minutes: float = within(30.0, 0.01, 100_000)  # how long a rank waits for another, or for a batch
 
     def contradictions(self) -> list[str]:

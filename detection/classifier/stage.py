@@ -27,6 +27,7 @@ from detection.config_file import config_to_dict, write_config
 from detection.training.consensus import require_agreement
 from detection.training.determinism import determinism
 from detection.training.dry_run import dry_run
+from detection.training.evaluation import Evaluation
 from detection.training.loop import Outcome
 from detection.training.placement import placed
 from detection.training.run import run_training
@@ -85,10 +86,10 @@ def classifier_stage(config: ClassifierConfig, device: torch.device) -> Stage:
     )
     path = folder / "classifier.pt"
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         assert tested is not None
         errors = top_errors(network, tested, views_for_test(config.data), config.runtime, device)
-        return {"top1_error": errors.top1, "top5_error": errors.top5}
+        return Evaluation({"top1_error": errors.top1, "top5_error": errors.top5})
 
     def save(outcome: Outcome) -> None:
         own = {**provenance, "steps": outcome.step, "test": outcome.metrics}

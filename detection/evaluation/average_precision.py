@@ -64,7 +64,8 @@ class AveragePrecision:
     figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there are no targets (COCO prints
     −1 there). classes: one row per category of the ground truth, ascending by id.
     notes: what was repaired or left out, in words with counts; empty for clean inputs. limit: the maximum of detections
-    per class and image that were considered.
+    per class and image that were considered. precision_50: the precision at IoU 0.5 at the recalls 0.00, 0.01 … 1.00,
+    the mean over the classes with targets; None if there are none.
     """
 
     figures: dict[str, float | None]
@@ -73,6 +74,7 @@ class AveragePrecision:
     detections: int
     notes: list[str] = field(default_factory=list)
     limit: int = LIMIT
+    precision_50: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, strings, lists and dicts, for JSON."""
@@ -173,7 +175,10 @@ def average_precision(
         )
         for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
     ]
-    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes, limit)
+    at_50 = precision[0, :, :, 0, -1]  # (R, K)
+    present = at_50[:, (at_50 > -1).all(axis=0)]
+    curve = tuple(present.mean(axis=1).tolist()) if present.size else None
+    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes, limit, curve)
 
 
 def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str]:

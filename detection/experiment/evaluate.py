@@ -26,7 +26,6 @@ import torch
 
 from backbones.common.files import atomic_write
 from detection import config as settings
-from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
@@ -37,11 +36,12 @@ from detection.experiment.builders import pair
 from detection.experiment.datasets import match_classes, open_split
 from detection.experiment.evaluation_folder import claim_folder
 from detection.experiment.ground_truth_loading import ground_truth_of
+from detection.experiment.illustrations import draw_beside_ground_truth, evenly_spread
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.results_file import write_results
 from detection.networks.rpn import RPN
-from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
+from detection.report.drawing import save_image
 from detection.report.page import Curve, embed_image, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
@@ -162,27 +162,17 @@ def _draw(
     for path in folder.glob("evaluated_*.jpg"):
         if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # of an earlier evaluation; other files are kept
             path.unlink()
-    label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
     shown = []
-    for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)).tolist():
+    for i in evenly_spread(index, count):
         image_id = int(index.image_ids[i])
-        try:
-            image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
-        except ImageError:
+        if (drawn := draw_beside_ground_truth(index, i, detections, min_score)) is None:
             continue
-        boxes, labels, crowds = index.objects(i)
-        rows = detections[(detections[:, 0] == image_id) & (detections[:, 5] >= min_score)]
-        found = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1)
-        names = index.category_names
-        both = side_by_side(
-            draw_ground_truth(image, boxes, labels, names, crowds),
-            draw_detections(image, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
-        )
+        both, objects, found = drawn
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(path, both)
         caption = (
-            f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; "
+            f"image {image_id}: {objects} objects, {found} detections of score {min_score:.2f} and above; "
             f"in full size: images/{path.name}"
         )
         shown.append((embed_image(both), caption))

@@ -45,6 +45,7 @@ from detection.experiment.datasets import (
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
+from detection.experiment.illustrations import of_detector, of_rpn
 from detection.experiment.inference import average_precision_of, prepare_inference, proposal_recall_of
 from detection.experiment.model_files import (
     Categories,
@@ -61,7 +62,8 @@ from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
 from detection.training.consensus import require_agreement, require_same
 from detection.training.determinism import determinism
-from detection.training.distributed import on_main, rank, world_size
+from detection.training.distributed import is_main, on_main, rank, world_size
+from detection.training.evaluation import Evaluation
 from detection.training.loop import Outcome
 from detection.training.more_steps import MoreSteps
 from detection.training.optimizer import freeze_parameters
@@ -206,10 +208,10 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         "config": config_subset_that_must_match(config, "rpn"),
     }
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         assert splits.test is not None
         recall = proposal_recall_of(prepare_inference(network, config, device), splits.test, config.rpn.test_proposals)
-        return _numbers(recall.to_dict()["figures"])
+        return Evaluation(_numbers(recall.to_dict()["figures"]), of_rpn(recall) if _draws(config.runtime) else {})
 
     def save(outcome: Outcome) -> None:
         rpn = Trained(network, config, categories_of(splits.train), provenance | _describe_weights(outcome))
@@ -270,11 +272,12 @@ def fast_rcnn_stage(
     }
     provenance = {key: identity[key] for key in ("stage", "train", "rpn_sha256", "proposals", "backbone")}
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         assert splits.test is not None
         inference = prepare_inference(pair(config, opened.rpn.network.to(device), network), config, device)
-        figures, _ = average_precision_of(inference, splits.test)
-        return _numbers(figures.figures)
+        figures, detections = average_precision_of(inference, splits.test)
+        images = of_detector(splits.test, figures, detections) if _draws(config.runtime) else {}
+        return Evaluation(_numbers(figures.figures), images)
 
     def save(outcome: Outcome) -> None:
         fast_rcnn = Trained(network, config, categories, provenance | _describe_weights(outcome))
@@ -345,6 +348,11 @@ def _describe_weights(outcome: Outcome) -> dict[str, Any]:
     others = {} if outcome.written == "the last" else {"weights": f"{outcome.written}, of {outcome.step} steps"}
     restarts = {"restarts": list(outcome.restarts)} if outcome.restarts else {}
     return {"steps": outcome.written_step, **others, **restarts}
+
+
+def _draws(runtime: settings.Runtime) -> bool:
+    """Whether this process draws images of evaluations for a logger."""
+    return is_main() and (runtime.tensorboard or bool(runtime.loggers))
 
 
 def _numbers(figures: dict[str, float | None]) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""The figures of a run → a progress line on the terminal, a JSONL file, and TensorBoard curves.
+"""The figures of a run → a progress line on the terminal, a JSONL file, TensorBoard and other loggers.
 
     <folder>/log.jsonl      one JSON object a line: {"kind": "train" or "evaluation", "step": …, "loss": …, …}, or
                             {"kind": "remark", "step": …, "text": …}
-    <folder>/tensorboard/   the same figures, if TensorBoard is installed
+    <folder>/tensorboard/   the same figures, and images of evaluations, if TensorBoard is installed
 
 Only rank 0 writes and prints. Durations come from a monotonic clock; numbers are formatted the same in every locale.
 """
@@ -17,14 +17,17 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from backbones.common.units import format_duration
 from detection.training.distributed import is_main
+from detection.training.loggers import SERVICES, Logger, TensorBoard, import_services
 
 
 class TrainingLog:
@@ -35,6 +38,7 @@ class TrainingLog:
         name: the beginning of the progress line ("rpn").
         stream: where the progress is printed: on a terminal one line that is updated, elsewhere a new line each time.
         tensorboard: write TensorBoard files too; if it is not installed, a message is printed.
+        services: other loggers, names in `loggers.SERVICES`. One that fails later is left out, with a message.
         headline: the figure of the evaluations whose latest value the progress line shows ("AP").
     """
 
@@ -45,6 +49,7 @@ class TrainingLog:
         name: str = "train",
         stream: TextIO | None = None,
         tensorboard: bool = True,
+        services: Sequence[str] = (),
         headline: str | None = None,
     ) -> None:
         self._headline = headline
@@ -55,8 +60,9 @@ class TrainingLog:
         self._on_terminal = self._stream.isatty()
         self._line_open = False
         self._wants_tensorboard = tensorboard
+        self._services = import_services(services) if self._folder is not None else {}
         self._file: TextIO | None = None
-        self._writer: Any = None
+        self._loggers: dict[str, Logger] = {}
 
     def start(self, step: int, evaluated: int) -> None:
         """Opens the files for a run that continues after `step`, and removes entries of later steps from a session that
@@ -78,11 +84,14 @@ class TrainingLog:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         if self._wants_tensorboard:
             try:
-                from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
+                self._loggers["tensorboard"] = TensorBoard(self._folder, step)
             except ImportError:
                 self.message("TensorBoard is not installed: its curves are left out, log.jsonl has the same figures")
-            else:
-                self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+        for name, module in self._services.items():
+            try:
+                self._loggers[name] = SERVICES[name](module, self._folder, self._name)
+            except Exception as error:  # a service may raise anything
+                raise UserError(f"runtime.loggers: {name} cannot be started: {error!r:.500}") from error
 
     def train(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         """Writes the figures of a training interval and shows the progress line.
@@ -94,6 +103,11 @@ class TrainingLog:
             return
         self._write("train", step, figures)
         self._show(_progress_line(self._name, step, steps, figures, self._latest))
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes the images of a periodic evaluation, each uint8 (H, W, 3) RGB, by name."""
+        for name, image in images.items():
+            self._to_loggers(lambda logger, name=name, image=image: logger.image(name, image, step))
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes and shows the figures of a periodic evaluation."""
@@ -127,10 +141,8 @@ class TrainingLog:
             with contextlib.suppress(OSError):  # a full disk was already reported by _write
                 self._file.close()
             self._file = None
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
-            self._writer = None
+        self._to_loggers(lambda logger: logger.close())
+        self._loggers.clear()
 
     def _write(self, kind: str, step: int, entries: Mapping[str, float | str]) -> None:
         if self._folder is None:
@@ -143,17 +155,26 @@ class TrainingLog:
             if self._file is not None:
                 self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
                 self._file.flush()
-            if self._writer is not None:
-                for name, value in entries.items():
-                    if finite[name] is None:
-                        continue
-                    add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
-                    add(f"{kind}/{name}", value, step)
         except OSError as error:
             raise UserError(
                 f"the log in {self._folder} cannot be written: {error.strerror or error}. "
                 "Free space and start again with --resume."
             ) from error
+        numbers = {name: value for name, value in finite.items() if isinstance(value, (int, float))}
+        texts = [value for value in finite.values() if isinstance(value, str)]
+        if numbers:
+            self._to_loggers(lambda logger: logger.figures(kind, numbers, step))
+        for text in texts:
+            self._to_loggers(lambda logger, text=text: logger.text(kind, text, step))
+
+    def _to_loggers(self, action: Callable[..., None]) -> None:
+        """Calls `action` with each logger. One that fails is left out from then on: the training goes on without it."""
+        for name, logger in list(self._loggers.items()):
+            try:
+                action(logger)
+            except Exception as error:  # a service may raise anything, such as errors of the network
+                del self._loggers[name]
+                self.message(f"{name} failed and is left out from now on: {error!r:.300}; log.jsonl has all figures")
 
     def _remember(self, step: int, figures: Mapping[str, Any]) -> None:
         value = figures.get(self._headline) if self._headline is not None else None

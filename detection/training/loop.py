@@ -39,6 +39,7 @@ from detection.training.distributed import (
     share_buffers,
     world_size,
 )
+from detection.training.evaluation import Evaluation
 from detection.training.folder_watch import FolderWatch
 from detection.training.logging import Stopwatch, TrainingLog
 from detection.training.loss_watch import LossWatch
@@ -109,7 +110,7 @@ def train(
     resume: bool = False,
     log: TrainingLog | None = None,
     log_every: int = 20,
-    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate: Callable[[int], Evaluation] | None = None,
     evaluate_every: int = 0,
     best: Best | None = None,
     average: WeightAverage | None = None,
@@ -133,9 +134,9 @@ def train(
         resume: continue from the newest checkpoint, bitwise as an uninterrupted run. Without it a folder that holds
             checkpoints is refused.
         log, log_every: figures are logged every `log_every` steps, and before every evaluation.
-        evaluate, evaluate_every: step → figures, called on every rank every `evaluate_every` steps and after the last,
-            with rank 0's running statistics and, with `average`, the averaged weights; it may change the network's
-            mode, but not its weights. 0: never.
+        evaluate, evaluate_every: step → figures and images, called on every rank every `evaluate_every` steps and after
+            the last, with rank 0's running statistics and, with `average`, the averaged weights; it may change the
+            network's mode, but not its weights. 0: never.
         best: by which figure the best checkpoint is kept as best.pt, and when the training stops early; it is brought
             up to date.
         average: the moving average of the network's weights, brought up to date after every step.
@@ -221,10 +222,12 @@ def train(
                 if evaluate is not None and evaluation_is_due() and state.evaluated < state.step:
                     try:
                         with signals.raising(), stopwatch.aside():
-                            metrics = _evaluate_and_keep_best(evaluate, state, checkpointer)
+                            evaluation = _evaluate_and_keep_best(evaluate, state, checkpointer)
                     except StopRequested as stop:  # the earlier checkpoint is kept, and is evaluated on resuming
                         return Outcome(state.step, stop.signal, metrics, first_step)
+                    metrics = dict(evaluation.figures)
                     log.evaluation(state.step, metrics)
+                    log.images(state.step, evaluation.images)
                     save()
                 if state.best.is_exhausted and state.step < steps:
                     log.message(f"stopping early: no better {state.best.figure} since step {state.best.step}")
@@ -329,17 +332,17 @@ def _wrap_for_ranks(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _evaluate_and_keep_best(
-    evaluate: Callable[[int], dict[str, float]], state: TrainingState, checkpointer: Checkpointer | None
-) -> dict[str, float]:
+    evaluate: Callable[[int], Evaluation], state: TrainingState, checkpointer: Checkpointer | None
+) -> Evaluation:
     share_buffers(state.network)
     with preserved_random_state(), contextlib.nullcontext() if state.average is None else state.average.applied():
         share_buffers(state.network)
-        metrics = evaluate(state.step)
+        evaluation = evaluate(state.step)
     state.network.train()
     state.evaluated = state.step
-    if state.best.update(state.step, metrics) and checkpointer is not None:
+    if state.best.update(state.step, evaluation.figures) and checkpointer is not None:
         checkpointer.save_best(state)
-    return metrics
+    return evaluation
 
 
 def _last_good(checkpointer: Checkpointer | None) -> str:

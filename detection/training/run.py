@@ -13,6 +13,7 @@ from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.determinism import without_deterministic_form
 from detection.training.distributed import on_main, world_size
+from detection.training.loggers import require_services
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
 from detection.training.more_steps import MoreSteps
@@ -45,7 +46,14 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
     interval = training.evaluate_every
     if interval == "auto":
         raise ValueError("the stage has to decide how often it evaluates")
-    log = TrainingLog(stage.folder, name=stage.name, tensorboard=runtime.tensorboard, headline=stage.best_figure)
+    on_main(lambda: require_services(runtime.loggers))
+    log = TrainingLog(
+        stage.folder,
+        name=stage.name,
+        tensorboard=runtime.tensorboard,
+        services=runtime.loggers,
+        headline=stage.best_figure,
+    )
 
     def on_start(step: int) -> None:
         on_main(stage.save_config)

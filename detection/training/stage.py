@@ -15,6 +15,7 @@ from torch import nn
 
 from backbones.common.files import user_path
 from detection import config as settings
+from detection.training.evaluation import Evaluation
 from detection.training.loop import Outcome
 from detection.training.micro_batches import TrainingBatch
 
@@ -38,8 +39,8 @@ class Stage:
         root: the run's folder.
         folder: where the log and the checkpoints are written.
         identity: the inputs of the training, JSON-serialisable; a checkpoint with another identity is refused.
-        evaluate: step → figures for the log, called every `training.evaluate_every` steps and after the last; None for
-            no evaluation.
+        evaluate: step → figures and images for the log, called every `training.evaluate_every` steps and after the
+            last; None for no evaluation.
         best_figure: the figure of `evaluate` by which the best weights are kept and written; None writes the last.
         save_config: writes the configuration; called by one process, after the checks that the run may use the folder.
         save: writes the results of the finished training; called by one process, even if all steps were done before.
@@ -59,7 +60,7 @@ class Stage:
     root: Path
     folder: Path
     identity: Mapping[str, Any]
-    evaluate: Callable[[int], dict[str, float]] | None
+    evaluate: Callable[[int], Evaluation] | None
     best_figure: str | None
     save_config: Callable[[], None]
     save: Callable[[Outcome], None]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,31 @@ def test_the_progress_line_shows_the_latest_figure(run: Path, config: Path, data
     said = tool("train_fastrcnn", *arguments).stderr
     ap = entries(tmp_path, "fastrcnn", "evaluation")[0]["AP"]
     assert f"fastrcnn 4/6  AP {ap:.4f} at 2  loss" in said
+
+
+def test_tensorboard_shows_detections_and_curves_of_each_evaluation(
+    run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    arguments = arguments_for(config, data, tmp_path, [*EVERY, "runtime.tensorboard=true"])
+    tool("train_rpn", *arguments)
+    tool("train_fastrcnn", *arguments)
+    for stage, curve in (("rpn", "recall_over_proposals"), ("fastrcnn", "precision_over_recall")):
+        accumulator = event_accumulator.EventAccumulator(str(tmp_path / stage / "tensorboard"), {"images": 0})
+        accumulator.Reload()
+        tags = accumulator.Tags()["images"]
+        assert [event.step for event in accumulator.Images(f"curves/{curve}")] == [2, 4, 6]
+        assert len([tag for tag in tags if tag.startswith("detections/")]) == (2 if stage == "fastrcnn" else 0)
+
+
+def test_a_missing_logger_is_refused_before_the_training(
+    config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    result = tool("train_rpn", *arguments_for(config, data, tmp_path, ["runtime.loggers=[wandb]"]), check=False)
+    assert result.returncode == 1
+    assert "Install it with `pip install wandb`" in result.stderr
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_patience_ends_a_training_early(run: Path, config: Path, data: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from detection.training import loop as loop_module
 from detection.training.averaging import WeightAverage
 from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
+from detection.training.evaluation import Evaluation
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
 from detection.training.optimizer import build_optimizer
@@ -442,10 +443,10 @@ def test_evaluation_comes_when_due_leaves_no_trace_and_the_best_is_kept(tmp_path
     figures = {2: 0.5, 4: 0.75, 6: float("nan"), 8: 0.25, 9: 0.125}  # and once more after the last step
     modes: list[bool] = []
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         network.eval()
         torch.rand(5)
-        return {"AP": figures[step], "AR": 1.0}
+        return Evaluation({"AP": figures[step], "AR": 1.0})
 
     network = new_network(plain=False)
     network.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
@@ -481,9 +482,9 @@ def test_the_average_is_evaluated_kept_and_leaves_no_trace_in_the_training(tmp_p
     plain, network = new_network(), new_network()
     average = WeightAverage(network, 0.9)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         seen.append(network.linear.weight.detach().clone())
-        return {"AP": 1.0 / step}
+        return Evaluation({"AP": 1.0 / step})
 
     checkpointer = Checkpointer(tmp_path, {})
     quick_train(
@@ -503,7 +504,11 @@ def test_without_the_best_checkpoint_the_last_weights_stay(tmp_path: Path, fault
     network, warnings = new_network(), list[str]()
     checkpointer = Checkpointer(tmp_path, {}, warn=warnings.append)
     quick_train(
-        network, evaluate=lambda step: {"AP": -step}, evaluate_every=2, best=Best("AP"), checkpointer=checkpointer
+        network,
+        evaluate=lambda step: Evaluation({"AP": -float(step)}),
+        evaluate_every=2,
+        best=Best("AP"),
+        checkpointer=checkpointer,
     )
     before = weights(network)
     if fault == "missing":
@@ -518,7 +523,7 @@ def test_without_the_best_checkpoint_the_last_weights_stay(tmp_path: Path, fault
 
 def test_an_unknown_figure_to_keep_the_best_by_is_named() -> None:
     with pytest.raises(UserError, match='no figure "AP50" to keep the best by: it has AP'):
-        quick_train(new_network(), evaluate=lambda step: {"AP": 0.0}, evaluate_every=2, best=Best("AP50"))
+        quick_train(new_network(), evaluate=lambda step: Evaluation({"AP": 0.0}), evaluate_every=2, best=Best("AP50"))
 
 
 @pytest.mark.parametrize("evaluate", [True, False])
@@ -536,7 +541,7 @@ def test_a_signal_within_the_last_teardown_is_not_lost(tmp_path: Path, evaluate:
         steps=2,
         batches=batches,
         checkpointer=Checkpointer(tmp_path, {}),
-        evaluate=(lambda step: {"AP": 0.0}) if evaluate else None,
+        evaluate=(lambda step: Evaluation({"AP": 0.0})) if evaluate else None,
         evaluate_every=2,
     )
     assert (outcome.step, outcome.signal) == (2, signal.SIGINT)

@@ -29,6 +29,7 @@ from detection.training.averaging import WeightAverage
 from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.distributed import process_group, rank, was_restarted, world_size
+from detection.training.evaluation import Evaluation
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
 from detection.training.optimizer import build_optimizer
@@ -176,10 +177,11 @@ def run(settings: Settings, device: torch.device) -> tuple[nn.Module, Outcome]:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield batch
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Evaluation:
         time.sleep(settings.evaluation_seconds)
         torch.rand(7)  # drawing numbers here must not change the training
-        return {"figure": figures_of(network.eval())["figure"] - 1000.0 * max(0, step - settings.turn_step)}
+        figure = figures_of(network.eval())["figure"] - 1000.0 * max(0, step - settings.turn_step)
+        return Evaluation({"figure": figure})
 
     average = None if settings.ema is None else WeightAverage(network, settings.ema)
     outcome = train(
