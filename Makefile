@@ -22,8 +22,12 @@ demo: setup
 	@echo "Look at runs/demo/evaluation/report.html. To find objects in images of your own:"
 	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt IMAGE…"
 
+# pytest-xdist: one worker process per core, each with one thread (tests/conftest.py) and up to 1 GB, so at most 8. With
+# `worksteal` each worker runs neighbouring files, whose fixtures are made once, and an idle one takes over half of what another has left.
+ON_ALL_CORES := -n auto --maxprocesses 8 --dist worksteal
+
 test: setup-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(ON_ALL_CORES)
 
 test-slow: setup-dev
 	$(RUN) -m pytest -m slow
@@ -32,16 +36,16 @@ test-slow: setup-dev
 LOWEST := .venv-lowest
 test-lowest:
 	$(PYTHON) -m venv --clear $(LOWEST)
-	sed -n 's/^\(requires = \["\)*\([a-z-]*\)>=\([0-9.]*\).*/\2==\3/p' requirements.txt pyproject.toml > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt setuptools -c $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pytest
+	sed -n 's/^\([a-z-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt requirements-dev.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt setuptools pytest-xdist -c $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pytest $(ON_ALL_CORES)
 
 # The tests with the newest version of everything that requirements.txt allows, in an environment of their own.
 NEWEST := .venv-newest
 test-newest:
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade -r requirements-dev.txt
-	$(NEWEST)/bin/python -m pytest
+	$(NEWEST)/bin/python -m pytest $(ON_ALL_CORES)
 
 # Renews constraints.txt: the newest version of every package, direct or not, for each system and Python. `make test` then tests them.
 lock: setup-dev

@@ -44,8 +44,7 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
         smooth_l1_beta=rpn.smooth_l1_beta,
         crowd_overlap=rpn.crowd_overlap,
     )
-    if config.runtime.compile:
-        backbone.compile()
+    _compile_if_asked(config, backbone)
     return network
 
 
@@ -72,10 +71,7 @@ def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool =
         smooth_l1_beta=fast.smooth_l1_beta,
         crowd_overlap=fast.crowd_overlap,
     )
-    if config.runtime.compile:
-        trunk.compile()
-        if conv5 is not None:
-            conv5.compile()
+    _compile_if_asked(config, trunk, conv5)
     return network
 
 
@@ -116,6 +112,12 @@ def _build_box_head(
     if fast.box_head == "two_layers":
         return TwoLayerBoxHead(pooling, in_channels, fast.box_head_width)
     return ConvolutionBoxHead(pooling, in_channels, fast.box_head_channels, width=fast.box_head_width)
+
+
+def _compile_if_asked(config: settings.Config, *parts: nn.Module | None) -> None:
+    for part in parts:
+        if config.runtime.compile and part is not None:
+            part.compile()
 
 
 def _backbone_arguments(backbone: settings.Backbone) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of
@@ -221,23 +222,15 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
 
     return Stage(
         name="rpn",
-        network=network,
-        batches=make_batches(config, dataset, device),
         training=training,
-        runtime=config.runtime,
-        device=device,
-        images=len(dataset),
-        root=folder.root,
         folder=folder.rpn_training,
-        identity=identity,
         evaluate=evaluate if splits.test is not None else None,
         best_figure=best_figure(training, recall_figure(config.rpn.test_proposals)),
-        save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.rpn),
         model=describe("rpn", Trained(network, config, categories_of(splits.train), provenance)),
         recipe_keys=RPN_RECIPE,
-        upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
+        **_common_parts(config, device, network, dataset, identity),
     )
 
 
@@ -287,24 +280,38 @@ def fast_rcnn_stage(
 
     return Stage(
         name="fastrcnn",
-        network=network,
-        batches=make_batches(config, dataset, device),
         training=training,
-        runtime=config.runtime,
-        device=device,
-        images=len(dataset),
-        root=folder.root,
         folder=folder.fast_rcnn_training,
-        identity=identity,
         evaluate=evaluate if splits.test is not None else None,
         best_figure=best_figure(training, "AP"),
-        save_config=lambda: write_config(config, folder.config),
         save=save,
         files=(folder.config, folder.fast_rcnn, folder.detector),
         model=describe("fastrcnn", Trained(network, config, categories, provenance)),
         recipe_keys=FAST_RCNN_RECIPE,
-        upgrade_checkpoint=make_checkpoint_upgrade(network, identity),
+        **_common_parts(config, device, network, dataset, identity),
     )
+
+
+def _common_parts(
+    config: settings.Config,
+    device: torch.device,
+    network: nn.Module,
+    dataset: DetectionDataset,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    """The parts of a `Stage` that are the same for both networks."""
+    folder = RunFolder.of(config)
+    return {
+        "network": network,
+        "batches": make_batches(config, dataset, device),
+        "runtime": config.runtime,
+        "device": device,
+        "images": len(dataset),
+        "root": folder.root,
+        "identity": identity,
+        "save_config": lambda: write_config(config, folder.config),
+        "upgrade_checkpoint": make_checkpoint_upgrade(network, identity),
+    }
 
 
 def make_batches(

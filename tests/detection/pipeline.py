@@ -7,13 +7,19 @@ import functools
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from detection.command_line import run
+from detection.training.checkpoints import Checkpointer, TrainingState
+from tests.detection.ranks import forked, forked_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -72,26 +78,62 @@ runtime: {workers: 0, tensorboard: false, device: cpu}
 
 
 def tool(name: str, *arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs a tool in this process, which saves the seconds of importing torch; several `processes`, by torchrun."""
+    """Runs a tool in this process, which saves the seconds of importing torch; several `processes`, forked from it."""
     command = [str(argument) for argument in arguments]
+    main = functools.partial(importlib.import_module(f"tools.{name}").main, command)
     if processes == 1:
-        output, errors = io.StringIO(), io.StringIO()
+        output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            status = run(functools.partial(importlib.import_module(f"tools.{name}").main, command))
-        result = subprocess.CompletedProcess([name, *command], status, output.getvalue(), errors.getvalue())
+            status = run(main)
+        written = [stream.buffer.getvalue().decode() for stream in (output, errors)]  # type: ignore[attr-defined]
+        result = subprocess.CompletedProcess([name, *command], status, *written)
     else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        result = subprocess.run(
-            [sys.executable, *launcher, f"tools/{name}.py", *command],
-            cwd=REPOSITORY,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        result = subprocess.CompletedProcess([name, *command], *_run_by_ranks(main, processes))
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def _run_by_ranks(main: Callable[[], int], world: int) -> tuple[int, str, str]:
+    """The highest exit status of several ranks, and what they wrote to stdout and stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def work(rank: int) -> None:
+            for stream in ("stdout", "stderr"):
+                setattr(sys, stream, open(f"{folder}/{stream}", "a"))  # noqa: SIM115
+            run(main)  # which ends a process of several
+
+        processes = forked_ranks(world, work)
+        for process in processes:
+            process.join(300)
+            process.kill()
+        written = [Path(folder, stream).read_text() for stream in ("stdout", "stderr")]
+    return max(abs(process.exitcode or 0) for process in processes), written[0], written[1]
+
+
+def torchrun(name: str, *arguments: object, processes: int) -> None:
+    """Runs a tool in several processes by torchrun, as a user does."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *launcher, f"tools/{name}.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def kill_before_second_checkpoint(name: str, *arguments: object) -> None:
+    """Runs a training tool in a process that is killed -9 when it is about to write its second checkpoint."""
+    save, saved = Checkpointer.save, []
+
+    def save_one(self: Checkpointer, state: TrainingState) -> Path:
+        if saved:
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved.append(save(self, state))
+        return saved[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpointer, "save", save_one)
+        process = forked(lambda: tool(name, *arguments))
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def start(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:

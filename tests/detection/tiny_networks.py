@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from backbones import ResNeXtBackbone, create_backbone, create_c4
@@ -16,6 +17,9 @@ from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
 
 TINY: dict[str, Any] = {"depths": (1, 1, 1, 1), "cardinality": 2, "base_width": 16, "planes": 8, "stem_width": 8}
+# Objects of three images, the last of which has none.
+OBJECTS = [[[10, 10, 60, 50], [64, 20, 120, 90]], [[30, 30, 55, 58]], []]
+LABELS = [[1, 2], [3], []]
 
 
 def tiny_backbone(norm: str = "frozen", outputs: tuple[str, ...] = ("c4",)) -> ResNeXtBackbone:
@@ -88,3 +92,25 @@ def batch(
 def part(whole: SimpleNamespace, image: int) -> SimpleNamespace:
     """The batch of one image, with the same padding."""
     return SimpleNamespace(**{k: None if v is None else v[image : image + 1] for k, v in vars(whole).items()})
+
+
+odd_objects = pytest.mark.parametrize(
+    ("boxes", "labels", "crowds"),
+    [
+        ([[]], [[]], None),
+        ([[[0, 0, 60, 60]]], [[1]], [[True]]),
+        ([[[5, 5, 6, 6]]], [[1]], None),
+        ([[[0, 40, 128, 41]]], [[1]], None),
+        ([[[i % 120, i % 90, i % 120 + 5, i % 90 + 5] for i in range(400)]], [[1] * 400], None),
+    ],
+    ids=["nothing", "only a crowd", "one pixel", "a line", "400 objects"],
+)
+
+
+def assert_losses_and_gradients_are_finite(network: torch.nn.Module, given: SimpleNamespace) -> None:
+    losses = network(given)
+    assert all(value.isfinite().all() for value in losses.values())
+    sum(value.sum() for value in losses.values()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"{name} got no gradient"
+        assert parameter.grad.isfinite().all(), name

@@ -9,18 +9,13 @@ from typing import Any
 import pytest
 
 from detection.data.proposal_store import ProposalStore
-from detection.training.artifacts import load_artifact, save_artifact
+from tests.detection.altered_files import altered
 from tests.detection.pipeline import tool
 
 
 def with_config(file: Path, path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """A copy of an rpn.pt or detector.pt with another configuration in it."""
-    content = load_artifact(file, "rpn", "detector")
-    change(content["config"])
-    content.pop("format"), content.pop("version")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_artifact(path, content.pop("kind"), **content)
-    return path
+    return altered(file, path, lambda content: change(content["config"]))
 
 
 def test_it_writes_beside_the_weights_whatever_these_say(networks: Path, tmp_path: Path) -> None:

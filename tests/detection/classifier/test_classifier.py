@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import cv2
@@ -30,7 +28,7 @@ from detection.common.core_yaml import parse_yaml
 from detection.config_file import config_of, config_to_dict, config_to_yaml, load_config, load_config_of
 from detection.data.images import read_image
 from detection.experiment.builders import build_fast_rcnn, build_rpn
-from tests.detection.pipeline import arguments_for, start, tool
+from tests.detection.pipeline import arguments_for, kill_before_second_checkpoint, tool
 from tools import eval_classifier
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -292,14 +290,7 @@ def test_another_image_stands_in_for_a_damaged_one(data: Path, tmp_path: Path) -
 
 def test_killed_and_resumed_ends_in_the_same_bits(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
     arguments = arguments_for(config, data, tmp_path)
-    process = start("train_classifier", *arguments)
-    deadline = time.monotonic() + 120
-    checkpoints = tmp_path / "classifier"
-    while not list(checkpoints.glob("checkpoint_*.pt")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    kill_before_second_checkpoint("train_classifier", *arguments)
     refused = tool("train_classifier", *arguments, check=False)
     assert refused.returncode == 1
     assert "--resume" in refused.stderr

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +12,9 @@ from detection.classifier.classifier_file import TrainedClassifier, load_classif
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.network import build_classifier
 from detection.config_file import config_of
-from detection.training.artifacts import load_artifact, save_artifact
+from detection.training.artifacts import load_artifact
+from tests.detection.altered_files import HUGE, HUGE_IS_REFUSED, Change, altered
 
-Change = Callable[[dict[str, Any]], Any]
 STRUCTURE = {"depths": [1, 1, 1, 1], "cardinality": 2, "base_width": 16, "planes": 8, "stem_width": 8}
 
 
@@ -28,16 +26,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def changed(trained: Path, path: Path, change: Change) -> Path:
-    content = load_artifact(trained, "classifier")
-    change(content)
-    content.pop("format"), content.pop("version")
-    save_artifact(path, content.pop("kind"), **content)
-    return path
-
-
 def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
-    loaded = load_classifier(changed(trained, tmp_path / "x.pt", lambda content: None))
+    loaded = load_classifier(altered(trained, tmp_path / "x.pt", lambda content: None))
     assert loaded.classes == ("cat", "dog")
     assert loaded.provenance["steps"] == 3
     assert not loaded.network.training
@@ -66,30 +56,19 @@ def test_an_unchanged_file_loads(trained: Path, tmp_path: Path) -> None:
     ],
 )
 def test_strange_contents_are_refused_in_words(trained: Path, tmp_path: Path, change: Change, part: str) -> None:
-    path = changed(trained, tmp_path / "x.pt", change)
+    path = altered(trained, tmp_path / "x.pt", change)
     with pytest.raises(UserError, match=part):
         load_classifier(path)
 
 
-@pytest.mark.parametrize(
-    "numbers",
-    [
-        {"planes": 10**9},
-        {"planes": 200_000},
-        {"stem_width": 10**7},
-        {"base_width": 10**18},
-        {"planes": 4096, "cardinality": 4096, "base_width": 4096},
-        {"planes": 4096, "base_width": 4096},
-    ],
-)
+@pytest.mark.parametrize("numbers", HUGE)
 def test_a_configuration_cannot_make_it_take_any_memory(trained: Path, tmp_path: Path, numbers: dict[str, int]) -> None:
-    """200,000 planes are terabytes of weights, and so are the largest numbers that are in range."""
-    path = changed(trained, tmp_path / "x.pt", lambda content: content["config"]["network"].update(numbers))
-    with pytest.raises(UserError, match=r"cannot be built|do not fit|out of range: from 1 to 4096|more than 1048576"):
+    path = altered(trained, tmp_path / "x.pt", lambda content: content["config"]["network"].update(numbers))
+    with pytest.raises(UserError, match=HUGE_IS_REFUSED):
         load_classifier(path)
 
 
 def test_a_configuration_cannot_make_it_build_for_ever(trained: Path, tmp_path: Path) -> None:
-    path = changed(trained, tmp_path / "x.pt", lambda c: c["config"]["network"].update(depths=[1, 1, 10**9, 1]))
+    path = altered(trained, tmp_path / "x.pt", lambda c: c["config"]["network"].update(depths=[1, 1, 10**9, 1]))
     with pytest.raises(UserError, match=r"depths: 1000000000 is out of range"):
         load_classifier(path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import multiprocessing
 import random
 import signal
 import time
@@ -25,9 +22,9 @@ from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector
 from tests.detection.pipeline import MINIATURE, tool
+from tests.detection.ranks import forked
 from tests.detection.tiny_networks import spread
 
-fork = multiprocessing.get_context("fork")
 CHANGES = ["runtime.test_batch=2"]  # what shares a batch must not depend on when the last attempt was killed
 
 
@@ -62,16 +59,7 @@ TOOLS = {evaluate: "eval_coco", propose: "propose"}
 
 
 def started(work: Callable[[Path, Path], None], detector: Path, folder: Path) -> BaseProcess:
-    """A process of its own that does the work. Forked, as importing torch would take seconds each time."""
-
-    def run() -> None:
-        torch.set_num_threads(1)  # a forked process has none of the others
-        with contextlib.redirect_stderr(io.StringIO()):
-            work(detector, folder)
-
-    process = fork.Process(target=run)
-    process.start()
-    return process
+    return forked(lambda: work(detector, folder))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.model_files import load_detector
 from detection.experiment.results_file import read_results
 from detection.report.page import read_curves
-from tests.detection.pipeline import arguments_for, start, tool
+from tests.detection.pipeline import arguments_for, kill_before_second_checkpoint, start, tool, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +141,10 @@ def test_predict_writes_images_and_json_and_names_what_it_cannot_read(run: Path,
 
 
 def test_names_that_are_no_utf8_are_read_and_written(run: Path, data: Path, tmp_path: Path) -> None:
-    """Run as a process of its own, whose stdout has an encoding."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     (folder / "a.jpg").write_bytes(next((data / "test").iterdir()).read_bytes())
-    process = start(
-        "predict", "--weights", run / "detector.pt", folder, "--output", folder / "out", stdout=subprocess.PIPE
-    )
-    said, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "written: " in said
+    assert "written: " in tool("predict", "--weights", run / "detector.pt", folder, "--output", folder / "out").stdout
     [entry] = json.loads((folder / "out" / "detections.json").read_text(encoding="utf-8"))
     assert Path(entry["file"]) == folder / "a.jpg"
     refused = tool("train_rpn", "--data", folder, check=False)
@@ -186,14 +178,18 @@ def test_a_changed_batch_scales_the_learning_rate_and_says_so(config: Path, data
 def test_two_processes_end_in_the_weights_of_one_with_accumulation(
     run: Path, config: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Both stages: 4 images a step as 1 × 4, as 1 × (2 + 2), and as 2 processes × 2. Three steps: from then on
-    rounding grows tenfold a step in so small a Fast R-CNN."""
+    """Both stages: 4 images a step as 1 × 4, as 1 × (2 + 2), and as 2 processes × 2, once by torchrun itself. Three
+    steps: from then on rounding grows tenfold a step in so small a Fast R-CNN."""
     steps = [f"{network}.training.{key}" for network in ("rpn", "fast_rcnn") for key in ("steps=3", "milestones=[2]")]
-    for name, images, processes in (("whole", 4, 1), ("accumulated", 2, 1), ("parallel", 2, 2)):
+    for name, images, processes, run_rpn in (
+        ("whole", 4, 1, tool),
+        ("accumulated", 2, 1, tool),
+        ("parallel", 2, 2, torchrun),
+    ):
         changes = [*steps, *(f"{network}.training.images_per_device={images}" for network in ("rpn", "fast_rcnn"))]
-        for training in ("train_rpn", "train_fastrcnn"):
-            extra = ["--rpn", run / "rpn.pt"] if training == "train_fastrcnn" else []
-            tool(training, *arguments_for(config, data, tmp_path / name, changes), *extra, processes=processes)
+        arguments = arguments_for(config, data, tmp_path / name, changes)
+        run_rpn("train_rpn", *arguments, processes=processes)
+        tool("train_fastrcnn", *arguments, "--rpn", run / "rpn.pt", processes=processes)
         for file in ("rpn.pt", "fastrcnn.pt"):
             assert_same_weights(tmp_path / "whole" / file, tmp_path / name / file, atol=3e-6, rtol=1e-4)
 
@@ -209,17 +205,11 @@ def test_evaluation_over_two_processes_gives_the_same_figures(run: Path) -> None
 def test_killed_and_resumed_ends_in_the_same_bits(
     stage: str, run: Path, config: Path, data: Path, tmp_path: Path
 ) -> None:
-    output, checkpoints = tmp_path / "run", tmp_path / "run" / stage.removeprefix("train_")
+    output = tmp_path / "run"
     extra = ["--rpn", run / "rpn.pt"] if stage == "train_fastrcnn" else []
     network = "rpn" if stage == "train_rpn" else "fast_rcnn"
     arguments = [*arguments_for(config, data, output, [f"{network}.training.checkpoint_every=1"]), *extra]
-    process = start(stage, *arguments)
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("checkpoint_*.pt")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    kill_before_second_checkpoint(stage, *arguments)
     tool(stage, *arguments, "--resume")
     name = "rpn.pt" if stage == "train_rpn" else "fastrcnn.pt"
     assert_same_weights(run / name, output / name, atol=0, rtol=0)

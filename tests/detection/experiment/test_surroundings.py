@@ -84,22 +84,19 @@ def without_network() -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("case", ["no home, no network, another hash seed", "decimal commas", "spawned workers"])
+@pytest.mark.parametrize("case", ["no home, no network, another hash seed, a spawned worker", "decimal commas"])
 def test_a_training_ends_in_the_same_bits(
     case: str, expected: dict[str, torch.Tensor], config: Path, data: Path, tmp_path: Path
 ) -> None:
-    odd: dict[str, str] = {}
     changes: list[str] = ["runtime.tensorboard=true"]
     place: list[str] = []
-    if case == "no home, no network, another hash seed":
-        place = without_network()
-        odd = {name: "/proc/nothing" for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-        odd["PYTHONHASHSEED"] = "4321"
-    elif case == "decimal commas":
+    if case == "decimal commas":
         odd = german(tmp_path)
     else:
-        odd = {"START_METHOD": "spawn"}
-        changes = ["runtime.workers=2"]
+        place = without_network()
+        odd = {name: "/proc/nothing" for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+        odd |= {"PYTHONHASHSEED": "4321", "START_METHOD": "spawn"}
+        changes.append("runtime.workers=1")
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [*place, sys.executable, str(tmp_path / "program.py"), "train_rpn"]
     done = subprocess.run(

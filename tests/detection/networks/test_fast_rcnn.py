@@ -11,10 +11,15 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.network_input import prepare
 from tests.detection.geometry.test_boxes import random_boxes
-from tests.detection.tiny_networks import batch, part, tiny_fast_rcnn
-
-OBJECTS = [[[10, 10, 60, 50], [64, 20, 120, 90]], [[30, 30, 55, 58]], []]
-LABELS = [[1, 2], [3], []]
+from tests.detection.tiny_networks import (
+    LABELS,
+    OBJECTS,
+    assert_losses_and_gradients_are_finite,
+    batch,
+    odd_objects,
+    part,
+    tiny_fast_rcnn,
+)
 
 
 def around(objects: list[list[list[float]]], count: int, seed: int = 0) -> torch.Tensor:
@@ -134,25 +139,11 @@ def test_an_images_loss_does_not_depend_on_the_rest_of_its_batch() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["align", "max"])
-@pytest.mark.parametrize(
-    ("boxes", "labels", "crowds"),
-    [
-        ([[]], [[]], None),
-        ([[[0, 0, 60, 60]]], [[1]], [[True]]),
-        ([[[5, 5, 6, 6]]], [[1]], None),
-        ([[[0, 40, 128, 41]]], [[1]], None),
-        ([[[i % 120, i % 90, i % 120 + 5, i % 90 + 5] for i in range(400)]], [[1] * 400], None),
-    ],
-    ids=["nothing", "only a crowd", "one pixel", "a line", "400 objects"],
-)
+@odd_objects
 def test_losses_and_gradients_are_finite(boxes: list, labels: list, crowds: list | None, pooling: str) -> None:
     network = tiny_fast_rcnn(norm="batch", pooling=pooling)
-    losses = network(batch(boxes, labels, crowds=crowds, proposals=random_boxes(1, 30, extent=90.0)))
-    assert all(value.isfinite().all() for value in losses.values())
-    sum(value.sum() for value in losses.values()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, f"{name} got no gradient"
-        assert parameter.grad.isfinite().all(), name
+    given = batch(boxes, labels, crowds=crowds, proposals=random_boxes(1, 30, extent=90.0))
+    assert_losses_and_gradients_are_finite(network, given)
 
 
 def test_an_image_without_any_proposal_still_trains() -> None:

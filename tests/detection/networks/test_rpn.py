@@ -17,10 +17,16 @@ from detection.geometry.anchors import Anchors
 from detection.geometry.sampling import sample
 from detection.networks.network_input import prepare
 from detection.networks.rpn import RPN
-from tests.detection.tiny_networks import batch, part, tiny_backbone, tiny_rpn
-
-OBJECTS = [[[10, 10, 60, 50], [64, 20, 120, 90]], [[30, 30, 55, 58]], []]
-LABELS = [[1, 2], [3], []]
+from tests.detection.tiny_networks import (
+    LABELS,
+    OBJECTS,
+    assert_losses_and_gradients_are_finite,
+    batch,
+    odd_objects,
+    part,
+    tiny_backbone,
+    tiny_rpn,
+)
 
 
 def losses_slowly(
@@ -108,25 +114,9 @@ def test_an_images_loss_does_not_depend_on_the_rest_of_its_batch() -> None:
             torch.testing.assert_close(alone[name][0], together[name][image])
 
 
-@pytest.mark.parametrize(
-    ("boxes", "labels", "crowds"),
-    [
-        ([[]], [[]], None),
-        ([[[0, 0, 60, 60]]], [[1]], [[True]]),
-        ([[[5, 5, 6, 6]]], [[1]], None),
-        ([[[0, 40, 128, 41]]], [[1]], None),
-        ([[[i % 120, i % 90, i % 120 + 5, i % 90 + 5] for i in range(400)]], [[1] * 400], None),
-    ],
-    ids=["nothing", "only a crowd", "one pixel", "a line", "400 objects"],
-)
+@odd_objects
 def test_losses_and_gradients_are_finite(boxes: list, labels: list, crowds: list | None) -> None:
-    network = tiny_rpn(norm="batch")
-    losses = network(batch(boxes, labels, crowds=crowds))
-    assert all(value.isfinite().all() for value in losses.values())
-    sum(value.sum() for value in losses.values()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, f"{name} got no gradient"
-        assert parameter.grad.isfinite().all(), name
+    assert_losses_and_gradients_are_finite(tiny_rpn(norm="batch"), batch(boxes, labels, crowds=crowds))
 
 
 def test_an_images_sample_does_not_depend_on_its_padding() -> None:

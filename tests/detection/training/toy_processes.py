@@ -51,10 +51,16 @@ def child_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on at the moment, and that no other worker of pytest-xdist is given: each has its own
+    remainder of half the port number (Linux gives out odd ports first)."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+        if port // 2 % workers == worker % workers:
+            return port
 
 
 def final_weights(folder: Path | str, rank: int = 0) -> dict[str, torch.Tensor]:
