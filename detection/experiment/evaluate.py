@@ -41,7 +41,8 @@ from detection.experiment.inference import detect, prepare_inference, proposal_r
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.results_file import write_results
 from detection.networks.rpn import RPN
-from detection.report.drawing import draw_detections, draw_ground_truth, save_image, side_by_side
+from detection.report.drawing import draw_detections, draw_ground_truth, side_by_side
+from detection.report.drawing_file import save_drawing
 from detection.report.page import Curve, embed_image, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
@@ -180,7 +181,7 @@ def _draw(
         )
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(path, both)
+        save_drawing(path, both)
         caption = (
             f"image {image_id}: {len(boxes)} objects, {len(rows)} detections of score {min_score:.2f} and above; "
             f"in full size: images/{path.name}"
