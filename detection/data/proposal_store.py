@@ -7,6 +7,7 @@ image. Its metadata says how it was made. `proposal_writer.py` writes it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -14,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import user_path
+from backbones.common.files import require_plain_file, user_path
 from detection.data.index import DatasetIndex
-from detection.data.tensor_file import NoChecksums, find_damage, map_array, read_header
+from detection.data.tensor_file import HEADER_LIMIT, NoChecksums, find_damage, map_array, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,18 @@ _ARRAYS = {
     "boxes": np.dtype("<f4"),
     "scores": np.dtype("<f4"),
 }
+
+
+def resembles_store(path: Path) -> bool:
+    """Whether the file at `path` is a store, possibly a damaged one: whether its header has all its names but one."""
+    try:
+        require_plain_file(path)
+        with path.open("rb") as file:
+            header = file.read(HEADER_LIMIT)
+    except (UserError, OSError):
+        return False
+    names = (*(f'"{name}"' for name in _ARRAYS), json.dumps(json.dumps(KIND)))
+    return sum(name.encode() in header for name in names) >= len(names) - 1
 
 
 def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
