@@ -55,7 +55,7 @@ from detection.training.distributed import on_main, rank, world_size
 from detection.training.loop import Outcome
 from detection.training.placement import placed
 from detection.training.recipe import accumulation_steps
-from detection.training.run import run_training
+from detection.training.run import require_replaceable, run_training
 from detection.training.run_lock import run_lock
 from detection.training.stage import Batches, Stage
 
@@ -91,7 +91,9 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
     require_agreement("train the RPN", config, resume=resume)
-    with run_lock(RunFolder.of(config).rpn_training), determinism(config.runtime):
+    folder = RunFolder.of(config)
+    with run_lock(folder.rpn_training), determinism(config.runtime):
+        require_replaceable(folder.config, folder.rpn)
         return run_training(rpn_stage(config, device), resume=resume)
 
 
@@ -125,6 +127,7 @@ def train_fast_rcnn(
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
         # Check everything now, before the proposals are made, which may take hours.
+        require_replaceable(folder.config, folder.fast_rcnn, folder.detector)
         accumulation_steps(config.fast_rcnn.training, world_size())
         splits = open_splits(config, config.fast_rcnn.training)
         opened = RPNFile(load_rpn(rpn_file), sha256_of(rpn_file))

@@ -52,6 +52,33 @@ def test_a_refused_run_leaves_the_configuration_of_the_one_before(
 
 
 @pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("rpn", "config.yaml"),
+        ("rpn", "rpn.pt"),
+        ("fastrcnn", "fastrcnn.pt"),
+        ("fastrcnn", "detector.pt"),
+        ("rpn", None),
+    ],
+)
+def test_no_file_is_replaced_that_no_training_wrote(
+    stage: str, name: str | None, run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    """A user's folder with files of these names, or, if there is no name, a run's whose configuration was edited."""
+    mine = tmp_path / (name or "config.yaml")
+    mine.write_bytes(b"name: precious" if name else (run / "config.yaml").read_bytes().replace(b"seed: 0", b"seed: 1"))
+    before = mine.read_bytes()
+    extra = ["--rpn", run / "rpn.pt"] if stage == "fastrcnn" else []
+    refused = tool(f"train_{stage}", *arguments_for(config, data, tmp_path), *extra, check=False)
+    assert refused.returncode == 1
+    assert (
+        f"{mine}: would be replaced, and no training wrote it, or it was changed since; name another" in refused.stderr
+    )
+    assert mine.read_bytes() == before
+    assert not list(tmp_path.rglob("*.st"))
+
+
+@pytest.mark.parametrize(
     ("stage", "change", "named"),
     [
         ("rpn", "data.train.limit=8", "images: "),
