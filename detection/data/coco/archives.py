@@ -40,8 +40,8 @@ def unpack(
 ) -> int:
     """Unpacks the wanted files of `archive` below the folder `root`.
 
-    A file that is there already is kept if its content is the archive's, and replaced if it is the beginning of that, as
-    a program leaves it that is interrupted. Another file is the user's: nothing is unpacked.
+    A file that is there already is kept if its content is the archive's, and replaced if it is only the beginning of
+    that, as an interrupted program leaves it. If there is any other file, nothing is unpacked.
 
     Args:
         archive: a zip file.
@@ -135,8 +135,8 @@ def _refuse_others(opened: zipfile.ZipFile, missing: list[zipfile.ZipInfo], arch
     ]
     if others:
         raise UserError(
-            f"{archive} is not unpacked: it would overwrite {len(others)} files in {root} that are others than its own, "
-            f"such as {others[0]}. Move them away and run again, or name another folder (--data)"
+            f"{archive} is not unpacked: it would overwrite {len(others)} files in {root} with other content, such as "
+            f"{others[0]}. Move them away and run again, or name another folder (--data)"
         )
 
 

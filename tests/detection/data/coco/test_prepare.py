@@ -143,7 +143,7 @@ def test_archives_are_kept_on_request(miniature, server, tmp_path) -> None:
 def test_no_other_file_is_overwritten_by_an_archive_that_is_kept(miniature, server, tmp_path) -> None:
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/train2017.zip").write_bytes(b"precious")
-    with pytest.raises(UserError, match=r"archives/train2017\.zip is another file than .*\. Move it away"):
+    with pytest.raises(UserError, match=r"archives/train2017\.zip is another file than .*, which is to be kept"):
         prepare(miniature, tmp_path, server.url, "2017", keep_archives=True)
     assert (tmp_path / "archives/train2017.zip").read_bytes() == b"precious"
     (tmp_path / "archives/train2017.zip").unlink()
