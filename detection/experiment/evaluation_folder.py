@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import atomic_write, require_plain_file
 from backbones.common.text import printable
 from detection.data.index import DatasetIndex
 from detection.training.distributed import on_main
 
 NAME = "dataset.json"
+_SIZE_LIMIT = 1 << 20  # bytes; another program's file of this name may hold a whole data set
 
 
 def claim_folder(folder: Path, index: DatasetIndex, files: Sequence[str]) -> None:
@@ -62,8 +63,10 @@ def _claim(folder: Path, index: DatasetIndex, files: Sequence[str]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What an evaluation recorded; empty if there is no such file, or another program wrote it."""
     try:
+        if require_plain_file(path).st_size > _SIZE_LIMIT:
+            return {}
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (UserError, OSError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict) or not isinstance(content.get("fingerprint"), str):
         return {}
