@@ -64,6 +64,7 @@ class ProposalStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = user_path(path)
+        self._is_verified = False
         self.metadata, places = read_header(self.path)
         if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
             raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")
@@ -130,13 +131,19 @@ class ProposalStore:
         self.verify()
 
     def verify(self) -> None:
-        """Reads the whole store once, at the disk's speed, and compares it with the checksums in it.
+        """Reads the whole store, at the disk's speed, and compares it with the checksums in it; a store that was found
+        undamaged is not read again.
 
         A store of an earlier release has none: only values that no RPN writes are detected, and a warning says so.
 
         Raises:
             UserError: the store is damaged.
         """
+        if not self._is_verified:
+            self._verify()
+        self._is_verified = True
+
+    def _verify(self) -> None:
         try:
             damaged = find_damage(self.path)
         except NoChecksums:

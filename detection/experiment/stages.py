@@ -134,17 +134,15 @@ def train_fast_rcnn(
         require_same("the RPN", {"SHA-256": opened.sha256})
         require_fitting_rpn(opened.rpn, config, rpn_file)
         limits = config.rpn.training_proposals
-        if proposals_file is not None:
-            metadata = ProposalStore.open(proposals_file).metadata
-        else:
-            metadata = store_metadata(config, opened.sha256, splits.train, limits)
+        store = None if proposals_file is None else ProposalStore.open(proposals_file)
+        made_of = store_metadata(config, opened.sha256, splits.train, limits)
+        metadata = made_of if store is None else store.metadata
         if resume:
             known = describe_fast_rcnn_run(config, splits.train, opened.rpn, opened.sha256, metadata)
             on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known))
-        if proposals_file is None:
+        if store is None:
             own = folder.proposals(splits.train.name)
-            proposals_file = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
-        store = ProposalStore.open(proposals_file)
+            store = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
         store.check_against(splits.train, opened.sha256)
         return run_training(fast_rcnn_stage(config, device, splits, opened, store), resume=resume)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import detection.data.proposal_store as proposal_store
 import detection.data.proposal_writer as proposal_writer
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
@@ -135,6 +136,31 @@ def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
     assert asked == [len(whole), len(whole) - 5]
     for image_id in whole.image_ids.tolist():
         np.testing.assert_array_equal(mended.boxes(image_id), whole.boxes(image_id))
+
+
+@pytest.mark.parametrize("case", ["standing", "given", "made", "planned", "measured"])
+def test_a_store_is_verified_once(
+    case: str, copy: Path, config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified, inner = [], proposal_store.find_damage
+
+    def find_damage(path: Path) -> tuple[int, int] | None:
+        verified.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(proposal_store, "find_damage", find_damage)
+    store = copy / "proposals/train.st"
+    arguments: list[object] = [*arguments_for(config, data, copy), "--resume"]
+    if case == "given":
+        arguments += ["--proposals", store.rename(tmp_path / "given.st")]
+    elif case == "made":
+        store.unlink()
+    elif case == "planned":
+        arguments[-1] = "--dry-run"
+    elif case == "measured":
+        arguments = ["--proposals", store, "--output", tmp_path / "out"]
+    tool("eval_coco" if case == "measured" else "train_fastrcnn", *arguments)
+    assert verified == [tmp_path / "given.st" if case == "given" else store]
 
 
 def test_an_rpn_of_an_earlier_run_is_not_taken_for_this_one_s(
