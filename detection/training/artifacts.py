@@ -76,8 +76,6 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     """
     path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
-    if os.path.exists(path) and not os.path.isdir(path):
-        require_plain_file(path)
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:
         if not is_zip(path):
