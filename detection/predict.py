@@ -96,14 +96,12 @@ def _predict(
         if entries:  # without entries an earlier listing is kept
             rest = files[len(entries) :]
             if rest:
-                done = len(entries)
-                logger.warning(
-                    "stopped: %s has the results of %d images; %d were not processed", listing, done, len(rest)
-                )
+                counts = f"the results of {len(entries)} images; {len(rest)} were not processed"
+                logger.warning("stopped: %s has %s", listing, counts)
             _write_listing(listing, entries, rest)
-    earlier = {path.name for path in output.glob("*.jpg")}.difference(names)
-    if earlier:
-        logger.warning("%s: %d images there are of earlier calls, and not in %s", output, len(earlier), LISTING)
+    others = {path.name for path in output.glob("*.jpg")}.difference(names)
+    if others:
+        logger.warning("%s: %d images there are not of this call, and not in %s", output, len(others), LISTING)
     return Summary(len(files), unreadable, drawn)
 
 

@@ -152,9 +152,9 @@ def test_drawings_of_an_earlier_call_are_told_of(
     detector: Detector, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     predict(detector, [images], tmp_path / "out")
-    assert "earlier" not in caplog.text
+    assert "images there" not in caplog.text
     predict(detector, [images / "a.jpg"], tmp_path / "out")
-    assert "2 images there are of earlier calls, and not in detections.json" in caplog.text
+    assert "2 images there are not of this call, and not in detections.json" in caplog.text
 
 
 def test_once_more_is_the_same_and_looks_at_no_drawings(detector: Detector, images: Path, tmp_path: Path) -> None:
