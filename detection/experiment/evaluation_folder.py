@@ -47,8 +47,8 @@ def _claim(folder: Path, index: DatasetIndex, files: Sequence[str]) -> None:
     for name in (*files, NAME):
         if name not in recorded and os.path.lexists(folder / name):
             raise UserError(
-                f"{printable(str(folder / name))}: would be overwritten, and no evaluation wrote it; "
-                + remedy.format("it")
+                f"{printable(str(folder / name))}: would be overwritten, and no record says that an evaluation wrote "
+                f"it; {remedy.format('it')}"
             )
     own = {
         "annotations": str(index.annotation_file),

@@ -114,7 +114,9 @@ def test_no_file_is_overwritten_that_no_evaluation_wrote(name: str, networks: Pa
     refused = tool("eval_coco", "--weights", weights, "--output", tmp_path, check=False)
     assert refused.returncode == 1
     said = (
-        "exists already, and has no mark" if name.endswith(".jpg") else "would be overwritten, and no evaluation wrote"
+        "exists already, and has no mark"
+        if name.endswith(".jpg")
+        else "would be overwritten, and no record says that an evaluation wrote"
     )
     assert f"{tmp_path / name}: {said}" in refused.stderr
     assert "(--output)" in refused.stderr
