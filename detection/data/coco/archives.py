@@ -66,9 +66,10 @@ def unpack(
                 raise UserError(
                     f"{archive} is not unpacked: it would have {in_bytes(total)}, the limit is {in_bytes(limit)}"
                 )
+            report = ByteProgress(archive.name, enabled=progress)
+            report.say(f"{len(members)} files, {in_bytes(total)}; checking which of them are there")
             missing = [member for member in members if not _is_unpacked(member, root / member.filename)]
             _refuse_others(opened, missing, archive, root)
-            report = ByteProgress(archive.name, enabled=progress)
             report.say(f"unpacking {len(missing)} files; {len(members) - len(missing)} are there")
             report.begin(0, sum(member.file_size for member in missing))
             try:
