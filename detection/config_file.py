@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import logging
 import re
 import typing
@@ -33,6 +34,8 @@ T = TypeVar("T")
 # Full keys ("rpn.training.steps") of earlier versions → those of this version.
 RENAMED: dict[str, str] = {}
 SIZE_LIMIT = 1 << 18  # bytes of a file: fifty times the longest one here; parsed in at most three seconds
+_MARK = "# Written by a training; the next one into this folder replaces it. SHA-256 of the lines below: "
+_KEYS = {"seed", "name", "output", "data", "runtime"}  # every configuration has them
 TOLD = 20  # mistakes that are listed; the others are counted
 
 
@@ -175,8 +178,29 @@ def config_to_yaml(config: Configuration) -> str:
 
 def write_config(config: Configuration, path: Path) -> None:
     """Writes the whole configuration with all defaults as a YAML file, with which the run can be repeated."""
+    text = config_to_yaml(config)
     with atomic_write(path) as temporary:
-        temporary.write_text(config_to_yaml(config), encoding="utf-8")
+        temporary.write_text(f"{_mark_of(text)}\n{text}", encoding="utf-8")
+
+
+def is_written_config(path: Path) -> bool:
+    """Whether `write_config` wrote the file at `path` and nobody changed it since.
+
+    Earlier versions wrote no mark. Their files are known by all of their text being as it would be written.
+    """
+    try:
+        text = _text_of(path)
+        mark, _, rest = text.partition("\n")
+        if mark.startswith(_MARK):
+            return mark == _mark_of(rest)
+        values = parse_yaml(text, str(path))
+        return isinstance(values, dict) and values.keys() > _KEYS and dump_yaml(values) == text
+    except UserError:
+        return False
+
+
+def _mark_of(text: str) -> str:
+    return _MARK + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:

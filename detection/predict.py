@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from backbones.common.files import CannotWrite, atomic_write
 from backbones.common.locks import is_at, lock
 from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
+from detection.common.json_stream import read_list
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
-from detection.report.drawing import draw_detections, save_image
+from detection.report.drawing import draw_detections
+from detection.report.drawing_file import require_replaceable, save_drawing
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +41,14 @@ class Summary:
 def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float = 0.5) -> Summary:
     """Images → `detections.json` and a copy of each image with its detections drawn, both in `output`.
 
-    An image that cannot be read is named in a warning and in the JSON, and the others are still processed. If the work
-    ends early (Ctrl-C, a full disk), the JSON has the detections up to then, and lists the images that remain.
+    A drawing of an earlier call is replaced; a call that would overwrite any other file is refused. An image that
+    cannot be read is named in a warning and in the JSON, and the others are still processed. If the work ends early
+    (Ctrl-C, a full disk), the JSON has the detections up to then, and lists the images that remain.
 
     Raises:
-        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written,
-            or an input image would be overwritten, or a file in a folder without `detections.json`; another process is
-            writing there.
+        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written;
+            a file would be overwritten that an earlier call did not write, or that was changed since; another process
+            is writing there.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
@@ -60,6 +64,9 @@ def _predict(
 ) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
+    listing = output / LISTING
+    if not listing.exists():  # by which a later call recognises the folder, even if this one is killed
+        _write_listing(listing, [], files)
     try:
         for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
@@ -80,16 +87,21 @@ def _predict(
             )
             shown = found.above(min_score)
             drawn += len(shown)
-            save_image(
+            save_drawing(
                 output / name,
                 draw_detections(image, shown.boxes, shown.labels, detector.categories.names, shown.scores),
             )
+            entries[-1]["drawing"] = name
     finally:
         if entries:  # without entries an earlier listing is kept
-            _write_listing(output / LISTING, entries, files[len(entries) :])
-    earlier = {path.name for path in output.glob("*.jpg")}.difference(names)
-    if earlier:
-        logger.warning("%s: %d images there are of earlier calls, and not in %s", output, len(earlier), LISTING)
+            rest = files[len(entries) :]
+            if rest:
+                counts = f"the results of {len(entries)} images; {len(rest)} were not processed"
+                logger.warning("stopped: %s has %s", listing, counts)
+            _write_listing(listing, entries, rest)
+    others = {path.name for path in output.glob("*.jpg")}.difference(names)
+    if others:
+        logger.warning("%s: %d images there are not of this call, and not in %s", output, len(others), LISTING)
     return Summary(len(files), unreadable, drawn)
 
 
@@ -150,20 +162,37 @@ def _as_on_disk(name: str) -> str:
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
-    """Raises a UserError if an input would be overwritten, or a file without an earlier call's listing beside it."""
-    inputs = {_identity(file) for file in files}
+    """Raises a UserError if an input would be overwritten, or a file that no earlier call wrote."""
+    inputs = {_identity(file) for file in files if file.exists()}
     for target in (*targets, listing):
-        if not target.exists():
-            continue
-        if _identity(target) in inputs:
+        if target.exists() and _identity(target) in inputs:
             raise UserError(
-                f"{printable(str(target))}: is an input image, and would be overwritten; name another output"
+                f"{printable(str(target))}: is an input image, and would be overwritten; name another output (--output)"
             )
-        if not listing.exists():
+    if os.path.lexists(listing) and not _is_listing(listing):
+        raise UserError(
+            f"{printable(str(listing))}: exists already, and is not a list of this tool; name another output "
+            "(--output), or move it away"
+        )
+    for target in targets:
+        if os.path.lexists(target) and not listing.exists():
             raise UserError(
                 f"{printable(str(target))}: exists already, and no {listing.name} beside it says that it is a drawing; "
-                "name another output, or move it away"
+                "name another output (--output), or move it away"
             )
+        require_replaceable(target)
+
+
+def _is_listing(path: Path) -> bool:
+    """Whether the file is a list that `predict` wrote, of this version or an earlier one."""
+    try:
+        entries = (entry for block in read_list(path) for entry in block)
+        return all(
+            isinstance(entry, dict) and "file" in entry and ("detections" in entry or "error" in entry)
+            for entry in entries
+        )
+    except UserError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -173,8 +202,6 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
-    if rest:
-        logger.warning("stopped: %s has the results of %d images; %d were not processed", path, len(entries), len(rest))
     not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
         temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")

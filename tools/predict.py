@@ -15,14 +15,16 @@ EPILOG = """examples:
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
 
 detections.json is a list with one entry per image: {"file": …, "width": …, "height": …, "detections":
-[{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …]}, boxes in pixels. It lists every detection;
-the annotated images show those with a score of at least --min-score. An image that cannot be read has "error" in place
-of "detections", and so has one that was not reached when the tool was stopped. The exit status is 1 if an image could
-not be read.
+[{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …], "drawing": …}, boxes in pixels, "drawing"
+the name of the annotated image. It lists every detection; the annotated images show those with a score of at least
+--min-score. An image that cannot be read has "error" in place of "detections", and so has one that was not reached when
+the tool was stopped. The exit status is 1 if an image could not be read.
 
 A folder is searched, with its subfolders, for files with the extension of a readable image format. Hidden files (such
-as macOS's ._a.jpg) are skipped. Input images are never overwritten, nor is any other image in an output folder without
-a detections.json. An output folder that another process of this tool is writing to is refused."""
+as macOS's ._a.jpg) are skipped. In the output folder, only annotated images and a detections.json of earlier calls are
+replaced. A call that would overwrite another file, or an annotated image that was changed since (or drawn by an earlier
+version, which did not mark its images), is refused. So is an output folder that another process of this tool is writing
+to."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from detection.training.dry_run import dry_run
 from detection.training.evaluation import Evaluation
 from detection.training.loop import Outcome
 from detection.training.placement import placed
-from detection.training.run import run_training
+from detection.training.run import require_replaceable, run_training
 from detection.training.run_lock import run_lock
 from detection.training.stage import Stage, root_of
 
@@ -56,7 +56,9 @@ def train_classifier(config: ClassifierConfig, device: torch.device, *, resume: 
     """
     require_agreement("train a classifier", config, resume=resume)
     with run_lock(run_folder(config) / "classifier"), determinism(config.runtime):
-        return run_training(classifier_stage(config, device), resume=resume)
+        stage = classifier_stage(config, device)
+        require_replaceable(*stage.files)
+        return run_training(stage, resume=resume)
 
 
 def plan_classifier(config: ClassifierConfig, device: torch.device) -> str:

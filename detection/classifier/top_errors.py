@@ -71,12 +71,12 @@ def measure(
 
     Raises:
         UserError: an image cannot be used, or its class is unknown to the network; the folder cannot be written, or
-            holds the errors on another data set.
+            its errors.json is on another data set or of another program.
     """
     require_agreement("measure a classifier", config, views=dataclasses.asdict(views))
     require_same_weights(trained.network)
     images = open_split(config.data, "test", trained.classes)
-    on_main(lambda: _refuse_other_data_set(folder / "errors.json", images))
+    on_main(lambda: _refuse_other_file(folder / "errors.json", images))
     errors = top_errors(trained.network, images, views, config.runtime, device, among=among, label="batches")
     content = {
         **errors.to_dict(),
@@ -93,16 +93,18 @@ def measure(
     return errors
 
 
-def _refuse_other_data_set(path: Path, images: LabelledImages) -> None:
-    """Raises a UserError if the errors that are there were measured on other images."""
+def _refuse_other_file(path: Path, images: LabelledImages) -> None:
+    """Raises a UserError if there is a file that does not hold the errors on these images."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return
-    if isinstance(found, dict) and found.get("test") != images.fingerprint:
-        raise UserError(
-            f"{path}: holds the errors on another data set; name another folder (--output), or move that one away"
-        )
+    except (OSError, ValueError, RecursionError):
+        found = None
+    is_ours = isinstance(found, dict) and "test" in found
+    if not is_ours or found["test"] != images.fingerprint:
+        what = "holds the errors on another data set" if is_ours else "exists already, and holds no errors of this tool"
+        raise UserError(f"{path}: {what}; name another folder (--output), or move that one away")
 
 
 def top_errors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from detection.common.seeds import hash63
 from detection.data.albumentations_pipeline import TransformError
 from detection.data.augmentation import Augmentation
 from detection.data.batches import Sample
-from detection.data.images import ImageError, read_image
+from detection.data.images import PIXEL_LIMIT, ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 
@@ -78,10 +79,19 @@ class DetectionDataset(Dataset[Sample]):
         raise problem
 
     def size(self, key: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the sample's image, computed without reading it; wrong if a pipeline crops the image."""
+        """(height, width) of the sample's image, computed without reading it.
+
+        What a pipeline crops depends on an image's size and boxes, not on its pixels: it is run on a grey image.
+        """
         epoch, i = key
+        seed = hash63(self.seed, epoch, i)
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
-        return self.augmentation.target_size(height, width, hash63(self.seed, epoch, i))
+        pipeline = self.augmentation.pipeline
+        if pipeline is not None and pipeline.moves_boxes and height * width <= PIXEL_LIMIT:
+            with contextlib.suppress(TransformError):
+                _, height, width = self._sample(i, np.full((height, width, 3), 128, np.uint8), seed).image.shape
+                return height, width
+        return self.augmentation.target_size(height, width, seed)
 
     def name(self, key: tuple[int, int]) -> str:
         """The file of image i."""

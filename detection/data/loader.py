@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from detection.data.batch_plan import BatchPlan, TrainingSteps
 from detection.data.batches import Batch, collate, padded_size
@@ -32,7 +32,7 @@ def training_batches(
     pin_memory: bool = False,
     prefetch: int = 2,
     patience: float = PATIENCE,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
@@ -86,7 +86,7 @@ def evaluation_batches(
     pin_memory: bool = False,
     prefetch: int = 2,
     patience: float = PATIENCE,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of `evaluation_parts`, in order.
 
     Raises:
@@ -103,7 +103,7 @@ def _batches(
     pin_memory: bool,
     prefetch: int,
     patience: float,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     join = functools.partial(collate, size_divisor=size_divisor)
     batches = joined_batches(
         dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch, patience=patience

@@ -7,6 +7,7 @@ image. Its metadata says how it was made. `proposal_writer.py` writes it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -14,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import user_path
+from backbones.common.files import require_plain_file, user_path
 from detection.data.index import DatasetIndex
-from detection.data.tensor_file import NoChecksums, find_damage, map_array, read_header
+from detection.data.tensor_file import HEADER_LIMIT, NoChecksums, find_damage, map_array, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,18 @@ _ARRAYS = {
     "boxes": np.dtype("<f4"),
     "scores": np.dtype("<f4"),
 }
+
+
+def resembles_store(path: Path) -> bool:
+    """Whether the file at `path` is a store, possibly a damaged one: whether its header has all its names but one."""
+    try:
+        require_plain_file(path)
+        with path.open("rb") as file:
+            header = file.read(HEADER_LIMIT)
+    except (UserError, OSError):
+        return False
+    names = (*(f'"{name}"' for name in _ARRAYS), json.dumps(json.dumps(KIND)))
+    return sum(name.encode() in header for name in names) >= len(names) - 1
 
 
 def fault_of(boxes: np.ndarray, scores: np.ndarray) -> str | None:
@@ -51,6 +64,7 @@ class ProposalStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = user_path(path)
+        self._is_verified = False
         self.metadata, places = read_header(self.path)
         if self.metadata.get("kind") != KIND or {name: place.dtype for name, place in places.items()} != _ARRAYS:
             raise UserError(f"{self.path}: is no proposal store (its kind is {self.metadata.get('kind')!r})")
@@ -117,13 +131,19 @@ class ProposalStore:
         self.verify()
 
     def verify(self) -> None:
-        """Reads the whole store once, at the disk's speed, and compares it with the checksums in it.
+        """Reads the whole store, at the disk's speed, and compares it with the checksums in it; a store that was found
+        undamaged is not read again.
 
         A store of an earlier release has none: only values that no RPN writes are detected, and a warning says so.
 
         Raises:
             UserError: the store is damaged.
         """
+        if not self._is_verified:
+            self._verify()
+        self._is_verified = True
+
+    def _verify(self) -> None:
         try:
             damaged = find_damage(self.path)
         except NoChecksums:

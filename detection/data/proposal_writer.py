@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from detection.data.proposal_store import KIND, fault_of
+from detection.data.proposal_store import KIND, fault_of, resembles_store
 from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
 
 _CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
+_PARTS = re.compile(r"\d+\.chunk|manifest\.json|\..*\.tmp")  # the names in the partial folder
 CHUNK_BYTES = 1 << 24  # added proposals that are collected before they are written
 
 
@@ -39,7 +40,7 @@ class ProposalWriter:
 
     Raises:
         ValueError: an image id twice.
-        CannotWrite: the folder cannot be written.
+        UserError: there is a file at `path` that is no proposal store, or the folder cannot be written.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class ProposalWriter:
         essential: Collection[str] | None = None,
     ) -> None:
         self.path = Path(path)
+        if self.path.exists() and not resembles_store(self.path):
+            raise UserError(
+                f"{self.path}: exists already, and is no proposal store, or damaged beyond recognition; name another "
+                "file (--store), or move it away"
+            )
         self.metadata = {**metadata, "kind": KIND}
         self.image_ids = np.asarray(image_ids, dtype=np.int64)
         self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
@@ -155,7 +161,7 @@ class ProposalWriter:
                         file.write(rows.tobytes())
             file.flush()
             seal(temporary)
-        shutil.rmtree(self.folder)
+        self._remove_folder()
 
     def _open_folder(self, made_of: Mapping[str, Any]) -> None:
         """Opens a partial folder that was made with the same metadata, or creates an empty one."""
@@ -166,10 +172,17 @@ class ProposalWriter:
             for positions, _, _, _ in self._chunks():
                 self._done[positions] = True
             return
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        self._remove_folder()
         with atomic_write(manifest) as temporary:
             temporary.write_bytes(ours)
+
+    def _remove_folder(self) -> None:
+        """Removes the partial folder, but for files that no writer wrote."""
+        for path in list(self.folder.glob("*")):
+            if _PARTS.fullmatch(path.name):
+                path.unlink()
+        with contextlib.suppress(OSError):  # it is missing or not empty
+            self.folder.rmdir()
 
     def _chunks(self) -> Iterator[tuple[np.ndarray, ...]]:
         """(positions, counts, boxes, scores) of each file in the partial folder; a damaged one is removed."""

@@ -32,7 +32,7 @@ _DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_HEADER_LIMIT = 1 << 24  # bytes; the checksums of a terabyte take 2 MB
+HEADER_LIMIT = 1 << 24  # bytes; the checksums of a terabyte take 2 MB
 _MOST_DIMENSIONS = 8
 SUM_BLOCK = 1 << 22  # bytes
 _SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second detects damage to the first's name
@@ -162,7 +162,7 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
         with path.open("rb") as file:
             length = path.stat().st_size
             header_length = int.from_bytes(file.read(8), "little")
-            text = file.read(header_length) if header_length <= min(length - 8, _HEADER_LIMIT) else b""
+            text = file.read(header_length) if header_length <= min(length - 8, HEADER_LIMIT) else b""
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
@@ -172,7 +172,7 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
             sums = json.loads(metadata[_SUMS])
             block, stated = sums["block"], sums["crc32"]
             zeroed = _with_sums(entries, {**sums, "header": "0" * 8})
-            sound = metadata[_HAS_SUMS] == "true" and type(block) is int and 0 < block <= _HEADER_LIMIT
+            sound = metadata[_HAS_SUMS] == "true" and type(block) is int and 0 < block <= HEADER_LIMIT
             sound = sound and isinstance(stated, str) and len(stated) == 8 * -(-(length - 8 - header_length) // block)
             # Compares the text itself, not the parsed JSON, so that every changed byte is detected.
             if not (sound and sums["header"] == f"{zlib.crc32(zeroed):08x}" and _with_sums(entries, sums) == text):

@@ -24,7 +24,7 @@ from detection.experiment.agreement import require_fitting_rpn
 from detection.experiment.builders import build_rpn
 from detection.experiment.inference import Inference, prepare_inference, propose
 from detection.experiment.model_files import Trained, load_rpn
-from detection.experiment.proposing import is_current, store_metadata
+from detection.experiment.proposing import current_store, store_metadata
 from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import RPNFile, Splits, categories_of, fast_rcnn_stage, open_splits, rpn_stage
 from detection.networks.rpn import RPN
@@ -67,14 +67,16 @@ def of_fast_rcnn(
     else:
         opened = RPNFile(Trained(build_rpn(config), config, categories_of(splits.train)), "")
     limits, own = config.rpn.training_proposals, folder.proposals(splits.train.name)
-    if proposals_file is None and is_trained:
-        metadata = store_metadata(config, opened.sha256, splits.train, limits)
-        proposals_file = own if on_main(lambda: is_current(own, metadata, splits.train)) else None
-    notes = [] if is_trained else [f"{rpn_file} is not there yet"]
+    standing = None
     if proposals_file is not None:
-        store = ProposalStore.open(proposals_file)
-        store.check_against(splits.train, opened.sha256 if is_trained else None)
-        text = dry_run(fast_rcnn_stage(config, device, splits, opened, store))
+        standing = ProposalStore.open(proposals_file)
+    elif is_trained:
+        metadata = store_metadata(config, opened.sha256, splits.train, limits)
+        standing = on_main(lambda: current_store(own, metadata, splits.train))
+    notes = [] if is_trained else [f"{rpn_file} is not there yet"]
+    if standing is not None:
+        standing.check_against(splits.train, opened.sha256 if is_trained else None)
+        text = dry_run(fast_rcnn_stage(config, device, splits, opened, standing))
     else:
         on_main(lambda: logger.info("measuring how long proposing takes …"))
         some = _some(splits.train, config.fast_rcnn.training)

@@ -41,12 +41,14 @@ from detection.experiment.inference import detect, prepare_inference, proposal_r
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.results_file import write_results
 from detection.networks.rpn import RPN
-from detection.report.drawing import save_image
+from detection.report.drawing_file import require_replaceable, save_drawing
 from detection.report.page import Curve, embed_image, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
+
+_FILES_OF_RECALL = ("proposal_recall.json", "proposals/report.html", "proposals/report.txt")
 
 
 def evaluate_detector(
@@ -66,13 +68,15 @@ def evaluate_detector(
         backend: the implementation that computes the figures, see `average_precision`.
 
     Raises:
-        UserError: the data set lacks a class of the detector or has others; files cannot be read or written.
+        UserError: the data set lacks a class of the detector or has others; files cannot be read or written; a file
+            would be overwritten that no evaluation wrote.
     """
     require_agreement("measure a detector", config)
     categories = trained.categories
     index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
     ground_truth = ground_truth_of(index)
-    claim_folder(folder, index)
+    on_main(lambda: _require_own_drawings(folder / "images"))
+    claim_folder(folder, index, ("results.json", "figures.json", "report.html", "report.txt"))
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     detections = rounded(detect(inference, index))
@@ -120,7 +124,7 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
     """The recall of an RPN's proposals on data.test, the same on every rank; rank 0 writes the folder."""
     require_agreement("measure an RPN", config)
     index = open_split(config.data, "test")
-    claim_folder(folder, index)
+    claim_folder(folder, index, _FILES_OF_RECALL)
     require_same_weights(trained.network)
     recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
     _write_recall(config, index, recall, folder)
@@ -133,7 +137,7 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     require_agreement("measure proposals", config)
     require_same("the proposals", store.metadata)
     store.check_against(index)
-    claim_folder(folder, index)
+    claim_folder(folder, index, _FILES_OF_RECALL)
     own = index.image_ids[rank() :: world_size()].tolist()
     recall = recall_of(index, ((image_id, store.boxes(image_id)) for image_id in own))
     most = store.metadata.get("limits", {}).get("after_nms", recall.limits[-1])
@@ -154,14 +158,25 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
         )  # fmt: skip
 
 
+def _drawings(folder: Path) -> list[Path]:
+    """The files there that have names of drawings."""
+    return [path for path in folder.glob("evaluated_*.jpg") if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name)]
+
+
+def _require_own_drawings(folder: Path) -> None:
+    """Raises a UserError if a file has the name of a drawing and is none."""
+    for path in _drawings(folder):
+        require_replaceable(path)
+
+
 def _draw(
     index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
 ) -> list[tuple[str, str]]:
     """Writes drawings of images spread evenly over the split, ground truth beside detections; returns (embedded image,
     caption) for each one."""
-    for path in folder.glob("evaluated_*.jpg"):
-        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):  # of an earlier evaluation; other files are kept
-            path.unlink()
+    _require_own_drawings(folder)
+    for path in _drawings(folder):
+        path.unlink()
     shown = []
     for i in evenly_spread(index, count):
         image_id = int(index.image_ids[i])
@@ -170,7 +185,7 @@ def _draw(
         both, objects, found = drawn
         path = folder / f"evaluated_{image_id:012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(path, both)
+        save_drawing(path, both)
         caption = (
             f"image {image_id}: {objects} objects, {found} detections of score {min_score:.2f} and above; "
             f"in full size: images/{path.name}"

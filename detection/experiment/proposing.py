@@ -67,7 +67,7 @@ def propose(
         index, limits = training_images(config.data, index), config.rpn.training_proposals
     rpn = load_rpn(rpn_file)
     metadata = store_metadata(config, sha256_of(rpn_file), index, limits)
-    return write_proposals(config, rpn, metadata, index, device, output, limits)
+    return write_proposals(config, rpn, metadata, index, device, output, limits).path
 
 
 def write_proposals(
@@ -78,14 +78,15 @@ def write_proposals(
     device: torch.device,
     output: Path,
     limits: settings.ProposalLimits,
-) -> Path:
+) -> ProposalStore:
     """Writes the proposals of a trained RPN on `index` to `output`, unless they exist already; see `propose`.
 
     metadata: the result of `store_metadata` for them.
     """
     require_same("the proposals", {key: metadata[key] for key in _ESSENTIAL})
-    if on_main(lambda: is_current(output, metadata, index)):
-        return output
+    standing = on_main(lambda: current_store(output, metadata, index))
+    if standing is not None:
+        return standing
     inference = prepare_inference(rpn.network, config, device)
     with run_lock(output.parent, f"{output.name}.lock"):
         watch = FolderWatch(output.parent, f"{output.name}.lock")
@@ -98,23 +99,24 @@ def write_proposals(
         barrier()
         on_main(watch.check)
         on_main(writer.finish)
-    return output
+    return ProposalStore.open(output)
 
 
-def is_current(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> bool:
-    """Whether the store at `path` is the one that `write_proposals` would write now. Warns if it is damaged."""
+def current_store(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> ProposalStore | None:
+    """The store at `path`, verified, if it is what `write_proposals` would write now. Warns if it is damaged."""
     if not path.exists():
-        return False
+        return None
     try:
         store = ProposalStore.open(path)
-        same = all(store.metadata.get(key) == metadata[key] for key in _ESSENTIAL)
-        same = same and np.array_equal(store.image_ids, index.image_ids)
-        if same:
-            store.verify()
+        if any(store.metadata.get(key) != metadata[key] for key in _ESSENTIAL):
+            return None
+        if not np.array_equal(store.image_ids, index.image_ids):
+            return None
+        store.verify()
     except UserError as error:
         logger.warning("%s; it is made anew", error)
-        return False
-    return same
+        return None
+    return store
 
 
 def store_metadata(

@@ -70,7 +70,7 @@ from detection.training.more_steps import MoreSteps
 from detection.training.optimizer import freeze_parameters
 from detection.training.placement import placed
 from detection.training.recipe import accumulation_steps
-from detection.training.run import run_training
+from detection.training.run import require_replaceable, run_training
 from detection.training.run_lock import run_lock
 from detection.training.stage import Batches, Stage
 
@@ -110,7 +110,9 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
         UserError: data, weights or folder cannot be used; a loss that is not finite.
     """
     require_agreement("train the RPN", config, resume=resume)
-    with run_lock(RunFolder.of(config).rpn_training), determinism(config.runtime):
+    folder = RunFolder.of(config)
+    with run_lock(folder.rpn_training), determinism(config.runtime):
+        require_replaceable(folder.config, folder.rpn)
         return run_training(rpn_stage(config, device), resume=resume)
 
 
@@ -144,24 +146,23 @@ def train_fast_rcnn(
         raise UserError(f"{rpn_file}: no trained RPN; train one with tools/train_rpn.py, or name one with --rpn")
     with run_lock(folder.fast_rcnn_training), determinism(config.runtime):
         # Check everything now, before the proposals are made, which may take hours.
+        require_replaceable(folder.config, folder.fast_rcnn, folder.detector)
         accumulation_steps(config.fast_rcnn.training, world_size())
         splits = open_splits(config, config.fast_rcnn.training)
         opened = RPNFile(load_rpn(rpn_file), sha256_of(rpn_file))
         require_same("the RPN", {"SHA-256": opened.sha256})
         require_fitting_rpn(opened.rpn, config, rpn_file)
         limits = config.rpn.training_proposals
-        if proposals_file is not None:
-            metadata = ProposalStore.open(proposals_file).metadata
-        else:
-            metadata = store_metadata(config, opened.sha256, splits.train, limits)
+        store = None if proposals_file is None else ProposalStore.open(proposals_file)
+        made_of = store_metadata(config, opened.sha256, splits.train, limits)
+        metadata = made_of if store is None else store.metadata
         if resume:
             known = describe_fast_rcnn_run(config, splits.train, opened.rpn, opened.sha256, metadata)
             more_steps = MoreSteps(config.fast_rcnn.training, FAST_RCNN_RECIPE)
             on_main(lambda: refuse_other_run(folder.fast_rcnn_training, known, more_steps))
-        if proposals_file is None:
+        if store is None:
             own = folder.proposals(splits.train.name)
-            proposals_file = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
-        store = ProposalStore.open(proposals_file)
+            store = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
         store.check_against(splits.train, opened.sha256)
         return run_training(fast_rcnn_stage(config, device, splits, opened, store), resume=resume)
 

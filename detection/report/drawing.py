@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
 from detection.report.captions import PAPER, Color, draw_captions, titled
 from detection.report.lettering import caption_of
 
 SMALLEST_LONGER_SIDE = 480  # in a smaller image, a caption would cover its object
-_LONGEST_JPEG = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
     (255, 136, 0),  # orange
@@ -110,40 +106,6 @@ def side_by_side(
     columns = [titled(image, title, height) for image, title in zip((left, right), titles, strict=True)]
     between = np.full((columns[0].shape[0], gap, 3), PAPER, dtype=np.uint8)
     return np.concatenate([columns[0], between, columns[1]], axis=1)
-
-
-def save_image(path: Path | str, image: np.ndarray) -> None:
-    """Writes a uint8 (H, W, 3) RGB image in the format of the file extension, atomically.
-
-    A JPEG has at most 65,500 pixels a side; a longer image is scaled down to that.
-
-    Raises:
-        UserError: OpenCV cannot write a format of that name.
-        CannotWrite: the folder cannot be written.
-    """
-    path = Path(path)
-    ending = path.suffix.lower()
-    options = []
-    if ending in (".jpg", ".jpeg"):
-        options = [cv2.IMWRITE_JPEG_QUALITY, 92]
-        image = _at_most(image, _LONGEST_JPEG)
-    try:
-        done, encoded = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)
-    except cv2.error as error:
-        raise UserError(f"{path}: no image format goes by the ending {path.suffix!r}; use .jpg or .png") from error
-    if not done:
-        raise UserError(f"{path}: an image of {image.shape[1]} × {image.shape[0]} does not go into this format")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
-
-
-def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    if max(height, width) <= longest:
-        return image
-    scale = longest / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def enlargement(height: int, width: int) -> int:

@@ -31,6 +31,7 @@ FORMAT = "resnext-detection"
 VERSION = 1
 
 _MOST_VALUES = 1_000_000  # of a file: tensors, names, numbers; a detector of a thousand classes has some ten thousand
+_START = 4096  # bytes of a file that hold its format
 _DEEPEST = 50  # containers within each other
 _KEY_SHOWN = 200  # characters of a key, at most
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
@@ -76,8 +77,6 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     """
     path = user_path(path)
     wanted = " or ".join(KINDS.get(kind, kind) for kind in kinds)
-    if os.path.exists(path) and not os.path.isdir(path):
-        require_plain_file(path)
     _check_digest(path, str(path), f"Needed here: {wanted}.")
     try:
         if not is_zip(path):
@@ -119,6 +118,16 @@ def load_artifact(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
         if key.endswith("running_var") and bool((tensor < 0).any()):
             raise DamagedFile(f"{path} is refused: {key} holds variances below 0. Train again.")
     return content
+
+
+def resembles_artifact(path: str | os.PathLike[str]) -> bool:
+    """Whether `save_artifact` wrote the file at `path`, which may be damaged."""
+    try:
+        require_plain_file(path)
+        with open(path, "rb") as file:
+            return FORMAT.encode() in file.read(_START)
+    except (UserError, OSError):
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -265,19 +265,27 @@ def _progress_line(name: str, step: int, steps: int, figures: Mapping[str, float
 
 def _rewind(path: Path, last_steps: Mapping[str, int]) -> list[dict[str, Any]]:
     """Removes the lines of `path` whose step is above the last step of their kind, and the unfinished line of a killed
-    process, if there is one. Returns the entries that remain."""
+    process, if there is one. Returns the entries that remain.
+
+    Raises:
+        UserError: it has whole lines, and none of them is of a log.
+    """
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
-    kept, entries = [], []
+    kept, entries, is_log = [], [], "\n" not in text
     for line in text.splitlines(keepends=True):
         try:
             entry = json.loads(line)
-            if line.endswith("\n") and entry["step"] <= last_steps[entry["kind"]]:
-                kept.append(line)
-                entries.append(entry)
-        except (ValueError, KeyError, TypeError):
+            is_earlier = entry["step"] <= last_steps[entry["kind"]]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
+        is_log = True
+        if is_earlier and line.endswith("\n"):
+            kept.append(line)
+            entries.append(entry)
+    if not is_log:
+        raise UserError(f"{path} is no log of a training; name another output folder (--output), or move it away")
     if "".join(kept) != text:
         with atomic_write(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from backbones.common.errors import UserError
+from backbones.common.text import printable
 from detection import config as settings
+from detection.config_file import is_written_config
+from detection.training.artifacts import resembles_artifact
 from detection.training.averaging import WeightAverage
 from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
@@ -28,6 +34,25 @@ from detection.training.recipe import (
 from detection.training.stage import Stage
 
 logger = logging.getLogger(__name__)
+
+
+def require_replaceable(*files: Path) -> None:
+    """Checks that a training may replace these files (its configuration and its networks). Every rank calls this.
+
+    Raises:
+        UserError: there is one that no training wrote, or a configuration that was changed since.
+    """
+    on_main(lambda: _require_replaceable(files))
+
+
+def _require_replaceable(files: Sequence[Path]) -> None:
+    for path in files:
+        is_ours = is_written_config if path.suffix == ".yaml" else resembles_artifact
+        if os.path.lexists(path) and not is_ours(path):
+            raise UserError(
+                f"{printable(str(path))}: would be replaced, and no training wrote it, or it was changed since; name "
+                "another output folder (--output), or move it away"
+            )
 
 
 def run_training(stage: Stage, *, resume: bool) -> Outcome:

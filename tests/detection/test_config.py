@@ -26,7 +26,9 @@ from detection.config_file import (
     config_of,
     config_to_dict,
     config_to_yaml,
+    is_written_config,
     load_config,
+    write_config,
 )
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("**/*.yaml"))
@@ -47,6 +49,25 @@ def test_every_config_loads_and_reads_back_the_same(path: Path) -> None:
     assert config.name != "unnamed"
     assert config_from_dict(parse_yaml(config_to_yaml(config), "text"), "text") == config
     assert config_from_dict(config_to_dict(config), "dict") == config
+
+
+def test_a_written_configuration_is_known_unless_it_was_changed(tmp_path: Path) -> None:
+    path, config = tmp_path / "config.yaml", load_config(NAMED[0])
+    write_config(config, path)
+    assert load_config(path) == config
+    assert is_written_config(path)
+    text = path.read_text(encoding="utf-8")
+    for changed in (text + "# mine\n", text.replace("seed: 0", "seed: 1"), text[:-1], ""):
+        path.write_text(changed, encoding="utf-8")
+        assert not is_written_config(path)
+    path.write_text(config_to_yaml(config), encoding="utf-8")  # as earlier versions wrote it
+    assert is_written_config(path)
+    for other in ("name: mine\n", config_to_yaml(config) + "# mine\n", "[a", "precious"):
+        path.write_text(other, encoding="utf-8")
+        assert not is_written_config(path)
+    for given in NAMED:
+        assert not is_written_config(given)
+    assert not is_written_config(tmp_path)
 
 
 def test_the_papers_schedule_is_appendix_b() -> None:

@@ -73,13 +73,88 @@ def test_no_other_image_is_overwritten(detector: Detector, images: Path, tmp_pat
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("other", ["put there", "changed", "of an earlier version"])
+def test_no_image_among_earlier_drawings_is_overwritten(
+    other: str, detector: Detector, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    predict(detector, [images / "a.jpg", images / "b.png"], output)
+    if other == "put there":
+        (output / "c.jpg").write_bytes((images / "a.jpg").read_bytes())
+    elif other == "changed":  # in an editor
+        drawn = cv2.imread(str(output / "b.jpg"))
+        assert drawn is not None
+        cv2.imwrite(str(output / "b.jpg"), 255 - drawn)
+    else:  # without a mark, and not named in its list
+        (output / "b.jpg").write_bytes(without_comment((output / "b.jpg").read_bytes()))
+        entries = json.loads((output / "detections.json").read_text())
+        for entry in entries:
+            del entry["drawing"]
+        (output / "detections.json").write_text(json.dumps(entries))
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"[bc]\.jpg: exists already, and has no mark of this tool or was .*--output"):
+        predict(detector, [images], output)
+    assert contents(tmp_path) == before
+    assert predict(detector, [images / "a.jpg"], output).images == 1
+
+
+def without_comment(jpeg: bytes) -> bytes:
+    start = jpeg.index(b"\xff\xfe")
+    return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+
+
+@pytest.mark.parametrize("content", ['[{"image_id": 1, "category_id": 1}]', '{"images": []}', "precious", ""])
+def test_no_other_list_is_overwritten(content: str, detector: Detector, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / "detections.json").write_text(content)
+    with pytest.raises(UserError, match=r"detections\.json: exists already, and is not a list of this tool"):
+        predict(detector, [images], output)
+    assert [path.name for path in output.iterdir()] == ["detections.json"]
+    assert (output / "detections.json").read_text() == content
+
+
+def test_an_entry_names_its_drawing(detector: Detector, images: Path, tmp_path: Path) -> None:
+    (images / "sub").mkdir()
+    (images / "sub" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (images / "broken.jpg").write_text("no image")
+    predict(detector, [images], tmp_path / "out")
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry.get("drawing") for entry in entries] == ["a.jpg", "b.jpg", None, "c.jpg", "a_2.jpg"]
+
+
+def test_a_call_after_one_that_was_killed_takes_the_folder(
+    detector: Detector, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module._write_listing
+
+    def write_and_be_killed(path: Path, entries: list[dict[str, object]], rest: list[Path]) -> None:
+        if entries:
+            raise KeyboardInterrupt  # as SIGKILL: no list is written at the end
+        write(path, entries, rest)
+
+    monkeypatch.setattr(module, "_write_listing", write_and_be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict(detector, [images], tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
+    monkeypatch.undo()
+    predict(detector, [images], tmp_path / "out")
+    assert all("drawing" in entry for entry in json.loads((tmp_path / "out" / "detections.json").read_text()))
+
+
+def test_a_link_that_leads_nowhere_counts_as_unreadable(detector: Detector, images: Path, tmp_path: Path) -> None:
+    (images / "d.jpg").symlink_to(tmp_path / "absent")
+    summary = predict(detector, [images], tmp_path / "out")
+    assert (summary.images, summary.unreadable) == (4, 1)
+
+
 def test_drawings_of_an_earlier_call_are_told_of(
     detector: Detector, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     predict(detector, [images], tmp_path / "out")
-    assert "earlier" not in caplog.text
+    assert "images there" not in caplog.text
     predict(detector, [images / "a.jpg"], tmp_path / "out")
-    assert "2 images there are of earlier calls, and not in detections.json" in caplog.text
+    assert "2 images there are not of this call, and not in detections.json" in caplog.text
 
 
 def test_once_more_is_the_same_and_looks_at_no_drawings(detector: Detector, images: Path, tmp_path: Path) -> None:
@@ -102,20 +177,21 @@ def test_what_was_found_is_written_however_it_ends(
     predict(detector, [images], tmp_path / "whole")
     whole = json.loads((tmp_path / "whole" / "detections.json").read_text())
     assert sum(len(entry["detections"]) for entry in whole) > 0
-    save = module.save_image
+    save = module.save_drawing
 
     def save_and_end(path: Path, image: np.ndarray) -> None:
         if path.name == "b.jpg":
             raise end("the disk is full")
         save(path, image)
 
-    monkeypatch.setattr(module, "save_image", save_and_end)
+    monkeypatch.setattr(module, "save_drawing", save_and_end)
     output = tmp_path / "out"
     with pytest.raises(end):
         predict(detector, [images], output)
     assert "detections.json has the results of 2 images; 1 were not processed" in caplog.text
     entries = json.loads((output / "detections.json").read_text())
     not_processed = {"file": str(images / "c.jpg"), "error": "not processed: the tool was stopped before"}
+    assert [whole[number].pop("drawing") for number in (1, 2)] == ["b.jpg", "c.jpg"]
     assert entries == [*whole[:2], not_processed]
     # and the next run takes the folder for its own
     monkeypatch.undo()

@@ -13,6 +13,7 @@ import pytest
 import detection.experiment.evaluate
 from backbones.common.errors import UserError
 from detection.data.proposal_writer import ProposalWriter
+from detection.report.drawing_file import save_drawing
 from tests.detection.pipeline import REPOSITORY, tool
 from tests.tools.test_propose import with_config
 
@@ -87,7 +88,7 @@ def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: P
     others = [images / name for name in ("holiday.txt", "000000000001.jpg", "evaluated_party.jpg")]
     for file in others:
         file.write_text("precious")
-    (images / "evaluated_000000000077.jpg").touch()  # left by an evaluation of another split
+    save_drawing(images / "evaluated_000000000077.jpg", np.zeros((9, 9, 3), np.uint8))  # left by another evaluation
     tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "mine", "--images", 2)
     assert [file.read_text() for file in others] == ["precious"] * 3
     drawn = sorted(path.name for path in images.iterdir() if path not in others)
@@ -96,6 +97,40 @@ def test_of_a_folder_only_its_own_images_are_removed(networks: Path, tmp_path: P
     assert all(f"images/{name}" in report for name in drawn)
     assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 2  # the page needs no file
     assert "href" not in report
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["results.json", "figures.json", "report.html", "dataset.json", "images/evaluated_000000000077.jpg", "a recall's"],
+)
+def test_no_file_is_overwritten_that_no_evaluation_wrote(name: str, networks: Path, tmp_path: Path) -> None:
+    weights, recall = networks / "detector.pt", name == "a recall's"
+    if recall:  # in a folder that an evaluation did write
+        tool("eval_coco", "--weights", weights, "--output", tmp_path, "--images", 1)
+        weights, name = networks / "rpn.pt", "proposals/report.html"
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"precious": 1}')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file() and path.suffix != ".lock"}
+    refused = tool("eval_coco", "--weights", weights, "--output", tmp_path, check=False)
+    assert refused.returncode == 1
+    said = (
+        "exists already, and has no mark"
+        if name.endswith(".jpg")
+        else "would be overwritten, and no record says that an evaluation wrote"
+    )
+    assert f"{tmp_path / name}: {said}" in refused.stderr
+    assert "(--output)" in refused.stderr
+    now = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file() and path.suffix != ".lock"}
+    assert now == before
+
+
+def test_a_folder_that_an_earlier_version_evaluated_into_is_taken(networks: Path, tmp_path: Path) -> None:
+    for earlier in (False, True):
+        if earlier:
+            content = json.loads((tmp_path / "dataset.json").read_text())
+            assert "results.json" in content.pop("files")
+            (tmp_path / "dataset.json").write_text(json.dumps(content))
+        tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path, "--images", 1)
 
 
 def test_a_store_is_measured_up_to_what_it_may_hold(networks: Path, tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ def test_it_writes_beside_the_weights_whatever_these_say(networks: Path, tmp_pat
     assert (tmp_path / "named/proposals/test.st").is_file()
 
 
+def test_no_other_file_is_overwritten(networks: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes((networks / "rpn.pt").read_bytes())
+    refused = tool("propose", "--weights", mine, "--split", "test", "--store", mine, check=False)
+    assert refused.returncode == 1
+    assert "mine.pt: exists already, and is no proposal store" in refused.stderr
+    assert mine.read_bytes() == (networks / "rpn.pt").read_bytes()
+
+
 def test_a_split_that_is_named_like_a_path_is_refused(networks: Path, tmp_path: Path) -> None:
     file = with_config(
         networks / "rpn.pt", tmp_path / "rpn.pt", lambda config: config["data"]["test"].update(name="../../x")

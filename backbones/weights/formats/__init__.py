@@ -95,8 +95,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _load_container(path: Path) -> Any:
-    if os.path.exists(path) and not os.path.isdir(path):
-        require_plain_file(path)
     with path.open("rb") as file:
         head = file.read(16)
     size = path.stat().st_size

@@ -1,9 +1,10 @@
 """A zip archive → its files in a folder; an archive that would write outside of the folder is refused.
 
 Before the first byte is written, every member of the archive is checked: the whole archive is refused if it has a name
-that leads out of the folder, a link, a device, an encrypted or repeated member, or more bytes than expected. A file is
-renamed to its final name only after it is complete and on the disk, so unpacking may be killed at any time (even by a
-power cut) and started again: existing files with the archive's size and CRC-32 are kept.
+that leads out of the folder, a link, a device, an encrypted or repeated member, or more bytes than expected; or if an
+existing file would be overwritten that has other content than the archive's. A file is renamed to its final name only
+after it is complete and on the disk, so unpacking may be killed at any time (even by a power cut) and started again:
+existing files with the archive's size and CRC-32 are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def unpack(
 ) -> int:
     """Unpacks the wanted files of `archive` below the folder `root`.
 
-    A file that is there already is kept if its content is the archive's, and replaced otherwise.
+    A file that is there already is kept if its content is the archive's, and replaced if it is only the beginning of
+    that, as an interrupted program leaves it. If there is any other file, nothing is unpacked.
 
     Args:
         archive: a zip file.
@@ -53,7 +55,8 @@ def unpack(
         How many files were written (the others were there already).
 
     Raises:
-        UserError: the archive is unsafe or damaged (nothing unsafe was written), or a file cannot be written.
+        UserError: the archive is unsafe or damaged (nothing unsafe was written), a file is another than the archive's,
+            or a file cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -64,12 +67,16 @@ def unpack(
                     f"{archive} is not unpacked: it would have {in_bytes(total)}, the limit is {in_bytes(limit)}"
                 )
             report = ByteProgress(archive.name, enabled=progress)
-            report.say(f"unpacking {len(members)} files, {in_bytes(total)}")
-            report.begin(0, total)
+            report.say(f"{len(members)} files, {in_bytes(total)}; checking which of them are there")
+            missing = [member for member in members if not _is_unpacked(member, root / member.filename)]
+            _refuse_others(opened, missing, archive, root)
+            report.say(f"unpacking {len(missing)} files; {len(members) - len(missing)} are there")
+            report.begin(0, sum(member.file_size for member in missing))
             try:
-                return _unpack(opened, members, root, report, flush_every)
+                _unpack(opened, missing, root, report, flush_every)
             finally:
                 report.end()
+            return len(missing)
     except _DAMAGE as error:
         raise UserError(f"{archive} is damaged: {error}. Delete it and run again") from error
     except OSError as error:
@@ -80,17 +87,15 @@ def unpack(
 
 def _unpack(
     opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], root: Path, report: ByteProgress, flush_every: int
-) -> int:
-    written, unflushed, position = 0, 0, 0
+) -> None:
+    unflushed, position = 0, 0
     waiting: list[Path] = []  # written, but perhaps not on the disk yet
     try:
         for member in members:
             target = root / member.filename
-            if not _is_unpacked(member, target):
-                waiting.append(target)
-                _write(opened, member, _unfinished(target))
-                written += 1
-                unflushed += member.file_size
+            waiting.append(target)
+            _write(opened, member, _unfinished(target))
+            unflushed += member.file_size
             if unflushed >= flush_every:
                 _give_names(waiting)
                 waiting, unflushed = [], 0
@@ -101,8 +106,6 @@ def _unpack(
         for target in waiting:
             _unfinished(target).unlink(missing_ok=True)
         raise
-    report.say(f"{written} files unpacked, {len(members) - written} were there")
-    return written
 
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
@@ -115,13 +118,38 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None
 
 
 def _is_unpacked(member: zipfile.ZipInfo, target: Path) -> bool:
-    if target.is_symlink() or not target.is_file() or target.stat().st_size != member.file_size:
+    if not target.is_file() or target.stat().st_size != member.file_size:
         return False
     crc = 0
     with target.open("rb") as file:
         while chunk := file.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc == member.CRC
+
+
+def _refuse_others(opened: zipfile.ZipFile, missing: list[zipfile.ZipInfo], archive: Path, root: Path) -> None:
+    """Raises a UserError if one of the files that are to be unpacked is there, and is not the beginning of it."""
+    others = [
+        member.filename
+        for member in missing
+        if os.path.lexists(root / member.filename) and not _is_beginning(opened, member, root / member.filename)
+    ]
+    if others:
+        raise UserError(
+            f"{archive} is not unpacked: it would overwrite {len(others)} files in {root} with other content, such as "
+            f"{others[0]}. Move them away and run again, or name another folder (--data)"
+        )
+
+
+def _is_beginning(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bool:
+    """Whether the file is cut short."""
+    if target.is_symlink() or not target.is_file() or target.stat().st_size >= member.file_size:
+        return False
+    with target.open("rb") as file, opened.open(member) as whole:
+        while chunk := file.read(CHUNK):
+            if whole.read(len(chunk)) != chunk:
+                return False
+    return True
 
 
 def _unfinished(target: Path) -> Path:

@@ -11,6 +11,7 @@ all objects of train2014 would take several GB.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -47,8 +48,8 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
         The size of each of the two.
 
     Raises:
-        UserError: an input is missing or damaged, the inputs do not belong together, or a split does not have the
-            expected size. Then nothing is written.
+        UserError: an input is missing or damaged, the inputs do not belong together, a split does not have the expected
+            size, or another file is in the place of a split. Then nothing is written.
     """
     minival_ids = _image_ids(root / VAL2017)
     with contextlib.ExitStack() as files:
@@ -73,6 +74,13 @@ def build_splits(root: Path, expected: Mapping[str, Counts] = OFFICIAL_COUNTS) -
                 )
             origin = f"{PurePosixPath(name).stem}: COCO 2014, divided by the image ids of val2017"
             split.finish({"info": {"description": origin}, **head})
+        for name, split in splits.items():
+            split.file.close()
+            if (root / name).exists() and not filecmp.cmp(split.path, root / name, shallow=False):
+                raise UserError(
+                    f"{root / name} is there already, and is not what is to be built from the official annotations. "
+                    "Move it away and run again"
+                )
         return {name: split.counts for name, split in splits.items()}
 
 
@@ -87,6 +95,7 @@ class _SplitFile:
     """An annotation file that is written while the input is read; the images are kept and written at the end."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.file = path.open("w", encoding="utf-8")
         self.file.write('{"annotations": [')
         self.annotations = 0

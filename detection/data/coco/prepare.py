@@ -245,7 +245,12 @@ def _remove_or_keep(plan: Plan, archive: Archive) -> None:
     if not file.is_file():  # the user's own, which stays where it is
         return
     if plan.keep_archives:
-        (plan.root / KEPT).mkdir(exist_ok=True)
-        os.replace(file, plan.root / KEPT / archive.name)
+        kept = plan.root / KEPT / archive.name
+        kept.parent.mkdir(exist_ok=True)
+        if os.path.lexists(kept):  # and is not the archive: else it would have been used
+            raise UserError(
+                f"{kept} is another file than {file}, which is to be kept there. Move it away and run again"
+            )
+        os.replace(file, kept)
     else:
         file.unlink()

@@ -437,6 +437,11 @@ def test_another_data_set_s_errors_are_not_overwritten(run: Path, data: Path, tm
     assert "errors.json: holds the errors on another data set; name another folder (--output)" in refused.stderr
     assert (tmp_path / "errors.json").read_bytes() == before
     tool(*common, "--data", data)
+    for content in ("precious", "[]", '{"precious": 1}'):
+        (tmp_path / "errors.json").write_text(content)
+        refused = tool(*common, "--data", data, check=False)
+        assert "errors.json: exists already, and holds no errors of this tool; name another" in refused.stderr
+        assert (tmp_path / "errors.json").read_text() == content
 
 
 def test_changes_may_follow_the_scales(

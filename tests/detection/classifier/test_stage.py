@@ -61,6 +61,17 @@ def test_a_file_of_an_earlier_run_is_not_taken_for_this_one_s(data: Path, tmp_pa
     assert load_classifier(second).config.training.learning_rate == 0.05
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "classifier.pt"])
+def test_no_file_is_replaced_that_no_training_wrote(name: str, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(MINIATURE)
+    (tmp_path / name).write_text(MINIATURE)
+    refused = tool("train_classifier", *arguments_for(config, data, tmp_path), check=False)
+    assert refused.returncode == 1
+    assert f"{tmp_path / name}: would be replaced, and no training wrote it" in refused.stderr
+    assert (tmp_path / name).read_text() == MINIATURE
+
+
 def test_resuming_a_finished_run_leaves_its_file_and_figures_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(MINIATURE)
     arguments = arguments_for(tmp_path / "config.yaml", data, tmp_path / "run")

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,6 +317,49 @@ def test_a_stand_in_is_no_larger_than_what_the_network_sees(make_index: MakeInde
         assert sample.problem is not None
         assert sample.boxes.shape == (0, 4)
         assert len(sample.labels) == len(sample.crowds) == 0
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [{"name": "RandomRotate90", "p": 0.5}],
+        [{"name": "RandomCrop", "height": 18, "width": 20, "p": 0.5}],
+        [{"name": "RandomSizedBBoxSafeCrop", "height": 31, "width": 47, "p": 0.5}, {"name": "RandomScale", "p": 0.5}],
+        [{"name": "BBoxSafeRandomCrop", "p": 1.0}, {"name": "RandomBrightnessContrast", "p": 0.5}],
+        [{"name": "RandomBrightnessContrast", "p": 0.5}],
+    ],
+    ids=lambda transforms: transforms[0]["name"],
+)
+def test_sizes_are_those_that_a_pipeline_leaves(transforms: list[dict[str, Any]], make_index: MakeIndex) -> None:
+    index = make_index(SIZES)
+    augmentation = Augmentation((40, 60), 120, 0.5, albumentations=transforms)
+    dataset = DetectionDataset(index, augmentation, seed=3, unreadable="blank")
+    keys = [(epoch, i) for epoch in range(4) for i in range(len(index))]
+    expected = {key: dataset[key].image.shape for key in keys}
+    moved = [key for key in keys if expected[key] != (3, *resized(augmentation, index, dataset, key))]
+    assert bool(moved) == (transforms[0]["name"] != "RandomBrightnessContrast")
+    for i in range(len(index)):
+        index.path(i).write_bytes(b"")
+    for key in keys:
+        assert (3, *dataset.size(key)) == dataset[key].image.shape == expected[key]
+        assert dataset[key].problem is not None
+
+
+def resized(
+    augmentation: Augmentation, index: DatasetIndex, dataset: DetectionDataset, key: tuple[int, int]
+) -> tuple[int, int]:
+    """The size without the pipeline."""
+    epoch, i = key
+    return augmentation.target_size(int(index.heights[i]), int(index.widths[i]), hash63(dataset.seed, epoch, i))
+
+
+def test_an_image_that_a_pipeline_fails_on_keeps_the_size_without_it(make_index: MakeIndex) -> None:
+    index = make_index(SIZES)
+    crop = {"name": "RandomCrop", "height": 600, "width": 600, "p": 1.0}
+    dataset = DetectionDataset(index, Augmentation((40,), 120, albumentations=[crop]), unreadable="blank")
+    plain = DetectionDataset(index, Augmentation((40,), 120))
+    for i in range(len(index)):
+        assert dataset.size((0, i)) == plain.size((0, i)) == dataset[0, i].image.shape[1:]
 
 
 def test_proposals_move_with_the_image(make_index: MakeIndex, tmp_path: Path) -> None:

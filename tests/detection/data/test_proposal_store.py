@@ -147,6 +147,35 @@ def test_a_partial_store_of_other_making_is_cleared(tmp_path: Path, change: dict
     assert other.pending.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("content", [b"", b"precious", b'{"image_ids": [], "boxes": [], "scores": []}'])
+def test_only_a_store_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine").write_bytes(content)
+    with pytest.raises(UserError, match=r"mine: exists already, and is no proposal store, .*\(--store\)"):
+        ProposalWriter(tmp_path / "mine", METADATA, [1])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine").read_bytes() == content
+
+
+def test_a_store_that_is_damaged_anywhere_is_replaced(tmp_path: Path) -> None:
+    whole = write(tmp_path / "p", [1, 2]).path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for position in range(0, header, 3):
+        (tmp_path / "p").write_bytes(whole[:position] + bytes([whole[position] ^ 0x04]) + whole[position + 1 :])
+        assert proposal_store.resembles_store(tmp_path / "p")
+    (tmp_path / "p").write_bytes(whole[:header])
+    write(tmp_path / "p", [1, 2])
+    assert (tmp_path / "p").read_bytes() == whole
+
+
+def test_a_partial_folder_keeps_what_no_writer_wrote(tmp_path: Path) -> None:
+    mine = tmp_path / "p.partial" / "holiday.jpg"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    write(tmp_path / "p", [1, 2])
+    assert [path.name for path in mine.parent.iterdir()] == ["holiday.jpg"]
+    assert mine.read_text() == "precious"
+
+
 def test_a_damaged_chunk_is_made_anew(tmp_path: Path) -> None:
     first = ProposalWriter(tmp_path / "p", METADATA, [1, 2])
     for image_id in (1, 2):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import detection.data.proposal_store as proposal_store
 import detection.data.proposal_writer as proposal_writer
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
@@ -50,6 +51,33 @@ def test_a_refused_run_leaves_the_configuration_of_the_one_before(
     assert refused.returncode == 1
     assert (change.split("=")[0].split(".")[-1] if resume else "--resume") in refused.stderr
     assert (copy / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("rpn", "config.yaml"),
+        ("rpn", "rpn.pt"),
+        ("fastrcnn", "fastrcnn.pt"),
+        ("fastrcnn", "detector.pt"),
+        ("rpn", None),
+    ],
+)
+def test_no_file_is_replaced_that_no_training_wrote(
+    stage: str, name: str | None, run: Path, config: Path, data: Path, tmp_path: Path
+) -> None:
+    """A user's folder with files of these names, or, if there is no name, a run's whose configuration was edited."""
+    mine = tmp_path / (name or "config.yaml")
+    mine.write_bytes(b"name: precious" if name else (run / "config.yaml").read_bytes().replace(b"seed: 0", b"seed: 1"))
+    before = mine.read_bytes()
+    extra = ["--rpn", run / "rpn.pt"] if stage == "fastrcnn" else []
+    refused = tool(f"train_{stage}", *arguments_for(config, data, tmp_path), *extra, check=False)
+    assert refused.returncode == 1
+    assert (
+        f"{mine}: would be replaced, and no training wrote it, or it was changed since; name another" in refused.stderr
+    )
+    assert mine.read_bytes() == before
+    assert not list(tmp_path.rglob("*.st"))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +137,31 @@ def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
     assert asked == [len(whole), len(whole) - 5]
     for image_id in whole.image_ids.tolist():
         np.testing.assert_array_equal(mended.boxes(image_id), whole.boxes(image_id))
+
+
+@pytest.mark.parametrize("case", ["standing", "given", "made", "planned", "measured"])
+def test_a_store_is_verified_once(
+    case: str, copy: Path, config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified, inner = [], proposal_store.find_damage
+
+    def find_damage(path: Path) -> tuple[int, int] | None:
+        verified.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(proposal_store, "find_damage", find_damage)
+    store = copy / "proposals/train.st"
+    arguments: list[object] = [*arguments_for(config, data, copy), "--resume"]
+    if case == "given":
+        arguments += ["--proposals", store.rename(tmp_path / "given.st")]
+    elif case == "made":
+        store.unlink()
+    elif case == "planned":
+        arguments[-1] = "--dry-run"
+    elif case == "measured":
+        arguments = ["--proposals", store, "--output", tmp_path / "out"]
+    tool("eval_coco" if case == "measured" else "train_fastrcnn", *arguments)
+    assert verified == [tmp_path / "given.st" if case == "given" else store]
 
 
 def test_an_rpn_of_an_earlier_run_is_not_taken_for_this_one_s(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import doctest
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from backbones.common.errors import UserError
 from detection.report import drawing
 from detection.report.drawing import (
     class_color,
     draw_detections,
     draw_ground_truth,
     enlargement,
-    save_image,
     side_by_side,
 )
 
@@ -124,34 +121,6 @@ def test_side_by_side() -> None:
     np.testing.assert_array_equal(both[bar:, :400], left)
     np.testing.assert_array_equal(both[bar : bar + 200, -500:], right)
     assert (both[:bar] < 100).any()  # the titles
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "ü ß.JPEG"])
-def test_saves_rgb(tmp_path: Path, name: str) -> None:
-    image = np.zeros((20, 30, 3), dtype=np.uint8)
-    image[..., 0] = 250  # red
-    save_image(tmp_path / "folder" / name, image)
-    data = np.frombuffer((tmp_path / "folder" / name).read_bytes(), dtype=np.uint8)
-    read = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
-    assert np.abs(read.astype(int) - image).max() < 8
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
-
-
-def test_a_jpeg_of_an_image_longer_than_jpegs_are(tmp_path: Path) -> None:
-    image = np.zeros((20, 80_000, 3), dtype=np.uint8)
-    image[:, 40_000:] = (0, 0, 250)
-    save_image(tmp_path / "a.jpg", image)
-    read = cv2.imread(str(tmp_path / "a.jpg"))
-    assert read.shape == (16, 65_500, 3)
-    assert read[8, 1000].max() < 10
-    assert read[8, 64_000, 0] > 240
-
-
-@pytest.mark.parametrize("name", ["a", "a.xyz", "a.txt"])
-def test_unknown_formats_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"\.jpg or \.png"):
-        save_image(tmp_path / name, grey())
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_worked_example() -> None:

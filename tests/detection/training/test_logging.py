@@ -85,6 +85,23 @@ def test_a_resumed_run_removes_what_lies_beyond_its_checkpoint(tmp_path: Path) -
     assert found == [("train", 10), ("evaluation", 10), ("train", 20), ("evaluation", 20), ("train", 30)]
 
 
+@pytest.mark.parametrize("content", ["precious\n", '{"event": "start"}\n{"step": 1}\n', "[" * 100_000 + "\n"])
+def test_a_file_that_is_no_log_is_left_alone(content: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"log\.jsonl is no log of a training; name another output folder"):
+        TrainingLog(tmp_path, stream=io.StringIO(), tensorboard=False).start(0, 0)
+    assert (tmp_path / "log.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", '{"kind": "tr', '{"kind": "train", "step": 9}\n'])
+def test_a_log_that_was_hardly_begun_is_taken(content: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(content)
+    log = TrainingLog(tmp_path, stream=io.StringIO(), tensorboard=False)
+    log.start(0, 0)
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
 def test_a_remark_is_shown_and_stays_in_the_file(tmp_path: Path) -> None:
     for step in (0, 20, 10):  # the last session goes on from an earlier checkpoint than the one before
         stream = io.StringIO()

@@ -40,14 +40,14 @@ def test_unpacks_what_is_wanted(tmp_path: Path, method: int) -> None:
 
 
 @pytest.mark.parametrize("flush_every", [1, 2500, PLENTY])
-def test_only_what_is_missing_or_different_is_written(tmp_path: Path, flush_every: int) -> None:
+def test_only_what_is_missing_or_cut_short_is_written(tmp_path: Path, flush_every: int) -> None:
     members = {f"a/{i}.jpg": bytes([i]) * 1000 for i in range(9)}
     archive = make_zip(tmp_path / "a.zip", members)
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)
     (root / "a/0.jpg").write_bytes(members["a/0.jpg"])
-    (root / "a/1.jpg").write_bytes(b"same size".ljust(1000))
-    (root / "a/2.jpg").write_bytes(b"cut short")
+    (root / "a/1.jpg").write_bytes(members["a/1.jpg"][:700])
+    (root / "a/2.jpg").touch()
     (root / "a/mine.txt").write_bytes(b"not the archive's")
     before = (root / "a/0.jpg").stat()
 
@@ -101,14 +101,30 @@ def test_a_folder_that_is_a_link_out_of_the_root_is_not_written_through(tmp_path
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
-    archive = make_zip(tmp_path / "a.zip", {"a/1.jpg": b"from the archive"})
-    (tmp_path / "precious").write_bytes(b"precious")
+@pytest.mark.parametrize("content", [b"same size".ljust(1000), b"shorter", b"longer".ljust(1001), b"1" * 1001])
+def test_other_files_are_not_overwritten(tmp_path: Path, content: bytes) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a/0.jpg": b"0" * 1000, "a/1.jpg": b"1" * 1000, "a/2.jpg": b"2"})
     (tmp_path / "root/a").mkdir(parents=True)
-    (tmp_path / "root/a/1.jpg").symlink_to(tmp_path / "precious")
-    unpack(archive, tmp_path / "root", everything, limit=PLENTY, progress=False)
-    assert (tmp_path / "precious").read_bytes() == b"precious"
-    assert (tmp_path / "root/a/1.jpg").read_bytes() == b"from the archive"
+    (tmp_path / "root/a/1.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"would overwrite 1 files in .*root .* such as a/1\.jpg\. Move them away"):
+        unpack(archive, tmp_path / "root", everything, limit=PLENTY, progress=False)
+    assert tree(tmp_path / "root") == {"a/1.jpg": content}
+
+
+@pytest.mark.parametrize("there", [b"from the archive", b"precious", b"from", None])
+def test_a_file_that_is_a_link_is_neither_replaced_nor_written_through(tmp_path: Path, there: bytes | None) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a/1.jpg": b"from the archive"})
+    if there is not None:
+        (tmp_path / "mine").write_bytes(there)
+    (tmp_path / "root/a").mkdir(parents=True)
+    (tmp_path / "root/a/1.jpg").symlink_to(tmp_path / "mine")
+    if there == b"from the archive":
+        assert unpack(archive, tmp_path / "root", everything, limit=PLENTY, progress=False) == 0
+    else:
+        with pytest.raises(UserError, match="would overwrite 1 files"):
+            unpack(archive, tmp_path / "root", everything, limit=PLENTY, progress=False)
+    assert (tmp_path / "root/a/1.jpg").is_symlink()
+    assert there is None or (tmp_path / "mine").read_bytes() == there
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -66,6 +66,20 @@ def test_both_layouts_give_the_same_splits(miniature, server, tmp_path) -> None:
     assert found["2017", "minival"] == found["2014", "minival"]
 
 
+@pytest.mark.parametrize("name", ["annotations/instances_minival.json", "annotations/instances_trainval35k.json"])
+def test_no_other_split_is_overwritten(miniature, server, tmp_path, name) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=rf"{name} is there already, and is not what is to be built"):
+        prepare(miniature, tmp_path, server.url, "2014")
+    assert (tmp_path / name).read_text() == "precious"
+    assert len(list((tmp_path / "annotations").glob("*minival*"))) == (1 if "minival" in name else 0)
+    (tmp_path / name).unlink()
+    prepare(miniature, tmp_path, "http://127.0.0.1:9", "2014")
+    (tmp_path / name).unlink()  # as if killed between the two: the other is what is to be built
+    prepare(miniature, tmp_path, "http://127.0.0.1:9", "2014")
+
+
 def test_only_what_is_missing_is_fetched(miniature, server, tmp_path) -> None:
     prepare(miniature, tmp_path, server.url, "2017")
     server.requests.clear()
@@ -124,6 +138,17 @@ def test_archives_are_kept_on_request(miniature, server, tmp_path) -> None:
     prepare(miniature, tmp_path, "http://127.0.0.1:9", "2017")
     assert archive_names(tmp_path) == kept
     assert not (tmp_path / ".archives").exists()
+
+
+def test_no_other_file_is_overwritten_by_an_archive_that_is_kept(miniature, server, tmp_path) -> None:
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives/train2017.zip").write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"archives/train2017\.zip is another file than .*, which is to be kept"):
+        prepare(miniature, tmp_path, server.url, "2017", keep_archives=True)
+    assert (tmp_path / "archives/train2017.zip").read_bytes() == b"precious"
+    (tmp_path / "archives/train2017.zip").unlink()
+    prepare(miniature, tmp_path, "http://127.0.0.1:9", "2017", keep_archives=True)
+    assert "archives/train2017.zip" in archive_names(tmp_path)
 
 
 @pytest.mark.parametrize("keep_archives", [False, True])
