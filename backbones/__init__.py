@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .grouped import fastest_grouped_convolutions
     from .input_format import IMAGENET, InputFormat
     from .normalization import fold_batch_norm
+    from .pointwise import onednn_pointwise_convolutions
     from .pyramid import FeaturePyramid
     from .resnext import ResNeXt, ResNeXtBackbone
     from .variants import VARIANTS, Variant
@@ -36,6 +37,7 @@ __all__ = [
     "create_classifier",
     "fastest_grouped_convolutions",
     "fold_batch_norm",
+    "onednn_pointwise_convolutions",
 ]
 
 _MODULES = {
@@ -52,6 +54,7 @@ _MODULES = {
     "create_classifier": "factory",
     "fastest_grouped_convolutions": "grouped",
     "fold_batch_norm": "normalization",
+    "onednn_pointwise_convolutions": "pointwise",
 }
 
 

@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from backbones.blocks import Bottleneck
 from backbones.normalization import FrozenBatchNorm2d, fold_weights
+from backbones.pointwise import pointwise_conv2d
 from detection.geometry.roi_pooling import RoIPooling
 from detection.kernels.roi_max_pool import spread
 from detection.kernels.roi_pooling import pool_distinct_bins, pool_regions, pool_regions_on_cpu
@@ -101,8 +102,8 @@ def _convolutions_first(
 ) -> _Conv5Of:
     """A function for conv5's maps, with the first block's two 1×1 convolutions run before on the whole maps."""
     (weight, shift), (shortcut_weight, shortcut_shift) = _affine_pair(block)
-    openings = [functional.conv2d(features, weight) for features in maps]
-    shortcuts = [functional.conv2d(features, shortcut_weight) for features in maps]
+    openings = [pointwise_conv2d(features, weight) for features in maps]
+    shortcuts = [pointwise_conv2d(features, shortcut_weight) for features in maps]
 
     def conv5_of(some: slice) -> Tensor:
         opening = pool_regions_on_cpu(pooling, openings, regions[:, some]).add_(shift[:, None, None])

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from backbones import fastest_grouped_convolutions, fold_batch_norm
+from backbones import fastest_grouped_convolutions, fold_batch_norm, onednn_pointwise_convolutions
 from detection import config as settings
 from detection.training.memory import keep_freed_memory
 
@@ -15,12 +15,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def placed(network: Network, runtime: settings.Runtime, device: torch.device) -> Network:
-    """The network on its device, in the configured memory order, with the configured grouped convolutions and kernels.
+    """The network on its device, in the configured memory order, with the configured grouped convolutions and kernels,
+    and with 1×1 convolutions for oneDNN (`onednn_pointwise_convolutions`).
 
     On a CPU, the parameters of a module with a `cpu_memory_format` are in that order, independent of the configuration.
     """
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    onednn_pointwise_convolutions(network)
     if runtime.grouped_convolutions == "fastest":
         fastest_grouped_convolutions(network)
     if device.type == "cpu":
