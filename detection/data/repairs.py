@@ -169,6 +169,8 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
 
 def annotation_name(tables: Tables, row: int) -> str:
     """An annotation's name in messages."""
+    if tables.place_of is not None:
+        return tables.place_of(row)
     number = tables.annotation_ids[row]
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 
