@@ -14,13 +14,14 @@ from pathlib import Path
 
 from backbones.common.errors import UserError
 from detection.common.label_kinds import start_of, what_labels_are
-from detection.data.listing import Listing, split_of
+from detection.data.listing import Listing
 from detection.data.readers import coco_layout, csv_layout, voc_layout, yolo_layout
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.csv_table import read_table
 from detection.data.readers.images import ImagesSource
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import TITLES, Format, Options, Source
+from detection.data.split_words import split_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from detection.data.file_names import leads_out, spelling_key
 from detection.data.findings import Findings
 from detection.data.image_kinds import readable_endings
+from detection.data.split_words import split_of
 
 
 class ImageFiles:
@@ -79,9 +80,8 @@ def _resolved(name: str, files: ImageFiles, by_spelling: set[str], findings: Fin
 
 def _nearest(key: str, files: Sequence[str], key_of: Callable[[str], str], near: str) -> str | None:
     """The file that shares most parts at the end of the path `key`, and then most folders with the path `near`; None
-    if several are equal in both."""
-    if len(files) < 2:
-        return files[0] if files else None
+    if several are equal in both, or if the only one, equal in its name alone, lies in the folder of another split than
+    the one that `near` names."""
     wanted = PurePosixPath(key).parts[::-1]
     folders = set(PurePosixPath(near.lower()).parts)
 
@@ -90,8 +90,16 @@ def _nearest(key: str, files: Sequence[str], key_of: Callable[[str], str], near:
         same = [own == other for own, other in zip(wanted, parts, strict=False)]
         return (same.index(False) if False in same else len(same)), len(folders & set(parts[1:]))
 
-    scores = [score(file) for file in files]
-    best = max(scores)
+    own_split = split_of(near)
+    scores = []
+    for file in files:
+        shared, alike = score(file)
+        other_split = split_of(file.rpartition("/")[0])
+        stranger = shared < 2 and own_split is not None and other_split is not None and own_split != other_split
+        scores.append((-1, 0) if stranger and "trainval" not in (own_split, other_split) else (shared, alike))
+    best = max(scores, default=(-1, 0))
+    if best[0] < 0:
+        return None
     return files[scores.index(best)] if scores.count(best) == 1 else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -12,14 +11,6 @@ from backbones.common.errors import UserError
 from detection.data.file_names import present_files
 from detection.data.foreign_names import ImageFiles, is_image_name
 from detection.data.image_search import is_hidden
-
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "trainset": "train", "trn": "train",
-    "val": "val", "valid": "val", "validation": "val", "valset": "val", "dev": "val", "eval": "val",
-    "test": "test", "testing": "test", "testset": "test", "tst": "test",
-    "trainval": "trainval",
-}  # fmt: skip
-_WORD = re.compile(r"[a-z]+")
 
 
 class Listing:
@@ -81,16 +72,3 @@ class Listing:
     def with_ending(self, *endings: str) -> list[str]:
         """The files with one of these endings, given in lower case with the dot."""
         return [file for file in self.files if file.lower().endswith(endings)]
-
-
-def split_of(path: str) -> str | None:
-    """The split that a path names: by its file's name, else by its innermost folder that names one.
-
-    >>> [split_of(path) for path in ("valid/_annotations.coco.json", "annotations/instances_train2017.json", "a/b.csv")]
-    ['val', 'train', None]
-    """
-    for part in reversed(PurePosixPath(path).parts):
-        words = [SPLIT_WORDS[word] for word in _WORD.findall(part.lower()) if word in SPLIT_WORDS]
-        if words and len(set(words)) == 1:
-            return words[0]
-    return None

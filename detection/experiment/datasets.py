@@ -42,8 +42,8 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
         UserError: files are missing, or annotations cannot be used, or they are not the same on all ranks.
     """
     split = getattr(data, which)
-    source = _locate(data, which)
-    index = together(f"reading {source.labels}", lambda: _load(data, which, source, "present"))
+    source = locate(data, which)
+    index = together(f"reading {source.labels}", lambda: load_split(data, which, source, "present"))
     require_same(f"data.{which}", {"annotations": index.fingerprint, "images": len(index)})
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
@@ -63,16 +63,23 @@ def contents_of(index: DatasetIndex) -> str:
     return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({listed})"
 
 
-def _load(
-    data: settings.Data, which: Literal["train", "test"], source: Source, check: Literal["listed", "present", "sound"]
+def load_split(
+    data: settings.Data,
+    which: Literal["train", "test"],
+    source: Source,
+    check: Literal["listed", "present", "sound"],
+    purpose: Purpose | None = None,
 ) -> DatasetIndex:
-    """The index of a split's labels, or of the part of them that `data.split` gives it."""
+    """The index of a split's labels, or of the part of them that `data.split` gives it.
+
+    purpose: None: training or evaluation, as the split is used.
+    """
     share, seed = data.split.test, data.split.seed
     return load_index(
         source,
         None if check == "listed" else source.images,
         name=getattr(data, which).name,
-        purpose=PURPOSES[which],
+        purpose=purpose or PURPOSES[which],
         check=check,
         skip_missing=data.skip_missing,
         skip_unreadable=data.skip_unreadable,
@@ -153,7 +160,7 @@ def _listing(classes: Counter[Any]) -> str:
 def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
     """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
-        return _load(data, which, _locate(data, which), "listed")
+        return load_split(data, which, locate(data, which), "listed")
     except UserError:
         return None
 
@@ -164,9 +171,9 @@ def check_split(data: settings.Data, which: Literal["train", "test"]) -> Dataset
     Raises:
         UserError: annotations or images cannot be used; all defects are listed.
     """
-    source = _locate(data, which)
+    source = locate(data, which)
     logger.info("data.%s: looking at every image of %s", which, source.images)
-    return _load(data, which, source, "sound")
+    return load_split(data, which, source, "sound")
 
 
 def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:
@@ -216,13 +223,12 @@ def test_augmentation(data: settings.Data) -> Augmentation:
     return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
 
 
-def _locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
+def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
     """The labels and the image folder that the configuration names, or otherwise those of the layout."""
     root, split = user_path(data.root), getattr(data, which)
     if data.split.test is not None:  # both are parts of the labels of data.train
         split = data.train
-    format = None if data.format == "auto" else data.format
-    options = Options(data.classes, data.first_pixel, format)
+    options = label_options(data)
     if split.annotations is not None and (split.images is not None or data.layout == "auto"):
         annotations = root / user_path(split.annotations)
         images = None if split.images is None else root / user_path(split.images)
@@ -246,6 +252,11 @@ def _locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
     if data.layout == "coco":
         return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
     return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options))
+
+
+def label_options(data: settings.Data) -> Options:
+    """What a configuration says about labels beyond where they are."""
+    return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
 
 
 def _found(data: settings.Data, which: Literal["train", "test"], root: Path, options: Options) -> Source:

@@ -19,10 +19,11 @@ from detection.common.json_stream import read_members
 from detection.common.label_kinds import start_of
 from detection.data.file_names import spelling_key
 from detection.data.foreign_names import ImageFiles
-from detection.data.listing import Listing, split_of
+from detection.data.listing import Listing
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
+from detection.data.split_words import split_of
 
 _LOOKED_AT = 1 << 22  # bytes at a file's beginning and at its end that are searched for its members
 _MEMBER = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')

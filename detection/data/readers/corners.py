@@ -50,11 +50,14 @@ def checked_sizes(
     image_rows: np.ndarray,
     boxes: np.ndarray,
     findings: Findings,
+    *,
+    has_sizes: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heights and widths int64 (M,): as stated, or the file's where none is stated, or where another is stated though
     the image's boxes fit the file.
 
-    image_rows (T,), boxes (T, 4): each box's image, and x, y, width, height.
+    image_rows (T,), boxes (T, 4): each box's image, and x, y, width, height. has_sizes: whether sizes are expected in
+    the labels, so that absent ones are counted.
     """
     heights, widths = (side.copy() for side in stated)
     found = image_sizes([root / name for name in names])
@@ -66,13 +69,13 @@ def checked_sizes(
     other = there & ~absent & ((heights != found[:, 0]) | (widths != found[:, 1]))
     as_stored = (found[:, 2] == 1) & (heights == found[:, 1]) & (widths == found[:, 0])
     other &= ~as_stored & (ends <= found[:, 1::-1] + _WITHIN).all(axis=1)
-    _add(findings, "size_missing", absent, lambda i: names[i])
+    _add(findings, "size_missing", absent & has_sizes, lambda i: names[i])
     _add(
         findings, "size_corrected", other,
         lambda i: f"{names[i]}: {widths[i]}×{heights[i]}, the file {found[i, 1]}×{found[i, 0]}",
     )  # fmt: skip
-    examples_taken = absent | other
-    return np.where(examples_taken, found[:, 0], heights), np.where(examples_taken, found[:, 1], widths)
+    of_file = absent | other
+    return np.where(of_file, found[:, 0], heights), np.where(of_file, found[:, 1], widths)
 
 
 def _add(findings: Findings, kind: str, rows: np.ndarray, place_of: Callable[[int], str]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from backbones.common.errors import UserError
 from detection.common.label_kinds import start_of
-from detection.data.listing import Listing, split_of
+from detection.data.listing import Listing
 from detection.data.readers.csv_columns import columns_of
 from detection.data.readers.csv_table import CsvSource, Table, base_name, class_of, has_box, read_table
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
+from detection.data.split_words import split_of
 
 
 def find_layouts(listing: Listing, options: Options) -> list[Layout]:

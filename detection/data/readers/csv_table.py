@@ -21,11 +21,11 @@ from backbones.common.files import require_plain_file
 from detection.data.findings import Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.images import image_sizes
-from detection.data.listing import SPLIT_WORDS
 from detection.data.readers.corners import boxes_of_corners, checked_sizes
 from detection.data.readers.csv_columns import Columns, columns_of, columns_of_row
 from detection.data.readers.source import Format
 from detection.data.readers.voc import find_alike
+from detection.data.split_words import SPLIT_WORDS
 from detection.data.tables import LARGEST_AREA, Tables
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -122,7 +122,9 @@ class CsvSource:
         sizes = self._stated_sizes(rows, all_images, len(names))
         boxes = self._boxes(numbers, of_image, names, findings, place_of, of_files)
         if of_files:
-            sizes = checked_sizes(self.images, names, sizes, of_image, boxes, findings)
+            sizes = checked_sizes(
+                self.images, names, sizes, of_image, boxes, findings, has_sizes=columns.height is not None
+            )
             rest = self._unlabelled(names)
             findings.add("image_unlabelled", len(rest), rest)
         number_of = {name: number for number, name in enumerate(self.classes, start=1)}

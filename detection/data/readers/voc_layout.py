@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 from backbones.common.errors import UserError
 from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.foreign_names import is_image_name
-from detection.data.listing import Listing, split_of
+from detection.data.listing import Listing
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
 from detection.data.readers.voc import VocSource
 from detection.data.readers.voc_xml import VocFile, class_names, parse_voc
 from detection.data.readers.yolo import read_label_files
+from detection.data.split_words import split_of
 
 _LISTS = ("train", "val", "test", "trainval")
 _SAMPLE = 3  # files of a folder that are looked at to recognise the format

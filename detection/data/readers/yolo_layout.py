@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 
 from backbones.common.errors import UserError
 from detection.common.label_kinds import is_yolo_yaml, start_of, what_labels_are
-from detection.data.listing import Listing, split_of
+from detection.data.listing import Listing
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
 from detection.data.readers.yolo import YoloSource, read_label_files
 from detection.data.readers.yolo_lines import parse_lines
 from detection.data.readers.yolo_names import class_names_above, class_names_near, names_of, read_yaml
 from detection.data.readers.yolo_places import Images, Places, images_of_entry
+from detection.data.split_words import split_of
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 _LABEL_FOLDERS = ("labels", "label", "annotations", "txt", "labels_txt", "yolo", "bbox")

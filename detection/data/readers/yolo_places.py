@@ -17,7 +17,8 @@ from backbones.common.files import user_path
 from detection.data.file_names import present_files
 from detection.data.findings import Findings
 from detection.data.foreign_names import is_image_name, resolve_names
-from detection.data.listing import SPLIT_WORDS, Listing
+from detection.data.listing import Listing
+from detection.data.split_words import SPLIT_WORDS
 
 _LIST_LIMIT = 1 << 30  # bytes of a list of images
 
