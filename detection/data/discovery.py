@@ -36,6 +36,10 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _ROLES: dict[str, tuple[str, ...]] = {"train": ("train", "trainval"), "test": ("test", "val")}
 
 
+class NoSuchSplit(UserError):
+    """Labels were found, but none for the split."""
+
+
 def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
     """The labels in a folder, and its files.
 
@@ -43,11 +47,15 @@ def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
         UserError: there is no such folder, it holds no labels that are read, or it is ambiguous which are meant; the
             message names the key that decides.
     """
+    if root.is_file():
+        kind = what_labels_are(start_of(root)) or "a file"
+        raise UserError(f"{root}: is {kind.partition(';')[0]}; give its folder, {root.parent}, as data.root (--data)")
     listing = Listing(root)
     if options.format == "images":
         return _only_images(listing, options), listing
-    wanted = _FINDERS if options.format is None else {options.format: _FINDERS[options.format]}
-    found = [layout for find in wanted.values() for layout in find(listing, options)]
+    found, faults = _layouts(listing, options)
+    if not found and faults:
+        raise faults[0]
     if not found:
         raise UserError(_nothing_found(listing, options.format))
     twice = [layout for layout in found if layout.format == found[0].format]
@@ -58,9 +66,28 @@ def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
         )
     usable = [layout for layout in found if layout.splits]
     if not usable:
-        raise UserError(f"{root}: {found[0]} has no usable split: {'; '.join(found[0].notes)}")
+        raise faults[0] if faults else UserError(f"{root}: {found[0]} has no usable split: {_joined(found[0].notes)}")
+    usable.sort(key=lambda layout: not {"train", "trainval", WHOLE} & set(layout.splits))  # stable
     others = tuple(f"{layout} is there, too: data.format={layout.format} reads it" for layout in usable[1:])
+    others += tuple(f"not read: {fault}" for fault in faults)
     return dataclasses.replace(usable[0], notes=usable[0].notes + others), listing
+
+
+def _layouts(listing: Listing, options: Options) -> tuple[list[Layout], list[UserError]]:
+    """The layouts of the wanted formats, and the errors of those that cannot be used."""
+    found: list[Layout] = []
+    faults: list[UserError] = []
+    for format, find in _FINDERS.items():
+        if options.format in (None, format):
+            try:
+                found += find(listing, options)
+            except UserError as error:
+                faults.append(error)
+    return found, faults
+
+
+def _joined(notes: tuple[str, ...]) -> str:
+    return "; ".join(notes)
 
 
 def _only_images(listing: Listing, options: Options) -> Layout:
@@ -105,16 +132,18 @@ def source_of_split(root: Path, which: str, name: str, options: Options, *, quie
         UserError: see `find_layout`; or the folder has no such split, or is one set without division.
     """
     layout, _ = find_layout(root, options)
-    split = _choose(layout.splits, which, name)
+    if which == "train" and layout.format == "images":
+        raise UserError(f"{root}: data.format=images reads no labels: there is nothing to train on")
+    split = WHOLE if layout.format == "images" else _choose(layout.splits, which, name)
     if split is None:
         there = ", ".join(key for key in layout.splits if key != WHOLE)
-        notes = f" ({'; '.join(layout.notes)})" if layout.notes else ""
+        notes = f" ({_joined(layout.notes)})" if layout.notes else ""
         if WHOLE in layout.splits:
-            raise UserError(
-                f"{root}: {layout} comes in one piece; data.split={{test: 0.2}} divides it, or name other labels as "
-                f"data.{which}.annotations and data.{which}.images"
+            raise NoSuchSplit(
+                f"{root}: {layout} comes in one piece; data.split.test=0.2 divides it, data.{which}.name={WHOLE} "
+                f"takes all of it, or name other labels as data.{which}.annotations and data.{which}.images"
             )
-        raise UserError(
+        raise NoSuchSplit(
             f"{root}: {layout} has no split for data.{which}, only {there}{notes}; name its labels as "
             f"data.{which}.annotations and data.{which}.images, or one of these as data.{which}.name"
         )
@@ -129,7 +158,7 @@ def source_of_split(root: Path, which: str, name: str, options: Options, *, quie
         root,
         "" if split == WHOLE else f", split {split}",
         f" (there are also {', '.join(others)})" if others else "",
-        f"; {'; '.join(layout.notes)}" if layout.notes else "",
+        f"; {_joined(layout.notes)}" if layout.notes else "",
     )
     return source
 
@@ -188,8 +217,10 @@ def _source_of_folder(labels: Path, images: Path | None, which: str, options: Op
     """The labels in a folder, whose images are in another one, or in the same."""
     both = [labels.absolute(), (images or labels).absolute()]
     listing = Listing(Path(os.path.commonpath(both)), only=both)
-    wanted = _FINDERS if options.format is None else {options.format: _FINDERS[options.format]}
-    for layout in (layout for find in wanted.values() for layout in find(listing, options)):
+    found, faults = _layouts(listing, options)
+    if not found and faults:
+        raise faults[0]
+    for layout in found:
         split = _choose(layout.splits, which, which) or next(iter(layout.splits), None)
         if split is not None:
             return layout.splits[split]()

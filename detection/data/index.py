@@ -272,7 +272,7 @@ def load_index(
         "annotation_ids": annotation_ids[objects],
         "areas": tables.areas[objects],
     }
-    count_repeated_objects(content, findings)
+    count_repeated_objects(content, tables, findings)
     fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
     return DatasetIndex(
         name=name,

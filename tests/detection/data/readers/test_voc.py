@@ -98,7 +98,8 @@ def test_the_edges_of_boxes(
 
 def test_polygons_and_rotated_boxes(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
-    polygon = "<object><name>cat</name><polygon><x1>3</x1><y1>4</y1><x2>9</x2><y2>2</y2><x3>5</x3><y3>8</y3></polygon></object>"
+    points = "<x1>3</x1><y1>4</y1><x2>9</x2><y2>2</y2><x3>5</x3><y3>8</y3>"
+    polygon = f"<object><name>cat</name><polygon>{points}</polygon></object>"
     rotated = (
         "<object><name>cat</name><robndbox><cx>30</cx><cy>20</cy><w>20</w><h>10</h><angle>1.5707963267948966</angle>"
         "</robndbox></object>"

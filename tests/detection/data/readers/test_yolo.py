@@ -32,9 +32,9 @@ def yolo_set(
         ("train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']", "{split}/{kind}", 1),  # Roboflow
         ("train: train/images\nval: valid/images\nnames: [cat, dog]", "{split}/{kind}", 0),
         ("path: .\ntrain: images/train\nval: images/valid\nnames:\n  0: cat\n  1: dog", "{kind}/{split}", 0),
-        ("path: ../datasets/mine\ntrain: images/train\nval: images/valid\nnames:\n  0: cat\n  1: dog", "{kind}/{split}", 0),
+        ("path: ../sets/mine\ntrain: images/train\nval: images/valid\nnames: {0: cat, 1: dog}", "{kind}/{split}", 0),
         ("path: /content/mine\ntrain: images/train\nval: images/valid\nnames: {0: cat, 1: dog}", "{kind}/{split}", 0),
-        (f"train: {FOREIGN.format('train')}\nval: {FOREIGN.format('valid')}\nnames: ['cat', 'dog']", "{split}/{kind}", 1),
+        (f"train: {FOREIGN.format('train')}\nval: {FOREIGN.format('valid')}\nnames: [cat, dog]", "{split}/{kind}", 1),
         ("train: /kaggle/input/x/train/images\nval: /kaggle/input/x/valid\nnames: ['cat', 'dog']", "{split}/{kind}", 1),
         ("train: [train/images]\nval: valid\nnames: ['cat', 'dog']", "{split}", 0),  # labels beside the images
         ("\ufefftrain: train/images\r\nval: valid/images\r\nnames: ['cat', 'dog']\r\n", "{split}/{kind}", 0),
