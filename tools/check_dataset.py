@@ -12,7 +12,7 @@ from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides,
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
       both splits: data.train as a training reads it, data.test as an evaluation reads it
-  python tools/check_dataset.py --data /data/mine
+  python tools/check_dataset.py --data images_and_labels
       a folder without a configuration: format, splits and classes are found out
 
 All findings of a split are reported at once, with counts and the first examples: first what the tools refuse, then

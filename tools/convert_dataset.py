@@ -11,11 +11,11 @@ from backbones.common.errors import UserError
 from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
-  python tools/convert_dataset.py --data /data/mine --to coco --output /data/mine_coco
+  python tools/convert_dataset.py --data images_and_labels --to coco --output as_coco
       every split that the folder has; the format is found out
-  python tools/convert_dataset.py --data /data/mine --to yolo --output /data/mine_yolo data.split.test=0.2
+  python tools/convert_dataset.py --data images_and_labels --to yolo --output divided data.split.test=0.2
       a set that comes in one piece, divided
-  python tools/convert_dataset.py --config mine.yaml --to voc --output /data/mine_voc --cleaned --link
+  python tools/convert_dataset.py --config mine.yaml --to voc --output as_voc --cleaned --link
       what a training gets of the splits of a configuration; the images are links
 
 A conversion is not needed to train: all tools read the formats as they are. The original files are only read. Without

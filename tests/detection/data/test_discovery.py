@@ -81,6 +81,7 @@ def test_coco_exports(export: str, tmp_path: Path) -> None:
         assert [own for own in objects_of(index).values()] == [[("cat", BOX)]]
         assert index.category_names == ["cat"]
         assert kinds_of(index).get("category_placeholder", 0) == (export == "Roboflow")
+        assert kinds_of(index).get("image_name_from_url", 0) == (export == "LVIS")
 
 
 def test_other_files_beside_those_of_the_boxes(tmp_path: Path) -> None:
