@@ -38,10 +38,23 @@ PYRAMID_LEVELS = 5  # p2 to p6, of the RPN
 class Split:
     """One set of images with their annotations."""
 
-    name: str = "train"  # shows in reports and file names; for `data.layout: coco` it says which of COCO's splits
-    annotations: str | None = None  # COCO-format JSON, relative to data.root; for `data.layout: files`
-    images: str | None = None  # folder that the annotations' file names are relative to, relative to data.root
+    # Shows in reports and file names; for `data.layout: coco` it says which of COCO's splits, for `auto` which of those
+    # that are found (train, val, test, trainval). With `auto`, test is the set's test split, or else val.
+    name: str = "train"
+    # The labels, relative to data.root: a COCO or CSV file, a data.yaml, or a folder of Pascal VOC or YOLO files. null:
+    # those that data.layout says
+    annotations: str | None = None
+    images: str | None = None  # folder that the labels' image names are relative to, relative to data.root
     limit: int | None = within(None, 1, STEPS)  # only the first `limit` images, for experiments
+
+
+@dataclass(frozen=True)
+class Division:
+    """A set of images that comes in one piece, divided into data.train and data.test: by class, and for the same seed
+    and the same file names always alike."""
+
+    test: float | None = within(None, 0.001, 0.999)  # share of the images that data.test gets; null: not divided
+    seed: int = within(0, 0, 2**62)
 
 
 @dataclass(frozen=True)
@@ -49,18 +62,30 @@ class Data:
     """The location of the images, and their preprocessing."""
 
     root: str = "data"
-    # files: annotation files and folders as the splits name them. coco: COCO's own folder layout, 2017 or 2014. demo:
-    # drawn by the project where missing.
-    layout: Literal["files", "coco", "demo"] = "files"
+    # auto: found out from what data.root holds, see docs/data.md. files: labels and folders as the splits name them.
+    # coco: COCO's own folder layout, 2017 or 2014. demo: drawn by the project where missing.
+    layout: Literal["auto", "files", "coco", "demo"] = "auto"
+    # The format of the labels where data.root holds several, or it is not recognised; auto: found out. images: a folder
+    # without labels, to detect on
+    format: Literal["auto", "coco", "yolo", "voc", "csv", "images"] = "auto"
     train: Split = Split("train")
     test: Split = Split("test")
+    split: Division = Division()
+    # Names of the classes by their numbers, for YOLO labels without a list of names; further classes for VOC and CSV
+    classes: tuple[str, ...] = ()
+    # VOC and CSV corners: 1: pixels count from 1 and both corners lie in the box, as VOC documents; 0: they are edges;
+    # null: 1, unless a corner is at 0 or at a fraction of a pixel
+    first_pixel: int | None = within(None, 0, 1)
     # Train on images without objects too, as background: every anchor and region in them is a negative. false: leave
     # them out, as py-faster-rcnn does
     keep_empty: bool = False
     # Training images of rare classes are repeated: a class in a share f of the images has the repeat factor
     # √(this / f), if that is above 1, and an image the largest of its classes (LVIS: 0.001). null: no image is
     repeat_threshold: float | None = within(None, 1e-9, 1)
-    skip_unreadable: bool = False  # training: a damaged image is replaced by another one; false: it stops the run
+    skip_missing: bool = False  # listed images without a file are left out and counted; false: they refuse the set
+    # Training: a damaged image is replaced by another one; one whose size nothing states is left out. false: it stops
+    # the run
+    skip_unreadable: bool = False
     # Training: the shorter side is scaled to one of these, drawn for each image …
     shorter_sides: tuple[int, ...] = within((600,), 1, SIDE)
     longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
@@ -340,6 +365,13 @@ class Config:
         if self.data.layout == "files" and not any(split.annotations or split.images for split in splits.values()):
             found.append(
                 "data.layout: files needs `annotations` and `images` of data.train and data.test, where they are used"
+            )
+        if self.data.split.test is not None and self.data.layout in ("coco", "demo"):
+            found.append(f"data.split: data.layout={self.data.layout} has splits of its own; leave data.split out")
+        if self.data.split.test is not None and (self.data.test.annotations or self.data.test.images):
+            found.append(
+                "data.split and data.test.annotations: data.test is either a part of data.train's labels or has labels "
+                "of its own; leave one of the two out"
             )
         for which, split in splits.items():
             if split.name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", split.name):

@@ -23,6 +23,7 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write, require_plain_file, user_path
 from backbones.common.names import did_you_mean
 from detection.common.core_yaml import dump_yaml, parse_yaml
+from detection.common.label_kinds import start_of, what_labels_are
 from detection.common.shortened import short
 from detection.config import Config
 from detection.config_values import check_range, convert
@@ -36,6 +37,8 @@ RENAMED: dict[str, str] = {}
 SIZE_LIMIT = 1 << 18  # bytes of a file: fifty times the longest one here; parsed in at most three seconds
 _MARK = "# Written by a training; the next one into this folder replaces it. SHA-256 of the lines below: "
 _KEYS = {"seed", "name", "output", "data", "runtime"}  # every configuration has them
+# What `what_labels_are` says of files that are given in place of a configuration
+_LABELS = ("the data.yaml of a YOLO", "a COCO file", "a Pascal VOC file", "a CVAT file", "a LabelMe file")
 TOLD = 20  # mistakes that are listed; the others are counted
 
 
@@ -224,6 +227,9 @@ def _text_of(path: Path) -> str:
     """The text of a configuration file."""
     try:
         status = require_plain_file(path)
+        kind = what_labels_are(start_of(path))
+        if kind.startswith(_LABELS):
+            raise UserError(f"{path}: is no configuration, but {kind}")
         if status.st_size > SIZE_LIMIT:
             raise UserError(
                 f"{path}: cannot read the configuration: it has {status.st_size} bytes, more than the {SIZE_LIMIT} "

@@ -12,7 +12,8 @@ from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides,
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
       both splits: data.train as a training reads it, data.test as an evaluation reads it
-  python tools/check_dataset.py --config mine.yaml data.root=/other/disk
+  python tools/check_dataset.py --data images_and_labels
+      a folder without a configuration: format, splits and classes are found out
 
 All findings of a split are reported at once, with counts and the first examples: first what the tools refuse, then
 what they repair (they never change your files) and what is implausible. Then the two splits are compared. Every image
@@ -21,14 +22,15 @@ is decoded. The exit status is 1 if something is refused."""
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
-    add_config_arguments(options_parser, output="not used")
+    add_config_arguments(options_parser, output="not used", default="what --data holds, or else the demo")
     options = options_parser.parse_intermixed_args(arguments)
 
     from backbones.common.text import printable
     from detection.config_file import load_config_of
     from detection.experiment.checking import DataConfig, check_splits
 
-    config = load_config_of(DataConfig, options.config or DEMO_CONFIG, overrides(options))
+    default = DEMO_CONFIG if options.data is None else None
+    config = load_config_of(DataConfig, default if options.config is None else options.config, overrides(options))
     refused = False
     for verdict in check_splits(config.data):
         print(printable(verdict.text, keep_lines=True), file=sys.stderr if verdict.refused else sys.stdout, flush=True)

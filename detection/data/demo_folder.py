@@ -93,7 +93,8 @@ class DemoFolder:
         what = "is not as the demo drew it" if own or has_marker else "holds files that are no demo data set"
         raise UserError(
             f"{self.path}: {what}: {shown}{more}; and a configuration of the demo is in use. Nothing was touched. For "
-            "images of your own, train with a configuration that names them (--config), and look at them with a "
+            "images of your own, train with a configuration that names them (--config), or with this one and "
+            "data.layout=auto, and look at them with a "
             "trained network by data.test.annotations=FILE data.test.images=DIR; for the demo, name another folder "
             "(--data), or move what is named out of this one"
         )

@@ -83,11 +83,11 @@ def match_file_names(names: Sequence[str], present: Iterable[str]) -> MatchedNam
     wanted = [name for name in dict.fromkeys(names) if name not in present]
     if not wanted:
         return MatchedNames(list(names), [], [])
-    candidates = _grouped(present.difference(names), _spelling_key)
+    candidates = _grouped(present.difference(names), spelling_key)
     file_of: dict[str, str] = {}
     remarks: dict[str, str] = {}
     for name in wanted:
-        files = candidates.get(_spelling_key(name), [])
+        files = candidates.get(spelling_key(name), [])
         for stricter in (_normalise_name, _decode_name):
             if len(files) > 1:
                 files = [file for file in files if stricter(file) == stricter(name)] or files
@@ -120,7 +120,7 @@ def _normalise_name(name: str) -> str:
     return unicodedata.normalize("NFC", _decode_name(name))
 
 
-def _spelling_key(name: str) -> str:
+def spelling_key(name: str) -> str:
     """A key that is the same for all spellings of a name."""
     return unicodedata.normalize("NFC", _normalise_name(name).casefold())
 
@@ -141,11 +141,11 @@ def _difference(name: str, file: str) -> str:
 
 def _remarks(names: Sequence[str], present: set[str]) -> dict[str, str]:
     """Name → a similar file that exists, in words: the same name in another folder or with another extension."""
-    by_file_name = _grouped(present, lambda file: _spelling_key(file).rsplit("/", 1)[-1])
-    by_stem = _grouped(present, lambda file: os.path.splitext(_spelling_key(file))[0])
+    by_file_name = _grouped(present, lambda file: spelling_key(file).rsplit("/", 1)[-1])
+    by_stem = _grouped(present, lambda file: os.path.splitext(spelling_key(file))[0])
     remarks = {}
     for name in names:
-        alike = _spelling_key(name)
+        alike = spelling_key(name)
         elsewhere = by_file_name.get(alike.rsplit("/", 1)[-1], [])
         endings = by_stem.get(os.path.splitext(alike)[0], []) or by_stem.get(alike, [])
         if elsewhere:

@@ -88,6 +88,48 @@ KINDS: dict[str, Kind] = {
     "box_from_outline": Kind("annotations with polygons and without `bbox`", "the box around the polygons taken"),
     "image_respelled": Kind("images whose files are spelled in another way than `file_name`", "the files are used"),
     "annotations_missing": Kind("files without a list of annotations", "taken as images without objects"),
+    # Of other formats than COCO's, or of files from another disk.
+    "image_left_out": Kind("listed images without a file", "left out, as data.skip_missing says"),
+    "image_unreadable_left_out": Kind(
+        "images whose size cannot be read from the file", "left out, as data.skip_unreadable says"
+    ),
+    "image_elsewhere": Kind("images that are named by their path on another disk", "the files of that name here used"),
+    "image_ending": Kind("images named without the ending of their file, or with another", "the files are used"),
+    "image_of_label_file": Kind(
+        "label files that name another image than the one named like themselves",
+        "the image named like the label file is used",
+    ),
+    "image_name_from_url": Kind("images without `file_name`, as LVIS has them", "the end of `coco_url` taken"),
+    "folder_elsewhere": Kind("folders and lists given by their path on another disk", "those of that name here used"),
+    "image_unlabelled": Kind(
+        "images that no label names",
+        "left out: nobody says whether they are without objects",
+    ),
+    "label_file_missing": Kind("images without a label file", "taken as images without objects, as Ultralytics does"),
+    "label_file_without_image": Kind("label files without an image", "left out"),
+    "label_encoding": Kind("label files in another encoding than UTF-8, or with stray characters", "read"),
+    "label_with_score": Kind("label lines with a sixth number, the score of a prediction", "read without it"),
+    "class_as_name": Kind("label lines that give the class by its name", "read"),
+    "classes_unnamed": Kind("classes without a name", "named by their number; data.classes=[…] names them"),
+    "class_count": Kind("data.yaml files whose `nc` is not the number of `names`", "`names` counts"),
+    "class_names_alike": Kind("class names that differ only in capitals or blanks", "kept apart; write one of them"),
+    "category_placeholder": Kind(
+        "categories with id 0 and without objects that some exporters add (the data set's name, or the background)",
+        "left out of the classes",
+    ),
+    "box_from_polygon": Kind("polygons and rotated boxes in place of boxes", "the box around them taken"),
+    "box_corners_swapped": Kind("boxes whose corners are given in another order", "put in order"),
+    "corners_are_edges": Kind(
+        "files of corners that count pixels from 0 or in fractions, where VOC counts them from 1",
+        "taken as the boxes' edges, as CVAT and Label Studio write them; data.first_pixel=1 takes them as VOC's",
+    ),
+    "difficult": Kind(
+        "objects marked as difficult",
+        "taken as crowd regions: neither trained on nor to be found, as in VOC's own evaluation",
+    ),
+    "size_corrected": Kind(
+        "images whose labels state another size than the file has, with boxes that fit the file", "the file's taken"
+    ),
     # Well formed but implausible: used as they are, and reported.
     "boxes_as_fractions": Kind(
         "boxes that lie within one pixel, as fractions of the image would",
@@ -188,6 +230,28 @@ KINDS: dict[str, Kind] = {
     "categories_missing": Kind("files without categories", "`categories` must list at least one", refuse=True),
     "category_id_malformed": Kind("category ids that are not whole numbers", "number the categories", refuse=True),
     "category_id_twice": Kind("category ids used twice", "give each category an id of its own", refuse=True),
+    "label_line_malformed": Kind(
+        "label lines that are not `class x y width height`, nor a polygon, with numbers from 0 to 1",
+        "correct them, or remove the lines",
+        refuse=True,
+    ),
+    "label_in_pixels": Kind(
+        "label lines whose numbers are far above 1, where YOLO has fractions of the image",
+        "divide x and width by the image's width, y and height by its height",
+        refuse=True,
+    ),
+    "class_beyond_names": Kind(
+        "label lines of a class that `names` does not list",
+        "add its name to `names` (data.yaml), or remove the lines",
+        refuse=True,
+    ),
+    "label_file_malformed": Kind(
+        "label files that cannot be read", "correct them, or take them out with their images", refuse=True
+    ),
+    "object_malformed": Kind(
+        "objects without a class name, or without a box of four numbers", "complete them, or remove them", refuse=True
+    ),
+    "row_malformed": Kind("rows that cannot be read", "correct them, or remove them", refuse=True),
 }
 
 

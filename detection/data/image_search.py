@@ -68,14 +68,15 @@ def _files(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, bool]]:
     own = folder.resolve()
     for place, folders, files in os.walk(folder, onerror=_warn):
         here = Path(place)
-        hidden = any(_is_hidden(part) for part in here.relative_to(folder).parts)
-        yield from ((here / file, hidden or _is_hidden(file)) for file in files)
+        hidden = any(is_hidden(part) for part in here.relative_to(folder).parts)
+        yield from ((here / file, hidden or is_hidden(file)) for file in files)
         folders[:] = [
             name for name in folders if left_out is None or left_out == own or (here / name).resolve() != left_out
         ]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or one that systems create."""
     return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 

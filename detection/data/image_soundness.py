@@ -5,9 +5,11 @@ For a truncated or damaged file, the decoders only print a line to stderr and fi
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterator
+from typing import IO
 
 # In a JPEG's scans a byte 255 is followed by 0, or is a restart marker; any other marker ends them.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -45,14 +47,18 @@ def png_is_sound(data: bytes) -> bool:
     return False
 
 
-def png_has_late_metadata(data: bytes) -> bool:
-    """Whether text or EXIF follows a PNG's pixels; Pillow finds it only after decoding them."""
-    pixels = False
-    for kind, _, _ in _chunks(data):
-        pixels |= kind == b"IDAT"
-        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            return True
-    return False
+def png_has_late_metadata(file: IO[bytes]) -> bool:
+    """Whether text or EXIF follows a PNG's pixels; Pillow finds it only after decoding them. Reads the chunks' heads
+    alone; the file's position stays."""
+    before, pixels = file.tell(), False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        pixels |= head[4:] == b"IDAT"
+        if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            break
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    file.seek(before)
+    return len(head) == 8
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

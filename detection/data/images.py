@@ -15,10 +15,14 @@ Memory: with the result and without the file itself, decoding takes at most 1.5 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import cv2
 import numpy as np
@@ -57,8 +61,8 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         another size than `size`.
     """
     data = _read(path)
-    header = _open(path, data)
-    orientation = _orientation(header, data)
+    header = _open(path, io.BytesIO(data))
+    orientation = _orientation(header, io.BytesIO(data))
     upright = _upright_size(header, orientation)
     stored = upright[::-1] if orientation >= 5 else upright
     as_stored = False
@@ -80,9 +84,30 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) as `read_image` without `size` will return it, from the header alone. Raises ImageError."""
-    data = _read(path)
-    header = _open(path, data)
-    return _upright_size(header, _orientation(header, data))
+    height, width, _ = _size_and_turn(path)
+    return height, width
+
+
+def image_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
+    """(height, width, 1 if EXIF swaps the sides, else 0) of each file, int64 (M, 3), from the headers; zeros for a file
+    that cannot be read. Several are read at once."""
+
+    def size(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+        try:
+            return _size_and_turn(path)
+        except ImageError:
+            return 0, 0, False
+
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        return np.array(list(pool.map(size, paths)), dtype=np.int64).reshape(-1, 3)
+
+
+def _size_and_turn(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+    _check_file(path)
+    with _error_of_file(path), open(path, "rb") as file:
+        header = _open(path, file)
+        orientation = _orientation(header, file)
+        return *_upright_size(header, orientation), orientation >= 5
 
 
 def _name(path: str | os.PathLike[str]) -> str:
@@ -98,15 +123,29 @@ def rgb_over_white(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
+def _check_file(path: str | os.PathLike[str]) -> None:
+    """Raises ImageError if there is no such file, or it is none that can be read."""
+    with _error_of_file(path):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could block for ever
             raise ImageError(f"{_name(path)}: is no file")
         if status.st_size > FILE_LIMIT:
             raise ImageError(f"{_name(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
-        with open(path, "rb") as file:
-            return file.read()
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    _check_file(path)
+    with _error_of_file(path), open(path, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _error_of_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the system's errors within the block into ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         if os.path.islink(path):
             raise ImageError(f"{_name(path)}: is a link to {_name(os.readlink(path))}, which is not there") from error
@@ -115,15 +154,18 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"{_name(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _open(path: str | os.PathLike[str], data: bytes) -> Image.Image:
+def _open(path: str | os.PathLike[str], file: IO[bytes]) -> Image.Image:
     """The image's header, with the pixels still undecoded."""
     try:
-        header = Image.open(io.BytesIO(data), formats=readable_formats())
+        header = Image.open(file, formats=readable_formats())
         width, height = max(header.size, _tile_size(header), key=math.prod)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{_name(path)}: {str(error).split(', could be')[0]}; scale it down") from error
     except Exception as error:  # for a damaged header the readers raise almost anything
-        raise ImageError(f"{_name(path)}: is no image of a kind that can be read{what_it_is(data[:512])}") from error
+        file.seek(0)
+        raise ImageError(
+            f"{_name(path)}: is no image of a kind that can be read{what_it_is(file.read(512))}"
+        ) from error
     if is_raw(path, header):
         raise ImageError(f"{_name(path)}: is no image of a kind that can be read{RAW_FILE}")
     limit = _PIXEL_LIMITS.get(header.format or "", PIXEL_LIMIT)
@@ -141,11 +183,11 @@ def _tile_size(header: Image.Image) -> tuple[int, int]:
     return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
 
 
-def _orientation(header: Image.Image, data: bytes) -> int:
+def _orientation(header: Image.Image, file: IO[bytes]) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) if there is none or it is damaged."""
     try:
         # Pillow's PNG reader decodes all pixels to find EXIF after them.
-        look_behind = header.format != "PNG" or png_has_late_metadata(data)
+        look_behind = header.format != "PNG" or png_has_late_metadata(file)
         exif = header.getexif() if look_behind else Image.Image.getexif(header)
         value = exif.get(ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF raises almost anything; the pixels may be sound

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,10 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection.data.findings import Findings, Purpose
 from detection.data.image_checks import find_files, look_at_images, refuse_names_that_lead_out, sizes_of
+from detection.data.images import image_sizes
 from detection.data.plausibility import find_implausible
 from detection.data.readers.coco import read_tables
+from detection.data.readers.source import Source
 from detection.data.repairs import (
     Links,
     annotation_ids_of,
@@ -70,7 +72,7 @@ class DatasetIndex:
     image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
     stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
-    with check="sound".
+    with check="sound". open_classes: whether the labels list only the classes that occur in them.
     """
 
     name: str
@@ -93,6 +95,7 @@ class DatasetIndex:
     findings: Findings
     stated: StatedObjects | None = None
     digests: np.ndarray | None = None
+    open_classes: bool = False
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -163,6 +166,18 @@ class DatasetIndex:
             stated=stated and dataclasses.replace(stated, labels=new_labels[stated.labels - 1]),
         )
 
+    def with_classes(self, ids: Sequence[int] | np.ndarray, names: Sequence[str]) -> DatasetIndex:
+        """The same split with these classes, which include its own by name; each name must be there once."""
+        label_of = np.array([0, *(1 + list(names).index(name) for name in self.category_names)], dtype=np.int64)
+        stated = self.stated
+        return dataclasses.replace(
+            self,
+            category_ids=np.asarray(ids, dtype=np.int64),
+            category_names=list(names),
+            labels=label_of[self.labels],
+            stated=stated and dataclasses.replace(stated, labels=label_of[stated.labels]),
+        )
+
     def non_empty(self) -> DatasetIndex:
         """The images with at least one object that is not a crowd region: those with targets for training.
 
@@ -177,14 +192,17 @@ class DatasetIndex:
 
 
 def load_index(
-    annotations: str | os.PathLike[str] | Mapping[str, Any],
+    annotations: str | os.PathLike[str] | Mapping[str, Any] | Source,
     images: str | os.PathLike[str] | None,
     *,
     name: str,
     purpose: Purpose = "training",
     check: Literal["listed", "present", "sound"] = "listed",
+    skip_missing: bool = False,
+    skip_unreadable: bool = False,
+    part: Callable[[Tables], np.ndarray] | None = None,
 ) -> DatasetIndex:
-    """Reads a COCO annotation file, or the dict that it holds, into an index named `name`.
+    """Reads labels, a COCO annotation file or the dict that it holds, into an index named `name`.
 
     Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind.
 
@@ -195,16 +213,29 @@ def load_index(
         check: what is required of the images. "listed": nothing; only those without a stated size are opened.
             "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each can be
             decoded and has the size that the annotations state, and everything implausible is reported.
+        skip_missing, skip_unreadable: with check "present" or "sound", images without a file, or without a size in
+            labels and file, are left out and counted.
+        part: the tables → which of the images count, bool (M,); None: all.
 
     Raises:
         UserError: the file is unreadable, or it has defects whose intent is not clear: all are listed, with counts and
         first examples, followed by those that could be repaired.
     """
-    source = annotations if isinstance(annotations, Mapping) else Path(annotations)
-    file = source if isinstance(source, Path) else Path("the annotations in memory")
+    source: Source | Path | Mapping[str, Any] = (
+        annotations if isinstance(annotations, Mapping) or hasattr(annotations, "read") else Path(annotations)  # type: ignore[assignment]
+    )
+    file = Path("the annotations in memory") if isinstance(source, Mapping) else source
+    file = file if isinstance(file, Path) else file.labels
     root = None if images is None else Path(images)
     findings = Findings(purpose)
-    tables = read_tables(source, findings, of_files=root is not None)
+    if isinstance(source, (Path, Mapping)):
+        tables, open_classes = read_tables(source, findings, of_files=root is not None), False
+    else:
+        tables, open_classes = source.read(findings, of_files=root is not None), source.open_classes
+    if part is not None:
+        tables = tables.of_images(part(tables))
+    if root is not None and check != "listed" and (skip_missing or skip_unreadable):
+        tables = _without_unusable_images(tables, root, skip_missing, skip_unreadable, findings)
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
@@ -241,7 +272,7 @@ def load_index(
         "annotation_ids": annotation_ids[objects],
         "areas": tables.areas[objects],
     }
-    count_repeated_objects(content, findings)
+    count_repeated_objects(content, tables, findings)
     fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
     return DatasetIndex(
         name=name,
@@ -252,8 +283,29 @@ def load_index(
         findings=findings,
         stated=_stated(tables, links, len(rows)) if purpose == "evaluation" else None,
         digests=digests,
+        open_classes=open_classes,
         **(content | _packed(files)),
     )
+
+
+def _without_unusable_images(tables: Tables, root: Path, missing: bool, unreadable: bool, findings: Findings) -> Tables:
+    """The tables without the images that have no file, or no size in labels and file; they are counted."""
+    nobody = Findings()
+    within = refuse_names_that_lead_out(tables.names, nobody)
+    files, there = find_files(root, tables.names, within, nobody)
+    kept = np.ones(len(tables.names), dtype=bool)
+    if missing:
+        kept &= there | ~within
+        findings.add("image_left_out", int((~kept).sum()), (tables.names[i] for i in np.flatnonzero(~kept).tolist()))
+    sizeless = (
+        np.flatnonzero(there & (tables.heights == 0) & (tables.widths == 0)) if unreadable else np.zeros(0, np.int64)
+    )
+    if len(sizeless):
+        found = image_sizes([root / files[i] for i in sizeless.tolist()])
+        left_out = sizeless[found[:, 0] == 0]
+        kept[left_out] = False
+        findings.add("image_unreadable_left_out", len(left_out), (tables.names[i] for i in left_out.tolist()))
+    return tables if kept.all() else tables.of_images(kept)
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:

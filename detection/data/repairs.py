@@ -148,7 +148,7 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     return ids
 
 
-def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -> None:
+def count_repeated_objects(content: dict[str, np.ndarray], tables: Tables, findings: Findings) -> None:
     """Counts objects equal to another of the same image in label, box and crowd flag."""
     images = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
     columns = [images, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
@@ -160,15 +160,20 @@ def count_repeated_objects(content: dict[str, np.ndarray], findings: Findings) -
     for column in columns:
         equal &= column[order[1:]] == column[order[:-1]]
     rows = np.sort(order[1:][equal])
-    examples = (
-        f"annotation {content['annotation_ids'][row]} of image {content['image_ids'][images[row]]}"
-        for row in rows.tolist()
-    )
-    findings.add("object_twice", len(rows), examples)
+
+    def name_of(row: int) -> str:
+        number = content["annotation_ids"][row]
+        if tables.place_of is not None:  # such tables are numbered in their order
+            return tables.place_of(int(np.searchsorted(tables.annotation_ids, number)))
+        return f"annotation {number} of image {content['image_ids'][images[row]]}"
+
+    findings.add("object_twice", len(rows), map(name_of, rows.tolist()))
 
 
 def annotation_name(tables: Tables, row: int) -> str:
     """An annotation's name in messages."""
+    if tables.place_of is not None:
+        return tables.place_of(row)
     number = tables.annotation_ids[row]
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 

@@ -6,6 +6,8 @@ annotation's image, a box and its image's size) are checked in `detection.data.r
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +23,8 @@ class Tables:
     image_ids, heights, widths int64 (M,): a size of 0 stands for an absent one. names: M file names.
     annotation_ids (`MISSING` if absent), image_of, category_of int64 (T,): the ids of each annotation, its image and
     its category. boxes float64 (T, 4) as x, y, width, height in pixels; crowds bool (T,); areas float64 (T,).
-    categories: (id, name) as the file lists them.
+    categories: (id, name) as the file lists them. place_of: row of an annotation → where it stands, for messages; None:
+    annotations are named by their ids.
     """
 
     image_ids: np.ndarray
@@ -35,3 +38,25 @@ class Tables:
     crowds: np.ndarray
     areas: np.ndarray
     categories: list[tuple[int, str]]
+    place_of: Callable[[int], str] | None = None
+
+    def of_images(self, kept: np.ndarray) -> Tables:
+        """The content without the images that are not kept, bool (M,), and without their annotations. Annotations of
+        images that are not listed stay."""
+        left_out = np.setdiff1d(self.image_ids[~kept], self.image_ids[kept])
+        rows = np.flatnonzero(~np.isin(self.image_of, left_out))
+        place_of = self.place_of
+        return dataclasses.replace(
+            self,
+            image_ids=self.image_ids[kept],
+            heights=self.heights[kept],
+            widths=self.widths[kept],
+            names=[self.names[i] for i in np.flatnonzero(kept).tolist()],
+            annotation_ids=self.annotation_ids[rows],
+            image_of=self.image_of[rows],
+            category_of=self.category_of[rows],
+            boxes=self.boxes[rows],
+            crowds=self.crowds[rows],
+            areas=self.areas[rows],
+            place_of=None if place_of is None else lambda row: place_of(int(rows[row])),
+        )

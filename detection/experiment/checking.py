@@ -11,6 +11,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.data.discovery import NoSuchSplit
 from detection.data.image_checks import equal_images
 from detection.data.index import DatasetIndex
 from detection.experiment.datasets import check_split, match_classes, training_images
@@ -42,6 +43,9 @@ def check_splits(data: settings.Data) -> Iterator[Verdict]:
                 _find_shared_images(found["train"], index)
             if which == "train":
                 training_images(data, index)
+        except NoSuchSplit as error:
+            yield Verdict(f"data.{which}: {error}", refused=which == "train")
+            continue
         except UserError as error:
             yield Verdict(f"data.{which}: {error}", refused=True)
             continue

@@ -17,9 +17,13 @@ from detection import config as settings
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
+from detection.data.discovery import find_layout, is_whole, source_of_files, source_of_split
+from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
+from detection.data.readers.coco import CocoSource
+from detection.data.readers.source import Options, Source
 from detection.training.consensus import require_same, together
 from detection.training.distributed import is_main, on_main
 
@@ -38,18 +42,49 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
         UserError: files are missing, or annotations cannot be used, or they are not the same on all ranks.
     """
     split = getattr(data, which)
-    annotations, images = _locate(data, which)
-    index = together(
-        f"reading {annotations}",
-        lambda: load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="present"),
-    )
+    source = locate(data, which)
+    index = together(f"reading {source.labels}", lambda: load_split(data, which, source, "present"))
     require_same(f"data.{which}", {"annotations": index.fingerprint, "images": len(index)})
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
     summary = index.findings.summary()
-    if summary and is_main():  # one log line for all ranks
-        logger.warning("%s: %s", annotations, summary)
+    if is_main():  # one log line for all ranks
+        if data.layout == "auto" and split.annotations is None:
+            logger.info("data.%s: %s", which, contents_of(index))
+        if summary:
+            logger.warning("%s: %s", source.labels, summary)
     return index
+
+
+def contents_of(index: DatasetIndex) -> str:
+    """How many images and objects a split has, and its classes, in words."""
+    names = index.category_names
+    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({listed})"
+
+
+def load_split(
+    data: settings.Data,
+    which: Literal["train", "test"],
+    source: Source,
+    check: Literal["listed", "present", "sound"],
+    purpose: Purpose | None = None,
+) -> DatasetIndex:
+    """The index of a split's labels, or of the part of them that `data.split` gives it.
+
+    purpose: None: training or evaluation, as the split is used.
+    """
+    share, seed = data.split.test, data.split.seed
+    return load_index(
+        source,
+        None if check == "listed" else source.images,
+        name=getattr(data, which).name,
+        purpose=purpose or PURPOSES[which],
+        check=check,
+        skip_missing=data.skip_missing,
+        skip_unreadable=data.skip_unreadable,
+        part=None if share is None else lambda tables: part_of(tables, which, share, seed),
+    )
 
 
 def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:
@@ -81,8 +116,9 @@ def match_classes(
 ) -> DatasetIndex:
     """The index with its classes in the order of those of a training split or a detector, matched by name.
 
-    If the names agree but ids or order differ, one line is logged, unless `quiet`. If several of the other classes have
-    the same name, the ids must agree too.
+    Labels that list only the classes that occur in them (`open_classes`) may lack some of the others. If the names
+    agree but ids or order differ, one line is logged, unless `quiet`. If several of the other classes have the same
+    name, the ids must agree too.
 
     Args:
         ids, names: the other classes, in the order of their labels 1..K. owner: the name of their file in messages.
@@ -95,6 +131,8 @@ def match_classes(
     if own == others:
         return index
     unclear = len({name for _, name in others}) < len(others)
+    if index.open_classes and not unclear and {name for _, name in own} <= {name for _, name in others}:
+        return index.with_classes(ids, names)
     keys: list[Any] = own if unclear else [name for _, name in own]
     wanted: list[Any] = others if unclear else [name for _, name in others]
     if Counter(keys) != Counter(wanted):
@@ -127,8 +165,7 @@ def _listing(classes: Counter[Any]) -> str:
 def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
     """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
-        annotations, _ = _locate(data, which)
-        return load_index(annotations, None, name=which, purpose=PURPOSES[which])
+        return load_split(data, which, locate(data, which), "listed")
     except UserError:
         return None
 
@@ -139,10 +176,9 @@ def check_split(data: settings.Data, which: Literal["train", "test"]) -> Dataset
     Raises:
         UserError: annotations or images cannot be used; all defects are listed.
     """
-    split = getattr(data, which)
-    annotations, images = _locate(data, which)
-    logger.info("data.%s: looking at every image of %s", which, images)
-    return load_index(annotations, images, name=split.name, purpose=PURPOSES[which], check="sound")
+    source = locate(data, which)
+    logger.info("data.%s: looking at every image of %s", which, source.images)
+    return load_split(data, which, source, "sound")
 
 
 def split_of_images(data: settings.Data, store: ProposalStore) -> DatasetIndex:
@@ -197,11 +233,18 @@ def test_augmentation(data: settings.Data) -> Augmentation:
     return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
 
 
-def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path, Path]:
-    """The annotation file and the image folder that the configuration names, or otherwise those of the layout."""
+def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
+    """The labels and the image folder that the configuration names, or otherwise those of the layout."""
     root, split = user_path(data.root), getattr(data, which)
-    if split.annotations is not None and split.images is not None:
-        return root / user_path(split.annotations), root / user_path(split.images)
+    if data.split.test is not None:  # both are parts of the labels of data.train
+        split = data.train
+    options = label_options(data)
+    if split.annotations is not None and (split.images is not None or data.layout == "auto"):
+        annotations = root / user_path(split.annotations)
+        images = None if split.images is None else root / user_path(split.images)
+        return together(
+            f"looking for the labels of data.{which}", lambda: source_of_files(annotations, images, which, options)
+        )
     if split.annotations is not None or split.images is not None:
         given, missing = ("annotations", "images") if split.images is None else ("images", "annotations")
         raise UserError(
@@ -215,5 +258,24 @@ def _locate(data: settings.Data, which: Literal["train", "test"]) -> tuple[Path,
         )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
-        return root / "annotations" / f"instances_{split.name}.json", root / split.name
-    return together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name))
+        return CocoSource(root / "annotations" / f"instances_{split.name}.json", root / split.name)
+    if data.layout == "coco":
+        return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
+    return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options))
+
+
+def label_options(data: settings.Data) -> Options:
+    """What a configuration says about labels beyond where they are."""
+    return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
+
+
+def _found(data: settings.Data, which: Literal["train", "test"], root: Path, options: Options) -> Source:
+    """The labels of a split in data.root, whose layout is found out."""
+    if data.split.test is None:
+        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main())
+    if not is_whole(root, options):
+        raise UserError(
+            f"{root}: has splits of its own ({', '.join(find_layout(root, options)[0].splits)}), and data.split would "
+            "divide it again; leave data.split out, or name the labels to be divided as data.train.annotations"
+        )
+    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test")

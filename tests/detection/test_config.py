@@ -164,6 +164,11 @@ def test_all_mistakes_are_named_at_once() -> None:
         (["backbone.weights=null"], "random filters for ever"),
         (["backbone.weights=null", "backbone.freeze=null"], "no statistics to keep"),
         (["data.layout=files"], "needs `annotations` and `images`"),
+        (["data.layout=coco", "data.split.test=0.2"], "has splits of its own; leave data.split out"),
+        (
+            ["data.split.test=0.2", "data.test.annotations=a", "data.test.images=b"],
+            "data.test is either a part of data.train's labels or has labels",
+        ),
         (["rpn.training.milestones=[5, 3]"], "must ascend"),
         (["rpn.training.steps=9000"], r"milestones \[120000\]: none lies below rpn.training.steps \(9000\)"),
         (["fast_rcnn.training.steps=120000"], "fast_rcnn.training.schedule=cosine"),
@@ -415,7 +420,8 @@ def test_every_text_and_list_has_a_length_at_most(kind: Any) -> None:
     for key, hint, field in fields_of(kind):
         if "str" in str(hint) and "Literal" not in str(hint) and "dict" not in str(hint):
             with pytest.raises(UserError, match=rf"{key}: a text of 1000000 characters") as caught:
-                config_of(kind, nested(key, "x" * 1_000_000), "x.yaml")
+                text = "x" * 1_000_000
+                config_of(kind, nested(key, [text] if "tuple" in str(hint) else text), "x.yaml")
             assert len(str(caught.value)) < 2000
         if "tuple" in str(hint) and "..." in str(hint):
             count = field.metadata.get("most", 1000) + 1

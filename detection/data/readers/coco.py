@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection.common.json_columns import shortened
 from detection.common.json_stream import Repeated, read_members
+from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.findings import Findings
+from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.readers import coco_columns as columns
 from detection.data.readers.coco_outlines import box_of_outline, has_outline
+from detection.data.readers.source import Format
 from detection.data.tables import LARGEST_AREA, Tables
 
 Content = Path | dict[str, Any]  # a file, or what one holds
@@ -37,9 +41,14 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
         UserError: the file cannot be read or is not a JSON object; `images`, `annotations` or `categories` is no list.
     """
     content: Content = source if isinstance(source, Path) else _plain(source)
+    if isinstance(content, Path):
+        kind = what_labels_are(start_of(content))
+        if kind and not kind.startswith("a COCO file"):
+            raise UserError(f"{content}: is no COCO annotation file, but {kind}")
     names: list[str] = []
     images, annotations = [_images([], names, findings)], [_annotations([], findings)]
     categories: list[tuple[int, str]] = []
+    parents: set[str] = set()
     boxless: set[int] = set()
     count, listed = 0, False
     with _collector_paused():
@@ -53,6 +62,7 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
                 count, listed = count + len(block), True
             else:
                 categories.extend(_categories(block, findings))
+                parents.update(str(entry.get("supercategory")) for entry in block)
     findings.add("images_missing", int(not names))
     findings.add("categories_missing", int(not categories))
     findings.add("annotations_missing", int(not listed))
@@ -60,6 +70,7 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
     ids, image_of, category_of, boxes, crowds, areas = (
         np.concatenate(column) for column in zip(*annotations, strict=True)
     )
+    categories = _without_placeholder(categories, parents, category_of, findings)
     if boxless:
         _fill_from_outlines(content, boxless, boxes, findings)
     _fill_areas(areas, boxes)
@@ -125,6 +136,9 @@ def _images(
     ids = columns.ids([entry.get("id") for entry in block], name_of, findings or of_files, "image_id_malformed")
     for row, entry in enumerate(block):
         name: Any = entry.get("file_name")
+        if name is None and type(url := entry.get("coco_url")) is str:  # LVIS
+            name = "/".join(url.split("/")[-2:])
+            of_files.add("image_name_from_url", 1, [f"{name_of(row)}: {name}"])
         if not _is_file_name(name):
             of_files.add("image_name_malformed", 1, [f"{name_of(row)}: {shortened(name)}"])
             name = "?"
@@ -212,3 +226,41 @@ def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[i
             name = str(number)
         categories.append((number, name))
     return categories
+
+
+_BACKGROUND = frozenset({"background", "__background__", "_background_", "bg"})
+
+
+def _without_placeholder(
+    categories: list[tuple[int, str]], parents: set[str], category_of: np.ndarray, findings: Findings
+) -> list[tuple[int, str]]:
+    """The categories without one of id 0 that no object has and that is the background, or, as Roboflow writes it, the
+    others' supercategory."""
+    if len(categories) < 2 or (category_of == 0).any():
+        return categories
+    left_out = [name for number, name in categories if number == 0 and (name in parents or name.lower() in _BACKGROUND)]
+    findings.add("category_placeholder", len(left_out), left_out)
+    return [category for category in categories if category[0] != 0] if left_out else categories
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """A split in a COCO annotation file.
+
+    labels: the file. images: what `file_name` is relative to. image_files: the images below that folder, among which
+    names from another disk are sought; None: names count as they are. near: see `resolve_names`.
+    """
+
+    labels: Path
+    images: Path
+    image_files: ImageFiles | None = None
+    near: str = ""
+    format: Format = field(default="coco", init=False)
+    open_classes: bool = field(default=False, init=False)
+
+    def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
+        """See `Source.read`."""
+        tables = read_tables(self.labels, findings, of_files=of_files)
+        if of_files and self.image_files is not None:
+            tables.names = resolve_names(tables.names, self.image_files, findings, self.near)
+        return tables

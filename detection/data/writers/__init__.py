@@ -1,0 +1,1 @@
+"""The objects of a split → label files, one writer for each format."""

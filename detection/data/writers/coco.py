@@ -1,0 +1,54 @@
+"""Splits → `annotations/instances_<split>.json` in COCO's format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from detection.data.writers.objects import Split
+
+
+def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int]) -> list[str]:
+    """See `Writer`. Ids of images and categories are those of the index; images lie in `images/<split>/`.
+
+    categories: class name → id.
+    """
+    (folder / "annotations").mkdir(parents=True)
+    for split in splits:
+        index, objects = split.index, split.objects
+        images = [
+            {
+                "id": int(index.image_ids[i]),
+                "file_name": name,
+                "height": int(index.heights[i]),
+                "width": int(index.widths[i]),
+            }
+            for i, name in enumerate(split.files)
+        ]
+        annotations = [
+            {
+                "id": row + 1,
+                "image_id": int(index.image_ids[i]),
+                "category_id": int(index.category_ids[objects.labels[row] - 1]),
+                "bbox": [_plain(number) for number in objects.boxes[row].tolist()],
+                "area": _plain(float(objects.areas[row])),
+                "iscrowd": int(objects.crowds[row]),
+            }
+            for i in range(len(index))
+            for row in range(int(objects.offsets[i]), int(objects.offsets[i + 1]))
+        ]
+        listed = [{"id": number, "name": name} for name, number in categories.items()]
+        content = {"images": images, "annotations": annotations, "categories": listed}
+        path = folder / "annotations" / f"instances_{split.name}.json"
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return []
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie."""
+    return f"images/{split}"
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if number.is_integer() else round(number, 9)

@@ -1,0 +1,78 @@
+"""Splits → a Pascal VOC data set: `Annotations/`, `JPEGImages/`, and the splits in `ImageSets/Main/`.
+
+Boxes are written as VOC counts pixels: from 1, both corners within the box. Where a split has boxes off whole pixels or
+beyond the image's left or upper edge, all its corners are written as edges from 0 on, as CVAT and Label Studio do; our
+reader recognises either (`detection/data/readers/corners.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+import numpy as np
+
+from detection.data.writers.objects import Split, short_number
+
+
+def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int]) -> list[str]:
+    """See `Writer`. Crowd regions are written as difficult objects."""
+    (folder / "Annotations").mkdir(parents=True)
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    names, notes = list(categories), []
+    used: set[int] = set()
+    left_out = 0
+    for split in splits:
+        objects = split.objects
+        corners = np.concatenate([objects.boxes[:, :2], objects.boxes[:, :2] + objects.boxes[:, 2:]], axis=1)
+        corners = np.round(corners, 6)
+        sized = np.asarray((objects.boxes[:, 2:] > 0).all(axis=1))
+        left_out += int((~sized).sum())
+        if (corners[sized] % 1 == 0).all() and (corners[sized] >= 0).all():
+            corners = corners + np.array([1, 1, 0, 0])
+        used |= set(objects.labels.tolist())
+        for i, name in enumerate(split.files):
+            _write(folder, split, i, name, corners, sized, names)
+        stems = "".join(f"{PurePosixPath(name).stem}\n" for name in split.files)
+        (folder / "ImageSets" / "Main" / f"{split.name}.txt").write_text(stems, encoding="utf-8", newline="\n")
+    unused = [name for label, name in enumerate(names, start=1) if label not in used]
+    if unused:
+        notes.append(f"{len(unused)} classes without objects ({', '.join(unused[:5])}), which VOC lists nowhere")
+    if left_out:
+        notes.append(f"{left_out} boxes without width or height, which VOC's corners cannot say")
+    return notes
+
+
+def _write(
+    folder: Path, split: Split, i: int, name: str, corners: np.ndarray, sized: np.ndarray, names: list[str]
+) -> None:
+    root = ElementTree.Element("annotation")
+    _add(root, "folder", "JPEGImages")
+    _add(root, "filename", name)
+    size = ElementTree.SubElement(root, "size")
+    for key, value in (("width", split.index.widths[i]), ("height", split.index.heights[i]), ("depth", 3)):
+        _add(size, key, str(int(value)))
+    rows = split.objects.of_image(i)
+    for row in range(rows.start, rows.stop):
+        if not sized[row]:
+            continue
+        label, crowd = int(split.objects.labels[row]), split.objects.crowds[row]
+        element = ElementTree.SubElement(root, "object")
+        for key, text in (("name", names[label - 1]), ("truncated", "0"), ("difficult", str(int(crowd)))):
+            _add(element, key, text)
+        place = ElementTree.SubElement(element, "bndbox")
+        for key, number in zip(("xmin", "ymin", "xmax", "ymax"), corners[row].tolist(), strict=True):
+            _add(place, key, short_number(number))
+    ElementTree.indent(root)
+    path = folder / "Annotations" / f"{PurePosixPath(name).stem}.xml"
+    ElementTree.ElementTree(root).write(path, encoding="utf-8")
+
+
+def _add(parent: ElementTree.Element, key: str, text: str) -> None:
+    ElementTree.SubElement(parent, key).text = text
+
+
+def image_folder(split: str) -> str:
+    """Where the images of a split lie."""
+    return "JPEGImages"

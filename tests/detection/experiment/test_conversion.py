@@ -1,0 +1,132 @@
+"""A data set in one format is written in another, and is the same when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backbones.common.errors import UserError
+from detection import config as settings
+from detection.data.index import DatasetIndex
+from detection.experiment.conversion import convert
+from tests.detection.data.readers.folders import draw, kinds_of, objects_of, opened, voc, write
+
+TARGETS: list[Any] = ["coco", "yolo", "voc"]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """VOC labels of two splits; the images have the same names in both, and a class is in one of them alone."""
+    root = tmp_path / "set"
+    for split, own in (("train", [("dog", 1, 1, 60, 40), ("cat", 11, 6, 30, 25)]), ("test", [("cat", 2, 3, 4, 5)])):
+        for name in ("a.jpg", "b.jpg"):
+            draw(root / split / name, seed=hash((split, name)) % 1000)
+        write(root / split / "a.xml", voc("a.jpg", *own))
+        write(root / split / "b.xml", voc("b.jpg"))
+    return root
+
+
+def files_in(root: Path) -> dict[str, str]:
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def plain(index: DatasetIndex) -> list[tuple[tuple[int, int], list[Any]]]:
+    """What an index says, without names and ids of images."""
+    found = []
+    for i, own in enumerate(objects_of(index).values()):
+        boxes = [(name, [round(number, 3) for number in box]) for name, box in own]
+        found.append(((int(index.heights[i]), int(index.widths[i])), sorted(boxes)))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("link", [False, True])
+def test_round_trips(target: Any, link: bool, whole: Path, tmp_path: Path) -> None:
+    before = files_in(whole)
+    said = convert(settings.Data(root=str(whole)), target, tmp_path / "new", link=link)
+    assert said.splitlines()[1:3] == ["train: 2 images, 2 objects", "test: 2 images, 1 objects"]
+    assert files_in(whole) == before
+    again = tmp_path / "again"
+    back = "voc" if target != "voc" else "yolo"
+    convert(settings.Data(root=str(tmp_path / "new")), back, again)
+    for root in (tmp_path / "new", again):
+        for which in ("train", "test"):
+            index, original = opened(root, which), opened(whole, which)
+            assert index.category_names == original.category_names == ["cat", "dog"]
+            assert plain(index) == plain(original)
+            assert kinds_of(index) == {}
+            assert index.path(0).is_symlink() == (link and root == tmp_path / "new")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_real_set_comes_back(target: Any, shared_data: Path, tmp_path: Path) -> None:
+    """Boxes off whole pixels, crowds and many classes."""
+    convert(settings.Data(root=str(shared_data / "coco_small")), target, tmp_path / "new", link=True)
+    for which in ("train", "test"):
+        original, index = opened(shared_data / "coco_small", which), opened(tmp_path / "new", which)
+        kept = ~original.crowds if target == "yolo" else np.ones(len(original.boxes), dtype=bool)
+        assert len(index.boxes) == kept.sum()
+        assert len(index) == len(original)
+        of = {name: row for row, name in enumerate(map(Path, map(index.file_name, range(len(index)))))}
+        rows = {path.name: row for path, row in of.items()}
+        for i in range(len(original)):
+            row = rows[Path(original.file_name(i)).name]
+            boxes, labels, crowds = original.objects(i)
+            own = ~crowds if target == "yolo" else np.ones(len(boxes), dtype=bool)
+            found, found_labels, found_crowds = index.objects(row)
+            np.testing.assert_allclose(found, boxes[own], atol=2e-4)
+            assert [index.category_names[label - 1] for label in found_labels] == [
+                original.category_names[label - 1] for label in labels[own]
+            ]
+            if target != "yolo":
+                assert found_crowds.tolist() == crowds.tolist()
+
+
+def test_cleaned_is_what_a_training_gets(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "a.jpg")
+    write(tmp_path / "set" / "a.txt", "0 0.95 0.5 0.2 0.25\n0 0.5 0.5 0 0.25\n0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "set" / "data.yaml", "train: .\nnames: [cat, dog]")
+    data = settings.Data(root=str(tmp_path / "set"))
+    assert "train: 1 images, 3 objects" in convert(data, "coco", tmp_path / "stated")
+    assert "train: 1 images, 2 objects" in convert(data, "coco", tmp_path / "cleaned", cleaned=True)
+    stated, cleaned = opened(tmp_path / "stated"), opened(tmp_path / "cleaned")
+    assert kinds_of(stated) == {"box_overhanging": 1, "box_zero_size": 1}
+    assert kinds_of(cleaned) == {}
+    np.testing.assert_array_equal(stated.boxes, cleaned.boxes)
+    assert cleaned.category_names == ["cat", "dog"]
+
+
+def test_a_set_in_one_piece_is_divided(tmp_path: Path) -> None:
+    for i in range(10):
+        draw(tmp_path / "set" / f"{i}.jpg", seed=i)
+        write(tmp_path / "set" / f"{i}.xml", voc(f"{i}.jpg", ("cat", 1 + i, 1, 20, 20)))
+    data = settings.Data(root=str(tmp_path / "set"), split=settings.Division(test=0.2))
+    convert(data, "yolo", tmp_path / "new")
+    assert (len(opened(tmp_path / "new")), len(opened(tmp_path / "new", "test"))) == (8, 2)
+
+
+def test_names_that_differ_in_ending_or_folder_alone_get_labels_of_their_own(tmp_path: Path) -> None:
+    for i, name in enumerate(("x/a.jpg", "y/a.jpg", "y/a.png")):
+        draw(tmp_path / "set" / name, seed=i)
+    rows = "".join(f"{name},cat,{1 + i},1,20,20\n" for i, name in enumerate(("x/a.jpg", "y/a.jpg", "y/a.png")))
+    write(tmp_path / "set" / "x.csv", f"filename,class,xmin,ymin,xmax,ymax\n{rows}")
+    convert(settings.Data(root=str(tmp_path / "set")), "yolo", tmp_path / "new")
+    index = opened(tmp_path / "new")
+    assert sorted(own[0][1][0] for own in objects_of(index).values()) == pytest.approx([0, 1, 2], abs=1e-4)
+
+
+def test_nothing_is_overwritten_and_no_half_is_left(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there: is there already; name a new folder"):
+        convert(settings.Data(root=str(whole)), "coco", tmp_path / "there")
+    (whole / "train" / "a.jpg").unlink()
+    with pytest.raises(UserError, match="images without a file"):
+        convert(settings.Data(root=str(whole)), "coco", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "there"]
+    convert(settings.Data(root=str(whole), skip_missing=True), "coco", tmp_path / "new")
+    assert len(opened(tmp_path / "new")) == 1

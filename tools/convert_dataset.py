@@ -1,0 +1,58 @@
+"""Writes a data set in any format that is read as COCO, YOLO or Pascal VOC into a new folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from backbones.common.errors import UserError
+from detection.command_line import add_config_arguments, overrides, parser, run
+
+EPILOG = """examples:
+  python tools/convert_dataset.py --data images_and_labels --to coco --output as_coco
+      every split that the folder has; the format is found out
+  python tools/convert_dataset.py --data images_and_labels --to yolo --output divided data.split.test=0.2
+      a set that comes in one piece, divided
+  python tools/convert_dataset.py --config mine.yaml --to voc --output as_voc --cleaned --link
+      what a training gets of the splits of a configuration; the images are links
+
+A conversion is not needed to train: all tools read the formats as they are. The original files are only read. Without
+--cleaned, boxes are written as they are stated."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    options_parser.add_argument("--to", required=True, choices=("coco", "yolo", "voc"), help="the format to write")
+    options_parser.add_argument(
+        "--cleaned", action="store_true", help="write what remains after the repairs: boxes within their images"
+    )
+    options_parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
+    add_config_arguments(
+        options_parser,
+        output="the new folder; must not exist",
+        default="what --data holds",
+        example="data.split.test=0.2",
+    )
+    options = options_parser.parse_intermixed_args(arguments)
+
+    from backbones.common.files import user_path
+    from backbones.common.text import printable
+    from detection.config_file import load_config_of
+    from detection.experiment.checking import DataConfig
+    from detection.experiment.conversion import convert
+
+    if options.output is None:
+        raise UserError("--output DIR is needed: the new folder")
+    if options.config is None and options.data is None:
+        raise UserError("--data DIR or --config FILE is needed: the data set to convert")
+    output, options.output = user_path(options.output), None
+    config = load_config_of(DataConfig, options.config, overrides(options))
+    text = convert(config.data, options.to, output, cleaned=options.cleaned, link=options.link)
+    print(printable(text, keep_lines=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
