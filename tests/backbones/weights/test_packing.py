@@ -15,7 +15,7 @@ from backbones.weights.packing import pack
 NAME = "resnext14_8x16d_small"
 
 
-@pytest.fixture()
+@pytest.fixture
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     network = create_classifier(NAME, 7)
