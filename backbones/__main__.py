@@ -4,6 +4,7 @@
     python -m backbones resnext50_32x4d --stages     one of them, stage by stage
     python -m backbones compare 1x64d 2x 8x 32x4d    blocks of equal cost (Table 2); a width left out is solved for
     python -m backbones weights resnext101_32x4d     the public weights of a network, or of all, with their licences
+    python -m backbones pack FILE NETWORK OUTPUT     any file of weights as a small safetensors file
 
 Sizes are (H, W) in pixels; multiply-adds are for one image.
 """
@@ -28,7 +29,7 @@ MOST_PIXELS, MOST_CLASSES = 32_768, 10_000_000  # a side, and classes, that no n
 EPILOG = """\
 The columns beside ours, under "paper", are what Xie et al. (CVPR 2017) print. Multiply-adds are for one image; the
 paper calls them FLOPs. "weights" are the parameters without those of normalisation, as the paper counts them.
-The other commands, `python -m backbones compare` and `python -m backbones weights`, have a help of their own."""
+The other commands, `python -m backbones compare`, `weights` and `pack`, have a help of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _compare(arguments[1:])
         elif arguments[:1] == ["weights"]:
             _weights(arguments[1:])
+        elif arguments[:1] == ["pack"]:
+            _pack(arguments[1:])
         else:
             _list(arguments)
         sys.stdout.flush()
@@ -204,11 +207,28 @@ def _weights(arguments: Sequence[str]) -> None:
                 "fused" if source.fused_norm else "",
                 source.licence + (", NON-COMMERCIAL" if source.non_commercial else ""),
                 {0: "none published", 64: "whole"}.get(len(source.sha256 or ""), "first digits"),
-                source.url,
+                source.url or "ships with the project",
             ]
             for source in found
         ]
     print(_table(["network", "weights", "top-1 %", "px", "BN", "licence", "SHA-256", "from"], rows))
+
+
+def _pack(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m backbones pack",
+        description="Writes the weights of a network as a safetensors file: convolutions and the classifier in half "
+        "precision, normalisation in single precision, by torchvision's names.",
+        epilog="The weights that ship with the project, backbones/weights/builtin/, were written by this command.",
+    )
+    parser.add_argument("weights", metavar="FILE", help="a classifier.pt, or weights by name, URL or file")
+    parser.add_argument("network", metavar="NETWORK", help="the network that they are for, as resnext50_32x4d")
+    parser.add_argument("output", metavar="OUTPUT", help="the file to write: NAME.safetensors")
+    options = parser.parse_args(arguments)
+    from .weights.packing import pack  # torch: after the help
+
+    size = pack(options.weights, options.network, options.output)
+    print(f"written: {options.output}, {size / 1e6:.1f} MB")
 
 
 def _measure(variant: Variant, size: tuple[int, int] | None, classes: int | None) -> Complexity:

@@ -154,6 +154,8 @@ VARIANTS: dict[str, Variant] = {
     "resnext29_16x64d": Variant((3, 3, 3), 16, 64, stem="cifar"),
     # From scratch on small data: stages of 64, 128, 256 and 512 channels, 3×3 convolutions of 32 to 256 in 8 groups
     "resnext14_8x16d_small": Variant((1, 1, 1, 1), 8, 16, planes=16, stem_width=32),
+    # About four times its parameters
+    "resnext26_8x16d_small": Variant((2, 2, 2, 2), 8, 16, planes=24, stem_width=32),
 }
 
 # Names without numbers: they refer to the row whose numbers are the paper's standard.

@@ -30,7 +30,7 @@ from ..common.progress import is_first_rank
 from ..input_format import IMAGENET, InputFormat
 from .download import WrongFileError, download, offline
 from .formats import Checkpoint, read_checkpoint
-from .sources import DETECTRON, DETECTRON2_RESNEXT, SOURCES, Source, choices, find_source
+from .sources import DETECTRON, DETECTRON2_RESNEXT, SHIPPED, SOURCES, Source, choices, find_source
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,8 @@ def cached_path(source: Source) -> Path:
 
 
 def _fetch_row(row: Source) -> Path:
+    if row.url is None:
+        return SHIPPED / row.file_name
     destination = cached_path(row)
     if not destination.exists() and not offline() and is_first_rank():
         print(row.describe(), file=sys.stderr)  # the licence, before the download

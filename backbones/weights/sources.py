@@ -11,10 +11,14 @@ publish none; the digits in OpenMMLab's names are not documented as a checksum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..common.errors import UserError
 from ..common.names import nearest_name
 from ..input_format import IMAGENET, InputFormat
+
+SHIPPED = Path(__file__).parent / "builtin"
+"""The folder of the weights that ship with the project."""
 
 DETECTRON = InputFormat("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 """Detectron's pickles, and Caffe before them."""
@@ -33,7 +37,7 @@ class Source:
     Attributes:
         name: the name that a user writes: "timm/gluon_in1k". Several networks may have the same one.
         variant: the network it is for: "resnext101_32x4d".
-        url: its address.
+        url: its address; None for a file that ships with the project, in `SHIPPED`.
         sha256: all 64 digits of its SHA-256 or the first ones; None if none is published.
         input_format: the input format that it expects.
         licence: of the weights.
@@ -44,7 +48,7 @@ class Source:
 
     name: str
     variant: str
-    url: str
+    url: str | None
     sha256: str | None
     input_format: InputFormat
     licence: str
@@ -60,6 +64,8 @@ class Source:
     @property
     def file_name(self) -> str:
         """The file's name in the cache, below a folder for its provider."""
+        if self.url is None:
+            return f"{self.variant}.safetensors"
         base = self.url.rpartition("/")[2]
         # On the Hugging Face hub, the file has the same name in every model.
         return f"{self.url.split('/')[4]}.{base}" if self.name.startswith("timm/") else base
@@ -84,6 +90,10 @@ def _timm(
     url = f"https://huggingface.co/timm/{variant}.{tag}/resolve/main/{file}"
     licence = "BSD-3-Clause" if tag.startswith("tv") else "CC BY-NC 4.0" if tag.startswith("fb_") else "Apache-2.0"
     return Source(f"timm/{tag}", variant, url, sha256, IMAGENET, licence, top1, image_size)
+
+
+def _builtin(variant: str, sha256: str) -> Source:
+    return Source("builtin/tiny_imagenet", variant, None, sha256, IMAGENET, "MIT, trained on ImageNet images", None, 80)
 
 
 def _paper(name: str, top1: float) -> Source:
