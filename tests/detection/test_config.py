@@ -32,7 +32,8 @@ from detection.config_file import (
 )
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("**/*.yaml"))
-NAMED = [path for path in CONFIGS if path.name != "base.yaml" and path.parent.name not in ("imagenet", "cifar")]
+CLASSIFIERS = ("imagenet", "cifar", "tiny_imagenet")
+NAMED = [path for path in CONFIGS if path.name != "base.yaml" and path.parent.name not in CLASSIFIERS]
 VALID = ["data.layout=coco", "backbone.weights=x"]
 
 

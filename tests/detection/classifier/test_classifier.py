@@ -134,7 +134,9 @@ def measured(folder: Path) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONFIGS.glob("imagenet/*.yaml")) + sorted(CONFIGS.glob("cifar/*.yaml")), ids=str
+    "path",
+    sorted(path for folder in ("imagenet", "cifar", "tiny_imagenet") for path in CONFIGS.glob(f"{folder}/*.yaml")),
+    ids=str,
 )
 def test_every_config_loads_reads_back_the_same_and_names_a_network(path: Path) -> None:
     config = load_config_of(ClassifierConfig, path)
