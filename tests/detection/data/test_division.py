@@ -60,6 +60,19 @@ def test_the_same_for_everybody() -> None:
     assert (part_of(shuffled, "test", 0.3, 1) != part).any()
 
 
+def test_a_small_set_of_many_classes_has_its_share(shared_data: Path) -> None:
+    """16 images of 49 classes, nearly each of which has a class of its own."""
+    split = settings.Division(test=0.2)
+    train, test = (opened(shared_data / "coco_tiny", which, split=split) for which in ("train", "test"))
+    assert (len(train), len(test)) == (13, 3)
+    assert len(test.boxes) > 0
+    classes = [[2, 3], [1, 3], [1, 2], [3], [1], []] * 4
+    part = part_of(tables_of(classes), "test", 0.25, 0)
+    assert part.sum() == pytest.approx(6, abs=1)
+    for number, images in ((1, 12), (2, 8), (3, 12)):
+        assert part[[number in own for own in classes]].sum() == pytest.approx(images / 4, abs=1)
+
+
 def test_a_class_of_one_image_is_trained_on_and_a_part_is_never_empty() -> None:
     test = part_of(tables_of([[2], *[[1]] * 9]), "test", 0.3, 0)
     assert not test[0]
