@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backbones.common.errors import UserError
 from detection import config as settings
 from detection.data.division import part_of
 from detection.data.tables import Tables
@@ -90,6 +91,16 @@ def test_both_parts_of_a_folder(tmp_path: Path) -> None:
     assert not names[0] & names[1]
     assert train.fingerprint != test.fingerprint
     assert opened(tmp_path, split=settings.Division(0.3, seed=5)).fingerprint != train.fingerprint
+
+
+def test_a_training_split_alone_is_divided(tmp_path: Path) -> None:
+    for i in range(4):
+        draw(tmp_path / "train" / f"{i}.png", seed=i)
+        write(tmp_path / "train" / f"{i}.xml", voc(f"{i}.png", ("cat", 1, 1, 9, 9)))
+    with pytest.raises(UserError, match=r"data\.split\.test=0\.2 divides it, data\.test\.name=train takes all of it"):
+        opened(tmp_path, "test")
+    split = settings.Division(test=0.25)
+    assert [len(opened(tmp_path, which, split=split)) for which in ("train", "test")] == [3, 1]
 
 
 def test_the_same_image_in_both_parts_is_told(tmp_path: Path) -> None:
