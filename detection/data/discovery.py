@@ -138,9 +138,10 @@ def source_of_split(root: Path, which: str, name: str, options: Options, *, quie
     if split is None:
         there = ", ".join(key for key in layout.splits if key != WHOLE)
         notes = f" ({_joined(layout.notes)})" if layout.notes else ""
-        if WHOLE in layout.splits:
+        if len(layout.splits) == 1:
+            only = next(iter(layout.splits))
             raise NoSuchSplit(
-                f"{root}: {layout} comes in one piece; data.split.test=0.2 divides it, data.{which}.name={WHOLE} "
+                f"{root}: {layout} comes in one piece{notes}; data.split.test=0.2 divides it, data.{which}.name={only} "
                 f"takes all of it, or name other labels as data.{which}.annotations and data.{which}.images"
             )
         raise NoSuchSplit(
@@ -164,8 +165,8 @@ def source_of_split(root: Path, which: str, name: str, options: Options, *, quie
 
 
 def is_whole(root: Path, options: Options) -> bool:
-    """Whether the labels in a folder come in one piece."""
-    return list(find_layout(root, options)[0].splits) == [WHOLE]
+    """Whether the labels in a folder come in one piece: as one split, whatever its name."""
+    return len(find_layout(root, options)[0].splits) == 1
 
 
 def _choose(splits: Mapping[str, object], which: str, name: str) -> str | None:

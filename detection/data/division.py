@@ -1,6 +1,6 @@
 """A set of images that comes in one piece → which of them are for testing.
 
-Shapes: M images, T annotations.
+Shapes: M images, P pairs of an image and a class that it has objects of.
 """
 
 from __future__ import annotations
@@ -16,44 +16,62 @@ from detection.data.tables import Tables
 def part_of(tables: Tables, which: Literal["train", "test"], share: float, seed: int) -> np.ndarray:
     """Which images belong to the part, bool (M,); every image belongs to exactly one of the two.
 
-    Stratified by class: the classes are gone through from the rarest (by images) on, and of the images with one that
-    are not assigned yet so many become test images that the class has its share (Sechidis et al., "On the
-    stratification of multi-label data", 2011, in its greedy form); those without objects come last. A class of a
-    single image stays in training. Which images, is decided by a hash of seed and file name: equal for any order of the
-    labels, wherever the set lies, and on any machine.
+    Stratified by class, in the order of Sechidis et al., "On the stratification of multi-label data" (2011): from the
+    rarest class (by images) on, so many of its images are moved to the test part as its share lacks there, then images
+    without objects, then any. Images whose other classes have their share already come last, and one that would take a
+    class's last image from the training part is moved only if the share of all images cannot be reached without it.
+    Otherwise a hash of seed and file name decides: the part is
+    the same for any order of the labels, wherever the set lies, and on any machine.
     """
     count = len(tables.names)
-    last_parts = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in tables.names]
-    keys = [hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest() for name in last_parts]
-    order = sorted(range(count), key=lambda i: (keys[i], tables.names[i], int(tables.image_ids[i])))
+    order = _order(tables, seed)
     rank = np.empty(count, dtype=np.int64)
     rank[order] = np.arange(count)
-    is_test, is_open = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
-    groups = [*_images_by_class(tables), np.arange(count)]
-    for images in groups:
-        wanted = int(share * len(images) + 0.5) - int(is_test[images].sum())
-        free = images[is_open[images]]
-        free = free[np.argsort(rank[free])]
-        is_test[free[: max(0, wanted)]] = True
-        is_open[images] = False
-    if count > 1 and not is_test.any():
-        is_test[order[0]] = True
+    image_of, class_of, class_order = _pairs(tables)
+    images_of_class = np.bincount(class_of, minlength=len(class_order))
+    starts = np.searchsorted(image_of, np.arange(count + 1))
+    targets = np.floor(share * images_of_class + 0.5).astype(np.int64)
+    in_test = np.zeros(len(class_order), dtype=np.int64)  # images of each class
+    is_test = np.zeros(count, dtype=bool)
+
+    def move(images: np.ndarray, wanted: int, *, last: bool = False) -> None:
+        candidates = images[~is_test[images]]
+        full = np.bincount(image_of, weights=(in_test >= targets)[class_of], minlength=count)
+        lost = np.bincount(image_of, weights=(in_test + 1 >= images_of_class)[class_of], minlength=count)
+        for i in candidates[np.lexsort((rank[candidates], full[candidates], lost[candidates]))].tolist():
+            if wanted <= 0:
+                return
+            own = class_of[starts[i] : starts[i + 1]]
+            if last or (in_test[own] + 1 < images_of_class[own]).all():
+                is_test[i] = True
+                in_test[own] += 1
+                wanted -= 1
+
+    for number in class_order:
+        move(image_of[class_of == number], int(targets[number] - in_test[number]))
+    without = np.flatnonzero(np.diff(starts) == 0)
+    move(without, int(share * len(without) + 0.5))
+    everything, wanted = np.arange(count), min(count - 1, max(1, int(share * count + 0.5)))
+    move(everything, wanted - int(is_test.sum()))
+    move(everything, wanted - int(is_test.sum()), last=True)
     return is_test if which == "test" else ~is_test
 
 
-def _images_by_class(tables: Tables) -> list[np.ndarray]:
-    """The rows of the images with an object of each class, the class with fewest images first."""
+def _order(tables: Tables, seed: int) -> list[int]:
+    """The images in an order that depends on seed and file names alone."""
+    names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in tables.names]
+    keys = [hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=lambda i: (keys[i], tables.names[i], int(tables.image_ids[i])))
+
+
+def _pairs(tables: Tables) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(rows of images (P,), ascending; their classes (P,) from 0 on; the classes, the one with fewest images first)."""
     ids, rows = np.unique(tables.image_ids, return_index=True)
-    if not len(ids) or not len(tables.image_of):
-        return []
-    position = np.searchsorted(ids, tables.image_of).clip(max=len(ids) - 1)
-    listed = ids[position] == tables.image_of
-    pairs = np.unique(np.stack([tables.category_of[listed], rows[position[listed]]], axis=1), axis=0)
-    classes, starts = np.unique(pairs[:, 0], return_index=True)
-    groups = np.split(pairs[:, 1], starts[1:]) if len(classes) else []
-    by_class = dict(zip(classes.tolist(), groups, strict=True))
+    position = np.searchsorted(ids, tables.image_of).clip(max=max(0, len(ids) - 1))
+    listed = ids[position] == tables.image_of if len(ids) else np.zeros(len(tables.image_of), dtype=bool)
+    numbers, classes = np.unique(tables.category_of[listed], return_inverse=True)
+    pairs = np.unique(np.stack([rows[position[listed]], classes], axis=1), axis=0)
     names = dict(tables.categories)
-    return sorted(by_class.values(), key=len) if not names else [
-        by_class[number]
-        for number in sorted(by_class, key=lambda number: (len(by_class[number]), names.get(number, "")))
-    ]  # fmt: skip
+    counts = np.bincount(pairs[:, 1], minlength=len(numbers))
+    order = sorted(range(len(numbers)), key=lambda one: (counts[one], names.get(int(numbers[one]), ""), one))
+    return pairs[:, 0], pairs[:, 1], order

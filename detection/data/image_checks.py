@@ -19,7 +19,8 @@ from PIL import Image
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.file_names import leads_out, match_file_names, present_files
 from detection.data.findings import Findings
-from detection.data.images import ORIENTATION_TAG, ImageError, image_size, read_image
+from detection.data.images import ORIENTATION_TAG, ImageError, image_size, image_sizes, read_image
+from detection.data.tables import Tables
 
 UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for an unknown size: no box reaches beyond it
 DIGEST_BYTES = 16
@@ -107,6 +108,26 @@ def sizes_of(
     unusable |= absent & ~there
     heights[unusable] = widths[unusable] = UNKNOWN_SIDE
     return heights, widths
+
+
+def without_unusable_images(tables: Tables, root: Path, missing: bool, unreadable: bool, findings: Findings) -> Tables:
+    """The tables without the images that have no file, or no size in labels and file; they are counted."""
+    nobody = Findings()
+    within = refuse_names_that_lead_out(tables.names, nobody)
+    files, there = find_files(root, tables.names, within, nobody)
+    kept = np.ones(len(tables.names), dtype=bool)
+    if missing:
+        kept &= there | ~within
+        findings.add("image_left_out", int((~kept).sum()), (tables.names[i] for i in np.flatnonzero(~kept).tolist()))
+    sizeless = (
+        np.flatnonzero(there & (tables.heights == 0) & (tables.widths == 0)) if unreadable else np.zeros(0, np.int64)
+    )
+    if len(sizeless):
+        found = image_sizes([root / files[i] for i in sizeless.tolist()])
+        left_out = sizeless[found[:, 0] == 0]
+        kept[left_out] = False
+        findings.add("image_unreadable_left_out", len(left_out), (tables.names[i] for i in left_out.tolist()))
+    return tables if kept.all() else tables.of_images(kept)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,13 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection.data.findings import Findings, Purpose
-from detection.data.image_checks import find_files, look_at_images, refuse_names_that_lead_out, sizes_of
-from detection.data.images import image_sizes
+from detection.data.image_checks import (
+    find_files,
+    look_at_images,
+    refuse_names_that_lead_out,
+    sizes_of,
+    without_unusable_images,
+)
 from detection.data.plausibility import find_implausible
 from detection.data.readers.coco import read_tables
 from detection.data.readers.source import Source
@@ -235,7 +240,7 @@ def load_index(
     if part is not None:
         tables = tables.of_images(part(tables))
     if root is not None and check != "listed" and (skip_missing or skip_unreadable):
-        tables = _without_unusable_images(tables, root, skip_missing, skip_unreadable, findings)
+        tables = without_unusable_images(tables, root, skip_missing, skip_unreadable, findings)
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
@@ -286,26 +291,6 @@ def load_index(
         open_classes=open_classes,
         **(content | _packed(files)),
     )
-
-
-def _without_unusable_images(tables: Tables, root: Path, missing: bool, unreadable: bool, findings: Findings) -> Tables:
-    """The tables without the images that have no file, or no size in labels and file; they are counted."""
-    nobody = Findings()
-    within = refuse_names_that_lead_out(tables.names, nobody)
-    files, there = find_files(root, tables.names, within, nobody)
-    kept = np.ones(len(tables.names), dtype=bool)
-    if missing:
-        kept &= there | ~within
-        findings.add("image_left_out", int((~kept).sum()), (tables.names[i] for i in np.flatnonzero(~kept).tolist()))
-    sizeless = (
-        np.flatnonzero(there & (tables.heights == 0) & (tables.widths == 0)) if unreadable else np.zeros(0, np.int64)
-    )
-    if len(sizeless):
-        found = image_sizes([root / files[i] for i in sizeless.tolist()])
-        left_out = sizeless[found[:, 0] == 0]
-        kept[left_out] = False
-        findings.add("image_unreadable_left_out", len(left_out), (tables.names[i] for i in left_out.tolist()))
-    return tables if kept.all() else tables.of_images(kept)
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:

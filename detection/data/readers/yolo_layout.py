@@ -129,6 +129,9 @@ def _layout_of_folders(listing: Listing, options: Options) -> Layout | None:
     kinds = {_kind_of(listing.root / file) for file in seen} - {None}
     if not kinds or kinds == {False}:
         return None
+    lists = _lists_of_images(listing)
+    if lists:
+        return _layout(listing, listing.root, "train.txt", lists, class_names_near(listing)[0], options, 0, (), ())
     if WHOLE in by_split and len(by_split) > 1:
         by_split = {WHOLE: sorted(file for files in by_split.values() for file in files)}
     for folder, names in listing.names_in.items():  # a folder of images without any label
@@ -145,6 +148,18 @@ def _layout_of_folders(listing: Listing, options: Options) -> Layout | None:
         listing, listing.root, f"{found_at}/*.txt" + (f", {evidence}" if evidence else ""), splits, classes, options,
         0, (), (),
     )  # fmt: skip
+
+
+def _lists_of_images(listing: Listing) -> dict[str, Images]:
+    """The images of the splits that train.txt, val.txt, valid.txt and test.txt at the root list, if they list any."""
+    found: dict[str, Images] = {}
+    for split, keys in _SPLIT_KEYS.items():
+        for key in keys:
+            if f"{key}.txt" in listing.files and _kind_of(listing.root / f"{key}.txt") is False:
+                listed = images_of_entry(Places(listing, "", ""), f"{key}.txt")
+                if listed is not None and any(name in listing.image_files.files for name in listed.names):
+                    found.setdefault(split, listed)
+    return found if "train" in found else {}
 
 
 def _kind_of(path: Path) -> bool | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backbones.common.errors import UserError
 from detection import config as settings
 from detection.data.division import part_of
 from detection.data.tables import Tables
@@ -60,6 +61,19 @@ def test_the_same_for_everybody() -> None:
     assert (part_of(shuffled, "test", 0.3, 1) != part).any()
 
 
+def test_a_small_set_of_many_classes_has_its_share(shared_data: Path) -> None:
+    """16 images of 49 classes, nearly each of which has a class of its own."""
+    split = settings.Division(test=0.2)
+    train, test = (opened(shared_data / "coco_tiny", which, split=split) for which in ("train", "test"))
+    assert (len(train), len(test)) == (13, 3)
+    assert len(test.boxes) > 0
+    classes = [[2, 3], [1, 3], [1, 2], [3], [1], []] * 4
+    part = part_of(tables_of(classes), "test", 0.25, 0)
+    assert part.sum() == pytest.approx(6, abs=1)
+    for number, images in ((1, 12), (2, 8), (3, 12)):
+        assert part[[number in own for own in classes]].sum() == pytest.approx(images / 4, abs=1)
+
+
 def test_a_class_of_one_image_is_trained_on_and_a_part_is_never_empty() -> None:
     test = part_of(tables_of([[2], *[[1]] * 9]), "test", 0.3, 0)
     assert not test[0]
@@ -77,6 +91,16 @@ def test_both_parts_of_a_folder(tmp_path: Path) -> None:
     assert not names[0] & names[1]
     assert train.fingerprint != test.fingerprint
     assert opened(tmp_path, split=settings.Division(0.3, seed=5)).fingerprint != train.fingerprint
+
+
+def test_a_training_split_alone_is_divided(tmp_path: Path) -> None:
+    for i in range(4):
+        draw(tmp_path / "train" / f"{i}.png", seed=i)
+        write(tmp_path / "train" / f"{i}.xml", voc(f"{i}.png", ("cat", 1, 1, 9, 9)))
+    with pytest.raises(UserError, match=r"data\.split\.test=0\.2 divides it, data\.test\.name=train takes all of it"):
+        opened(tmp_path, "test")
+    split = settings.Division(test=0.25)
+    assert [len(opened(tmp_path, which, split=split)) for which in ("train", "test")] == [3, 1]
 
 
 def test_the_same_image_in_both_parts_is_told(tmp_path: Path) -> None:

@@ -130,6 +130,15 @@ def test_classes_without_names_are_those_of_all_splits(tmp_path: Path) -> None:
     assert train.category_names == test.category_names == ["1", "7"]
 
 
+def test_lists_of_images_without_a_file_that_names_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / "obj" / f"{name}.jpg")
+        write(tmp_path / "obj" / f"{name}.txt", LINE)
+    write(tmp_path / "train.txt", "data/obj/a.jpg\n")
+    write(tmp_path / "test.txt", "data/obj/b.jpg\n")
+    assert [list(objects_of(opened(tmp_path, which))) for which in ("train", "test")] == [["obj/a.jpg"], ["obj/b.jpg"]]
+
+
 def test_cvat_s_yolo_1_1(tmp_path: Path) -> None:
     draw(tmp_path / "obj_train_data" / "sub" / "a.jpg")
     write(tmp_path / "obj_train_data" / "sub" / "a.txt", LINE)
