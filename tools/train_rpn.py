@@ -28,6 +28,10 @@ EPILOG = """examples:
       the same on two machines that share the output folder; run the command on both
   python tools/train_rpn.py --config … --resume
       continues from the newest checkpoint
+  python tools/train_rpn.py --config … --resume rpn.training.steps=9000
+      a finished run goes on with more steps
+  python tools/train_rpn.py --config mine.yaml init_from=old/detector.pt
+      starts from a trained detector, also of other classes (the same for tools/train_fastrcnn.py)
 
 next: python tools/train_fastrcnn.py, with the same --config, --data and --output"""
 

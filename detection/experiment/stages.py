@@ -9,7 +9,6 @@ contain their provenance.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,9 @@ from backbones.common.errors import UserError
 from backbones.common.files import sha256_of
 from detection import config as settings
 from detection.config_file import write_config
-from detection.data.batch_plan import BatchPlan
 from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
-from detection.data.loader import training_batches
 from detection.data.proposal_store import ProposalStore
-from detection.data.repeat_factors import repeat_factors
 from detection.experiment.agreement import (
     config_subset_that_must_match,
     describe_fast_rcnn_run,
@@ -46,8 +42,6 @@ from detection.experiment.datasets import (
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
-from detection.experiment.illustrations import of_detector, of_rpn
-from detection.experiment.inference import average_precision_of, prepare_inference, proposal_recall_of
 from detection.experiment.model_files import (
     Categories,
     Trained,
@@ -58,12 +52,14 @@ from detection.experiment.model_files import (
     save_fast_rcnn,
     save_rpn,
 )
+from detection.experiment.periodic_evaluation import evaluate_detections, evaluate_proposals
+from detection.experiment.planned_batches import make_batches
 from detection.experiment.proposing import store_metadata, write_proposals
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
 from detection.training.consensus import require_agreement, require_same
 from detection.training.determinism import determinism
-from detection.training.distributed import is_main, on_main, rank, world_size
+from detection.training.distributed import on_main, world_size
 from detection.training.evaluation import Evaluation
 from detection.training.loop import Outcome
 from detection.training.more_steps import MoreSteps
@@ -72,7 +68,7 @@ from detection.training.placement import placed
 from detection.training.recipe import accumulation_steps
 from detection.training.run import require_replaceable, run_training
 from detection.training.run_lock import run_lock
-from detection.training.stage import Batches, Stage
+from detection.training.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +208,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
 
     def evaluate(step: int) -> Evaluation:
         assert splits.test is not None
-        recall = proposal_recall_of(prepare_inference(network, config, device), splits.test, config.rpn.test_proposals)
-        return Evaluation(_numbers(recall.to_dict()["figures"]), of_rpn(recall) if _draws(config.runtime) else {})
+        return evaluate_proposals(network, splits.test, config, device)
 
     def save(outcome: Outcome) -> None:
         rpn = Trained(network, config, categories_of(splits.train), provenance | _describe_weights(outcome))
@@ -268,10 +263,7 @@ def fast_rcnn_stage(
 
     def evaluate(step: int) -> Evaluation:
         assert splits.test is not None
-        inference = prepare_inference(pair(config, opened.rpn.network.to(device), network), config, device)
-        figures, detections = average_precision_of(inference, splits.test)
-        images = of_detector(splits.test, figures, detections) if _draws(config.runtime) else {}
-        return Evaluation(_numbers(figures.figures), images)
+        return evaluate_detections(pair(config, opened.rpn.network.to(device), network), splits.test, config, device)
 
     def save(outcome: Outcome) -> None:
         fast_rcnn = Trained(network, config, categories, provenance | _describe_weights(outcome))
@@ -315,37 +307,6 @@ def _common_parts(
     }
 
 
-def make_batches(
-    config: settings.Config, dataset: DetectionDataset, device: torch.device
-) -> Callable[[settings.Training], Batches]:
-    """A function: the recipe → first step → this rank's micro-batches from that step to the end of the training."""
-
-    def batches(training: settings.Training) -> Batches:
-        threshold = config.data.repeat_threshold
-        plan = BatchPlan(
-            dataset.index.aspect_ratios,
-            training.global_batch,
-            dataset.seed,
-            config.data.group_by_aspect,
-            None if threshold is None else repeat_factors(dataset.index, threshold),
-        )
-        return lambda first_step: training_batches(
-            dataset,
-            plan,
-            first_step=first_step,
-            last_step=training.steps,
-            rank=rank(),
-            world=world_size(),
-            accumulation=accumulation_steps(training, world_size()),
-            workers=config.runtime.workers,
-            size_divisor=config.data.size_divisor,
-            pin_memory=device.type == "cuda",
-            patience=60 * config.runtime.timeout_minutes,
-        )
-
-    return batches
-
-
 def categories_of(index: DatasetIndex) -> Categories:
     """The classes of a data set."""
     return Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
@@ -356,13 +317,3 @@ def _describe_weights(outcome: Outcome) -> dict[str, Any]:
     others = {} if outcome.written == "the last" else {"weights": f"{outcome.written}, of {outcome.step} steps"}
     restarts = {"restarts": list(outcome.restarts)} if outcome.restarts else {}
     return {"steps": outcome.written_step, **others, **restarts}
-
-
-def _draws(runtime: settings.Runtime) -> bool:
-    """Whether this process draws images of evaluations for a logger."""
-    return is_main() and (runtime.tensorboard or bool(runtime.loggers))
-
-
-def _numbers(figures: dict[str, float | None]) -> dict[str, float]:
-    """Figures with NaN in place of None: there was no object to compute them by."""
-    return {name: float("nan") if value is None else value for name, value in figures.items()}
