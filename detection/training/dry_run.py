@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 
-from detection import config as settings
 from detection.training.determinism import determinism
 from detection.training.distributed import on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
@@ -51,10 +50,11 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
     checkpoint = weights * (1 if training.ema is None else 2) + 4 * learning * (
         2 if training.optimizer == "adamw" else 1
     )
-    # A checkpoint is deleted only after the next one is written.
-    disk = bytes_before + max(checkpoint * (training.keep_checkpoints + 1) + 3 * weights, bytes_before)
+    # A checkpoint is deleted only after the next one is written; the best one is kept beside the latest.
+    kept = training.keep_checkpoints + 1 + (stage.best_figure is not None)
+    disk = bytes_before + max(checkpoint * kept + 3 * weights, bytes_before)
     free = shutil.disk_usage(_existing(stage.root)).free
-    written = [*written_before, *stage.files, *_files_of_training(stage.folder, stage.runtime)]
+    written = [*written_before, *stage.files, *_files_of_training(stage)]
     rows = {
         "network": f"{stage.name}: {parameters / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them learn",
         "device": f"{world} × {stage.device}",
@@ -94,10 +94,15 @@ def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
     return lambda step: schedule(step) * 1e-3
 
 
-def _files_of_training(folder: Path, runtime: settings.Runtime) -> list[Path]:
+def _files_of_training(stage: Stage) -> list[Path]:
     """The files that `run_training` writes into the folder of the log and the checkpoints."""
-    names = ["checkpoint_*.pt", "log.jsonl", "run.lock", *(["tensorboard"] if runtime.tensorboard else [])]
-    return [folder / name for name in names]
+    optional = {
+        "best.pt": stage.best_figure is not None,
+        "tensorboard": stage.runtime.tensorboard,
+        "loggers.json": bool(stage.runtime.loggers),
+    }
+    names = ["checkpoint_*.pt", "log.jsonl", "run.lock", *(name for name, is_written in optional.items() if is_written)]
+    return [stage.folder / name for name in names]
 
 
 def _peak_memory(device: torch.device) -> float:
