@@ -25,7 +25,7 @@ from backbones.common.errors import UserError
 from backbones.complexity import bottleneck_parameters, measure_variant, solve_width
 from backbones.variants import Variant, find_variant
 from benchmarks.common import RESULTS, ROOT, environment, markdown, table, write_result
-from benchmarks.plot import Panel, write_chart
+from detection.report.charts import Panel, write_chart
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.stage import run_folder, train_classifier
 from detection.command_line import run

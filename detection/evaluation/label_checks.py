@@ -52,7 +52,7 @@ def suspicious_labels(ground_truth: GroundTruth, outcomes: Outcomes) -> list[Sus
     As in confident learning (Northcutt, Jiang and Chuang, JAIR 2021, section 3.1), a label is suspected if a model
     disagrees with it at least as confidently as it, on average, agrees with labels of that class.
     """
-    sure = _sure(outcomes, len(ground_truth.category_ids))
+    sure = confident_detections(outcomes, len(ground_truth.category_ids))
     missing = np.flatnonzero(sure & (outcomes.kinds == BACKGROUND))[:MOST]
     found = [_of_detection("missing", outcomes, row, None) for row in _distinct(missing, outcomes)]
     confused = np.flatnonzero(sure & (outcomes.kinds == CONFUSION))
@@ -63,7 +63,7 @@ def suspicious_labels(ground_truth: GroundTruth, outcomes: Outcomes) -> list[Sus
     return found + _unfound(ground_truth, outcomes)
 
 
-def _sure(outcomes: Outcomes, classes: int) -> np.ndarray:
+def confident_detections(outcomes: Outcomes, classes: int) -> np.ndarray:
     """bool (D,): whether a score reaches the mean score of the correct detections of its class, the threshold of
     confident learning. It does not depend on how many labels are missing, as a precision would."""
     correct = outcomes.correct

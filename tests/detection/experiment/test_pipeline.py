@@ -55,7 +55,8 @@ def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Pa
     images = list((run / "evaluation" / "images").iterdir())
     assert len(images) == 6
     assert all(image.name in report for image in images)
-    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 6
+    assert report.count("<figure data-kinds=") == 6
+    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,')
 
 
 def test_a_detector_file_needs_nothing_else(run: Path, data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks' charts: points where their values belong, and a dashed line that means linear growth."""
+"""Charts: points where their values belong, and a dashed line that means linear growth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plot import Panel, write_chart
+from detection.report.charts import Panel, chart, write_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
