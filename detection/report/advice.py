@@ -279,8 +279,8 @@ def _still_rising(seen: Seen) -> Iterator[Sentence]:
 
 def _nothing_found(seen: Seen) -> Sentence:
     return Sentence(
-        f"AP@0.5 is {seen.ap:.3f}: the detector finds next to nothing. Look at the losses in log.jsonl, train longer or "
-        "from ImageNet weights, and check the data (tools/check_dataset.py) before anything else.",
+        f"AP@0.5 is {seen.ap:.3f}: the detector finds next to nothing. Look at the losses in log.jsonl, train longer "
+        "or from ImageNet weights, and check the data (tools/check_dataset.py) before anything else.",
         1.0,
     )
 

@@ -75,14 +75,15 @@ def score_charts(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
     panel = Panel("F1, precision and recall (IoU 0.5)", f1, unit, unit, {f"best: {best:.2f}": best})
     text = (
         f"F1 of all classes together is best ({thresholds['best_f1']:.3f}) at a score of {best:.3f}. What is counted "
-        "and drawn on this page has at least this score. tools/predict.py --thresholds best takes the best threshold of "
-        "each class, see the table of classes."
+        "and drawn on this page has at least this score. tools/predict.py --thresholds best takes the best threshold "
+        "of each class, see the table of classes."
     )
     charts.append({"svg": _svg("score threshold", panel), "text": text})
-    points = [(x, y) for x, y in zip(calibration["scores"], calibration["correct"], strict=True) if x is not None]
-    if len(points) > 1:
+    bins = zip(calibration["scores"], calibration["correct"], strict=True)
+    reliability = [(x, y) for x, y in bins if x is not None]
+    if len(reliability) > 1:
         panel = Panel(
-            "share of detections that are correct", {"detector": points, "ideal": [(0, 0), (1, 1)]}, unit, unit
+            "share of detections that are correct", {"detector": reliability, "ideal": [(0, 0), (1, 1)]}, unit, unit
         )
         text = (
             f"Expected calibration error {calibration['error']:.3f}, of {sum(calibration['counts'])} detections with a "
@@ -148,8 +149,8 @@ def proposals_or_classifier(share: Mapping[str, Any] | None) -> dict[str, Any] |
     text = (
         f"With the objects' own boxes in place of the RPN's proposals (at most {share['proposals']} an image), AP "
         f"would be {number(ideal['AP'])} instead of {number(own['AP'])}, and AP at IoU 0.5 {number(ideal['AP50'])} "
-        f"instead of {number(own['AP50'])}. The difference is what the proposals lose; the rest is lost by the classifier. Recall "
-        "is the share of objects that a proposal overlaps by the IoU or more."
+        f"instead of {number(own['AP50'])}. The difference is what the proposals lose; the rest is lost by the "
+        "classifier. Recall is the share of objects that a proposal overlaps by the IoU or more."
     )
     shown = [0.5 + 0.05 * i for i in _RECALL_SHOWN]
     rows = [
