@@ -72,7 +72,7 @@ def advice(seen: Seen) -> list[str]:
     if seen.ap < LIMITS["nothing_found"]:
         sentences = [one for one in sentences if one.stake >= DATA]
         sentences.append(_nothing_found(seen))
-    if not sentences:
+    elif not any(one.stake for one in sentences):
         sentences.append(_nothing_stands_out(seen))
     return [one.text for one in sorted(sentences, key=lambda one: -one.stake)][:MOST]
 
@@ -291,7 +291,7 @@ def _nothing_stands_out(seen: Seen) -> Sentence:
     return Sentence(
         f"Nothing stands out: AP@0.5 is {seen.ap:.3f}, and no kind of mistake costs more than {costs[kind]:.3f}. More "
         "training images and a longer training are what is left.",
-        0.0,
+        1e-6,  # before the remarks without a stake
     )
 
 

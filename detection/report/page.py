@@ -98,10 +98,6 @@ def write_report(
         CannotWrite: the folder cannot be written.
     """
     folder = Path(folder)
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    # The page can load nothing and runs no script but its own, even if a class's name contains HTML.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     outcome = average_precision
     page = _environment().get_template("report.html.j2").render(
         title=title,
