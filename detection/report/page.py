@@ -10,7 +10,6 @@ are read from the JSONL log of a training.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,22 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from backbones.common.text import printable
 from detection.report import sections
 from detection.report.kinds import KINDS, css_color
+from detection.report.template import render
 
 Curve = Sequence[tuple[float, float]]  # (step, value)
 
 _NO_CURVE = {"kind", "step", "time", "images_per_second", "data_wait", "memory_mib", "time_left", "elapsed"}
 _IMAGE_WIDTH, _IMAGE_HEIGHT = 1200, 1600  # pixels of an image on the page, at most
 _JPEG_QUALITY = 82
-_TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,9 @@ def write_report(
     """
     folder = Path(folder)
     outcome = average_precision
-    page = _environment().get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         title=title,
-        policy=policy,
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
         facts=facts or {},
         advice=advice,
         figures=sections.coco_figures(outcome) if outcome else [],
@@ -133,21 +128,10 @@ def write_report(
     facts_text = "\n".join(f"{name}: {value}" for name, value in (facts or {}).items())
     texts = [title, facts_text, f"What to do next:\n{next_steps}" if advice else "", *tables]
     plain = printable("\n\n".join(filter(None, texts)), keep_lines=True)
-    for name, content in (("report.txt", plain), ("report.html", page)):
+    for name, content in (("report.txt", plain + "\n"), ("report.html", page)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
     return folder / "report.html"
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, finalize=_visible
-    )
-
-
-def _visible(value: Any) -> Any:
-    """A text without control characters; everything else unchanged."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def read_curves(log: Path | str) -> dict[str, list[tuple[float, float]]]:
