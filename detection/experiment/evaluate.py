@@ -42,6 +42,7 @@ from detection.experiment.datasets import match_classes, open_split
 from detection.experiment.evaluation_folder import claim_folder
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
+from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import PairDetections, detect_pair
 from detection.experiment.results_file import write_results
@@ -122,7 +123,15 @@ def evaluate_detector(
                     folder / THRESHOLDS, weights, categories.names, by_class, analysis.thresholds.overall,
                     str(index.annotation_file),
                 )  # fmt: skip
-            _write_page(config, index, ground_truth, figures, analysis, folder, images, training)
+            told = _write_page(config, index, ground_truth, figures, analysis, folder, images, training)
+            if weights is not None and folder.resolve().parent == weights.resolve().parent:
+                result = {
+                    "annotations": index.annotation_file.name,
+                    "figures": figures.to_dict(),
+                    "score": analysis.thresholds.overall,
+                    "advice": told,
+                }
+                write_model_card(folder.parent, trained, config, result)
         return figures
 
     return on_main(finish)
@@ -145,24 +154,27 @@ def _write_page(
     folder: Path,
     images: int,
     training: tuple[Path, Path] | None,
-) -> None:
+) -> list[str]:
+    """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = _curves(folder.parent)
     shared = None if training is None else _shared_images(training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves)
+    told = advice(seen)
     write_report(
         folder,
         title=f"{config.name}: {index.annotation_file.stem}",
         average_precision=seen.outcome,
         analysis=analysis.content,
-        advice=advice(seen),
+        advice=told,
         tables=(figures.table(), analysis.errors.table()),
         facts=_facts(config, index) | _in_train(shared),
         curves=curves,
         suspicions=show_suspicions(index, ground_truth, analysis.suspicions) if images else None,
         images=shown,
     )
+    return told
 
 
 def _shared_images(training: tuple[Path, Path], index: DatasetIndex) -> list[str] | None:

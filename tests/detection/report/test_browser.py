@@ -1,5 +1,6 @@
 """The report in a real browser: drawn without the network, in light and dark, at two widths; sorted, filtered,
 zoomed."""
+
 from __future__ import annotations
 
 import subprocess
