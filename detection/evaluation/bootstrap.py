@@ -35,10 +35,10 @@ class Draws:
 
 
 def draw_images(images: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each image counts, int64 (B + 1, M): once each in the first row, then as drawn."""
+    """How often each image counts, int32 (B + 1, M): once each in the first row, then as drawn."""
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(images, np.full(images, 1 / images), size=draws)
-    return np.concatenate([np.ones((1, images), dtype=np.int64), drawn])
+    return np.concatenate([np.ones((1, images), dtype=np.int64), drawn]).astype(np.int32)
 
 
 def bootstrap(ground_truth: GroundTruth, detections: np.ndarray, counts: np.ndarray) -> Draws:
@@ -85,7 +85,8 @@ def _average_precision(matched: MatchedDetections, counts: np.ndarray, classes: 
         objects = object_order[object_starts[k] : object_starts[k + 1]]
         if not len(objects):
             continue
-        correct, images = matched.correct[rows], matched.images[rows]
+        last = int(np.flatnonzero(matched.correct[rows]).max(initial=-1)) + 1  # what follows changes no precision
+        correct, images = matched.correct[rows][:last], matched.images[rows][:last]
         step = max(1, _VALUES_AT_A_TIME // max(1, len(images)))
         for first in range(0, len(counts), step):
             some = slice(first, first + step)
@@ -97,8 +98,8 @@ def _average_precision(matched: MatchedDetections, counts: np.ndarray, classes: 
 def _of_draws(weights: np.ndarray, correct: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """AP of one class, (B,): weights (B, D) of its detections in order of score, correct (D,), targets (B,)."""
     place = np.flatnonzero(correct)
-    total = np.cumsum(weights, axis=1)[:, place]
-    found = np.cumsum(weights[:, place], axis=1)
+    total = np.cumsum(weights, axis=1, dtype=np.int32)[:, place]
+    found = np.cumsum(weights[:, place], axis=1, dtype=np.int32)
     precision = np.divide(found, total, out=np.zeros(found.shape), where=total > 0)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)
