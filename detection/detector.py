@@ -77,7 +77,9 @@ class ImageDetections:
 
     def above(self, score: float | Sequence[float]) -> ImageDetections:
         """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
-        least = score if isinstance(score, (int, float)) else np.asarray(score, dtype=np.float64)[self.labels - 1]
+        least = np.asarray(score)
+        if least.ndim:
+            least = least[self.labels - 1]
         kept = np.flatnonzero(self.scores >= least)
         names = [self.names[place] for place in kept.tolist()]
         return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
