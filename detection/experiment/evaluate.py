@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from backbones.common.files import atomic_write
 from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
+from detection.data.readers.source import Source
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.proposal_share import ProposalShare, proposal_share
@@ -46,13 +46,18 @@ from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import PairDetections, detect_pair
 from detection.experiment.results_file import write_results
-from detection.experiment.shared_images import images_also_in_train, training_files
-from detection.experiment.shown_images import SUGGESTIONS, show_suspicions, show_worst, write_suggestions
+from detection.experiment.shared_images import images_also_in_train, training_source
+from detection.experiment.shown_images import (
+    SUGGESTIONS,
+    require_own_drawings,
+    show_suspicions,
+    show_worst,
+    write_suggestions,
+)
 from detection.experiment.thresholds_file import NAME as THRESHOLDS
 from detection.experiment.thresholds_file import write_thresholds
 from detection.networks.rpn import RPN
 from detection.report.advice import Seen, advice
-from detection.report.drawing_file import require_replaceable
 from detection.report.page import Curve, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
@@ -93,11 +98,11 @@ def evaluate_detector(
     categories = trained.categories
     index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
     ground_truth = ground_truth_of(index)
-    on_main(lambda: _require_own_drawings(folder / "images"))
+    on_main(lambda: require_own_drawings(folder / "images"))
     claim_folder(folder, index, _FILES)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
-    training = training_files(config.data)
+    training = training_source(config.data)
     found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
 
@@ -153,13 +158,13 @@ def _write_page(
     analysis: Analysis,
     folder: Path,
     images: int,
-    training: tuple[Path, Path] | None,
+    training: Source | None,
 ) -> list[str]:
     """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = _curves(folder.parent)
-    shared = None if training is None else _shared_images(training, index)
+    shared = None if training is None else _shared_images(config, training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves)
     told = advice(seen)
     write_report(
@@ -177,9 +182,9 @@ def _write_page(
     return told
 
 
-def _shared_images(training: tuple[Path, Path], index: DatasetIndex) -> list[str] | None:
+def _shared_images(config: settings.Config, training: Source, index: DatasetIndex) -> list[str] | None:
     try:
-        return images_also_in_train(training, index)
+        return images_also_in_train(config.data, training, index)
     except UserError as error:  # the evaluation is none of the training annotations' business
         logger.warning("%s; whether test images also stand in train was not looked at", error)
         return None
@@ -237,17 +242,6 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
             recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
-
-
-def _drawings(folder: Path) -> list[Path]:
-    """The files there that have names of drawings."""
-    return [path for path in folder.glob("evaluated_*.jpg") if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name)]
-
-
-def _require_own_drawings(folder: Path) -> None:
-    """Raises a UserError if a file has the name of a drawing and is none."""
-    for path in _drawings(folder):
-        require_replaceable(path)
 
 
 def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:

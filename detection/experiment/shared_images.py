@@ -13,37 +13,36 @@ from pathlib import Path
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of, user_path
 from detection import config as settings
-from detection.data.index import DatasetIndex, load_index
-from detection.experiment.datasets import locate
+from detection.data.index import DatasetIndex
+from detection.data.readers.source import Source
+from detection.experiment.datasets import load_split, locate
 
 
-def training_files(data: settings.Data) -> tuple[Path, Path] | None:
-    """The annotation file and the image folder of data.train, or None if they are not at hand. Nothing is created.
-    Every rank calls this."""
+def training_source(data: settings.Data) -> Source | None:
+    """The labels of data.train, or None if they or their images are not at hand. Nothing is created. Every rank calls
+    this."""
+    root = user_path(data.root)
+    if data.layout == "demo" and not (root / "annotations" / f"instances_{data.train.name}.json").is_file():
+        return None  # `locate` would draw the images
     try:
-        if data.layout == "demo":  # `locate` would draw the images
-            root = user_path(data.root)
-            annotations, folder = root / "annotations" / f"instances_{data.train.name}.json", root / data.train.name
-        else:
-            annotations, folder = locate(data, "train")
+        source = locate(data, "train")
     except UserError:
         return None
-    return (annotations, folder) if annotations.is_file() and folder.is_dir() else None
+    return source if source.labels.exists() and source.images.is_dir() else None
 
 
-def images_also_in_train(files: tuple[Path, Path], test: DatasetIndex) -> list[str]:
+def images_also_in_train(data: settings.Data, source: Source, test: DatasetIndex) -> list[str]:
     """The names of the test images whose bytes are those of a training image, in the order of the split.
 
     Args:
-        files: of `training_files`.
+        source: of `training_source`.
 
     Raises:
-        UserError: the training annotations cannot be used.
+        UserError: the training labels cannot be used.
     """
-    annotations, folder = files
-    train = load_index(annotations, None, name="train", purpose="training")
+    train = load_split(data, "train", source, "listed")
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path, size in _sizes(folder / train.file_name(i) for i in range(len(train))):
+    for path, size in _sizes(source.images / train.file_name(i) for i in range(len(train))):
         by_size[size].append(path)
     digests: dict[Path, str | None] = {}
 

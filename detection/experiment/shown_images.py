@@ -21,7 +21,8 @@ from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.label_checks import Suspicion
 from detection.evaluation.outcomes import KINDS, Outcomes
 from detection.experiment.analysis import Analysis
-from detection.report.drawing import draw_found, draw_objects, save_image, side_by_side
+from detection.report.drawing import draw_found, draw_objects, side_by_side
+from detection.report.drawing_file import require_replaceable, save_drawing
 from detection.report.kinds import KINDS as SHOWN_KINDS
 from detection.report.page import ShownImage, ShownSuspicions, embed_image
 
@@ -64,14 +65,25 @@ def worst_images(counts: np.ndarray, number: int) -> list[int]:
     return [image for image in ranking if image in chosen]
 
 
+def require_own_drawings(folder: Path) -> None:
+    """Raises a UserError if a file has the name of a drawing and is none."""
+    for path in _drawings(folder):
+        require_replaceable(path)
+
+
+def _drawings(folder: Path) -> list[Path]:
+    """The files there that have names of drawings."""
+    return [path for path in folder.glob("evaluated_*.jpg") if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name)]
+
+
 def show_worst(
     index: DatasetIndex, ground_truth: GroundTruth, analysis: Analysis, folder: Path, number: int
 ) -> list[ShownImage]:
     """Writes drawings of the worst images, ground truth beside detections, and returns them for the page. Drawings of
     an earlier evaluation in the folder are removed, other files are kept."""
-    for path in folder.glob("evaluated_*.jpg"):
-        if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name):
-            path.unlink()
+    require_own_drawings(folder)
+    for path in _drawings(folder):
+        path.unlink()
     threshold = analysis.thresholds.overall
     counts = mistakes_of_images(analysis.outcomes, len(index), threshold)
     shown = []
@@ -82,7 +94,7 @@ def show_worst(
         both = _draw(image, i, ground_truth, analysis.outcomes, threshold)
         path = folder / f"evaluated_{int(index.image_ids[i]):012d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(path, both)
+        save_drawing(path, both)
         names = [*KINDS, "missed"]
         found = [(name, count) for name, count in zip(names, counts[i].tolist(), strict=True) if count]
         listed = ", ".join(f"{count} {SHOWN_KINDS[name].heading}" for name, count in found) or "no object, no detection"
