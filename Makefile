@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
 # Whether .venv is whole: made from the requirements as they stand now, its Python works, and what it needs is there.
-NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml safetensors filelock tqdm tensorboard pytest hypothesis
+NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml jinja2 safetensors filelock tqdm tensorboard pytest hypothesis
 WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
 
 .PHONY: demo test test-slow test-lowest test-newest lock bench check clean setup setup-dev

@@ -25,11 +25,11 @@ from backbones.common.errors import UserError
 from backbones.complexity import bottleneck_parameters, measure_variant, solve_width
 from backbones.variants import Variant, find_variant
 from benchmarks.common import RESULTS, ROOT, environment, markdown, table, write_result
-from benchmarks.plot import Panel, write_chart
 from detection.classifier.config import ClassifierConfig
 from detection.classifier.stage import run_folder, train_classifier
 from detection.command_line import run
 from detection.config_file import load_config_of
+from detection.report.charts import Panel, write_chart
 from detection.training.distributed import process_group
 
 PLOTS = ROOT / "benchmarks" / "plots"

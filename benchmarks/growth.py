@@ -31,8 +31,8 @@ from benchmarks.common import RESULTS, ROOT, environment, interleaved, markdown,
 from benchmarks.growth_works import SUBJECTS, Subject
 from benchmarks.index_loading import peak_memory
 from benchmarks.photographs import photographs
-from benchmarks.plot import Panel, write_chart
 from detection.command_line import run
+from detection.report.charts import Panel, write_chart
 from detection.training.distributed import process_group
 
 PLOTS = ROOT / "benchmarks" / "plots"

@@ -75,12 +75,14 @@ class ImageDetections:
         first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
         return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
 
-    def above(self, score: float) -> ImageDetections:
-        """The detections with a score of at least `score`."""
-        count = int((self.scores >= score).sum())
-        return ImageDetections(
-            self.boxes[:count], self.scores[:count], self.labels[:count], self.names[:count], self.category_ids[:count]
-        )
+    def above(self, score: float | Sequence[float]) -> ImageDetections:
+        """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
+        least = np.asarray(score)
+        if least.ndim:
+            least = least[self.labels - 1]
+        kept = np.flatnonzero(self.scores >= least)
+        names = [self.names[place] for place in kept.tolist()]
+        return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
 
 
 class Detector:

@@ -38,20 +38,26 @@ class Summary:
     detections: int
 
 
-def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float = 0.5) -> Summary:
+def predict(
+    detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float | Sequence[float] = 0.5
+) -> Summary:
     """Images → `detections.json` and a copy of each image with its detections drawn, both in `output`.
 
     A drawing of an earlier call is replaced; a call that would overwrite any other file is refused. An image that
     cannot be read is named in a warning and in the JSON, and the others are still processed. If the work ends early
     (Ctrl-C, a full disk), the JSON has the detections up to then, and lists the images that remain.
 
+    Args:
+        min_score: the least score of a detection that is drawn; one for each of the K classes, or one for all.
+
     Raises:
         UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written;
             a file would be overwritten that an earlier call did not write, or that was changed since; another process
             is writing there.
     """
-    if not 0 <= min_score <= 1:
-        raise UserError(f"the least score to be drawn is {min_score}; scores lie in 0–1")
+    for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
+        if not 0 <= score <= 1:
+            raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
     with _lock_folder(output):
@@ -60,7 +66,7 @@ def predict(detector: Detector, paths: Sequence[Path], output: Path, *, min_scor
 
 
 def _predict(
-    detector: Detector, files: Sequence[Path], names: Sequence[str], output: Path, min_score: float
+    detector: Detector, files: Sequence[Path], names: Sequence[str], output: Path, min_score: float | Sequence[float]
 ) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0

@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # earlier name
     options_parser.add_argument(
+        "--no-ground-truth-proposals", dest="ground_truth_proposals", action="store_const", const=False,
+        help="do not also run the Fast R-CNN on the objects themselves, which tells what the proposals lose",
+    )  # fmt: skip
+    options_parser.add_argument(
         "--backend", choices=("arrays", "pycocotools"),
         help="what computes AP: arrays, our own code, or pycocotools, the reference; the figures are the same "
         "(default: arrays)",
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         if options.annotations is None:
             raise UserError("--results needs --annotations FILE, the ground truth")
-        _refuse_idle(options, "the AP of a results file", ("images", "data", "output"), ("",))
+        _refuse_idle(options, "the AP of a results file", ("images", "ground_truth_proposals", "data", "output"), ("",))
         detections = read_results(options.results)
         print(
             average_precision(
@@ -93,7 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.proposals is not None:
         store = ProposalStore.open(file)
         _refuse_idle(
-            options, "the recall of stored proposals", ("images", "backend"), ("backbone.", "rpn.", "fast_rcnn.")
+            options,
+            "the recall of stored proposals",
+            ("images", "ground_truth_proposals", "backend"),
+            ("backbone.", "rpn.", "fast_rcnn."),
         )
         if "config" not in store.metadata:
             raise UserError(
@@ -106,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(trained, TrainedDetector):
             _refuse_idle(
                 options, "the recall of an RPN, which is measured at up to 2,000 proposals an image",
-                ("images", "backend"),
+                ("images", "ground_truth_proposals", "backend"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
     config = change_stored_config(stored, file, overrides(options))
@@ -119,8 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             images = 12 if options.images is None else options.images
             table = evaluate.evaluate_detector(
-                config, trained, device, folder, images=images, backend=options.backend or "arrays"
-            ).table()
+                config, trained, device, folder, images=images, backend=options.backend or "arrays",
+                with_ground_truth=options.ground_truth_proposals is not False, weights=file,
+            ).table()  # fmt: skip
         if is_main():
             print(table)
             print(f"\nwritten: {folder}")
@@ -144,7 +152,8 @@ def _refuse_idle(options: argparse.Namespace, figures: str, names: tuple[str, ..
 
     names: of options. keys: prefixes of key=value.
     """
-    idle = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    spelled = {"ground_truth_proposals": "no-ground-truth-proposals"}
+    idle = [f"--{spelled.get(name, name).replace('_', '-')}" for name in names if getattr(options, name) is not None]
     idle += [text for text in options.overrides if text.startswith(keys)]
     if idle:
         raise UserError(f"{', '.join(idle)} would change nothing about {figures}; leave it out")

@@ -7,18 +7,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
+from backbones.common.errors import UserError
+from backbones.common.files import user_path
 from backbones.common.text import printable
 from detection.command_line import parser, run
 
 EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
+  python tools/predict.py --weights runs/demo/detector.pt images/ --thresholds best
 
 detections.json is a list with one entry per image: {"file": …, "width": …, "height": …, "detections":
 [{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …], "drawing": …}, boxes in pixels, "drawing"
 the name of the annotated image. It lists every detection; the annotated images show those with a score of at least
---min-score. An image that cannot be read has "error" in place of "detections", and so has one that was not reached when
-the tool was stopped. The exit status is 1 if an image could not be read.
+--min-score, or that of their class (--thresholds). An image that cannot be read has "error" in place of "detections",
+and so has one that was not reached when the tool was stopped. The exit status is 1 if an image could not be read.
 
 A folder is searched, with its subfolders, for files with the extension of a readable image format. Hidden files (such
 as macOS's ._a.jpg) are skipped. In the output folder, only annotated images and a detections.json of earlier calls are
@@ -37,20 +40,34 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser.add_argument(
         "--min-score",
         type=float,
-        default=0.5,
         metavar="S",
         help="draw detections with at least this score (default: 0.5)",
+    )
+    options_parser.add_argument(
+        "--thresholds",
+        metavar="best|FILE",
+        help="draw detections with at least the best score of their class (the best F1): those that the last "
+        "tools/eval_coco.py wrote beside the weights, in evaluation/thresholds.json, or those of a thresholds.json",
     )
     options_parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     options = options_parser.parse_args(arguments)
 
     from detection.detector import Detector
+    from detection.experiment import thresholds_file
     from detection.predict import predict
 
+    if options.thresholds is not None and options.min_score is not None:
+        raise UserError("--min-score and --thresholds exclude each other: give one of them")
     detector = Detector.load(options.weights, options.device)
-    summary = predict(detector, options.paths, options.output, min_score=options.min_score)
+    least: float | list[float] = 0.5 if options.min_score is None else options.min_score
+    if options.thresholds is not None:
+        beside = options.weights.parent / "evaluation" / thresholds_file.NAME
+        file = beside if options.thresholds == "best" else user_path(options.thresholds)
+        least = thresholds_file.read_thresholds(file, options.weights, detector.categories.names)
+    summary = predict(detector, options.paths, options.output, min_score=least)
     unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
-    detections = f"{summary.detections} detections of score {options.min_score:g} and above"
+    drawn = f"score {least:g} and above" if isinstance(least, float) else f"at least the scores in {file}"
+    detections = f"{summary.detections} detections of {drawn}"
     print(f"{summary.images} images{unreadable}, {detections}")
     print(f"written: {printable(str(options.output))}")
     return 1 if summary.unreadable else 0

@@ -29,6 +29,7 @@ BACKENDS: dict[Backend, Callable[[GroundTruth, np.ndarray, tuple[int, ...]], tup
     "pycocotools": pycocotools_evaluation.evaluate,
 }
 LIMIT = DETECTION_LIMITS[-1]
+CURVES = (0.5, 0.75)  # the IoU thresholds of the precision-recall curves
 # In COCO's order. Name: (precision or recall, IoU threshold or None for the mean over all ten, area range, limit).
 FIGURES: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
@@ -64,8 +65,9 @@ class AveragePrecision:
     figures: the twelve COCO figures by name (`FIGURES`), each in 0–1, or None where there are no targets (COCO prints
     −1 there). classes: one row per category of the ground truth, ascending by id.
     notes: what was repaired or left out, in words with counts; empty for clean inputs. limit: the maximum of detections
-    per class and image that were considered. precision_50: the precision at IoU 0.5 at the recalls 0.00, 0.01 … 1.00,
-    the mean over the classes with targets; None if there are none.
+    per class and image that were considered.
+    precision: IoU threshold (`CURVES`) → precision at the 101 recall levels, the mean over the classes with targets;
+    empty without targets. It is not part of `to_dict`.
     """
 
     figures: dict[str, float | None]
@@ -74,7 +76,7 @@ class AveragePrecision:
     detections: int
     notes: list[str] = field(default_factory=list)
     limit: int = LIMIT
-    precision_50: tuple[float, ...] | None = None
+    precision: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, strings, lists and dicts, for JSON."""
@@ -175,10 +177,13 @@ def average_precision(
         )
         for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
     ]
-    at_50 = precision[0, :, :, 0, -1]  # (R, K)
-    present = at_50[:, (at_50 > -1).all(axis=0)]
-    curve = tuple(present.mean(axis=1).tolist()) if present.size else None
-    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes, limit, curve)
+    curves = {}
+    for threshold in CURVES:
+        values = precision[np.isclose(IOU_THRESHOLDS, threshold)][0, :, :, 0, -1]
+        present = values[0] > -1
+        if present.any():
+            curves[f"{threshold:g}"] = values[:, present].mean(axis=1).tolist()
+    return AveragePrecision(figures, classes, len(ground_truth.image_ids), len(rows), notes, limit, curves)
 
 
 def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, RECALL_LEVELS
 from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.groups import pairs_within, ranks_within, running_sums
+from detection.evaluation.precision_recall import at_levels, finds_needed
 from detection.evaluation.stable_matching import UNMATCHED, stable_matching
-
-_PAIRS_AT_A_TIME = 500_000  # limits the memory for pairs that do not overlap
 
 
 def evaluate(
@@ -49,15 +49,15 @@ def evaluate(
         present = np.flatnonzero(targets)
         if not present.size:
             continue
-        needed = _finds_needed(targets[present])
+        needed = finds_needed(targets[present])
         inside = (found.areas >= low) & (found.areas <= high)
-        counted = [_sums(inside & (found.ranks < limit)) for limit in limits]
+        counted = [running_sums(inside & (found.ranks < limit)) for limit in limits]
         for threshold, (finders, regular) in enumerate(_finds(pairs, ignored, objects.crowds)):
             for limit, most in enumerate(limits):
                 best = found.ranks[finders] < most
                 precisions, hits = _hits(finders[best], regular[best], inside, counted[limit], starts)
                 recall[threshold, present, area, limit] = hits[present] / targets[present]
-                precision[threshold, :, present, area, limit] = _at_levels(precisions, hits, needed, present)
+                precision[threshold, :, present, area, limit] = at_levels(precisions, hits, needed, present)
     return precision, recall
 
 
@@ -99,15 +99,49 @@ class _Pairs:
     overlaps: np.ndarray
 
 
+@dataclass(frozen=True)
+class MatchedDetections:
+    """The detections that count at one IoU threshold for one area range, by class and descending score, and targets.
+
+    classes, images: int64, places in the ground truth's category and image ids; correct: bool. target_classes,
+    target_images: int64.
+    """
+
+    classes: np.ndarray
+    images: np.ndarray
+    correct: np.ndarray
+    target_classes: np.ndarray
+    target_images: np.ndarray
+
+
+def matched_detections(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tuple[str, MatchedDetections]]:
+    """Area range and matching, for each range with targets at each IoU threshold: what `evaluate` computes AP from.
+
+    Arguments as for `evaluate`.
+    """
+    found, objects = _ranked(ground_truth, detections, DETECTION_LIMITS[-1]), _grouped(ground_truth)
+    pairs = _overlapping_pairs(found, objects)
+    images = len(ground_truth.image_ids)
+    for name, (low, high) in AREA_RANGES.items():
+        ignored = objects.crowds | (objects.areas < low) | (objects.areas > high)
+        if ignored.all():
+            continue
+        inside = (found.areas >= low) & (found.areas <= high)
+        for finders, regular in _finds(pairs, ignored, objects.crowds):
+            correct, counted = np.zeros(len(inside), dtype=bool), inside.copy()
+            correct[finders], counted[finders] = regular, regular
+            yield name, MatchedDetections(
+                found.classes[counted], found.cells[counted] % images, correct[counted],
+                objects.classes[~ignored], objects.cells[~ignored] % images,
+            )  # fmt: skip
+
+
 def _ranked(ground_truth: GroundTruth, detections: np.ndarray, most: int) -> _Detections:
     images = np.searchsorted(ground_truth.image_ids, detections[:, 0])
     classes = np.searchsorted(ground_truth.category_ids, detections[:, 6])
     order = np.lexsort((images, -detections[:, 5], classes))
     cells = (classes * len(ground_truth.image_ids) + images)[order]
-    by_cell = np.argsort(cells, kind="stable")
-    first = np.flatnonzero(np.diff(cells[by_cell], prepend=-1))
-    ranks = np.empty(len(cells), dtype=np.int64)
-    ranks[by_cell] = np.arange(len(cells)) - np.repeat(first, np.diff(first, append=len(cells)))
+    ranks = ranks_within(cells)
     kept = ranks < most
     order = order[kept]
     boxes = detections[order, 1:5]
@@ -127,18 +161,9 @@ def _grouped(ground_truth: GroundTruth) -> _Objects:
 
 
 def _overlapping_pairs(found: _Detections, objects: _Objects) -> _Pairs:
-    first = np.searchsorted(objects.cells, found.cells)
-    counts = np.searchsorted(objects.cells, found.cells, side="right") - first
-    paired = np.flatnonzero(counts)
-    first, counts = first[paired], counts[paired]
-    sums = _sums(counts)
-    cuts = np.searchsorted(sums, np.arange(_PAIRS_AT_A_TIME, sums[-1], _PAIRS_AT_A_TIME)).tolist()
     nothing = np.zeros(0, dtype=np.int64)
     parts = [(nothing, nothing, np.zeros(0))]
-    for begin, end in zip([0, *cuts], [*cuts, len(paired)], strict=True):
-        rows = slice(begin, end)
-        detection = np.repeat(paired[rows], counts[rows])
-        thing = np.arange(sums[begin], sums[end]) + np.repeat(first[rows] - sums[begin:end], counts[rows])
+    for detection, thing in pairs_within(found.cells, objects.cells):
         overlap = _overlaps(found.boxes[detection], objects.boxes[thing], objects.crowds[thing])
         enough = overlap >= IOU_THRESHOLDS[0]
         parts.append((detection[enough], thing[enough], overlap[enough]))
@@ -198,38 +223,10 @@ def _hits(
         starts: int64 (K + 1,), where each class's detections begin.
     """
     first = np.searchsorted(finders, starts)
-    corrections = _sums(regular.astype(np.int64) - inside[finders])
-    before = _sums(regular)[first]
+    corrections = running_sums(regular.astype(np.int64) - inside[finders])
+    before = running_sums(regular)[first]
     hits = np.diff(before)
     number = np.arange(1, before[-1] + 1) - np.repeat(before[:-1], hits)  # of the target found, in its class, from 1
     total = (counted[finders + 1] + corrections[1:])[regular]
     total -= np.repeat(counted[starts[:-1]] + corrections[first[:-1]], hits)
     return number / (total + np.spacing(1.0)), hits
-
-
-def _finds_needed(targets: np.ndarray) -> np.ndarray:
-    """The number of targets that must be found to reach each recall level, at least 1: int64 (K,) → (K, R)."""
-    targets = targets[:, None]
-    needed = np.ceil(RECALL_LEVELS * targets).astype(np.int64)
-    # the product is rounded, but the quotient is compared
-    needed -= (needed - 1) / targets >= RECALL_LEVELS
-    needed += needed / targets < RECALL_LEVELS
-    return np.maximum(needed, 1)
-
-
-def _at_levels(precisions: np.ndarray, hits: np.ndarray, needed: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """The best precision at each recall level or above it, 0 if it is not reached: (K', R) for classes `present`.
-
-    Precision decreases between two hits, so only its values at the hits (see `_hits`) are needed.
-    """
-    first, count = _sums(hits)[present][:, None], hits[present][:, None]
-    reached = needed <= count
-    at = first + np.where(reached, needed - 1, count)
-    # the best from each level to the next, the last one's reaching to the next class; then the best of all from there
-    best = np.maximum.reduceat(np.append(precisions, 0.0), at.ravel()).reshape(at.shape)
-    return np.maximum.accumulate(np.where(reached, best, 0.0)[:, ::-1], axis=1)[:, ::-1]
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """Running sums with a 0 in front, int64 (n,) → (n + 1,)."""
-    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])

@@ -158,10 +158,13 @@ def is_rpn_of_run(path: Path, rpn: Trained[RPN]) -> bool:
         found = load_rpn(path)
     except UserError:
         return False
-    provenance = {key: value for key, value in found.provenance.items() if key != "versions"}
+    # what only describes; files of earlier versions have no "data"
+    ours, theirs = (
+        {key: value for key, value in one.provenance.items() if key not in ("versions", "data")} for one in (rpn, found)
+    )
     own, state = rpn.network.state_dict(), found.network.state_dict()
     return (
-        json.dumps(provenance, sort_keys=True) == json.dumps(rpn.provenance, sort_keys=True)
+        json.dumps(theirs, sort_keys=True) == json.dumps(ours, sort_keys=True)
         and config_subset_that_must_match(found.config, "rpn") == config_subset_that_must_match(rpn.config, "rpn")
         and all(torch.equal(value, own[name].cpu()) for name, value in state.items())
     )

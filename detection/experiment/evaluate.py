@@ -3,12 +3,15 @@
 The last stages of an experiment. Each writes into one folder in this order, so that the earlier files remain if a later
 one fails:
 
-    results.json    the detections, in COCO's results format
-    figures.json    the figures by name
-    images/         the images that the report shows, in full size, evaluated_<image id>.jpg
-    report.html     the figures, an error analysis, the training curves, images beside their ground truth
-    report.txt      the same as text
-    dataset.json    the data set of the evaluation
+    results.json             the detections, in COCO's results format
+    figures.json             the figures by name
+    analysis.json            kinds of mistake, thresholds, calibration …, see `analysis`
+    thresholds.json          the best score threshold of each class, for tools/predict.py
+    label_suggestions.json   labels that may be wrong, in COCO's format
+    images/                  the worst images in full size, evaluated_<image id>.jpg
+    report.html              what to do next, the figures, images beside their ground truth
+    report.txt               the figures as text
+    dataset.json             the data set of the evaluation
 """
 
 from __future__ import annotations
@@ -16,37 +19,52 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
+from detection.data.readers.source import Source
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
-from detection.evaluation.error_analysis import analyse_errors
+from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.proposal_share import ProposalShare, proposal_share
 from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
+from detection.experiment.analysis import Analysis, analyse
 from detection.experiment.builders import pair
 from detection.experiment.datasets import match_classes, open_split
 from detection.experiment.evaluation_folder import claim_folder
 from detection.experiment.ground_truth_loading import ground_truth_of
-from detection.experiment.illustrations import draw_beside_ground_truth, evenly_spread
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
+from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
+from detection.experiment.pair_analysis import PairDetections, detect_pair
 from detection.experiment.results_file import write_results
+from detection.experiment.shared_images import images_also_in_train, training_source
+from detection.experiment.shown_images import (
+    SUGGESTIONS,
+    require_own_drawings,
+    show_suspicions,
+    show_worst,
+    write_suggestions,
+)
+from detection.experiment.thresholds_file import NAME as THRESHOLDS
+from detection.experiment.thresholds_file import write_thresholds
 from detection.networks.rpn import RPN
-from detection.report.drawing_file import require_replaceable, save_drawing
-from detection.report.page import Curve, embed_image, read_curves, write_report
+from detection.report.advice import Seen, advice
+from detection.report.page import Curve, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
+
+_FILES = ("results.json", "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS, "report.html", "report.txt")
 
 _FILES_OF_RECALL = ("proposal_recall.json", "proposals/report.html", "proposals/report.txt")
 
@@ -59,6 +77,8 @@ def evaluate_detector(
     *,
     images: int = 12,
     backend: Backend = "arrays",
+    with_ground_truth: bool = True,
+    weights: Path | None = None,
 ) -> AveragePrecision:
     """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
 
@@ -66,6 +86,9 @@ def evaluate_detector(
         config: where the data is and how it runs: the detector's configuration, possibly changed.
         images: how many images the report shows.
         backend: the implementation that computes the figures, see `average_precision`.
+        with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; it runs the
+            Fast R-CNN twice.
+        weights: the file of the detector, by which its thresholds are named; None writes no thresholds.
 
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written; a file
@@ -75,11 +98,13 @@ def evaluate_detector(
     categories = trained.categories
     index = match_classes(open_split(config.data, "test"), categories.ids, categories.names, "the detector")
     ground_truth = ground_truth_of(index)
-    on_main(lambda: _require_own_drawings(folder / "images"))
-    claim_folder(folder, index, ("results.json", "figures.json", "report.html", "report.txt"))
+    on_main(lambda: require_own_drawings(folder / "images"))
+    claim_folder(folder, index, _FILES)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
-    detections = rounded(detect(inference, index))
+    training = training_source(config.data)
+    found = detect_pair(inference, index) if with_ground_truth else None
+    detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:
         results, figures_file = folder / "results.json", folder / "figures.json"
@@ -93,21 +118,82 @@ def evaluate_detector(
                 )
             _write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
-            errors = analyse_errors(ground_truth, detections)
-            shown = _draw(index, detections, folder / "images", images, errors.score_threshold)
-            write_report(
-                folder,
-                title=f"{config.name}: {index.annotation_file.stem}",
-                average_precision=figures.to_dict(),
-                errors=errors.to_dict(),
-                tables=(figures.table(), errors.table()),
-                facts=_facts(config, index),
-                curves=_curves(folder.parent),
-                images=shown,
-            )
+            share = None if found is None else _share(config, ground_truth, found, figures)
+            analysis = analyse(ground_truth, detections, figures, share)
+            _write_json(folder / "analysis.json", analysis.content)
+            if weights is not None:
+                order = ground_truth.category_ids.searchsorted(index.category_ids).tolist()
+                by_class = [analysis.thresholds.by_class[k] for k in order]
+                write_thresholds(
+                    folder / THRESHOLDS, weights, categories.names, by_class, analysis.thresholds.overall,
+                    str(index.annotation_file),
+                )  # fmt: skip
+            told = _write_page(config, index, ground_truth, figures, analysis, folder, images, training)
+            if weights is not None and folder.resolve().parent == weights.resolve().parent:
+                result = {
+                    "annotations": index.annotation_file.name,
+                    "figures": figures.to_dict(),
+                    "score": analysis.thresholds.overall,
+                    "advice": told,
+                }
+                write_model_card(folder.parent, trained, config, result)
         return figures
 
     return on_main(finish)
+
+
+def _share(
+    config: settings.Config, ground_truth: GroundTruth, found: PairDetections, figures: AveragePrecision
+) -> ProposalShare:
+    ideal = average_precision(ground_truth, rounded(found.with_ground_truth))
+    most = config.rpn.test_proposals.after_nms
+    return proposal_share(found.overlaps, found.areas, most, figures.figures, ideal.figures)
+
+
+def _write_page(
+    config: settings.Config,
+    index: DatasetIndex,
+    ground_truth: GroundTruth,
+    figures: AveragePrecision,
+    analysis: Analysis,
+    folder: Path,
+    images: int,
+    training: Source | None,
+) -> list[str]:
+    """Writes the page and what it shows, and returns what to do next."""
+    write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
+    shown = show_worst(index, ground_truth, analysis, folder / "images", images)
+    curves = _curves(folder.parent)
+    shared = None if training is None else _shared_images(config, training, index)
+    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves)
+    told = advice(seen)
+    write_report(
+        folder,
+        title=f"{config.name}: {index.annotation_file.stem}",
+        average_precision=seen.outcome,
+        analysis=analysis.content,
+        advice=told,
+        tables=(figures.table(), analysis.errors.table()),
+        facts=_facts(config, index) | _in_train(shared),
+        curves=curves,
+        suspicions=show_suspicions(index, ground_truth, analysis.suspicions) if images else None,
+        images=shown,
+    )
+    return told
+
+
+def _shared_images(config: settings.Config, training: Source, index: DatasetIndex) -> list[str] | None:
+    try:
+        return images_also_in_train(config.data, training, index)
+    except UserError as error:  # the evaluation is none of the training annotations' business
+        logger.warning("%s; whether test images also stand in train was not looked at", error)
+        return None
+
+
+def _in_train(shared: Sequence[str] | None) -> dict[str, str]:
+    if shared is None:
+        return {"images that also stand in train": "not compared: the training images are not at hand"}
+    return {"images that also stand in train": f"{len(shared)} (equal files)"}
 
 
 @contextlib.contextmanager
@@ -156,42 +242,6 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
             recall=recall.to_dict(), tables=(recall.table(),),
             facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
         )  # fmt: skip
-
-
-def _drawings(folder: Path) -> list[Path]:
-    """The files there that have names of drawings."""
-    return [path for path in folder.glob("evaluated_*.jpg") if re.fullmatch(r"evaluated_-?[0-9]+\.jpg", path.name)]
-
-
-def _require_own_drawings(folder: Path) -> None:
-    """Raises a UserError if a file has the name of a drawing and is none."""
-    for path in _drawings(folder):
-        require_replaceable(path)
-
-
-def _draw(
-    index: DatasetIndex, detections: np.ndarray, folder: Path, count: int, min_score: float
-) -> list[tuple[str, str]]:
-    """Writes drawings of images spread evenly over the split, ground truth beside detections; returns (embedded image,
-    caption) for each one."""
-    _require_own_drawings(folder)
-    for path in _drawings(folder):
-        path.unlink()
-    shown = []
-    for i in evenly_spread(index, count):
-        image_id = int(index.image_ids[i])
-        if (drawn := draw_beside_ground_truth(index, i, detections, min_score)) is None:
-            continue
-        both, objects, found = drawn
-        path = folder / f"evaluated_{image_id:012d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_drawing(path, both)
-        caption = (
-            f"image {image_id}: {objects} objects, {found} detections of score {min_score:.2f} and above; "
-            f"in full size: images/{path.name}"
-        )
-        shown.append((embed_image(both), caption))
-    return shown
 
 
 def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:

@@ -51,8 +51,8 @@ def of_detector(index: DatasetIndex, figures: AveragePrecision, detections: np.n
     for i in evenly_spread(index, IMAGES):
         if (drawn := draw_beside_ground_truth(index, i, detections, _MIN_SCORE)) is not None:
             images[f"detections/{int(index.image_ids[i])}"] = drawn[0]
-    if figures.precision_50 is not None:
-        points = [(place / 100, precision) for place, precision in enumerate(figures.precision_50)]
+    if figures.precision:
+        points = [(place / 100, precision) for place, precision in enumerate(figures.precision["0.5"])]
         images["curves/precision_over_recall"] = draw_curve(
             points, "precision at IoU 0.5, mean over the classes", "recall", 1.0
         )

@@ -165,14 +165,24 @@ def detect(inference: Inference[FasterRCNN], index: DatasetIndex) -> np.ndarray:
     An image that cannot be read has no detections, and a warning is logged. All ranks get all detections.
     """
     rows = [np.empty((0, 7))]
-    for batch in _batches_of_split(inference, index, f"detecting on {index.name}"):
+    for batch in batches_of_split(inference, index, f"detecting on {index.name}"):
         unreadable = {image_id for image_id, _ in batch.problems}
         for image_id, found in zip(batch.image_ids.tolist(), detect_batch(inference, batch), strict=True):
             if image_id in unreadable:
                 continue
-            x0, y0, x1, y1 = found.boxes.double().numpy().T
-            category_ids, scores = index.category_ids[found.labels.numpy() - 1], found.scores.double().numpy()
-            rows.append(np.stack([np.full(len(x0), image_id), x0, y0, x1 - x0, y1 - y0, scores, category_ids], axis=1))
+            rows.append(as_rows(found, image_id, index))
+    return gather_rows(rows)
+
+
+def as_rows(found: Detections, image_id: int, index: DatasetIndex) -> np.ndarray:
+    """The detections in one image, on the CPU, as rows (D, 7): image_id, x, y, width, height, score, category_id."""
+    x0, y0, x1, y1 = found.boxes.double().numpy().T
+    category_ids, scores = index.category_ids[found.labels.numpy() - 1], found.scores.double().numpy()
+    return np.stack([np.full(len(x0), image_id), x0, y0, x1 - x0, y1 - y0, scores, category_ids], axis=1)
+
+
+def gather_rows(rows: list[np.ndarray]) -> np.ndarray:
+    """The rows (D, 7) of all ranks, by image id. Every rank calls this."""
     together = np.concatenate([part for parts in gather_objects(rows) for part in parts])
     return together[np.argsort(together[:, 0], kind="stable")]
 
@@ -192,7 +202,7 @@ def propose(
     processed too.
     """
     only = None if pending is None else set(np.flatnonzero(np.isin(index.image_ids, list(pending))).tolist())
-    for batch in _batches_of_split(inference, index, f"proposing on {index.name}", only):
+    for batch in batches_of_split(inference, index, f"proposing on {index.name}", only):
         unreadable = {image_id for image_id, _ in batch.problems}
         found = propose_batch(inference, batch, limits)
         for image_id, (boxes, scores) in zip(batch.image_ids.tolist(), found, strict=True):
@@ -237,7 +247,7 @@ def _padded(inference: Inference[Network], sample: Sample) -> tuple[int, int]:
     return padded_size((height, width), inference.size_divisor)
 
 
-def _batches_of_split(
+def batches_of_split(
     inference: Inference[Network], index: DatasetIndex, label: str, only: Collection[int] | None = None
 ) -> Iterator[Batch]:
     """This rank's images of a split, resized and batched, with a progress line."""

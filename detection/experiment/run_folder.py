@@ -19,6 +19,7 @@ class RunFolder:
     detector.pt              both networks as one detector
     proposals/<split>.st     the proposals of the RPN on a split
     evaluation/              results.json, figures, report
+    README.md                what was run, with which result, how to repeat it, licences
     """
 
     root: Path

@@ -42,6 +42,7 @@ from detection.experiment.datasets import (
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
+from detection.experiment.model_card import describe_data, write_model_card
 from detection.experiment.model_files import (
     Categories,
     Trained,
@@ -211,7 +212,8 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
         return evaluate_proposals(network, splits.test, config, device)
 
     def save(outcome: Outcome) -> None:
-        rpn = Trained(network, config, categories_of(splits.train), provenance | _describe_weights(outcome))
+        described = {"data": describe_data(splits.train), **_describe_weights(outcome)}
+        rpn = Trained(network, config, categories_of(splits.train), provenance | described)
         if not is_rpn_of_run(folder.rpn, rpn):  # proposals and checkpoints refer to the file by its hash
             save_rpn(folder.rpn, rpn)
         logger.info("written: %s; next: tools/train_fastrcnn.py", folder.rpn)
@@ -266,9 +268,12 @@ def fast_rcnn_stage(
         return evaluate_detections(pair(config, opened.rpn.network.to(device), network), splits.test, config, device)
 
     def save(outcome: Outcome) -> None:
-        fast_rcnn = Trained(network, config, categories, provenance | _describe_weights(outcome))
+        described = {"data": describe_data(splits.train), **_describe_weights(outcome)}
+        fast_rcnn = Trained(network, config, categories, provenance | described)
         save_fast_rcnn(folder.fast_rcnn, fast_rcnn)
-        save_detector(folder.detector, TrainedDetector(opened.rpn, fast_rcnn))
+        detector = TrainedDetector(opened.rpn, fast_rcnn)
+        save_detector(folder.detector, detector)
+        write_model_card(folder.root, detector, config)
         logger.info("written: %s; next: tools/eval_coco.py --weights %s", folder.detector, folder.detector)
 
     return Stage(

@@ -70,8 +70,20 @@ class FasterRCNN(nn.Module):
             original_sizes: (N, 2) height and width before the images were resized.
         """
         boxes, _, counts = self.propose(images, sizes, original_sizes)
+        return self.classify(images, sizes, original_sizes, boxes, counts)
+
+    @torch.no_grad()
+    def classify(
+        self, images: Tensor, sizes: Tensor, original_sizes: Tensor, regions: Tensor, counts: Tensor
+    ) -> list[Detections]:
+        """Detections of each image among regions of any source.
+
+        Args:
+            images, sizes, original_sizes: as for `forward`.
+            regions: (N, R, 4) in pixels of the network's input; the first `counts` (N,) are regions, the rest padding.
+        """
         found = self.fast_rcnn.detect(
-            images, sizes, boxes, counts, min_score=self.min_score, nms_iou=self.nms_iou, limit=self.detections
+            images, sizes, regions, counts, min_score=self.min_score, nms_iou=self.nms_iou, limit=self.detections
         )
         return [
             one._replace(boxes=to_original(one.boxes[None], sizes[i : i + 1], original_sizes[i : i + 1])[0])

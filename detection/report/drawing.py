@@ -61,13 +61,24 @@ def draw_detections(
         image: uint8 (H, W, 3) RGB.
         boxes: (B, 4) in pixels of `image`. labels: (B,) in 1..K. names: K class names. scores: (B,) or None.
     """
-    canvas, corners = _canvas(image, boxes)
     texts = [_name(names, int(label)) for label in labels]
-    order = np.arange(len(corners))
     if scores is not None:
         texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
-        order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    colors = [class_color(int(label)) for label in labels]
+    return draw_found(image, boxes, texts, [class_color(int(label)) for label in labels], scores)
+
+
+def draw_found(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    scores: np.ndarray | Sequence[float] | None = None,
+) -> np.ndarray:
+    """As `draw_detections`, with a text and a colour for each box."""
+    canvas, corners = _canvas(image, boxes)
+    order = list(range(len(corners)))
+    if scores is not None:
+        order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
     for number in order[::-1]:
         _solid_box(canvas, corners[number], colors[number])
     draw_captions(canvas, corners[order], [texts[number] for number in order], [colors[number] for number in order])
@@ -85,14 +96,26 @@ def draw_ground_truth(
 
     Arguments as for `draw_detections`; crowds: bool (B,), or None for none.
     """
+    colors = [class_color(int(label)) for label in labels]
+    texts = [_name(names, int(label)) for label in labels]
+    return draw_objects(image, boxes, texts, colors, crowds)
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    crowds: np.ndarray | Sequence[bool] | None = None,
+) -> np.ndarray:
+    """As `draw_ground_truth`, with a text and a colour for each box."""
     canvas, corners = _canvas(image, boxes)
     crowded = np.zeros(len(corners), dtype=bool) if crowds is None else np.asarray(crowds, dtype=bool)
-    colors = [class_color(int(label)) for label in labels]
     for box, color, crowd in zip(corners, colors, crowded, strict=True):
         if crowd:
             _hatch(canvas, box, color)
         _dashed_box(canvas, box, color)
-    texts = [_name(names, int(label)) + " (crowd)" * bool(crowd) for label, crowd in zip(labels, crowded, strict=True)]
+    texts = [text + " (crowd)" * bool(crowd) for text, crowd in zip(texts, crowded, strict=True)]
     draw_captions(canvas, corners, texts, colors)
     return canvas
 

@@ -31,8 +31,8 @@ def place(networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     shutil.copy(data / "annotations" / "instances_test.json", tmp_path / "instances_val2017.json")
     monkeypatch.chdir(tmp_path)
     tool("propose", "--weights", "runs/demo/rpn.pt", "--output", "runs/demo")
-    tool("eval_coco", "--weights", "detector.pt")
-    shutil.copy("evaluation/results.json", "results.json")
+    tool("eval_coco", "--weights", "runs/demo/detector.pt")
+    shutil.copy("runs/demo/evaluation/results.json", "results.json")
     return tmp_path
 
 

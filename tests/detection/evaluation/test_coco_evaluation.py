@@ -16,7 +16,7 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no ra
 from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks.evaluation import largest_difference, ours, pycocotools, write_data  # noqa: E402
-from detection.evaluation import coco_evaluation, pycocotools_evaluation  # noqa: E402
+from detection.evaluation import coco_evaluation, groups, pycocotools_evaluation  # noqa: E402
 from detection.evaluation.ground_truth import GroundTruth  # noqa: E402
 
 bounded = hypothesis.settings(
@@ -100,7 +100,7 @@ def test_equals_pycocotools_on_what_looks_like_coco(tmp_path: Path) -> None:
 def test_pairs_in_small_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     truth, found = ours()[0](*write_data(tmp_path, images=5, categories=2))
     whole = coco_evaluation.evaluate(truth, found)
-    monkeypatch.setattr(coco_evaluation, "_PAIRS_AT_A_TIME", 7)
+    monkeypatch.setattr(groups, "_PAIRS_AT_A_TIME", 7)
     for one, other in zip(whole, coco_evaluation.evaluate(truth, found), strict=True):
         np.testing.assert_array_equal(one, other)
 

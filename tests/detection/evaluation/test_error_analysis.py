@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.evaluation.error_analysis import KINDS, ErrorAnalysis, analyse_errors
+from detection.evaluation.error_analysis import ErrorAnalysis, analyse_errors
 from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.outcomes import KINDS, outcomes_of
 from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.results_file import read_results
 
@@ -32,7 +33,7 @@ def ground_truth(*objects: tuple[int, int, list[float], int]) -> GroundTruth:
 
 
 def analyse(truth: GroundTruth, *rows: list[float], threshold: float | None = 0.0) -> ErrorAnalysis:
-    return analyse_errors(truth, np.array(rows).reshape(-1, 7), score_threshold=threshold)
+    return analyse_errors(truth, outcomes_of(truth, np.array(rows).reshape(-1, 7)), score_threshold=threshold)
 
 
 def only(outcome: ErrorAnalysis, kind: str) -> bool:
@@ -51,7 +52,8 @@ TRUTH = ground_truth((1, CAT, [0, 0, 100, 100], 0), (2, DOG, [0, 0, 100, 100], 0
         ([1, 0, 0, 100, 10, 0.9, CAT], "localisation"),  # IoU 0.1 exactly
         ([1, 0, 0, 100, 9, 0.9, CAT], "background"),
         ([1, 0, 0, 100, 90, 0.9, DOG], "confusion"),
-        ([1, 0, 0, 100, 40, 0.9, DOG], "background"),  # wrong class and poor box
+        ([1, 0, 0, 100, 40, 0.9, DOG], "both"),  # wrong class and poor box
+        ([1, 0, 0, 100, 9, 0.9, DOG], "background"),
         ([1, 300, 300, 10, 10, 0.9, CAT], "background"),
         ([2, 0, 0, 100, 100, 0.9, CAT], "confusion"),
     ],
@@ -125,6 +127,6 @@ def test_every_detection_of_the_reference_has_one_kind(shared_data: Path) -> Non
     folder = shared_data / "coco_eval_reference"
     truth = load_ground_truth(folder / "instances_val2014_100.json")
     detections = read_results(folder / "instances_val2014_fakebbox100_results.json")
-    outcome = analyse_errors(truth, detections, score_threshold=0.0)
+    outcome = analyse_errors(truth, outcomes_of(truth, detections), score_threshold=0.0)
     assert sum(outcome.counts.values()) + outcome.ignored == len(detections)
     assert outcome.missed + outcome.counts["correct"] == outcome.objects

@@ -55,7 +55,28 @@ def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Pa
     images = list((run / "evaluation" / "images").iterdir())
     assert len(images) == 6
     assert all(image.name in report for image in images)
-    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,') == 6
+    assert report.count("<figure data-kinds=") == 6
+    assert report.count("<img ") == report.count('<img src="data:image/jpeg;base64,')
+
+
+def test_the_run_s_folder_says_what_was_run_and_with_which_result(run: Path, data: Path) -> None:
+    card = run / "README.md"
+    tool("eval_coco", "--weights", run / "detector.pt", "--images", 0)
+    text = card.read_text(encoding="utf-8")
+    figures = json.loads((run / "evaluation" / "figures.json").read_text())["figures"]
+    assert f"| {figures['AP']:.3f} | {figures['AP50']:.3f} |" in text
+    assert "| training images | 12, instances_train.json | 12, instances_train.json |" in text
+    assert "| steps | 6 | 6 |" in text
+    assert "none: from scratch" in text
+    assert "training images of the RPN: " in text
+    assert "python tools/eval_coco.py --weights detector.pt" in text
+    provenance = torch.load(run / "detector.pt", weights_only=True)["provenance"]
+    for network in ("rpn", "fastrcnn"):
+        assert provenance[network]["data"]["images"] == 12
+        assert provenance[network]["data"]["annotations"] == "instances_train.json"
+    card.write_text("my own notes")
+    tool("eval_coco", "--weights", run / "detector.pt", "--images", 0)
+    assert card.read_text() == "my own notes"
 
 
 def test_a_detector_file_needs_nothing_else(run: Path, data: Path, tmp_path: Path) -> None:

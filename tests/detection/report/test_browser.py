@@ -1,28 +1,26 @@
-"""The report in a real browser: it draws its images without the network, in light and dark, narrow and wide."""
+"""The report in a real browser: drawn without the network, in light and dark, at two widths; sorted, filtered,
+zoomed."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from detection.report.page import embed_image, write_report
-from tests.detection.report.test_page import AVERAGE_PRECISION, ERRORS, RECALL
+from detection.report.page import ShownImage, embed_image, write_report
+from tests.detection.report.browser import OPTIONS, Tab, find_browser
+from tests.detection.report.test_page import ANALYSIS, AVERAGE_PRECISION, RECALL
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAGENTA = (255, 0, 255)
 
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"NO BROWSER ({', '.join(BROWSERS)}): the report was opened in none; apt-get install chromium")
-    return found
+    return find_browser()
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +30,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("report"),
         title="größe 猫 <script>console.error('run')</script>",
         average_precision=AVERAGE_PRECISION,
-        errors=ERRORS,
+        analysis=ANALYSIS,
+        advice=["larger images or smaller anchors"],
         recall=RECALL,
         facts={"annotations": "/a/very/long/path" * 9},
         curves={"loss": [(1, 3.0), (2, 2.0), (3, 1.0)]},
-        images=[(embed_image(image), "one"), (embed_image(image), "two")],
+        images=[
+            ShownImage(embed_image(image), "one", ["missed"]),
+            ShownImage(embed_image(image), "two", ["confusion"]),
+        ],
     )
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1600])
 def test_it_is_drawn_whole(browser: str, page: Path, width: int, dark: bool, tmp_path: Path) -> None:
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=http://127.0.0.1:9"]  # no network
-    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [browser, *OPTIONS, "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--force-dark-mode"] if dark else []
     screenshot = tmp_path / "page.png"
-    command += [f"--screenshot={screenshot}", f"--window-size={width},3500", page.as_uri()]
+    command += [f"--screenshot={screenshot}", f"--window-size={width},9000", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if not screenshot.exists():
         pytest.skip(f"THE BROWSER DID NOT START, so that the report was opened in none: {done.stderr[-300:]}")
@@ -61,5 +60,67 @@ def test_it_is_drawn_whole(browser: str, page: Path, width: int, dark: bool, tmp
     shown = (np.abs(pixels - MAGENTA) < 12).all(axis=-1)
     columns = np.flatnonzero(shown.any(axis=0))
     drawn_width = columns[-1] - columns[0] + 1
-    assert drawn_width == min(1000, min(width, 1080) - 82)
+    assert drawn_width == min(1000, min(width, 1080) - (42 if width < 520 else 82))
     assert abs(shown.sum() / drawn_width**2 / 0.6 - 1) < 0.02
+
+
+@pytest.fixture(scope="module")
+def tab(browser: str, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with Tab(browser, page, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+COLUMN = "[...document.querySelectorAll('#classes tbody tr')].map(row => row.children[{}].textContent)"
+
+
+def test_classes_are_sorted_by_a_click(tab: Tab) -> None:
+    first, second = "<b>cat</b> & co", r'do"g\x1b[2J\u202e'
+    names = COLUMN.format(0)
+    assert tab.evaluate(names) == [first, second]
+    tab.click("#classes th:nth-child(1) button")
+    assert tab.evaluate(names) == [first, second]  # ascending
+    tab.click("#classes th:nth-child(1) button")
+    assert tab.evaluate(names) == [second, first]
+    tab.click("#classes th:nth-child(5) button")  # best threshold, descending
+    assert tab.evaluate(COLUMN.format(4)) == ["0.500", "0.250"]
+    tab.click("#classes th:nth-child(5) button")
+    assert tab.evaluate(COLUMN.format(4)) == ["0.250", "0.500"]
+    for _ in range(2):  # a dash is last in both directions
+        tab.click("#classes th:nth-child(3) button")
+        assert tab.evaluate(COLUMN.format(2)) == ["0.700", "—"]
+    assert tab.evaluate("document.querySelector('#classes th:nth-child(3)').ariaSort") == "ascending"
+
+
+def test_classes_are_filtered_by_their_name(tab: Tab) -> None:
+    shown = "[...document.querySelectorAll('#classes tbody tr')].filter(row => row.offsetHeight > 0).length"
+    assert tab.evaluate(shown) == 2
+    tab.click("input[data-filters]")
+    tab.type("CAT")
+    assert tab.evaluate(shown) == 1
+    tab.evaluate("{ const box = document.querySelector('input[data-filters]'); box.value = ''; "
+                 "box.dispatchEvent(new Event('input')) }")  # fmt: skip
+    assert tab.evaluate(shown) == 2
+
+
+def test_images_are_filtered_by_the_kind_of_mistake(tab: Tab) -> None:
+    shown = "[...document.querySelectorAll('figure')].filter(one => one.offsetHeight > 0).map(one => one.textContent)"
+    assert tab.evaluate(shown) == ["one", "two"]
+    tab.click("button[data-kind=confusion]")
+    assert tab.evaluate(shown) == ["two"]
+    assert tab.evaluate("document.querySelector('button[data-kind=confusion]').ariaPressed") == "true"
+    tab.click("button[data-kind='']")
+    assert tab.evaluate(shown) == ["one", "two"]
+
+
+def test_an_image_is_zoomed(tab: Tab) -> None:
+    is_open, width = "document.querySelector('dialog').open", "document.querySelector('dialog img').clientWidth"
+    assert tab.evaluate(is_open) is False
+    tab.click("figure img")
+    assert tab.evaluate(is_open) is True
+    fitted = tab.evaluate(width)
+    tab.click("dialog img")
+    assert tab.evaluate(width) >= 2 * fitted
+    tab.click("dialog img")
+    assert tab.evaluate(width) == fitted
+    tab.press_escape()
+    tab.wait("!document.querySelector('dialog').open")

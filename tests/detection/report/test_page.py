@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import doctest
+import hashlib
+import html
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -13,8 +17,9 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.report import page as module
-from detection.report.page import embed_image, read_curves, write_report
+from detection.report import advice as advice_module
+from detection.report import kinds, sections
+from detection.report.page import ShownImage, ShownSuspicions, embed_image, read_curves, write_report
 
 FIGURES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 FIGURES += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
@@ -28,15 +33,56 @@ AVERAGE_PRECISION: dict[str, Any] = {
     "detections": 1,
     "notes": ["<i>one</i> was left out"],
 }
-ERRORS: dict[str, Any] = {
-    "score_threshold": 0.25,
-    "counts": {"correct": 3, "localisation": 1, "confusion": 0, "duplicate": 0, "background": 0},
-    "ignored": 0,
-    "objects": 4,
-    "missed": 1,
-    "confusions": [("<b>cat</b> & co", "猫", 2)],
-    "precision": 0.75,
-    "recall": None,
+BINS = [{"name": name, "objects": 1, "recall": 0.5, "AP50": 0.25} for name in ("below 16", "16–32")]
+ANALYSIS: dict[str, Any] = {
+    "errors": {
+        "score_threshold": 0.25,
+        "counts": {"correct": 3, "localisation": 1, "confusion": 0, "duplicate": 0, "both": 0, "background": 0},
+        "ignored": 2,
+        "objects": 4,
+        "missed": 1,
+        "confusions": [("<b>cat</b> & co", "猫", 2)],
+        "precision": 0.75,
+        "recall": None,
+        "average_precision": 0.5,
+        "costs": {
+            "localisation": 0.125,
+            "confusion": 0.0,
+            "duplicate": 0.0,
+            "both": 0.0,
+            "background": 0,
+            "missed": 0.25,
+        },
+    },
+    "thresholds": {
+        "overall": 0.25,
+        "by_class": [0.25, 0.5],
+        "f1_by_class": [0.75, None],
+        "best_f1": 0.8,
+        "f1": [i / 100 for i in range(101)],
+        "precision": [0.5] * 100 + [None],
+        "recall": [1 - i / 100 for i in range(101)],
+    },
+    "calibration": {
+        "counts": [2] + [0] * 8 + [2],
+        "scores": [0.05] + [None] * 8 + [0.95],
+        "correct": [0.0] + [None] * 8 + [1.0],
+        "error": 0.05,
+        "bias": 0.0,
+    },
+    "calibration_from": 0.05,
+    "confusion_matrix": [[3, 1, 1], [0, 0, 0], [2, 0, 0]],
+    "attributes": {name: {"meaning": f"the {name}", "bins": BINS} for name in ("size", "aspect", "crowding")},
+    "precision": {"0.5": [1.0] * 101},
+    "precision_of_classes": {"<b>cat</b> & co": [0.5] * 101},
+    "label_checks": {"classes": [{"confident_correct": 1, "missing": 0, "other": 0}] * 2, "unfound": 0},
+    "proposal_share": {
+        "proposals": 300,
+        "objects": {"all": 4, "below 16": 0},
+        "recall": {"all": [0.75] * 10, "below 16": None},
+        "figures": {"AP": 0.3, "AP50": 0.5},
+        "with_ground_truth": {"AP": 0.4, "AP50": 0.875},
+    },
 }
 RECALL: dict[str, Any] = {
     "figures": {
@@ -66,7 +112,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "poster")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -92,13 +138,14 @@ def pixels_of(link: str) -> np.ndarray:
     return decoded[:, :, ::-1]
 
 
-def write_whole(folder: Path, images: list[tuple[str, str]]) -> Path:
+def write_whole(folder: Path, images: list[ShownImage]) -> Path:
     return write_report(
         folder,
         title="Evaluation <1>",
         average_precision=AVERAGE_PRECISION,
-        errors=ERRORS,
+        analysis=ANALYSIS,
         recall=RECALL,
+        advice=["take <larger> images"],
         tables=["COCO's figures", "the kinds\nof error\x1b[2J"],
         facts={"weights": "detector.pt"},
         curves={"loss": [(1, 3.0), (2, 2.0)], "AP": [(2, 0.5)]},
@@ -109,28 +156,61 @@ def write_whole(folder: Path, images: list[tuple[str, str]]) -> Path:
 def test_holds_everything(tmp_path: Path) -> None:
     image = np.zeros((60, 90, 3), dtype=np.uint8)
     image[:, 30:, 0] = 250
-    page = write_whole(tmp_path / "report", [(embed_image(image), 'image "1"')])
+    page = write_whole(tmp_path / "report", [ShownImage(embed_image(image), 'image "1"', ["missed"])])
     text = page.read_text(encoding="utf-8")
     parsed = Page(text)
     assert parsed.open == []
-    assert parsed.tags.isdisjoint({"script", "link", "iframe", "a", "object"})
+    assert parsed.tags.isdisjoint({"link", "iframe", "a", "object"})
     (link,) = parsed.links
     assert np.abs(pixels_of(link).astype(int) - image).mean() < 4
-    assert "default-src 'none'" in text
-    assert "http://" not in text
-    assert "https://" not in text
+    (script,) = re.findall("<script>(.*)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy in html.unescape(text)
+    without_names = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "http://" not in without_names
+    assert "https://" not in without_names
     assert "url(" not in text
     assert all(f"<span>{name}</span>" in text for name in FIGURES)
     assert "AP, IoU 0.75, all, 100 an image" in text
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text
     assert "&lt;i&gt;one&lt;/i&gt; was left out" in text
+    assert "<li>take &lt;larger&gt; images</li>" in text
     assert "<b>cat" not in text
     assert "taken for 猫: 2" in text
-    assert ["missed (of objects)", "1", "25.0%", ""] in parsed.rows
-    assert text.count("<svg") == 1  # one point makes no curve
+    assert ["missed", kinds.KINDS["missed"].meaning, "1", "25.0% of objects", "0.250", ""] in parsed.rows
+    assert ["<b>cat</b> & co", "1", "0.700", "1.000", "0.250", "0.750", r'do"g\x1b[2J\u202e (1)', ""] in parsed.rows
+    assert ["object ↓ detected as →", "<b>cat</b> & co", r'do"g\x1b[2J\u202e', "missed"] in parsed.rows
+    assert ["background", "2", "", ""] in parsed.rows
+    assert ["below 16", "0", "—", "—", "—", ""] in parsed.rows
+    assert "AP at IoU 0.5 0.875 instead of 0.500" in text
+    assert text.count("<svg") == 4  # precision and recall, F1, reliability, and the loss; one point makes no curve
+    assert 'data-kind="missed"' in text
+    assert 'data-kind="background"' not in text  # no image shows any
     plain = (page.parent / "report.txt").read_text(encoding="utf-8")
-    assert plain == "Evaluation <1>\n\nweights: detector.pt\n\nCOCO's figures\n\nthe kinds\nof error\\x1b[2J\n"
+    assert plain == (
+        "Evaluation <1>\n\nweights: detector.pt\n\nWhat to do next:\n1. take <larger> images\n\n"
+        "COCO's figures\n\nthe kinds\nof error\\x1b[2J\n"
+    )
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.txt"]
+
+
+def test_suspicious_labels_are_shown_by_kind(tmp_path: Path) -> None:
+    crop = ShownImage(embed_image(np.zeros((8, 8, 3), dtype=np.uint8)), "a.jpg: <cat>")
+    page = write_report(tmp_path, title="x", suspicions=ShownSuspicions("look", [("nothing annotated", [crop, crop])]))
+    text = page.read_text(encoding="utf-8")
+    assert "<h3>nothing annotated</h3>" in text
+    assert text.count("<figcaption>a.jpg: &lt;cat&gt;</figcaption>") == 2
+
+
+def test_of_many_classes_the_matrix_shows_those_with_mistakes() -> None:
+    counts = np.diag([9] * 40 + [0])
+    counts[7, 31] = 2
+    counts[40, 11] = 1
+    shown = sections.confusion_matrix([f"class {k}" for k in range(40)], counts.tolist())
+    assert shown is not None
+    assert shown["columns"] == ["class 7", "class 11", "class 31", "missed"]
+    assert [cell["count"] for cell in shown["rows"][0]["cells"]] == ["9", "", "2", ""]
 
 
 def test_recall_is_a_table_of_sizes_by_proposals(tmp_path: Path) -> None:
@@ -145,8 +225,10 @@ def test_recall_is_a_table_of_sizes_by_proposals(tmp_path: Path) -> None:
 
 def test_control_characters_are_escaped(tmp_path: Path) -> None:
     text = write_whole(tmp_path, []).read_text(encoding="utf-8")
-    assert r"do&quot;g\x1b[2J\u202e" in text
-    assert text.replace("\n", "").isprintable()
+    assert r"do&#34;g\x1b[2J\u202e" in text
+    assert (
+        re.sub(r"<script>.*</script>", "", text, flags=re.DOTALL).replace("\n", "").replace("\u2002", "").isprintable()
+    )
 
 
 @pytest.mark.parametrize("size", [(1500, 4116), (900, 1286), (9000, 300), (40, 30), (1, 1)])
@@ -170,7 +252,9 @@ def test_a_dozen_photographs_take_a_few_megabytes(tmp_path: Path, shared_data: P
 
     photographs = [read_image(path) for path in sorted((shared_data / "coco_tiny/images").iterdir())[:12]]
     large = [cv2.resize(image, None, fx=3, fy=3) for image in photographs]
-    page = write_report(tmp_path, title="x", images=[(embed_image(side_by_side(one, one)), "x") for one in large])
+    page = write_report(
+        tmp_path, title="x", images=[ShownImage(embed_image(side_by_side(one, one)), "x") for one in large]
+    )
     assert len(Page(page.read_text(encoding="utf-8")).links) == 12
     assert page.stat().st_size < 4_000_000
 
@@ -185,7 +269,7 @@ def test_what_is_not_given_is_left_out(tmp_path: Path) -> None:
 def test_a_flat_curve_and_a_long_one(tmp_path: Path) -> None:
     long = [(float(step), 1.0) for step in range(100_000)]
     page = write_report(tmp_path, title="Curves", curves={"flat": long})
-    assert page.stat().st_size < 30_000
+    assert page.stat().st_size < 40_000
     assert "nan" not in page.read_text(encoding="utf-8")
 
 
@@ -203,7 +287,8 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path: Path) -> None:
         read_curves(tmp_path / "absent.jsonl")
 
 
-def test_worked_example() -> None:
+@pytest.mark.parametrize("module", [sections, kinds, advice_module])
+def test_worked_examples(module: ModuleType) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
     assert outcome.failed == 0

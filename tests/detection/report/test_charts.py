@@ -1,4 +1,4 @@
-"""The benchmarks' charts: points where their values belong, and a dashed line that means linear growth."""
+"""Charts: points where their values belong, and a dashed line that means linear growth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plot import Panel, write_chart
+from detection.report.charts import Panel, write_chart
+from detection.report.charts import chart as svg_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,3 +65,22 @@ def test_axes_are_labelled_and_everything_lies_within(
     assert labels >= 3
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
     assert all(0 < x < width and 0 < y < height for line in corners(root) for x, y in line)
+
+
+def test_a_chart_in_a_page_leaves_its_colours_to_the_page() -> None:
+    curve = [(0.0, 0.0), (0.5, 0.25), (1.0, 1.0)]
+    panel = Panel("F1 & more", {"<one>": curve}, (0.0, 1.0), (0.0, 1.0), {"best: 0.5": 0.5})
+    root = ElementTree.fromstring(svg_of("score", [panel]))
+    assert not list(root.iter(f"{SVG}style"))
+    assert not list(root.iter(f"{SVG}rect"))
+    assert not list(root.iter(f"{SVG}circle"))
+    (line,) = corners(root)
+    (mark,) = (path.attrib["d"] for path in root.iter(f"{SVG}path") if path.attrib.get("class") == "mark")
+    assert float(re.findall(r"[\d.]+", mark)[0]) == pytest.approx(line[1][0], abs=0.1)
+    assert line[0][1] - line[2][1] == pytest.approx(2 * (line[0][1] - line[1][1]) * 2, abs=0.5)
+    assert "<one>" not in {text.text for text in root.iter(f"{SVG}text")}  # one curve needs no legend
+
+
+def test_a_long_curve_is_thinned() -> None:
+    text = svg_of("step", [Panel("loss", {"loss": [(float(step), 1.0) for step in range(100_000)]})])
+    assert len(text) < 20_000

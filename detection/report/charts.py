@@ -1,7 +1,7 @@
-"""Curves → a chart as an SVG file: panels side by side, logarithmic axes, in each a dashed line of linear growth.
+"""Curves → a chart as SVG: panels side by side, on linear or on logarithmic axes.
 
-The dashed lines end in each curve's last point: a curve that lies on its line grows linearly, one above it to the left
-grows less.
+Logarithmic axes have a dashed line of linear growth for each curve, which ends in the curve's last point: a curve that
+lies on its line grows linearly, one above it to the left grows less.
 """
 
 from __future__ import annotations
@@ -16,21 +16,32 @@ from backbones.common.files import atomic_write
 
 Points = Sequence[tuple[float, float]]
 
-_COLOURS = ("#2f6fed", "#d9541e", "#1f9254", "#8e44ad", "#b8860b", "#555555")
+_COLOURS = ("#2f6fed", "#d9541e", "#1f9254", "#8e44ad", "#b8860b", "#808894")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 400, 260, 58, 14, 40  # of a panel, and its margins
 _LEGEND = 18  # height of a line of the legend
 _LETTER = 9  # width of a letter of the title, at most
+_POINTS = 400  # of a curve, at most: more than a chart has pixels to show
+# Of a chart in a file of its own; a page styles its charts itself, in light and dark.
 _STYLE = """
 .back { fill: #fff } text { font: 12px system-ui, sans-serif; fill: #444b57 } .frame { fill: none; stroke: #c5cad3 }
 .grid { stroke: #e9ebef } .curve { fill: none; stroke-width: 2 } .linear { stroke-dasharray: 3 4; opacity: .55 }
+.mark { stroke: #444b57; stroke-dasharray: 5 3 }
 """
 
 
 class Panel(NamedTuple):
-    """One set of axes: what is measured, with its unit, and the curves by name."""
+    """One set of axes.
+
+    label: what is measured, with its unit. curves: the points by name; the order of the names is that of the colours.
+    x_range, y_range: the ends of the axes; None for those of the points with a little room. marks: x values at which a
+    dashed vertical line stands, by label.
+    """
 
     label: str
     curves: Mapping[str, Points]
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    marks: Mapping[str, float] = {}
 
 
 class _Axis(NamedTuple):
@@ -60,47 +71,63 @@ class _Axis(NamedTuple):
 
 
 def write_chart(path: Path, title: str, x_label: str, panels: Sequence[Panel], *, logarithmic: bool = True) -> None:
-    """Writes the chart. All curves need at least two points; with logarithmic axes, points that are not above 0 are
-    left out.
+    """Writes a chart with a title into a file of its own. All curves need at least two points; with logarithmic axes,
+    points that are not above 0 are left out.
 
     Raises:
         CannotWrite: the file cannot be written.
     """
+    with atomic_write(path) as temporary:
+        temporary.write_text(chart(x_label, panels, title=title, logarithmic=logarithmic, dots=True), encoding="utf-8")
+
+
+def chart(
+    x_label: str, panels: Sequence[Panel], *, title: str = "", logarithmic: bool = False, dots: bool = False
+) -> str:
+    """The chart as an `<svg>` element. Without a title, it has no style and no background of its own: the page's style
+    has `.frame`, `.grid`, `.curve` and `.mark`.
+
+    dots: draw a dot at each point.
+    """
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
-    top = 34 + _LEGEND * len(names)
-    width, height = max(_WIDTH * len(panels), _LEFT + _LETTER * len(title)), top + _HEIGHT
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img"><title>{escape(title)}</title><style>{_STYLE}</style>'
-        f'<rect class="back" width="{width}" height="{height}"/>'
-        f'<text x="{_LEFT}" y="20" style="font-size:14px;font-weight:600">{escape(title)}</text>'
-    ]
-    for number, name in enumerate(names):
-        y = 36 + _LEGEND * number
+    head = 34 if title else 10
+    top = head + _LEGEND * (len(names) if len(names) > 1 or title else 0)
+    width, height = max(_WIDTH * len(panels), _LEFT + _LETTER * len(title) if title else 0), top + _HEIGHT
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"']
+    if title:
+        parts[0] += (
+            f' width="{width}" height="{height}" role="img"><title>{escape(title)}</title><style>{_STYLE}</style>'
+            f'<rect class="back" width="{width}" height="{height}"/>'
+            f'<text x="{_LEFT}" y="20" style="font-size:14px;font-weight:600">{escape(title)}</text>'
+        )
+    else:
+        parts[0] += f' role="img" aria-label="{escape("; ".join(panel.label for panel in panels))}">'
+    for number, name in enumerate(names if top > head else []):
+        y = head + 2 + _LEGEND * number
         parts.append(f'<path d="M{_LEFT} {y}h18" stroke="{colours[name]}" class="curve"/>')
         parts.append(f'<text x="{_LEFT + 25}" y="{y + 4}">{escape(name)}</text>')
     for number, panel in enumerate(panels):
-        parts += _panel(panel, number, top, x_label, colours, logarithmic)
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+        parts += _panel(panel, number, top, x_label, colours, logarithmic, dots)
+    return "\n".join([*parts, "</svg>\n"])
 
 
 def _panel(
-    panel: Panel, number: int, top: float, x_label: str, colours: Mapping[str, str], logarithmic: bool
+    panel: Panel, number: int, top: float, x_label: str, colours: Mapping[str, str], logarithmic: bool, dots: bool
 ) -> list[str]:
     curves = {
-        name: [(x, y) for x, y in points if not logarithmic or (x > 0 and y > 0)]
+        name: [(x, y) for x, y in _thinned(points) if not logarithmic or (x > 0 and y > 0)]
         for name, points in panel.curves.items()
     }
     left, right = _WIDTH * number + _LEFT, _WIDTH * (number + 1) - _RIGHT
     floor = top + _HEIGHT - _BOTTOM
     xs, ys = ([point[side] for points in curves.values() for point in points] for side in (0, 1))
-    across = _Axis(*_range(xs, logarithmic), left, right, logarithmic)
-    up = _Axis(*_range(ys if logarithmic else [0, *ys], logarithmic), floor, top + 18, logarithmic)
+    across = _Axis(*(panel.x_range or _range(xs, logarithmic)), left, right, logarithmic)
+    up = _Axis(*(panel.y_range or _range(ys if logarithmic else [0, *ys], logarithmic)), floor, top + 18, logarithmic)
     parts = [f'<text x="{left}" y="{top + 8}">{escape(panel.label)}</text>']
-    inside = f'x="{left}" y="{top + 18}" width="{right - left}" height="{floor - top - 18}"'
-    parts.append(f'<clipPath id="panel{number}"><rect {inside}/></clipPath>')
+    if logarithmic:
+        inside = f'x="{left}" y="{top + 18}" width="{right - left}" height="{floor - top - 18}"'
+        parts.append(f'<clipPath id="panel{number}"><rect {inside}/></clipPath>')
     for value in across.ticks():
         x = across.place(value)
         parts.append(f'<path class="grid" d="M{x:.1f} {floor}V{top + 18}"/>')
@@ -113,14 +140,27 @@ def _panel(
         places = [(round(across.place(x), 1), round(up.place(y), 1)) for x, y in points]
         corners = " ".join(f"{x},{y}" for x, y in places)
         parts.append(f'<polyline class="curve" stroke="{colours[name]}" points="{corners}"/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colours[name]}"/>' for x, y in places]
+        if dots:
+            parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colours[name]}"/>' for x, y in places]
         if logarithmic and points:
             (x, y), x0 = points[-1], across.low
             line = f"M{across.place(x):.1f} {up.place(y):.1f}L{across.place(x0):.1f} {up.place(y * x0 / x):.1f}"
             parts.append(f'<path class="linear" clip-path="url(#panel{number})" stroke="{colours[name]}" d="{line}"/>')
+    for label, value in panel.marks.items():
+        x = across.place(value)
+        before = x > (left + right) / 2
+        parts.append(f'<path class="mark" d="M{x:.1f} {floor}V{top + 18}"/>')
+        parts.append(
+            f'<text x="{x + (-5 if before else 5):.1f}" y="{floor - 6}" '
+            f'text-anchor="{"end" if before else "start"}">{escape(label)}</text>'
+        )
     parts.append(f'<path class="frame" d="M{left} {top + 18}V{floor}H{right}"/>')
     parts.append(f'<text x="{(left + right) / 2}" y="{floor + 34}" text-anchor="middle">{escape(x_label)}</text>')
     return parts
+
+
+def _thinned(points: Points) -> Points:
+    return points if len(points) <= _POINTS else points[:: -(-len(points) // _POINTS)]
 
 
 def _range(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:

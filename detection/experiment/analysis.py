@@ -1,0 +1,93 @@
+"""Detections and ground truth → what the report shows beyond COCO's figures, also as one dict for `analysis.json`.
+
+The dict: `errors`, `thresholds`, `calibration` (with `calibration_from`), `confusion_matrix`, `attributes`,
+`precision`, `precision_of_classes`, `label_checks`, and `proposal_share` if it was measured. Each is described where it
+is computed, in `detection.evaluation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detection.evaluation.average_precision import AveragePrecision
+from detection.evaluation.calibration import calibration
+from detection.evaluation.confusion_matrix import confusion_matrix
+from detection.evaluation.error_analysis import ErrorAnalysis, analyse_errors
+from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.label_checks import Suspicion, confident_detections, suspicious_labels
+from detection.evaluation.object_attributes import ATTRIBUTES, by_attribute
+from detection.evaluation.outcomes import BACKGROUND, CONFUSION, CORRECT, Outcomes, outcomes_of
+from detection.evaluation.precision_recall import precision_by_class
+from detection.evaluation.proposal_share import ProposalShare
+from detection.evaluation.score_thresholds import ScoreThresholds, score_thresholds
+
+CALIBRATION_FROM = 0.05  # the lowest score of a detector's detections by default (fast_rcnn.min_score)
+_MOST_CURVES = 4  # classes with a precision-recall curve of their own
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The outcomes, what is drawn from them, and everything as plain numbers (`content`)."""
+
+    outcomes: Outcomes
+    errors: ErrorAnalysis
+    thresholds: ScoreThresholds
+    suspicions: list[Suspicion]
+    content: dict[str, Any]
+
+
+def analyse(
+    ground_truth: GroundTruth, detections: np.ndarray, figures: AveragePrecision, share: ProposalShare | None = None
+) -> Analysis:
+    """The analysis of detections (D, 7), whose figures are `figures`."""
+    outcomes = outcomes_of(ground_truth, detections, limit=figures.limit)
+    classes = len(ground_truth.category_ids)
+    thresholds = score_thresholds(outcomes, classes)
+    errors = analyse_errors(ground_truth, outcomes, score_threshold=thresholds.overall)
+    suspicions = suspicious_labels(ground_truth, outcomes)
+    content: dict[str, Any] = {
+        "errors": errors.to_dict(),
+        "thresholds": thresholds.to_dict(),
+        "calibration": calibration(outcomes, lowest_score=CALIBRATION_FROM).to_dict(),
+        "calibration_from": CALIBRATION_FROM,
+        "confusion_matrix": confusion_matrix(outcomes, classes, thresholds.overall).tolist(),
+        "attributes": {
+            name: {"meaning": ATTRIBUTES[name][0], "bins": [one.to_dict() for one in bins]}
+            for name, bins in by_attribute(ground_truth, outcomes).items()
+        },
+        "precision": figures.precision,
+        "precision_of_classes": _curves_of_classes(ground_truth, outcomes),
+        "label_checks": _label_counts(suspicions, outcomes, classes),
+        "proposal_share": None if share is None else share.to_dict(),
+    }
+    return Analysis(outcomes, errors, thresholds, suspicions, content)
+
+
+def _curves_of_classes(ground_truth: GroundTruth, outcomes: Outcomes) -> dict[str, list[float]]:
+    """Precision at the 101 recall levels at IoU 0.5 of the classes with the most targets, if there are several."""
+    targets = outcomes.targets_by_class(len(ground_truth.category_ids))
+    shown = np.argsort(-targets, kind="stable")[:_MOST_CURVES]
+    shown = shown[targets[shown] > 0]
+    if len(shown) < 2:
+        return {}
+    kept = outcomes.counted
+    precision = precision_by_class(outcomes.correct[kept], outcomes.scores[kept], outcomes.classes[kept], targets)
+    return {ground_truth.category_names[k]: precision[k].tolist() for k in shown.tolist()}
+
+
+def _label_counts(suspicions: list[Suspicion], outcomes: Outcomes, classes: int) -> dict[str, Any]:
+    """By class: confident detections (see `label_checks`) that are correct, that lie where nothing is annotated, and on
+    an object of another class. And the number of objects that nothing finds."""
+    sure = confident_detections(outcomes, classes)
+    correct, alone, confused = (
+        np.bincount(outcomes.classes[sure & (outcomes.kinds == kind)], minlength=classes).tolist()
+        for kind in (CORRECT, BACKGROUND, CONFUSION)
+    )
+    rows = zip(correct, alone, confused, strict=True)
+    return {
+        "classes": [{"confident_correct": one, "missing": two, "other": three} for one, two, three in rows],
+        "unfound": sum(1 for one in suspicions if one.kind == "unfound"),
+    }

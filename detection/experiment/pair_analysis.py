@@ -1,0 +1,83 @@
+"""A detector and a split → its detections, and what of its losses is due to the proposals.
+
+One pass over the images: the RPN runs once, the Fast R-CNN twice, on the proposals and on the boxes of the objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from detection.data.batches import Batch
+from detection.data.index import DatasetIndex
+from detection.evaluation.proposal_share import best_overlaps
+from detection.experiment.inference import LESS_MEMORY, Inference, as_rows, batches_of_split, gather_rows
+from detection.networks.fast_rcnn import Detections
+from detection.networks.faster_rcnn import FasterRCNN, to_original
+from detection.training.distributed import gather_objects
+
+
+@dataclass(frozen=True)
+class PairDetections:
+    """Rows (D, 7) of detections with the RPN's proposals, and of those with the ground truth in their place; and for
+    each object that is no crowd region the largest IoU with a proposal (G,) and its area (G,)."""
+
+    rows: np.ndarray
+    with_ground_truth: np.ndarray
+    overlaps: np.ndarray
+    areas: np.ndarray
+
+
+def detect_pair(inference: Inference[FasterRCNN], index: DatasetIndex) -> PairDetections:
+    """The detections of `inference.detect`, and the rest, the same on every rank."""
+    position = {image_id: i for i, image_id in enumerate(index.image_ids.tolist())}
+    rows, ideal = [np.empty((0, 7))], [np.empty((0, 7))]
+    coverage = [np.empty((0, 2))]
+    for batch in batches_of_split(inference, index, f"detecting on {index.name}"):
+        unreadable = {image_id for image_id, _ in batch.problems}
+        for image_id, (found, on_objects, proposals) in zip(
+            batch.image_ids.tolist(), _detect_batch(inference, batch), strict=True
+        ):
+            i = position[image_id]
+            boxes, _, crowds = index.objects(i)
+            areas = index.areas[index.offsets[i] : index.offsets[i + 1]]
+            readable = image_id not in unreadable
+            overlaps = best_overlaps(proposals if readable else proposals[:0], boxes[~crowds])
+            coverage.append(np.column_stack([overlaps, areas[~crowds]]))
+            if readable:
+                rows.append(as_rows(found, image_id, index))
+                ideal.append(as_rows(on_objects, image_id, index))
+    covered = np.concatenate([part for parts in gather_objects(coverage) for part in parts])
+    return PairDetections(gather_rows(rows), gather_rows(ideal), covered[:, 0], covered[:, 1])
+
+
+def _detect_batch(inference: Inference[FasterRCNN], batch: Batch) -> list[tuple[Detections, Detections, np.ndarray]]:
+    """Of each image: detections, detections with the objects as proposals, and proposals (R, 4) in its pixels."""
+    with inference.computing(batch, LESS_MEMORY, "image ids") as batch:
+        network, sizes, original = inference.network, batch.sizes, batch.original_sizes
+        boxes, _, counts = network.propose(batch.images, sizes, original)
+        found = network.classify(batch.images, sizes, original, boxes, counts)
+        objects, object_counts = _targets(batch)
+        ideal = network.classify(batch.images, sizes, original, objects, object_counts)
+        proposals = to_original(boxes, sizes, original).float().cpu().numpy()
+    return [
+        (_on_cpu(one), _on_cpu(other), own[:count])
+        for one, other, own, count in zip(found, ideal, proposals, counts.tolist(), strict=True)
+    ]
+
+
+def _targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The boxes of the objects that are no crowd regions (N, R, 4), first in each row, at least one (a box of the whole
+    image, which does not count, where there is none), and their numbers (N,)."""
+    target = (batch.labels > 0) & ~batch.crowds
+    if not target.shape[1]:
+        whole = torch.cat([torch.zeros_like(batch.sizes), batch.sizes.flip(1)], dim=1).to(batch.boxes.dtype)
+        return whole[:, None], target.sum(dim=1)
+    order = torch.argsort(target.int(), dim=1, descending=True, stable=True)
+    return batch.boxes.gather(1, order[..., None].expand(-1, -1, 4)), target.sum(dim=1)
+
+
+def _on_cpu(found: Detections) -> Detections:
+    return Detections(found.boxes.float().cpu(), found.scores.float().cpu(), found.labels.cpu())

@@ -1,0 +1,119 @@
+"""A real browser, driven over its DevTools pipe: opens a page, evaluates expressions in it, clicks.
+
+The pipe (`--remote-debugging-pipe`) is a pair of file descriptors with one JSON text each, ended by a zero byte; it
+needs no package and no port.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+OPTIONS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-quic",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=http://127.0.0.1:9",  # no network
+]  # fmt: skip
+
+
+def find_browser() -> str:
+    """The command of a browser; skips the test, loudly, without one."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"NO BROWSER ({', '.join(BROWSERS)}): the report was opened in none; apt-get install chromium")
+    return found
+
+
+class Tab:
+    """An open page; a context manager."""
+
+    def __init__(self, browser: str, page: Path, profile: Path) -> None:
+        if os.name == "nt":
+            pytest.skip("THE BROWSER'S PIPE IS NOT SUPPORTED on Windows: the report was not operated in a browser")
+        ours_read, theirs_write = os.pipe()
+        theirs_read, ours_write = os.pipe()
+        command = [browser, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+        shell = f"exec {shlex.join(command)} 3<&{theirs_read} 4>&{theirs_write}"
+        self._process = subprocess.Popen(
+            ["bash", "-c", shell], pass_fds=(theirs_read, theirs_write), stderr=subprocess.DEVNULL
+        )
+        os.close(theirs_read)
+        os.close(theirs_write)
+        self._read, self._write = ours_read, ours_write
+        self._buffer, self._number, self._session = b"", 0, ""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._call("Page.enable")
+        self._call("Page.navigate", url=page.as_uri())
+        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def __enter__(self) -> Tab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._read)
+        os.close(self._write)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Returns once the expression is true."""
+        end = time.monotonic() + 30
+        while not self.evaluate(expression):
+            assert time.monotonic() < end, expression
+            time.sleep(0.05)
+
+    def click(self, selector: str) -> None:
+        """A click of the mouse on the middle of the first element that the selector finds."""
+        middle = self.evaluate(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+            "one.scrollIntoView({block: 'center'});"
+            "const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=middle[0], y=middle[1], button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Types a text into the element that has the focus."""
+        self._call("Input.insertText", text=text)
+
+    def press_escape(self) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape", windowsVirtualKeyCode=27)
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        try:
+            os.write(self._write, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            pytest.skip("THE BROWSER DID NOT START, so that the report was operated in none")
+        while True:
+            while b"\0" not in self._buffer:
+                part = os.read(self._read, 1 << 16)
+                if not part:
+                    pytest.skip("THE BROWSER DID NOT START, so that the report was operated in none")
+                self._buffer += part
+            text, _, self._buffer = self._buffer.partition(b"\0")
+            answer = json.loads(text)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result

@@ -1,0 +1,177 @@
+"""What the report says to do next, where something is wrong on purpose: the sentence must name it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detection.evaluation.average_precision import average_precision
+from detection.evaluation.coco_parameters import IOU_THRESHOLDS
+from detection.evaluation.proposal_share import ProposalShare, proposal_share
+from detection.experiment.analysis import analyse
+from detection.report.advice import LIMITS, MOST, Seen, advice
+from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
+
+
+def said(
+    content: dict[str, Any],
+    rows: np.ndarray,
+    share: ProposalShare | None = None,
+    shared: tuple[str, ...] = (),
+    curves: dict[str, list[tuple[float, float]]] | None = None,
+) -> list[str]:
+    truth = loaded(content)
+    figures = average_precision(truth, rows)
+    return advice(Seen(figures.to_dict(), analyse(truth, rows, figures, share).content, shared, curves or {}))
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    return made_ground_truth(11, images=100)
+
+
+@pytest.fixture(scope="module")
+def rows(content: dict[str, Any]) -> np.ndarray:
+    return made_detections(content, 11, faults=0.03)
+
+
+def test_of_a_good_detector_nothing_stands_out(content: dict[str, Any], rows: np.ndarray) -> None:
+    assert said(content, rows)[0].startswith("Nothing stands out: AP@0.5 is 0.9")
+
+
+def test_half_of_the_labels_of_a_class_removed(content: dict[str, Any], rows: np.ndarray) -> None:
+    dog = content["categories"][1]["id"]
+    dogs = [one["id"] for one in content["annotations"] if one["category_id"] == dog]
+    kept = [one for one in content["annotations"] if one["id"] not in dogs[::2]]
+    first = said({**content, "annotations": kept}, rows)[0]
+    assert "confident detections of dog lie where nothing is annotated: labels of dog are probably missing" in first
+    assert "label_suggestions.json" in first
+
+
+def test_names_shuffled(content: dict[str, Any], rows: np.ndarray) -> None:
+    shuffled = rows.copy()
+    cat, dog, bird = (category["id"] for category in content["categories"])
+    for one, other in ((cat, dog), (dog, bird), (bird, cat)):
+        shuffled[rows[:, 6] == one, 6] = other
+    first = said(content, shuffled)[0]
+    assert "objects of cat are detected as dog" in first
+    assert "objects of dog are detected as bird" in first
+    assert "they look exchanged" in first
+    two = rows.copy()
+    two[rows[:, 6] == cat, 6], two[rows[:, 6] == dog, 6] = dog, cat
+    first = said(content, two)[0]
+    assert "objects of cat are detected as dog" in first
+    assert "bird" not in first
+
+
+def test_one_class_often_taken_for_another(content: dict[str, Any], rows: np.ndarray) -> None:
+    cat, dog, _ = (category["id"] for category in content["categories"])
+    confused = rows.copy()
+    confused[np.flatnonzero(rows[:, 6] == cat)[::4], 6] = dog
+    text = " ".join(said(content, confused))
+    assert "% of the mistakes take cat for dog" in text
+    assert "take dog for cat" not in text
+    assert "Detections of the wrong class cost" in text
+
+
+def share_of(content: dict[str, Any], found: np.ndarray, ideal: float) -> ProposalShare:
+    areas = np.array([one["area"] for one in content["annotations"]])
+    return proposal_share(np.where(found, 0.9, 0.3), areas, 300, {"AP": 0.5, "AP50": 0.8}, {"AP": 0.6, "AP50": ideal})
+
+
+def test_small_objects_without_proposals(content: dict[str, Any]) -> None:
+    """As with anchors that are too large: the RPN proposes nothing for small objects."""
+    draw = np.random.default_rng(0).uniform(size=len(content["annotations"]))
+    small = np.array([one["area"] < 32**2 for one in content["annotations"]])
+    seen = ~small | (draw < 0.5)
+    found = {one["id"] for one, is_seen in zip(content["annotations"], seen, strict=True) if is_seen}
+    rows = made_detections(content, 11, faults=0.03, find=lambda one: one["id"] in found)
+    alone = " ".join(said(content, rows))
+    assert "for objects of 16–32 pixels" in alone
+    assert "larger images or smaller anchors" in alone
+    first = said(content, rows, share_of(content, seen, 0.95))[0]
+    assert first.startswith("Recall of the proposals is 0.")
+    assert "for objects below 16 pixels" in first
+    assert "for objects of 16–32 pixels" in first
+    assert "32–64" not in first
+    assert "smaller anchors (rpn.anchor_sizes)" in first
+    text = " ".join(said(content, rows, share_of(content, seen, 0.95)))
+    assert "With the objects themselves as proposals AP@0.5 would be 0.950 instead of 0.800: the RPN loses" in text
+
+
+def test_large_objects_without_proposals_need_other_anchors(content: dict[str, Any], rows: np.ndarray) -> None:
+    large = np.array([one["area"] >= 96**2 for one in content["annotations"]])
+    first = said(content, rows, share_of(content, ~large, 0.9))[0]
+    assert "for objects of 96–192 pixels" in first
+    assert "anchors of this size" in first
+
+
+def test_proposals_that_are_good_enough(content: dict[str, Any]) -> None:
+    rows = made_detections(content, 11, faults=0.5)
+    everything = np.ones(len(content["annotations"]), dtype=bool)
+    text = " ".join(said(content, rows, share_of(content, everything, 0.81)))
+    assert "Recall of the proposals" not in text
+    assert "what is lost, the Fast R-CNN loses" in text
+
+
+def test_duplicates_and_poor_boxes(content: dict[str, Any], rows: np.ndarray) -> None:
+    twice = np.concatenate([rows, rows])
+    assert "lower fast_rcnn.nms_iou" in " ".join(said(content, twice))
+    shifted = rows.copy()
+    some = slice(None, None, 3)
+    shifted[some, 1] += 0.5 * shifted[some, 3]
+    assert "Boxes that overlap their object by less than 0.5 cost" in " ".join(said(content, shifted))
+
+
+def test_a_class_that_is_hardly_found(content: dict[str, Any], rows: np.ndarray) -> None:
+    bird = content["categories"][2]["id"]
+    lost = np.flatnonzero(rows[:, 6] == bird)[::4]
+    few = rows[(rows[:, 6] != bird) | np.isin(np.arange(len(rows)), lost)]
+    text = " ".join(said(content, few))
+    assert "AP@0.5 of bird 0." in text
+    assert "more training examples of this class" in text
+
+
+def test_scores_that_are_too_high(content: dict[str, Any]) -> None:
+    rows = made_detections(content, 11, faults=0.5)
+    rows[:, 5] = 0.9 + rows[:, 5] / 10
+    assert "Scores are higher by 0." in " ".join(said(content, rows))
+
+
+def test_shared_images_come_first(content: dict[str, Any], rows: np.ndarray) -> None:
+    first = said(content, rows, shared=("a.jpg", "b.jpg"))[0]
+    assert first.startswith("2 of 100 test images also stand in train (the first: a.jpg)")
+
+
+def test_a_training_that_ended_too_early(content: dict[str, Any], rows: np.ndarray) -> None:
+    rising = {"fastrcnn AP": [(step, step / 1000) for step in range(100, 1001, 100)]}
+    assert "AP was still rising" in " ".join(said(content, rows, curves=rising))
+    flat = {"fastrcnn AP": [(step, min(step, 500) / 1000) for step in range(100, 1001, 100)]}
+    assert "rising" not in " ".join(said(content, rows, curves=flat))
+
+
+def test_a_detector_that_finds_nothing_is_told_nothing_else(content: dict[str, Any], rows: np.ndarray) -> None:
+    (only,) = said(content, rows[:0])
+    assert "finds next to nothing" in only
+    assert said({**content, "annotations": []}, rows) == []
+
+
+def test_few_objects(rows: np.ndarray) -> None:
+    content = made_ground_truth(1, images=2)
+    assert "classes have fewer than 10 test objects" in " ".join(said(content, made_detections(content, 1)))
+
+
+def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    import detection.report.advice as module
+
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    assert all(f'LIMITS["{name}"]' in source for name in LIMITS)
+    rows = made_detections(content, 11, faults=0.9)
+    rows[:, 5] = 1.0
+    nothing = np.zeros(len(content["annotations"]), dtype=bool)
+    assert len(said(content, rows, share_of(content, nothing, 1.0), shared=("a.jpg",))) <= MOST
+    assert len(IOU_THRESHOLDS) == 10
