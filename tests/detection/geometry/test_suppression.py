@@ -64,7 +64,7 @@ def test_soft_nms_is_the_slow_loop_in_each_group(decay: Literal["linear", "gauss
         own = (groups == group).nonzero().squeeze(1)
         for i, score in slow_soft_nms(boxes[own], scores[own], decay, 0.3, 0.5, min_score):
             expected[int(own[i])] = score
-    assert len(boxes) // 4 < len(expected) < len(boxes)
+    assert 20 < len(expected) < len(boxes)
     assert found.keys() == expected.keys()
     assert all(found[i] == pytest.approx(expected[i], rel=1e-5) for i in expected)
 
