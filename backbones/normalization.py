@@ -89,8 +89,8 @@ def make_normalization(kind: str, channels: int) -> nn.Module:
 
     Args:
         kind: "batch" (trainable, statistics of the batch), "sync_batch" (the same, in training with statistics of the
-            batches of all ranks, on GPUs; its layer is PyTorch's), "frozen" (constants) or "group" (GroupNorm of 32 groups, or
-            of the greatest common divisor of 32 and `channels` where 32 does not divide them).
+            batches of all ranks, on GPUs; its layer is PyTorch's), "frozen" (constants) or "group" (GroupNorm of 32
+            groups, or of the greatest common divisor of 32 and `channels` where 32 does not divide them).
 
     Raises:
         UserError: another kind.
@@ -214,9 +214,7 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _fold_into(
-    convolution: nn.Conv2d, normalization: nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
-) -> None:
+def _fold_into(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d) -> None:
     weight, bias = fold_weights(convolution, normalization, torch.float64)
     dtype = convolution.weight.dtype
     memory_format = (

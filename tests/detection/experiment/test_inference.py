@@ -75,7 +75,12 @@ def test_the_detector_and_the_tools_find_the_same_to_the_bit(
         np.testing.assert_array_equal(own[:, 6], found.category_ids)
 
 
-AUGMENTED = ["data.test_scales=[64, 128]", "data.test_flip=true", "fast_rcnn.nms=linear", "fast_rcnn.box_voting_iou=0.8"]
+AUGMENTED = [
+    "data.test_scales=[64, 128]",
+    "data.test_flip=true",
+    "fast_rcnn.nms=linear",
+    "fast_rcnn.box_voting_iou=0.8",
+]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

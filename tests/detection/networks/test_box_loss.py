@@ -105,7 +105,9 @@ def test_the_fast_rcnn_learns_by_it(kind: BoxLossKind) -> None:
     for image in range(3):
         for s in range(int(valid[image].sum())):
             if label := int(labels[image, s]):
-                decoded = network.coder.decode(targets.unflatten(0, labels.shape)[image, s, label - 1], regions[image, s])
+                decoded = network.coder.decode(
+                    targets.unflatten(0, labels.shape)[image, s, label - 1], regions[image, s]
+                )
                 expected[image] += 10 * own(decoded, boxes[image, s]).detach()
         expected[image] /= valid[image].sum()
     torch.testing.assert_close(losses["box"], expected)

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
+from detection.geometry.suppression import soft_suppress, vote
 from detection.kernels.choice import CPU, PLAIN, Kernels
 from detection.networks.detections import PLAIN_NMS, Candidates, Detections, Suppression, joined, select_detections
-from detection.geometry.suppression import soft_suppress, vote
 from tests.detection.kernels.test_suppression import clustered
 
 CLASSES = 3
