@@ -173,10 +173,10 @@ def data_sets(options: argparse.Namespace) -> dict[str, settings.Config]:
         UserError: a file cannot be used; two have one name; a root is given for another.
     """
     roots = dict(text.partition("=")[::2] for text in options.root)
-    base = load_config(options.config, options.set)
+    base = load_config(options.config, ["data.layout=coco", *options.set])  # which needs no files yet
     found: dict[str, settings.Config] = {}
     for path in options.data:
-        other = load_config(path)
+        other = load_config(path, ["backbone.weights=any"])  # a file of nothing but data is complete with that
         if other.name in found:
             raise UserError(f"{path}: its name is {other.name!r}, like that of another file of --data")
         files = {key: getattr(other.data, key) for key in ("layout", "root", "train", "test", "keep_empty")}

@@ -163,7 +163,7 @@ def test_mistakes_are_told_before_anything_is_trained(
 def test_data_sets_bring_their_files_and_the_base_all_else(data: Path) -> None:
     content = parse_yaml((data.parent / "tiny.yaml").read_text(), "text")
     other = data.parent / "other.yaml"
-    other.write_text(dump_yaml({**content, "name": "other", "rpn": {**content["rpn"], "channels": 99}}))
+    other.write_text(dump_yaml({"name": "other", "data": content["data"], "rpn": {"channels": 99}}))
     options = recipes._arguments().parse_args(
         ["--data", str(data.parent / "tiny.yaml"), str(other), "--config", str(data.parent / "tiny.yaml"),
          "--root", f"tiny={data}", "other=/elsewhere"]
@@ -172,6 +172,11 @@ def test_data_sets_bring_their_files_and_the_base_all_else(data: Path) -> None:
     assert list(found) == ["tiny", "other"]
     assert (found["tiny"].data.root, found["other"].data.root) == (str(data), "/elsewhere")
     assert found["other"].rpn.channels == 32
+    small = ["--config", str(CONFIGS / "small" / "base.yaml")]
+    options = recipes._arguments().parse_args(
+        ["--data", str(CONFIGS / "bccd.yaml"), str(CONFIGS / "demo.yaml"), *small]
+    )
+    assert list(recipes.data_sets(options)) == ["bccd", "demo"]
 
 
 def test_beyond_the_spread_needs_three_seeds_that_all_gain(tmp_path: Path) -> None:
