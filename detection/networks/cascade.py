@@ -94,6 +94,10 @@ class CascadeRCNN(FastRCNN):
                     goal = self._assigned_anew(batch, refined, goal.valid, self.positive_ious[number - 1])
         return losses
 
+    def predict(self, images: Tensor, sizes: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Not of a cascade: its boxes are relative to regions of its own, see `score`."""
+        raise TypeError("the outputs of a cascade do not belong to the regions that it is given; use score or detect")
+
     def score(self, images: Tensor, sizes: Tensor, regions: Tensor) -> Scored:
         """The mean of the stages' probabilities for regions (N, R, 4), and the box targets of the last stage."""
         maps = self.feature_maps(images, sizes)

@@ -68,6 +68,8 @@ def test_what_is_for_inference_alone_may_change_and_a_cascade_may_not(config: Pa
     for stage in ("rpn", "fastrcnn"):
         tool(f"train_{stage}", *arguments_for(config, data, tmp_path))
     assert "Average Precision" in tool("eval_coco", "--weights", tmp_path / "detector.pt", *INFERENCE).stdout
+    report = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "also at 64 px, flipped horizontally" in report
     refused = tool("eval_coco", "--weights", tmp_path / "detector.pt", CASCADE[0], check=False)
     assert refused.returncode == 1
     assert "fast_rcnn.cascade: [] trained with, [0.6] asked for" in refused.stderr

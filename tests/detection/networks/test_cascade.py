@@ -148,6 +148,12 @@ def test_a_file_holds_every_stage(head: str, tmp_path: Path) -> None:
     assert torch.equal(found.scores, expected.scores)
 
 
+def test_the_outputs_of_a_single_head_are_not_offered() -> None:
+    network, whole = cascade(*C4, "fast_rcnn.cascade=[0.6]"), batch([[]], [[]])
+    with pytest.raises(TypeError, match="use score or detect"):
+        network.predict(whole.images, whole.sizes, torch.zeros(1, 1, 4))
+
+
 def test_each_stage_of_c4_starts_from_the_same_conv5() -> None:
     network = cascade(*C4, "fast_rcnn.cascade=[0.6]")
     first = dict(network.box_head.named_parameters())  # type: ignore[attr-defined]
