@@ -40,6 +40,16 @@ def _scales(config: settings.Config) -> list[str]:
     return [f"data.test_scales=[{round(0.75 * side)}, {round(1.25 * side)}]"]
 
 
+def _jitter(config: settings.Config, low: float, high: float) -> list[str]:
+    """Of the side that the longer one is limited to."""
+    return [f"data.scale_jitter=[{low}, {high}]", f"data.scale_jitter_side={config.data.longer_side}"]
+
+
+def _both(*changes: str) -> Recipe:
+    """The same changes for both networks."""
+    return fixed(*(f"{network}.{change}" for network in ("rpn", "fast_rcnn") for change in changes))
+
+
 RECIPES: dict[str, Recipe] = {
     BASE: fixed(),
     "Soft-NMS, linear": fixed("fast_rcnn.nms=linear", inference=True),
@@ -57,6 +67,11 @@ RECIPES: dict[str, Recipe] = {
     "OHEM": fixed("fast_rcnn.sampling=ohem"),
     "cascade of two": fixed("fast_rcnn.cascade=[0.6]"),
     "cascade of three": fixed("fast_rcnn.cascade=[0.6, 0.7]"),  # Cai and Vasconcelos
+    "EMA": _both("training.ema=0.99"),  # over the last hundred steps of some hundreds
+    "AdamW": _both("training.optimizer=adamw", "training.learning_rate=0.0004", "training.weight_decay=0.05"),
+    "large-scale jitter": Recipe(lambda config: _jitter(config, 0.1, 2.0)),  # Ghiasi et al., LSJ
+    "standard-scale jitter": Recipe(lambda config: _jitter(config, 0.8, 1.25)),  # Ghiasi et al., SSJ
+    "repeat-factor sampling": fixed("data.repeat_threshold=0.3"),  # classes in less than 0.3 of the images
     "twice the steps": fixed(steps=2.0),
     "from scratch": fixed("backbone.weights=null", "backbone.freeze=null", "backbone.norm=batch"),
     "from scratch, GroupNorm": fixed("backbone.weights=null", "backbone.freeze=null", "backbone.norm=group"),

@@ -5,9 +5,9 @@
     python -m benchmarks.recipes --data … --together "GIoU loss" "box voting"
     python -m benchmarks.recipes --data … --change wide backbone.pyramid_width=128 rpn.channels=128
 
-A data set is a configuration file, of which the name and the files are used (`data.layout`, `root`, `train`, `test`,
-`keep_empty`); all else is `--config`'s. For each data set and seed in turn: the base, then each recipe. A network that
-a recipe trains no differently is not trained again. With `--equal steps`, every recipe trains for the
+A data set is a configuration file, of which the name is used and what says where the images and labels are and how they
+are read (`DATA_KEYS`); all else is `--config`'s. For each data set and seed in turn: the base, then each recipe. A
+network that a recipe trains no differently is not trained again. With `--equal steps`, every recipe trains for the
 base's steps; with `--equal seconds`, for the steps that take the base's time, by the pace of a short trial of both, one
 directly after the other. (Recipes that change the steps themselves keep their share of either.)
 
@@ -40,6 +40,9 @@ from detection import config as settings
 from detection.command_line import run
 from detection.config_file import load_config
 from detection.training.distributed import process_group
+
+DATA_KEYS = ("layout", "format", "root", "train", "test", "split", "classes", "first_pixel", "keep_empty")
+DATA_KEYS += ("skip_missing", "skip_unreadable")
 
 
 def main() -> int:
@@ -173,13 +176,16 @@ def data_sets(options: argparse.Namespace) -> dict[str, settings.Config]:
         UserError: a file cannot be used; two have one name; a root is given for another.
     """
     roots = dict(text.partition("=")[::2] for text in options.root)
-    base = load_config(options.config, ["data.layout=coco", *options.set])  # which needs no files yet
+    # The layout needs no files yet. Without evaluations every training ends with its last weights: none are chosen by
+    # the images that the recipes are measured on.
+    fixed_first = ["data.layout=coco", "rpn.training.evaluate_every=null", "fast_rcnn.training.evaluate_every=null"]
+    base = load_config(options.config, [*fixed_first, *options.set])
     found: dict[str, settings.Config] = {}
     for path in options.data:
         other = load_config(path, ["backbone.weights=any"])  # a file of nothing but data is complete with that
         if other.name in found:
             raise UserError(f"{path}: its name is {other.name!r}, like that of another file of --data")
-        files = {key: getattr(other.data, key) for key in ("layout", "root", "train", "test", "keep_empty")}
+        files = {key: getattr(other.data, key) for key in DATA_KEYS}
         files["root"] = roots.pop(other.name, files["root"])
         found[other.name] = dataclasses.replace(base, data=dataclasses.replace(base.data, **files))
     if roots:

@@ -12,7 +12,7 @@ the regions once for all heads, as here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,8 @@ from detection.geometry.matching import IGNORED, POSITIVE
 from detection.geometry.tensors import take
 from detection.networks.box_heads import BoxHead
 from detection.networks.fast_rcnn import FastRCNN, FastRCNNBatch, Scored
-from detection.networks.region_head import HasRegionHead, RegionHead, classify
+from detection.networks.region_head import RegionHead, Stage, classify
 from detection.networks.region_loss import Targets
-
-
-class Stage(NamedTuple):
-    """A head of the cascade, how its boxes are encoded, and the weight of its losses."""
-
-    head: HasRegionHead
-    coder: BoxCoder
-    weight: float
 
 
 class CascadeRCNN(FastRCNN):
@@ -73,7 +65,7 @@ class CascadeRCNN(FastRCNN):
         ]
 
     def stages(self) -> Iterator[Stage]:
-        """The stages in their order."""
+        """See `FastRCNN.stages`."""
         heads: list[Any] = [self, *self.further]
         for number, (head, coder) in enumerate(zip(heads, self.coders, strict=True)):
             yield Stage(head, coder, 0.5**number)

@@ -12,7 +12,7 @@ Example Mining", section 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -29,7 +29,7 @@ from detection.networks.box_heads import BoxHead
 from detection.networks.box_loss import BoxLoss, BoxLossKind
 from detection.networks.detections import PLAIN_NMS, Candidates, Detections, Suppression, select_detections
 from detection.networks.network_input import prepare
-from detection.networks.region_head import classify, output_layers
+from detection.networks.region_head import Stage, classify, output_layers
 from detection.networks.region_loss import RegionLoss, Targets
 
 __all__ = ["Detections", "FastRCNN", "FastRCNNBatch", "Scored", "Targets"]
@@ -112,6 +112,7 @@ class FastRCNN(nn.Module):
             box_head.out_channels, classes, classes if boxes_of_class else 1
         )
         self.classes = classes
+        self.boxes_of_class = boxes_of_class
         self.coder = coder or BoxCoder((0.1, 0.1, 0.2, 0.2))
         self.positive_iou = positive_iou
         self.background_low = background_low
@@ -121,6 +122,10 @@ class FastRCNN(nn.Module):
         self.loss = RegionLoss(BoxLoss(box_loss, beta=smooth_l1_beta, weight=box_loss_weight), class_weights)
         self.crowd_overlap = crowd_overlap
         self.kernels = PLAIN
+
+    def stages(self) -> Iterator[Stage]:
+        """The heads in their order; here it is one."""
+        yield Stage(self, self.coder, 1.0)
 
     def feature_maps(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
         """The trunk's maps, finest first, of uint8 images (N, 3, H, W) whose sizes (N, 2) are (height, width) within

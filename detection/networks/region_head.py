@@ -6,10 +6,11 @@ Shapes: N images, C channels, H × W map, R regions an image, K classes, k = K b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from detection.geometry.coding import BoxCoder
 from detection.networks.box_heads import BoxHead
 
 
@@ -19,6 +20,15 @@ class HasRegionHead(Protocol):
     box_head: BoxHead
     class_logits: nn.Linear
     box_targets: nn.Linear
+
+
+class Stage(NamedTuple):
+    """A head that classifies regions and refines their boxes, how its boxes are encoded, and the weight of its losses.
+    A plain Fast R-CNN has one, a cascade several."""
+
+    head: HasRegionHead
+    coder: BoxCoder
+    weight: float
 
 
 class RegionHead(nn.Module):

@@ -75,6 +75,22 @@ def test_what_is_for_inference_alone_may_change_and_a_cascade_may_not(config: Pa
     assert "fast_rcnn.cascade: [] trained with, [0.6] asked for" in refused.stderr
 
 
+def test_a_cascade_is_fine_tuned_stage_by_stage(config: Path, data: Path, tmp_path: Path) -> None:
+    """At a rate of nearly 0, so that the written weights are the initial ones."""
+    for stage in ("rpn", "fastrcnn"):
+        tool(f"train_{stage}", *arguments_for(config, data, tmp_path / "old", CASCADE))
+    start = [f"init_from={tmp_path / 'old' / 'detector.pt'}", "fast_rcnn.training.learning_rate=1e-30"]
+    rpn = ["--rpn", tmp_path / "old" / "rpn.pt"]
+    tool("train_fastrcnn", *arguments_for(config, data, tmp_path / "new", [*CASCADE, *start]), *rpn)
+    old, new = (load_fast_rcnn(tmp_path / run / "fastrcnn.pt").network.state_dict() for run in ("old", "new"))
+    assert old.keys() == new.keys()
+    for name, value in old.items():
+        torch.testing.assert_close(new[name], value, rtol=0, atol=1e-12)
+    refused = tool("train_fastrcnn", *arguments_for(config, data, tmp_path / "plain", start), *rpn, check=False)
+    assert refused.returncode == 1
+    assert "fast_rcnn.cascade: [0.6] in the file, [] by the configuration" in refused.stderr
+
+
 def test_the_class_weights_are_those_of_the_training_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
