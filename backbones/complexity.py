@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .common.errors import UserError
+from .normalization import BATCH_NORM
 from .resnext import ResNeXt
 from .variants import Variant
 
@@ -98,7 +99,7 @@ def measure(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> 
         top = name.split(".")[0]
         part_name = _PARTS.get(top, top)
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        normalizes = isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))
+        normalizes = isinstance(module, (*BATCH_NORM, nn.GroupNorm))
         multiply_adds = 0
         if isinstance(module, (nn.Conv2d, nn.Linear)) and name in output_sizes:
             multiply_adds = module.weight.numel() * math.prod(output_sizes[name])  # a weight is used once per position

@@ -36,7 +36,8 @@ def create_backbone(
         name: a row of `VARIANTS`, or a name by its pattern; see `find_variant`.
         weights: a source of pretrained weights; None initialises at random.
         outputs: the levels to return. Stages beyond the last are not built.
-        norm: "batch", "frozen" (BN as constants) or "group" (GroupNorm, from scratch only).
+        norm: "batch", "sync_batch" (BN over the batches of all ranks), "frozen" (BN as constants) or "group"
+            (GroupNorm, from scratch only).
         freeze: the last frozen part: "stem", "c2", … BN in frozen parts is constant, too. None freezes nothing.
         structure: numbers in place of the row's own: depths, cardinality, base_width, planes, stem_width, stem,
             in_channels, output_stride, residual.

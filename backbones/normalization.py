@@ -1,6 +1,6 @@
 """Normalisation layers, frozen batch normalisation, and its folding into convolutions.
 
-    make_normalization(kind, channels) → layer    "batch" | "frozen" | "group", under the same attribute names
+    make_normalization(kind, channels) → layer    one of `NORMALIZATIONS`, under the same attribute names
     freeze_batch_norm(module)          → in place: every BatchNorm2d becomes a FrozenBatchNorm2d that computes the same
     fold_batch_norm(module)            → a copy for inference whose convolutions include their BN
     conv_norm(conv, norm, x)           → norm(conv(x)), as one convolution if the norm is frozen
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from .common.errors import UserError
 from .grouped import GroupedConvolution
 
-NORMALIZATIONS = ("batch", "frozen", "group")
+NORMALIZATIONS = ("batch", "sync_batch", "frozen", "group")
+BATCH_NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)  # trainable, with statistics of the batch
 
 
 class _FixedAffine(torch.autograd.Function):
@@ -87,14 +88,17 @@ def make_normalization(kind: str, channels: int) -> nn.Module:
     """The layer that follows a convolution of `channels` outputs.
 
     Args:
-        kind: "batch" (trainable, statistics of the batch), "frozen" (constants) or "group" (GroupNorm of 32 groups, or
-            of the greatest common divisor of 32 and `channels` where 32 does not divide them).
+        kind: "batch" (trainable, statistics of the batch), "sync_batch" (the same, in training with statistics of the
+            batches of all ranks, on GPUs; its layer is PyTorch's), "frozen" (constants) or "group" (GroupNorm of 32
+            groups, or of the greatest common divisor of 32 and `channels` where 32 does not divide them).
 
     Raises:
         UserError: another kind.
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
+    if kind == "sync_batch":
+        return nn.SyncBatchNorm(channels)
     if kind == "frozen":
         return FrozenBatchNorm2d(channels)
     if kind == "group":
@@ -103,7 +107,8 @@ def make_normalization(kind: str, channels: int) -> nn.Module:
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Replaces, in place, every BatchNorm2d under `module` by a FrozenBatchNorm2d with the same numbers.
+    """Replaces, in place, every BatchNorm2d or SyncBatchNorm under `module` by a FrozenBatchNorm2d with the same
+    numbers.
 
     Returns:
         `module`, or its replacement if it is a BatchNorm2d itself.
@@ -111,7 +116,7 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
     Raises:
         UserError: a BatchNorm2d without running statistics.
     """
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, BATCH_NORM):
         if module.running_mean is None or module.running_var is None:
             raise UserError(
                 "a BatchNorm2d without running statistics cannot be frozen; build it with track_running_stats=True"
@@ -146,7 +151,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
             else:
                 following = f"bn{numbered[1]}" if numbered else ""
             normalization = children.get(following)
-            if _is_convolution(convolution) and isinstance(normalization, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+            if _is_convolution(convolution) and isinstance(normalization, (*BATCH_NORM, FrozenBatchNorm2d)):
                 _fold_into(convolution, normalization)
                 setattr(parent, following, nn.Identity())
     return folded
@@ -175,7 +180,7 @@ def conv_norm(convolution: nn.Module, normalization: nn.Module, x: Tensor) -> Te
 
 
 def fold_weights(
-    convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d, dtype: torch.dtype
+    convolution: nn.Conv2d, normalization: nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias (C,) of the single convolution that computes normalization(convolution(x)) with fixed statistics:
     w' = w · γ / sqrt(σ² + eps), b' = β + (b - μ) · γ / sqrt(σ² + eps), in `dtype`.
@@ -209,7 +214,7 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _fold_into(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+def _fold_into(convolution: nn.Conv2d, normalization: nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d) -> None:
     weight, bias = fold_weights(convolution, normalization, torch.float64)
     dtype = convolution.weight.dtype
     memory_format = (

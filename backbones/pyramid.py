@@ -27,7 +27,7 @@ from .common.errors import UserError
 from .input_format import InputFormat
 from .normalization import make_normalization
 
-Norm = Literal["none", "batch", "group"]
+Norm = Literal["none", "batch", "sync_batch", "group"]
 
 
 class FeaturePyramid(nn.Module):
@@ -36,8 +36,8 @@ class FeaturePyramid(nn.Module):
     Args:
         backbone: its levels are named c2, c3, … in the order of their strides; each becomes a level of the pyramid.
         width: W, channels of every map.
-        norm: the normalisation after each convolution of the pyramid. "none": a bias instead, as in the paper; "batch"
-            and "group" are for training from scratch.
+        norm: the normalisation after each convolution of the pyramid. "none": a bias instead, as in the paper; "batch",
+            "sync_batch" and "group" are for training from scratch.
         outputs: the levels to return, such as ("p2", "p3"); None returns those of the backbone's maps. One level beyond
             the backbone's ("p6" above c5) is computed by max-pooling. Of other levels, only the intermediate maps that
             the outputs need are computed.

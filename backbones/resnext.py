@@ -61,7 +61,7 @@ class Trunk(nn.Module):
 
     Args:
         variant: the numbers.
-        norm: "batch", "frozen" or "group".
+        norm: "batch", "sync_batch", "frozen" or "group"; see `make_normalization`.
         last_level: the last stage to be built ("c4"); None builds all.
 
     Attributes:

@@ -6,8 +6,8 @@
 
 Each runs in a process of its own, with fewer repeats than by itself, and replaces its result file. One that fails or
 exceeds its budget of time is reported at the end, and the exit status is then 1; its earlier result stays.
-`benchmarks.bccd`, `.pretraining` and `.classification`, which train for long, are not among them: their results are
-those of the commands which the table names.
+`benchmarks.bccd`, `.pretraining`, `.classification` and `.recipes`, which train for long, are not among them: their
+results are those of the commands which the table names.
 """
 
 from __future__ import annotations

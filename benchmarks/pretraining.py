@@ -25,7 +25,7 @@ from typing import Any
 from backbones.common.files import sha256_of
 from benchmarks.bccd import run_ours, settings_key
 from benchmarks.common import RESULTS, ROOT, environment, markdown, mean_and_range, table, write_result
-from detection import config as settings
+from benchmarks.recipe_list import shortened
 from detection.command_line import run
 from detection.config_file import load_config
 from detection.training.distributed import process_group
@@ -57,22 +57,6 @@ def main() -> int:
             _write(options.output, config.name, about, runs, key)
         print(f"\n{markdown(_write(options.output, config.name, about, runs, key))}\n\n{options.output}")
     return 0
-
-
-def shortened(config: settings.Config, share: float) -> settings.Config:
-    """The configuration with a share of the steps, in both trainings, the warm-up included."""
-
-    def less(training: settings.Training) -> settings.Training:
-        return dataclasses.replace(
-            training,
-            steps=max(1, round(training.steps * share)),
-            warmup_steps=round(training.warmup_steps * share),
-            milestones=tuple(sorted({max(1, round(milestone * share)) for milestone in training.milestones})),
-        )
-
-    rpn = dataclasses.replace(config.rpn, training=less(config.rpn.training))
-    fast_rcnn = dataclasses.replace(config.fast_rcnn, training=less(config.fast_rcnn.training))
-    return dataclasses.replace(config, rpn=rpn, fast_rcnn=fast_rcnn)
 
 
 def _write(

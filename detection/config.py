@@ -96,6 +96,11 @@ class Data:
     # random window of at most this square is taken. null: none
     scale_jitter: tuple[float, float] | None = within(None, 0.01, 10)
     scale_jitter_side: int = within(1024, 1, SIDE)
+    # Test-time augmentation: also detect at these shorter sides (the longer side is limited in proportion), and at each
+    # side in the image flipped horizontally; one suppression merges all (Detectron: TEST.BBOX_AUG.SCALES, H_FLIP and
+    # SCALE_H_FLIP). The time grows with the number of pixels; proposals are stored and their recall measured without.
+    test_scales: tuple[int, ...] = within((), 1, SIDE, most=20)
+    test_flip: bool = False
     horizontal_flip: float = within(0.5, 0, 1)  # probability
     vertical_flip: float = within(0.0, 0, 1)
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
@@ -110,13 +115,14 @@ class Backbone:
 
     name: str = "resnext50_32x4d"  # `python -m backbones` lists them
     weights: str | None = None  # a name from the table of sources, a URL or a file; null starts from scratch
-    # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch
-    norm: Literal["frozen", "batch", "group"] = "frozen"
+    # frozen: BN statistics fixed, as the paper does; batch or group to train from scratch; sync_batch: batch, with
+    # statistics over all GPUs (torch's SyncBatchNorm)
+    norm: Literal["frozen", "batch", "sync_batch", "group"] = "frozen"
     # The features that the two networks use. c4: the map of that stage, with conv5 on each region. pyramid: a feature
     # pyramid of the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
     features: Literal["c4", "pyramid"] = "c4"
     pyramid_width: int = within(256, 1, WIDTH)
-    pyramid_norm: Literal["none", "batch", "group"] = "none"  # batch or group to train from scratch
+    pyramid_norm: Literal["none", "batch", "sync_batch", "group"] = "none"  # others than none to train from scratch
     # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Structure of a custom network: these values replace those of the named variant.
@@ -201,6 +207,8 @@ class RPN:
     positive_share: float = within(0.5, 0, 1)
     allowed_border: float | None = within(0.0, 0, SIDE)  # null: also train anchors that cross the image's border
     smooth_l1_beta: float = within(1 / 9, 1e-9, FACTOR)  # σ = 3
+    box_loss: Literal["smooth_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"  # as the Fast R-CNN's
+    box_loss_weight: float = within(1.0, 0, FACTOR)
     crowd_overlap: float | None = within(None, 0, 1)
     # The proposals that the Fast R-CNN is trained on.
     training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
@@ -215,6 +223,9 @@ class FastRCNN:
     # Computes a vector for each region. conv5: that stage of the network, on C4. two_layers: two fully connected
     # layers. four_convolutions: four 3×3 convolutions with GroupNorm and one fully connected layer
     box_head: Literal["conv5", "two_layers", "four_convolutions"] = "conv5"
+    # A cascade of box heads (Cai and Vasconcelos, CVPR 2018): positive_iou of each head after the first, each of which
+    # refines the boxes of the one before; the paper's are [0.6, 0.7]. Its boxes are the same for all classes
+    cascade: tuple[float, ...] = within((), 0, 1, most=10)
     box_head_width: int = within(1024, 1, CHANNELS)  # of the fully connected layers
     box_head_channels: int = within(256, 1, WIDTH)  # of the four convolutions
     pooling: Literal["max", "align"] = "max"
@@ -224,14 +235,35 @@ class FastRCNN:
     background_low: float = within(0.0, 0, 1)
     samples: int = within(64, 1, COUNT)
     positive_share: float = within(0.25, 0, 1)
+    # The regions that the losses are taken over. random: a draw, with positive_share. ohem: those with the highest
+    # losses of all (Shrivastava et al., CVPR 2016). Before each step the box head then runs on all proposals, without
+    # gradients, which takes the time of that forward pass and the memory of its largest map; conv5 on 2,000 proposals
+    # takes longer than the rest of the step: lower rpn.training_proposals.after_nms there
+    sampling: Literal["random", "ohem"] = "random"
+    # β of the class-balanced loss (Cui et al., CVPR 2019: 0.9 to 0.9999): a class of n objects in the training set has
+    # the weight (1 − β) / (1 − βⁿ), scaled to a mean of 1; the background has 1. null: every class has 1
+    class_balance: float | None = within(None, 0, 1 - 1e-9)
     box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9, FACTOR)
     box_means: tuple[float, float, float, float] = within((0.0, 0.0, 0.0, 0.0), -FACTOR, FACTOR)
     # Empirical: means and stds measured on the training set's proposals (alternating training).
     box_statistics: Literal["fixed", "empirical"] = "fixed"
     smooth_l1_beta: float = within(1.0, 1e-9, FACTOR)
+    # iou, giou (Rezatofighi et al., CVPR 2019), diou, ciou (Zheng et al., AAAI 2020): of the decoded boxes. Their
+    # weight in mmdetection's faster-rcnn_r50_fpn_giou_1x_coco.py is 10
+    box_loss: Literal["smooth_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"
+    box_loss_weight: float = within(1.0, 0, FACTOR)
     crowd_overlap: float | None = within(0.7, 0, 1)
     min_score: float = within(0.05, 0, 1)
     nms_iou: float = within(0.3, 0, 1)
+    # hard: a box that overlaps a better one by more than nms_iou is dropped. linear, gaussian: its score is lowered
+    # (Soft-NMS, Bodla et al., ICCV 2017); linear uses nms_iou, gaussian the sigma
+    nms: Literal["hard", "linear", "gaussian"] = "hard"
+    soft_nms_sigma: float = within(0.5, 1e-9, FACTOR)  # the paper's section 5
+    soft_nms_min_score: float = within(0.001, 0, 1)  # below it a lowered score is dropped; the authors' code
+    nms_across_classes: bool = False  # one box a place, whatever its class
+    # A detection becomes the mean of the boxes of its class that overlap it this much, weighted by their scores
+    # (Gidaris and Komodakis, ICCV 2015; Detectron's TEST.BBOX_VOTE.VOTE_TH is 0.8). null: it stays as it is
+    box_voting_iou: float | None = within(None, 0, 1)
     detections: int = within(100, 1, COUNT)  # at most this many an image
     training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
 
@@ -309,6 +341,15 @@ class Config:
             )
         if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
             found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
+        if self.fast_rcnn.cascade and self.fast_rcnn.sampling == "ohem":
+            found.append(
+                "fast_rcnn.sampling: ohem with fast_rcnn.cascade: a cascade's heads learn from one random sample; take "
+                "one of the two"
+            )
+        if self.data.test_shorter_side in self.data.test_scales:
+            found.append(
+                f"data.test_scales: {self.data.test_shorter_side} is data.test_shorter_side; name further ones alone"
+            )
         if self.fast_rcnn.box_head == "conv5" and self.fast_rcnn.pooled_size < 2:
             found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
         if self.backbone.features == "pyramid":

@@ -30,7 +30,7 @@ from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
 from detection.experiment.model_files import Categories, load_detector
-from detection.networks.fast_rcnn import Detections
+from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
 
@@ -94,6 +94,7 @@ class Detector:
         resize: the resize to the size that the networks were trained for.
         size_divisor: padded sides are multiples of this.
         autocast: the type of half precision; None computes in float32.
+        views, flip: test-time augmentation, see `Inference`.
     """
 
     def __init__(
@@ -104,10 +105,12 @@ class Detector:
         *,
         size_divisor: int = 32,
         autocast: torch.dtype | None = None,
+        views: Sequence[Augmentation] = (),
+        flip: bool = False,
     ) -> None:
         self.network = network.eval()
         self.categories = categories
-        self._inference = Inference(self.network, resize, size_divisor, autocast)
+        self._inference = Inference(self.network, resize, size_divisor, autocast, views=tuple(views), flip=flip)
 
     @classmethod
     def load(
@@ -136,6 +139,8 @@ class Detector:
             inference.resize,
             size_divisor=inference.size_divisor,
             autocast=inference.autocast,
+            views=inference.views,
+            flip=inference.flip,
         )
 
     @property

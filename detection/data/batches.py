@@ -22,7 +22,7 @@ class Sample:
     image uint8 RGB (3, h, w), a view of memory laid out (h, w, 3); original_size (height, width) in the file; boxes
     float32 (G, 4) on the image; labels int64 (G,) in 1..K; crowds bool (G,); proposals float32 (R, 4) on the image,
     best first, or None; seed: 0 … 2**63 − 1, for draws that belong to this image in this epoch; problem: why the file
-    could not be read, or None.
+    could not be read, or None; views: the image at further sizes, like `image`, for test-time augmentation.
     """
 
     image: Tensor
@@ -35,6 +35,7 @@ class Sample:
     proposals: Tensor | None
     seed: int
     problem: str | None = None
+    views: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Batch:
     boxes float32 (N, G, 4), labels int64 (N, G) with 0 for padding, crowds bool (N, G).
     proposals float32 (N, R, 4) and proposal_counts int64 (N,), or both None.
     problems: (image id, reason) of images that could not be read.
+    views: the images at further sizes, each as (images, sizes).
     """
 
     images: Tensor
@@ -59,6 +61,7 @@ class Batch:
     proposals: Tensor | None = None
     proposal_counts: Tensor | None = None
     problems: tuple[tuple[int, str], ...] = ()
+    views: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,22 +83,19 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return dataclasses.replace(self, **changed)
+        views = tuple((change(images), change(sizes)) for images, sizes in self.views)
+        return dataclasses.replace(self, **changed, views=views)
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
     """Joins samples, at least one, into a batch; H and W are its largest, rounded up to multiples of `size_divisor`."""
-    heights, widths = zip(*(sample.image.shape[1:] for sample in samples), strict=True)
-    height, width = padded_size((max(heights), max(widths)), size_divisor)
-    images = np.zeros((len(samples), height, width, 3), dtype=np.uint8)
-    for image, sample in zip(images, samples, strict=True):
-        image[: sample.image.shape[1], : sample.image.shape[2]] = sample.image.permute(1, 2, 0).numpy()
+    images, sizes = _padded_images([sample.image for sample in samples], size_divisor)
     proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     if proposals and len(proposals) != len(samples):
         raise ValueError("some samples of the batch have proposals and some have none")
     return Batch(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2),
-        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
+        images=images,
+        sizes=sizes,
         original_sizes=torch.tensor([sample.original_size for sample in samples]),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         seeds=torch.tensor([sample.seed for sample in samples]),
@@ -105,6 +105,9 @@ def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
         proposals=_pad(proposals) if proposals else None,
         proposal_counts=torch.tensor([len(rows) for rows in proposals]) if proposals else None,
         problems=tuple((sample.image_id, sample.problem) for sample in samples if sample.problem is not None),
+        views=tuple(
+            _padded_images(images, size_divisor) for images in zip(*(sample.views for sample in samples), strict=True)
+        ),
     )
 
 
@@ -112,6 +115,16 @@ def padded_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
     """(height, width) rounded up to multiples of `divisor`: the size of a batch of images of this size."""
     height, width = (-(-length // divisor) * divisor for length in size)
     return height, width
+
+
+def _padded_images(images: Sequence[Tensor], divisor: int) -> tuple[Tensor, Tensor]:
+    """Images (3, h, w) → one tensor (N, 3, H, W) in channels-last memory, and their sizes (N, 2)."""
+    heights, widths = zip(*(image.shape[1:] for image in images), strict=True)
+    height, width = padded_size((max(heights), max(widths)), divisor)
+    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+    for target, image in zip(padded, images, strict=True):
+        target[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0).numpy()
+    return torch.from_numpy(padded).permute(0, 3, 1, 2), torch.tensor([image.shape[1:] for image in images])
 
 
 def _pad(lists: Sequence[Tensor]) -> Tensor:

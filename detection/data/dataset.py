@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ class DetectionDataset(Dataset[Sample]):
     (training): it is replaced by another image of the index, determined by the same three numbers. "blank"
     (evaluation): it is replaced by a grey image of the size that it would have after the resize, without objects. Where
     an image was replaced, the sample's `problem` is set.
+    views: resizes that give each sample its `views`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class DetectionDataset(Dataset[Sample]):
         proposals: ProposalStore | None = None,
         proposal_limit: int | None = None,
         unreadable: Literal["stop", "replace", "blank"] = "stop",
+        views: Sequence[Augmentation] = (),
     ) -> None:
         self.index = index
         self.augmentation = augmentation
@@ -47,6 +50,7 @@ class DetectionDataset(Dataset[Sample]):
         self.proposals = proposals
         self.proposal_limit = proposal_limit
         self.unreadable = unreadable
+        self.views = tuple(views)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -83,15 +87,19 @@ class DetectionDataset(Dataset[Sample]):
 
         What a pipeline crops depends on an image's size and boxes, not on its pixels: it is run on a grey image.
         """
+        return self.sizes(key)[0]
+
+    def sizes(self, key: tuple[int, int]) -> list[tuple[int, int]]:
+        """`size`, and the sizes of the sample's views."""
         epoch, i = key
         seed = hash63(self.seed, epoch, i)
         height, width = int(self.index.heights[i]), int(self.index.widths[i])
         pipeline = self.augmentation.pipeline
         if pipeline is not None and pipeline.moves_boxes and height * width <= PIXEL_LIMIT:
             with contextlib.suppress(TransformError):
-                _, height, width = self._sample(i, np.full((height, width, 3), 128, np.uint8), seed).image.shape
-                return height, width
-        return self.augmentation.target_size(height, width, seed)
+                sample = self._sample(i, np.full((height, width, 3), 128, np.uint8), seed)
+                return [(image.shape[1], image.shape[2]) for image in (sample.image, *sample.views)]
+        return [one.target_size(height, width, seed) for one in (self.augmentation, *self.views)]
 
     def name(self, key: tuple[int, int]) -> str:
         """The file of image i."""
@@ -101,8 +109,9 @@ class DetectionDataset(Dataset[Sample]):
         """A grey sample, created at its final size: annotations may state any size for an unreadable file."""
         _, i = key
         nothing = torch.zeros((0, 4), dtype=torch.float32)
+        grey, *views = (torch.full((*size, 3), 128, dtype=torch.uint8).permute(2, 0, 1) for size in self.sizes(key))
         return Sample(
-            image=torch.full((*self.size(key), 3), 128, dtype=torch.uint8).permute(2, 0, 1),
+            image=grey,
             image_id=int(self.index.image_ids[i]),
             index=i,
             original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
@@ -112,6 +121,7 @@ class DetectionDataset(Dataset[Sample]):
             proposals=None if self.proposals is None else nothing,
             seed=seed,
             problem=problem,
+            views=tuple(views),
         )
 
     def _read(self, i: int) -> np.ndarray:
@@ -129,6 +139,7 @@ class DetectionDataset(Dataset[Sample]):
             proposals=proposals,
             seed=seed,
             problem=problem,
+            views=self.views,
         )
 
 
@@ -145,9 +156,10 @@ def augmented_sample(
     proposals: np.ndarray | None = None,
     seed: int = 0,
     problem: str | None = None,
+    views: Sequence[Augmentation] = (),
 ) -> Sample:
     """An image uint8 (H, W, 3) with its boxes (G, 4), labels (G,) and crowds (G,), by default none → the sample that
-    the augmentation makes of them."""
+    the augmentation makes of them, with the image alone as the augmentations `views` make it."""
     boxes, labels, crowds = objects
     augmented = augmentation(image, boxes, proposals, seed)
     return Sample(
@@ -161,4 +173,5 @@ def augmented_sample(
         proposals=None if augmented.proposals is None else torch.from_numpy(augmented.proposals),
         seed=seed,
         problem=problem,
+        views=tuple(torch.from_numpy(view(image, boxes, None, seed).image).permute(2, 0, 1) for view in views),
     )

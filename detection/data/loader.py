@@ -59,16 +59,17 @@ def evaluation_parts(
 ) -> list[list[tuple[int, int]]]:
     """The (epoch 0, position in the index) pairs of each of this rank's batches: every image once over all ranks.
 
-    Only images of one padded size share a batch, so that an image's padding, and with it a network's output, is
-    independent of the batch. Many batches are therefore smaller than the batch size. The composition of a batch is also
-    independent of the number of ranks and of `only`, because a kernel may round differently in a batch of another size.
-    A rank may have no batches.
+    Only images of one padded size, in each view, share a batch, so that an image's padding, and with it a network's
+    output, is independent of the batch. Many batches are therefore smaller than the batch size. The composition of a
+    batch is also independent of the number of ranks and of `only`, because a kernel may round differently in a batch of
+    another size. A rank may have no batches.
 
     only: the positions still needed; batches without any of them are left out.
     """
-    alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    alike: dict[tuple[tuple[int, int], ...], list[tuple[int, int]]] = {}
     for i in range(len(dataset)):
-        alike.setdefault(padded_size(dataset.size((0, i)), size_divisor), []).append((0, i))
+        padded = tuple(padded_size(size, size_divisor) for size in dataset.sizes((0, i)))
+        alike.setdefault(padded, []).append((0, i))
     parts = [
         group[start : start + batch_size] for group in alike.values() for start in range(0, len(group), batch_size)
     ]

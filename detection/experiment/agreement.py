@@ -32,8 +32,16 @@ logger = logging.getLogger(__name__)
 # Values that are fixed by training: the weights are valid only for these.
 _BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width")
 _RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.channels")
-_FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics")
+_FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics", "cascade")
 _STRUCTURE = (*(f"backbone.{key}" for key in _BACKBONE), *_RPN, *(f"fast_rcnn.{key}" for key in _FAST_RCNN))
+# Values that only inference uses.
+_TEST_KEYS = {
+    "data": ("test_shorter_side", "test_longer_side", "test_scales", "test_flip"),
+    "fast_rcnn": (
+        *("min_score", "nms_iou", "detections", "box_voting_iou"),
+        *("nms", "nms_across_classes", "soft_nms_sigma", "soft_nms_min_score"),
+    ),
+}
 _TEST_SIZE = ("data.test_shorter_side", "data.test_longer_side")
 
 
@@ -85,9 +93,9 @@ def config_subset_that_must_match(config: settings.Config, network: Literal["rpn
     work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
     choice = ("evaluate_every", "keep_best", "patience")  # which of the run's weights are written
     for section, keys in (
-        (values["data"], (*images, "test_shorter_side", "test_longer_side")),
+        (values["data"], (*images, *_TEST_KEYS["data"])),
         (values["rpn"], ("training_proposals", "test_proposals")),
-        (values["fast_rcnn"], ("min_score", "nms_iou", "detections")),
+        (values["fast_rcnn"], _TEST_KEYS["fast_rcnn"]),
         (values[network]["training"], (*work, *choice)),
     ):
         for key in keys:

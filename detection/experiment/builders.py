@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,11 @@ from detection.geometry.anchors import Anchors
 from detection.geometry.coding import BoxCoder
 from detection.geometry.roi_pooling import RoIPooling
 from detection.networks.box_heads import C4BoxHead, ConvolutionBoxHead, TwoLayerBoxHead
+from detection.networks.cascade import CascadeRCNN
+from detection.networks.detections import Suppression
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
+from detection.networks.region_loss import class_balanced_weights
 from detection.networks.rpn import RPN
 
 
@@ -42,36 +47,56 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
         positive_share=rpn.positive_share,
         allowed_border=rpn.allowed_border,
         smooth_l1_beta=rpn.smooth_l1_beta,
+        box_loss=rpn.box_loss,
+        box_loss_weight=rpn.box_loss_weight,
         crowd_overlap=rpn.crowd_overlap,
     )
     _compile_if_asked(config, backbone)
     return network
 
 
-def build_fast_rcnn(config: settings.Config, classes: int, *, pretrained: bool = True) -> FastRCNN:
-    """The region classifier for `classes` classes, the background not counted."""
+def build_fast_rcnn(
+    config: settings.Config, classes: int, *, pretrained: bool = True, class_counts: Sequence[int] | None = None
+) -> FastRCNN:
+    """The region classifier for `classes` classes, the background not counted.
+
+    class_counts: the objects of each class in the training set, for `fast_rcnn.class_balance`; None for inference.
+    """
     fast = config.fast_rcnn
     conv5: nn.Module | None = None
     trunk: ResNeXtBackbone | FeaturePyramid
     if fast.box_head == "conv5":
-        weights = config.backbone.weights if pretrained else None
-        trunk, conv5 = create_c4(config.backbone.name, weights, **_backbone_arguments(config.backbone))
+        source = config.backbone.weights if pretrained else None
+        trunk, conv5 = create_c4(config.backbone.name, source, **_backbone_arguments(config.backbone))
     else:
         trunk = _build_trunk(config, ("p2", "p3", "p4", "p5"), pretrained=pretrained)
     pooling = RoIPooling(fast.pooling, fast.pooled_size, tuple(trunk.strides.values()), fast.sampling_ratio)
-    network = FastRCNN(
-        trunk,
-        _build_box_head(fast, pooling, next(iter(trunk.channels.values())), conv5),
+    width = next(iter(trunk.channels.values()))
+    heads = [_build_box_head(fast, pooling, width, conv5)]
+    for _ in fast.cascade:  # conv5 with the same initial weights
+        heads.append(_build_box_head(fast, pooling, width, copy.deepcopy(conv5)))
+    weights = None
+    if fast.class_balance is not None and class_counts is not None:
+        weights = class_balanced_weights(class_counts, fast.class_balance)
+    common: dict[str, Any] = dict(
         classes=classes,
         coder=BoxCoder(fast.box_stds, fast.box_means),
         positive_iou=fast.positive_iou,
         background_low=fast.background_low,
         samples=fast.samples,
         positive_share=fast.positive_share,
+        sampling=fast.sampling,
         smooth_l1_beta=fast.smooth_l1_beta,
+        box_loss=fast.box_loss,
+        box_loss_weight=fast.box_loss_weight,
+        class_weights=weights,
         crowd_overlap=fast.crowd_overlap,
     )
-    _compile_if_asked(config, trunk, conv5)
+    if fast.cascade:
+        network: FastRCNN = CascadeRCNN(trunk, heads, positive_ious=fast.cascade, **common)
+    else:
+        network = FastRCNN(trunk, heads[0], **common)
+    _compile_if_asked(config, trunk, *(head.conv5 for head in heads if isinstance(head, C4BoxHead)))
     return network
 
 
@@ -88,6 +113,9 @@ def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
         min_score=fast.min_score,
         nms_iou=fast.nms_iou,
         detections=fast.detections,
+        suppression=Suppression(
+            fast.nms, fast.soft_nms_sigma, fast.soft_nms_min_score, fast.nms_across_classes, fast.box_voting_iou
+        ),
     )
 
 

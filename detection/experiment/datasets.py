@@ -233,6 +233,15 @@ def test_augmentation(data: settings.Data) -> Augmentation:
     return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
 
 
+def test_views(data: settings.Data) -> tuple[Augmentation, ...]:
+    """The resizes of the further scales of test-time augmentation. The longer side is limited in proportion to the
+    shorter one."""
+    factor = data.test_longer_side / data.test_shorter_side
+    return tuple(
+        Augmentation(shorter_sides=(side,), longer_side_max=max(1, round(side * factor))) for side in data.test_scales
+    )
+
+
 def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
     """The labels and the image folder that the configuration names, or otherwise those of the layout."""
     root, split = user_path(data.root), getattr(data, which)

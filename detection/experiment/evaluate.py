@@ -62,6 +62,8 @@ from detection.report.page import Curve, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 
+_OF_DETECTIONS = ("proposals", "test-time augmentation")  # facts that mean nothing for proposals
+
 logger = logging.getLogger(__name__)
 
 _FILES = ("results.json", "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS, "report.html", "report.txt")
@@ -103,7 +105,8 @@ def evaluate_detector(
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     training = training_source(config.data)
-    found = detect_pair(inference, index) if with_ground_truth else None
+    # With test-time augmentation every view has proposals of its own, and no single set of them to judge.
+    found = detect_pair(inference, index) if with_ground_truth and not inference.augments else None
     detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:
@@ -240,17 +243,23 @@ def _write_recall(config: settings.Config, index: DatasetIndex, recall: Proposal
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
             recall=recall.to_dict(), tables=(recall.table(),),
-            facts={name: fact for name, fact in _facts(config, index).items() if name != "proposals"},
+            facts={name: fact for name, fact in _facts(config, index).items() if name not in _OF_DETECTIONS},
         )  # fmt: skip
 
 
 def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
+    data = config.data
+    views = [
+        *(f"also at {side} px" for side in data.test_scales),
+        *(["flipped horizontally"] if data.test_flip else []),
+    ]
     return {
         "annotations": str(index.annotation_file),
         "images": str(len(index)),
         "backbone": config.backbone.name,
         "weights of the backbone": config.backbone.weights or "none: trained from scratch",
-        "shorter side": f"{config.data.test_shorter_side} px, longer at most {config.data.test_longer_side}",
+        "shorter side": f"{data.test_shorter_side} px, longer at most {data.test_longer_side}",
+        **({"test-time augmentation": ", ".join(views)} if views else {}),
         "proposals": str(config.rpn.test_proposals.after_nms),
     }
 

@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 
 _BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width", "features")
 _BACKBONE_KEYS = tuple(f"backbone.{key}" for key in (*_BACKBONE, "pyramid_width", "pyramid_norm"))
-_HEAD = tuple(f"fast_rcnn.{key}" for key in ("box_head", "box_head_width", "box_head_channels", "pooled_size"))
+_HEAD = tuple(
+    f"fast_rcnn.{key}" for key in ("box_head", "box_head_width", "box_head_channels", "pooled_size", "cascade")
+)
 _ANCHORS = ("rpn.anchor_sizes", "rpn.anchor_ratios")
 _RPN_OUTPUTS = ("head.objectness.weight", "head.objectness.bias", "head.box.weight", "head.box.bias")
 _SHOWN = 12  # classes that the log lists
@@ -70,8 +72,9 @@ def initialise_fast_rcnn(network: FastRCNN, categories: Categories, config: sett
         return
     path = user_path(config.init_from)
     theirs = load_fast_rcnn(path)
-    outputs = [f"{layer}.{kind}" for layer in ("class_logits", "box_targets") for kind in ("weight", "bias")]
-    kept = {name: value for name, value in theirs.network.state_dict().items() if name not in outputs}
+    state = theirs.network.state_dict()
+    outputs = [name for name in state if name.split(".")[-2] in ("class_logits", "box_targets")]
+    kept = {name: value for name, value in state.items() if name not in outputs}
     _load(network, kept, outputs, theirs.config, config, (*_BACKBONE_KEYS, *_HEAD), path)
     pairs = common_classes(categories.names, theirs.categories.names)
     copy_classes(network, theirs.network, pairs)
@@ -98,22 +101,22 @@ def common_classes(ours: Collection[str], theirs: Collection[str]) -> list[tuple
 @torch.no_grad()
 def copy_classes(network: FastRCNN, other: FastRCNN, pairs: Collection[tuple[int, int]]) -> None:
     """Copies the rows of the background and of the classes `pairs` (position here, position there, from 0) of the two
-    output layers. Box targets that were normalised otherwise there are converted, so that the boxes are the same."""
+    output layers, of each stage of a cascade. Boxes of all classes together are copied whole. Box targets that were
+    normalised otherwise there are converted, so that the boxes are the same."""
     rows = torch.tensor([(0, 0), *((mine + 1, theirs + 1) for mine, theirs in pairs)]).T
-    network.class_logits.weight[rows[0]] = other.class_logits.weight[rows[1]]
-    network.class_logits.bias[rows[0]] = other.class_logits.bias[rows[1]]
-    if not pairs:
-        return
-    mine, there = torch.tensor(sorted(pairs)).T
-    ours, theirs = network.coder, other.coder
-    factor = torch.tensor(theirs.stds) / torch.tensor(ours.stds)
-    shift = (torch.tensor(theirs.means) - torch.tensor(ours.means)) / torch.tensor(ours.stds)
-    network.box_targets.weight.unflatten(0, (-1, 4))[mine] = (
-        other.box_targets.weight.unflatten(0, (-1, 4))[there] * factor[:, None]
-    )
-    network.box_targets.bias.unflatten(0, (-1, 4))[mine] = (
-        other.box_targets.bias.unflatten(0, (-1, 4))[there] * factor + shift
-    )
+    for own, source in zip(network.stages(), other.stages(), strict=True):
+        own.head.class_logits.weight[rows[0]] = source.head.class_logits.weight[rows[1]]
+        own.head.class_logits.bias[rows[0]] = source.head.class_logits.bias[rows[1]]
+        box_pairs = sorted(pairs) if network.boxes_of_class else [(0, 0)]
+        if not box_pairs:
+            continue
+        mine, there = torch.tensor(box_pairs).T
+        ours, theirs = own.coder, source.coder
+        factor = torch.tensor(theirs.stds) / torch.tensor(ours.stds)
+        shift = (torch.tensor(theirs.means) - torch.tensor(ours.means)) / torch.tensor(ours.stds)
+        boxes, source_boxes = own.head.box_targets, source.head.box_targets
+        boxes.weight.unflatten(0, (-1, 4))[mine] = source_boxes.weight.unflatten(0, (-1, 4))[there] * factor[:, None]
+        boxes.bias.unflatten(0, (-1, 4))[mine] = source_boxes.bias.unflatten(0, (-1, 4))[there] * factor + shift
 
 
 def _load(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -28,10 +28,10 @@ from detection.data.loader import evaluation_batches, evaluation_parts
 from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
-from detection.experiment.datasets import test_augmentation
+from detection.experiment.datasets import test_augmentation, test_views
 from detection.experiment.ground_truth_loading import ground_truth_of
-from detection.networks.fast_rcnn import Detections
-from detection.networks.faster_rcnn import FasterRCNN, to_original
+from detection.networks.detections import Detections
+from detection.networks.faster_rcnn import FasterRCNN, View, to_original
 from detection.networks.rpn import RPN
 from detection.training.distributed import gather_objects, on_main, rank, report_progress, world_size
 from detection.training.memory import memory_explained
@@ -56,6 +56,8 @@ class Inference(Generic[Network]):
         batch_size: images at once when a whole split is processed.
         workers: processes that read the images of a split; 0 reads them in this process.
         patience: seconds to wait for a batch of the images of a split.
+        views: test-time augmentation: resizes to further sizes, in which a detector also detects.
+        flip: test-time augmentation: the detector also detects in each image flipped horizontally, at each size.
     """
 
     network: Network
@@ -65,6 +67,8 @@ class Inference(Generic[Network]):
     batch_size: int = 1
     workers: int = 0
     patience: float = PATIENCE
+    views: tuple[Augmentation, ...] = ()
+    flip: bool = False
 
     @classmethod
     def configured(cls, network: Network, config: settings.Config) -> Inference[Network]:
@@ -81,7 +85,14 @@ class Inference(Generic[Network]):
             runtime.test_batch,
             runtime.workers,
             60 * runtime.timeout_minutes,
+            test_views(data),
+            data.test_flip,
         )
+
+    @property
+    def augments(self) -> bool:
+        """Whether a detector detects in more than one view of each image (test-time augmentation)."""
+        return bool(self.views) or self.flip
 
     @property
     def device(self) -> torch.device:
@@ -108,12 +119,12 @@ def prepare_inference(network: Network, config: settings.Config, device: torch.d
 def batch_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
     """Images uint8 (H, W, 3) in RGB order → batches in their order, `image_ids` counting from 0.
 
-    Only images of the same padded size share a batch, at most `batch_size` of them, so that the result for an image
-    does not depend on the others.
+    Only images of the same padded size, in each view, share a batch, at most `batch_size` of them, so that the result
+    for an image does not depend on the others.
     """
     waiting: list[Sample] = []
     for number, image in enumerate(images):
-        sample = augmented_sample(image, inference.resize, image_id=number, index=number)
+        sample = augmented_sample(image, inference.resize, image_id=number, index=number, views=inference.views)
         if waiting and (len(waiting) >= batch_size or _padded(inference, sample) != _padded(inference, waiting[0])):
             yield collate(waiting, inference.size_divisor)
             waiting = []
@@ -131,7 +142,10 @@ def detect_batch(
         UserError: out of memory; the message contains `remedy`, and `ids` names the kind of the batch's image ids.
     """
     with inference.computing(batch, remedy, ids) as batch:
-        found = inference.network(batch.images, batch.sizes, batch.original_sizes)
+        if batch.views or inference.flip:
+            found = inference.network.detect_in_views(_views(batch, inference.flip), batch.original_sizes)
+        else:
+            found = inference.network(batch.images, batch.sizes, batch.original_sizes)
     return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
 
 
@@ -165,7 +179,7 @@ def detect(inference: Inference[FasterRCNN], index: DatasetIndex) -> np.ndarray:
     An image that cannot be read has no detections, and a warning is logged. All ranks get all detections.
     """
     rows = [np.empty((0, 7))]
-    for batch in batches_of_split(inference, index, f"detecting on {index.name}"):
+    for batch in batches_of_split(inference, index, f"detecting on {index.name}", views=inference.views):
         unreadable = {image_id for image_id, _ in batch.problems}
         for image_id, found in zip(batch.image_ids.tolist(), detect_batch(inference, batch), strict=True):
             if image_id in unreadable:
@@ -242,17 +256,30 @@ def recall_of(index: DatasetIndex, proposals: Iterable[tuple[int, np.ndarray]]) 
     return first.result()
 
 
-def _padded(inference: Inference[Network], sample: Sample) -> tuple[int, int]:
-    height, width = sample.image.shape[1:]
-    return padded_size((height, width), inference.size_divisor)
+def _views(batch: Batch, flip: bool) -> list[View]:
+    """The images at each size; with `flip` each of them mirrored, too."""
+    sizes = [(batch.images, batch.sizes), *batch.views]
+    return [
+        View(*images, is_mirrored=mirrored) for images in sizes for mirrored in ((False, True) if flip else (False,))
+    ]
+
+
+def _padded(inference: Inference[Network], sample: Sample) -> list[tuple[int, int]]:
+    """The padded size of the image, and of each of its views."""
+    images = (image.shape[1:] for image in (sample.image, *sample.views))
+    return [padded_size((height, width), inference.size_divisor) for height, width in images]
 
 
 def batches_of_split(
-    inference: Inference[Network], index: DatasetIndex, label: str, only: Collection[int] | None = None
+    inference: Inference[Network],
+    index: DatasetIndex,
+    label: str,
+    only: Collection[int] | None = None,
+    views: Sequence[Augmentation] = (),
 ) -> Iterator[Batch]:
     """This rank's images of a split, resized and batched, with a progress line."""
     report_progress(label)
-    dataset = DetectionDataset(index, inference.resize, unreadable="blank")
+    dataset = DetectionDataset(index, inference.resize, unreadable="blank", views=views)
     parts = evaluation_parts(
         dataset,
         rank=rank(),

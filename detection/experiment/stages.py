@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -245,7 +246,8 @@ def fast_rcnn_stage(
     categories = categories_of(splits.train)
     seed = config.seed + 1  # differs from the RPN's: the two networks share nothing
     torch.manual_seed(seed)
-    network = build_fast_rcnn(config, len(categories), pretrained=config.init_from is None)
+    counts = np.bincount(splits.train.labels[~splits.train.crowds], minlength=len(categories) + 1)[1:].tolist()
+    network = build_fast_rcnn(config, len(categories), pretrained=config.init_from is None, class_counts=counts)
     initialise_fast_rcnn(network, categories, config)
     freeze_parameters(network, training.freeze)
     network = placed(network, config.runtime, device)

@@ -6,11 +6,25 @@ Shapes: N images, R proposals, D detections.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from detection.networks.fast_rcnn import Detections, FastRCNN
+from detection.networks.detections import PLAIN_NMS, Candidates, Detections, Suppression, joined, select_detections
+from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.network_input import mirrored
 from detection.networks.rpn import RPN, Proposals
+
+
+class View(NamedTuple):
+    """The images (N, 3, H, W) at one size, as uint8 RGB padded at the right and the bottom, `sizes` (N, 2) within the
+    padding, and whether they are to be flipped horizontally."""
+
+    images: Tensor
+    sizes: Tensor
+    is_mirrored: bool = False
 
 
 class FasterRCNN(nn.Module):
@@ -22,7 +36,7 @@ class FasterRCNN(nn.Module):
         proposals: at most this many proposals an image are classified.
         proposal_nms_iou: NMS threshold among proposals.
         min_side: smallest side of a proposal, in pixels of the original image.
-        min_score, nms_iou, detections: see `FastRCNN.detect`.
+        min_score, nms_iou, detections, suppression: see `FastRCNN.detect`.
     """
 
     def __init__(
@@ -37,6 +51,7 @@ class FasterRCNN(nn.Module):
         min_score: float = 0.05,
         nms_iou: float = 0.3,
         detections: int = 100,
+        suppression: Suppression = PLAIN_NMS,
     ) -> None:
         super().__init__()
         self.rpn = rpn
@@ -48,6 +63,7 @@ class FasterRCNN(nn.Module):
         self.min_score = min_score
         self.nms_iou = nms_iou
         self.detections = detections
+        self.suppression = suppression
 
     def propose(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> Proposals:
         """Proposals in pixels of the network's input. Arguments as for `forward`."""
@@ -83,12 +99,53 @@ class FasterRCNN(nn.Module):
             regions: (N, R, 4) in pixels of the network's input; the first `counts` (N,) are regions, the rest padding.
         """
         found = self.fast_rcnn.detect(
-            images, sizes, regions, counts, min_score=self.min_score, nms_iou=self.nms_iou, limit=self.detections
+            images,
+            sizes,
+            regions,
+            counts,
+            min_score=self.min_score,
+            nms_iou=self.nms_iou,
+            limit=self.detections,
+            suppression=self.suppression,
         )
         return [
             one._replace(boxes=to_original(one.boxes[None], sizes[i : i + 1], original_sizes[i : i + 1])[0])
             for i, one in enumerate(found)
         ]
+
+    @torch.no_grad()
+    def detect_in_views(self, views: Sequence[View], original_sizes: Tensor) -> list[Detections]:
+        """Detections of each image from several views of it (test-time augmentation), in pixels of the original image.
+
+        In each view the RPN proposes regions of its own and the Fast R-CNN classifies them. The boxes of all views, in
+        pixels of the original image, go through one suppression: the union heuristic, the only one that Detectron
+        allows for a detector that proposes its regions itself (`im_detect_bbox_aug` in `detectron/core/test.py`).
+        """
+        parts = []
+        for view in views:
+            images = mirrored(view.images, view.sizes) if view.is_mirrored else view.images
+            boxes, _, counts = self.propose(images, view.sizes, original_sizes)
+            found = self.fast_rcnn.candidates(images, view.sizes, boxes, counts, min_score=self.min_score)
+            parts.append(_in_original(found, view, original_sizes))
+        fast_rcnn = self.fast_rcnn
+        return select_detections(
+            joined(parts),
+            len(original_sizes),
+            fast_rcnn.classes,
+            fast_rcnn.kernels,
+            self.suppression,
+            nms_iou=self.nms_iou,
+            limit=self.detections,
+        )
+
+
+def _in_original(found: Candidates, view: View, original_sizes: Tensor) -> Candidates:
+    sizes, boxes = view.sizes[found.images], found.boxes
+    if view.is_mirrored:
+        x0, y0, x1, y1 = boxes.unbind(1)
+        width = sizes[:, 1]
+        boxes = torch.stack([width - x1, y0, width - x0, y1], dim=1)
+    return found._replace(boxes=to_original(boxes[:, None], sizes, original_sizes[found.images]).squeeze(1))
 
 
 def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor) -> Tensor:

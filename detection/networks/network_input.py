@@ -1,5 +1,7 @@
 """Padded uint8 images → normalised float32 images, as a network's weights expect them.
 
+`prepare` normalises, `mirrored` flips horizontally.
+
 This runs on the device, so that a batch is transferred with one byte a value. Shapes: N images, H × W padded size.
 """
 
@@ -28,3 +30,12 @@ def prepare(images: Tensor, sizes: Tensor, input_format: InputFormat) -> Tensor:
         return normalized.mul_((rows[:, :, None] & columns[:, None, :])[:, None])
     in_memory.flatten(2).mul_(columns.repeat_interleave(in_memory.shape[3], dim=1)[:, None]).mul_(rows[:, :, None])
     return normalized
+
+
+def mirrored(images: Tensor, sizes: Tensor) -> Tensor:
+    """Padded images (N, 3, H, W), each flipped horizontally within its own size (N, 2), (height, width); the padding
+    stays at the right."""
+    column = torch.arange(images.shape[3], device=images.device)
+    width = sizes[:, 1:]
+    source = torch.where(column < width, width - 1 - column, column)
+    return images.gather(3, source[:, None, None].expand_as(images)).contiguous(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ from detection.geometry.matching import IGNORED, POSITIVE, inside_any, match
 from detection.geometry.sampling import sample
 from detection.geometry.tensors import take
 from detection.kernels.choice import PLAIN
+from detection.networks.box_loss import BoxLoss, BoxLossKind
 from detection.networks.network_input import prepare
 from detection.networks.rpn_head import RPNHead
 
@@ -71,6 +72,7 @@ class RPN(nn.Module):
         allowed_border: anchors that extend beyond the image by more than this many pixels are ignored in training; None
             uses all.
         smooth_l1_beta: where the box loss turns from quadratic to linear (1 / σ²).
+        box_loss, box_loss_weight: see `BoxLoss`.
         crowd_overlap: background anchors with at least this share of their area inside a crowd region are ignored; None
             keeps them, as the reference code does.
 
@@ -90,6 +92,8 @@ class RPN(nn.Module):
         positive_share: float = 0.5,
         allowed_border: float | None = 0.0,
         smooth_l1_beta: float = 1 / 9,
+        box_loss: BoxLossKind = "smooth_l1",
+        box_loss_weight: float = 1.0,
         crowd_overlap: float | None = None,
     ) -> None:
         super().__init__()
@@ -109,7 +113,7 @@ class RPN(nn.Module):
         self.samples = samples
         self.positive_share = positive_share
         self.allowed_border = allowed_border
-        self.smooth_l1_beta = smooth_l1_beta
+        self.box_loss = BoxLoss(box_loss, beta=smooth_l1_beta, weight=box_loss_weight)
         self.crowd_overlap = crowd_overlap
         self.kernels = PLAIN
 
@@ -132,16 +136,14 @@ class RPN(nn.Module):
             kind, matched = self.assign(anchors, batch.boxes, batch.labels, batch.crowds, batch.sizes)
             index, valid = sample(kind, batch.seeds, self.samples, self.positive_share, self.anchors.names(maps))
             is_object = (kind.gather(1, index) == POSITIVE) & valid
-            goal = self.coder.encode(take(batch.boxes, matched.gather(1, index)), anchors[index])
+            boxes = take(batch.boxes, matched.gather(1, index))
         logits, targets = (output.float() for output in self.head.at(maps, index))
         number = valid.sum(dim=1).clamp(min=1)
         objectness = functional.binary_cross_entropy_with_logits(logits, is_object.to(logits.dtype), reduction="none")
-        # The goal of a background anchor is meaningless; where() excludes it, whatever its value, from the loss and
-        # from the gradient.
-        distance = functional.smooth_l1_loss(targets, goal, beta=self.smooth_l1_beta, reduction="none")
+        distance = self.box_loss(targets, boxes, anchors[index], is_object, self.coder)
         return {
             "objectness": (objectness * valid).sum(dim=1) / number,
-            "box": torch.where(is_object, distance.sum(dim=2), 0).sum(dim=1) / number,
+            "box": distance.sum(dim=1) / number,
         }
 
     def assign(

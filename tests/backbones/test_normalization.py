@@ -240,3 +240,32 @@ def test_group_norm_divides_the_channels(channels: int, groups: int) -> None:
 def test_unknown_normalization_is_refused() -> None:
     with pytest.raises(UserError, match="batch, frozen, group"):
         make_normalization("layer", 4)
+
+
+def test_synchronised_batch_norm_of_one_process_is_batch_norm_to_the_bit() -> None:
+    """In training and after it, with the same names in the state dict; frozen and folded, too."""
+    torch.manual_seed(0)
+    batch, sync = (
+        create_backbone("resnext50_32x4d", None, ("c2",), norm=norm, depths=(1, 1, 1, 1))
+        for norm in ("batch", "sync_batch")
+    )
+    sync.load_state_dict(batch.state_dict())
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in sync.modules()) == 5
+    images = torch.randn(2, 3, 64, 64)
+    for network in (batch, sync):
+        network.train()(images)["c2"].square().mean().backward()
+    for (name, value), (other_name, other) in zip(batch.named_parameters(), sync.named_parameters(), strict=True):
+        assert name == other_name
+        assert value.grad is not None
+        assert other.grad is not None
+        assert torch.equal(value.grad, other.grad)
+    state = sync.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in batch.state_dict().items())
+    expected = batch.eval()(images)["c2"]
+    assert torch.equal(sync.eval()(images)["c2"], expected)
+    folded = fold_batch_norm(sync)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in folded.modules())
+    torch.testing.assert_close(folded(images)["c2"], expected, atol=1e-4, rtol=1e-4)
+    sync.freeze("c2")
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in sync.modules())
+    torch.testing.assert_close(sync.train()(images)["c2"], expected)

@@ -140,6 +140,9 @@ def test_all_mistakes_are_named_at_once() -> None:
         "data.keep_empty=no",
         "fast_rcnn.box_stds=[1, 2]",
         "rpn.channels=0",
+        "fast_rcnn.class_balance=1",
+        "fast_rcnn.cascade=[0.6, 1.5]",
+        "fast_rcnn.nms=soft",
     ]
     with pytest.raises(UserError) as raised:
         load_config(None, changes)
@@ -154,6 +157,9 @@ def test_all_mistakes_are_named_at_once() -> None:
         "data.keep_empty: expected true or false, got 'no'",
         "fast_rcnn.box_stds: expected 4 values, got 2",
         "rpn.channels: 0 is out of range: from 1 to 65536",
+        "fast_rcnn.class_balance: 1.0 is out of range",
+        "fast_rcnn.cascade: 1.5 is out of range: from 0 to 1",
+        "fast_rcnn.nms: 'soft' is none of 'hard', 'linear', 'gaussian'",
     ):
         assert part in message
 
@@ -178,6 +184,8 @@ def test_all_mistakes_are_named_at_once() -> None:
             r"rpn.training.warmup_steps \(50\) must lie below rpn.training.steps \(4\)",
         ),
         (["fast_rcnn.background_low=0.6"], "no region could be background"),
+        (["fast_rcnn.cascade=[0.6]", "fast_rcnn.sampling=ohem"], "learn from one random sample"),
+        (["data.test_scales=[400, 600]"], "data.test_scales: 600 is data.test_shorter_side"),
         (["data.shorter_sides=[]"], "data.shorter_sides: at least one value"),
         (["rpn.anchor_ratios=[]"], "rpn.anchor_ratios: at least one value"),
         (["data.albumentations=[{p: 1}]"], "data.albumentations: each transform needs a `name`"),

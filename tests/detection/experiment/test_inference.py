@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 from backbones.common.errors import UserError
 from detection.config import Config
-from detection.config_file import load_config
+from detection.config_file import change_config, load_config
 from detection.data.demo import make_demo_dataset
 from detection.data.images import read_image
 from detection.data.index import DatasetIndex
@@ -71,6 +73,77 @@ def test_the_detector_and_the_tools_find_the_same_to_the_bit(
         np.testing.assert_array_equal(own[:, 3:5], corners[:, 2:] - corners[:, :2])
         np.testing.assert_array_equal(own[:, 5], found.scores.astype(np.float64))
         np.testing.assert_array_equal(own[:, 6], found.category_ids)
+
+
+AUGMENTED = [
+    "data.test_scales=[64, 128]",
+    "data.test_flip=true",
+    "fast_rcnn.nms=linear",
+    "fast_rcnn.box_voting_iou=0.8",
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_test_time_augmentation_is_the_same_for_the_detector_and_the_tools(
+    config: Config, index: DatasetIndex, networks: TrainedDetector, tmp_path: Path, batch_size: int
+) -> None:
+    save_detector(tmp_path / "detector.pt", networks)
+    changes = [*AUGMENTED, f"runtime.test_batch={batch_size}"]
+    plain = Detector.load(tmp_path / "detector.pt", "cpu")
+    detector = Detector.load(tmp_path / "detector.pt", "cpu", changes=changes)
+    changed = change_config(config, changes)
+    inference = prepare_inference(pair(changed, networks.rpn.network, networks.fast_rcnn.network), changed, CPU)
+    assert [view.shorter_sides for view in inference.views] == [(64,), (128,)]
+    assert [view.longer_side_max for view in inference.views] == [96, 192], "in proportion"
+    rows = detect(inference, index)
+    everywhere = detector([index.path(i) for i in range(len(index))], batch_size=batch_size)
+    for i, image_id in enumerate(index.image_ids.tolist()):
+        own, found = rows[rows[:, 0] == image_id], everywhere[i]
+        assert len(own) == len(found) > 0
+        if batch_size == 1:
+            np.testing.assert_array_equal(own[:, 5], found.scores.astype(np.float64))
+            np.testing.assert_array_equal(own[:, 1:3], found.boxes.astype(np.float64)[:, :2])
+        else:  # a kernel may round differently in a batch of another size
+            np.testing.assert_allclose(own[:, 5], found.scores, atol=1e-5)
+        assert not np.array_equal(found.scores[:5], plain(index.path(i)).scores[:5])
+
+
+def test_each_view_is_the_image_at_its_own_size(config: Config, networks: TrainedDetector) -> None:
+    changed = change_config(config, ["data.test_scales=[48, 192]"])
+    inference = Inference.configured(networks.rpn.network, changed)
+    image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
+    [batch] = batch_images(inference, [image], 1)
+    assert batch.sizes.tolist() == [[96, 144]]
+    assert [sizes.tolist() for _, sizes in batch.views] == [[[48, 72]], [[192, 288]]]
+    assert [tuple(images.shape[2:]) for images, _ in batch.views] == [(64, 96), (192, 288)]
+    for images, sizes in batch.views:
+        height, width = sizes[0].tolist()
+        expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(images[0, :, :height, :width].permute(1, 2, 0).numpy(), expected)
+
+
+def test_an_unreadable_image_has_no_detections_in_any_view(
+    config: Config, index: DatasetIndex, networks: TrainedDetector, tmp_path: Path
+) -> None:
+    shutil.copytree(index.path(0).parent, tmp_path / "test")
+    (tmp_path / "test" / index.path(1).name).write_bytes(b"no image")
+    damaged = dataclasses.replace(index, image_root=tmp_path / "test")
+    changed = change_config(config, AUGMENTED)
+    inference = prepare_inference(pair(changed, networks.rpn.network, networks.fast_rcnn.network), changed, CPU)
+    rows = detect(inference, damaged)
+    assert set(rows[:, 0].astype(int)) == set(index.image_ids.tolist()) - {int(index.image_ids[1])}
+
+
+def test_proposals_are_made_without_augmentation(
+    config: Config, index: DatasetIndex, networks: TrainedDetector
+) -> None:
+    limits = config.rpn.test_proposals
+    plain, augmented = (
+        list(propose(prepare_inference(networks.rpn.network, one, CPU), index, limits))
+        for one in (config, change_config(config, AUGMENTED[:2]))
+    )
+    for (_, boxes, _), (_, others, _) in zip(plain, augmented, strict=True):
+        np.testing.assert_array_equal(boxes, others)
 
 
 def test_proposals_of_an_image_alone_are_those_in_its_split(

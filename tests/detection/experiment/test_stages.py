@@ -102,7 +102,8 @@ def test_other_training_images_or_proposals_are_another_run(
 def test_what_cannot_matter_to_a_training_may_change(stage: str, copy: Path, config: Path, data: Path) -> None:
     changes = [
         "rpn.test_proposals.after_nms=5", "fast_rcnn.min_score=0.3", "fast_rcnn.nms_iou=0.6", "fast_rcnn.detections=7",
-        "data.test.limit=1", "data.skip_unreadable=true",
+        "data.test.limit=1", "data.skip_unreadable=true", "data.test_scales=[80]", "data.test_flip=true",
+        "fast_rcnn.nms=gaussian", "fast_rcnn.nms_across_classes=true", "fast_rcnn.box_voting_iou=0.8",
         *(f"{network}.training.{key}" for network in ("rpn", "fast_rcnn")
           for key in ("images_per_device=2", "checkpoint_every=5", "log_every=1")),
     ]  # fmt: skip

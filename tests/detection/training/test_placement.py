@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backbones import create_classifier
+from backbones import create_backbone, create_classifier
 from backbones.grouped import GroupedConvolution
 from detection.config import Runtime
 from detection.training import placement
 from detection.training.placement import for_inference, placed
-from tests.detection.tiny_networks import tiny_rpn
+from tests.detection import ranks
+from tests.detection.tiny_networks import TINY, tiny_rpn
 
 CPU = torch.device("cpu")
 
@@ -43,3 +44,17 @@ def test_inference_on_a_cpu_keeps_the_memory_that_tensors_free(monkeypatch: pyte
     assert len(calls) == 1
     for_inference(tiny_rpn(), Runtime(), torch.device("meta"))
     assert len(calls) == 1
+
+
+def test_synchronised_batch_norm_is_refused_where_it_cannot_run() -> None:
+    network = create_backbone("resnext50_32x4d", None, norm="sync_batch", **TINY)
+
+    def place(rank: int, device: torch.device) -> str:
+        for_inference(network, Runtime(), device)  # folded: nothing is left to exchange
+        placed(create_backbone("resnext50_32x4d", None, norm="batch", **TINY), Runtime(), device)
+        placed(network, Runtime(), device)
+        return "placed"
+
+    for said in ranks.by_ranks(2, place):
+        assert "sync_batch needs GPUs where several processes train" in said
+    assert placed(network, Runtime(), CPU) is network, "one process may"
