@@ -35,9 +35,7 @@ def nms(boxes: Tensor, scores: Tensor, iou: float, min_score: float, limit: int)
     # torchvision tells torch.export that its operator keeps at least two boxes (torch/library.py: the default least
     # size), which the exported program would assert. Two more boxes, which are kept, make this true.
     two = boxes.new_tensor([[-4.0, -4.0, -3.0, -3.0], [-2.0, -2.0, -1.0, -1.0]])
-    kept = torchvision.ops.nms(
-        torch.cat([boxes + apart[:, None], two]), torch.cat([scores, scores.new_zeros(2)]), iou
-    )
+    kept = torchvision.ops.nms(torch.cat([boxes + apart[:, None], two]), torch.cat([scores, scores.new_zeros(2)]), iou)
     kept = kept[kept < index.shape[0]]
     return torch.stack([index[kept], position[kept]], dim=1)
 
