@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -88,9 +88,9 @@ def is_one_image(images: Any) -> bool:
     return False
 
 
-def _is_tensor(image: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(image, torch.Tensor)
+def _is_tensor(image: Any) -> TypeGuard[torch.Tensor]:
+    library = sys.modules.get("torch")  # a tensor can only be of a library that is imported
+    return library is not None and isinstance(image, library.Tensor)
 
 
 def as_array(image: ImageLike) -> np.ndarray:

@@ -13,6 +13,7 @@ import dataclasses
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detection.data.augmentation import Augmentation
 from detection.export.resizing import network_sizes, resize
@@ -54,6 +55,8 @@ class BatchDetector(nn.Module):
         height, width = (self._padded(new_sizes[:, side]) for side in range(2))
         resized = resize(images, sizes, new_sizes, height, width).permute(0, 3, 1, 2)
         regions, _, counts = self.network.propose(resized, new_sizes, sizes)
+        # Always as many, so that all later sizes are fixed: torch.export is slow with long expressions for sizes.
+        regions = functional.pad(regions, (0, 0, 0, self.network.proposals - regions.shape[1]))
         boxes, scores, labels = self._classify(resized, new_sizes, regions, counts)
         found = scores > 0
         boxes = to_original(boxes, new_sizes, sizes)
@@ -95,8 +98,8 @@ class ImageDetector(nn.Module):
         self.batch_detector = BatchDetector(network, resize, size_divisor, form)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes float32 (D, 4) in pixels of the image, scores float32 (D,) descending, and labels int64 (D,) in 1..K, of
-        an image uint8 RGB (H, W, 3)."""
+        """Boxes float32 (D, 4) in pixels of the image, scores float32 (D,) descending, and labels int64 (D,) in 1..K,
+        of an image uint8 RGB (H, W, 3)."""
         height, width, _ = image.shape
         size = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width)])
         boxes, scores, labels, _ = self.batch_detector(image[None], size[None])

@@ -11,7 +11,7 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,17 +87,19 @@ def onnx_model(module: ImageDetector | BatchDetector) -> onnx.ModelProto:
     return model
 
 
-def onnx_file(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
+def onnx_file(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
     """The model with this metadata as the bytes of a file, the last of which are a checksum of the others."""
     import onnx
 
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, metadata)
+    onnx.helper.set_model_props(model, dict(metadata))
     return seal(model.SerializeToString())
 
 
 def _translations() -> dict[Any, Any]:
-    from onnxscript import opset20 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset20
 
     def nms(boxes: Any, scores: Any, iou: float, min_score: float, limit: int) -> Any:
         one_class = op.Unsqueeze(scores, op.Constant(value_ints=[1]))

@@ -168,7 +168,7 @@ def _providers(onnxruntime: Any, device: str) -> list[Any]:
     has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device.startswith("cuda") and not has_gpu:
         raise UserError(
-            f'device "{device}" was asked for, but this onnxruntime is built without CUDA; run: pip install onnxruntime-gpu'
+            f'device "{device}" was asked for, but this onnxruntime has no CUDA; run: pip install onnxruntime-gpu'
         )
     if device == "cpu" or not has_gpu:
         return ["CPUExecutionProvider"]
@@ -186,8 +186,8 @@ def _check_digest(path: Path, where: str) -> bool:
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
                 raise UserError(
-                    f"{where} is a file of PyTorch: detection.Detector loads a detector.pt, and tools/export.py makes a "
-                    "detector.onnx of it"
+                    f"{where} is a file of PyTorch: detection.Detector loads a detector.pt, and tools/export.py makes "
+                    "a detector.onnx of it"
                 )
             rest = size - len(_SEAL) - _DIGEST
             file.seek(max(rest, 0))
@@ -219,7 +219,9 @@ def _checked_metadata(metadata: Mapping[str, str], where: str) -> tuple[dict[str
     if metadata.get("format") != FORMAT:
         raise UserError(f"{where} is an ONNX model of another origin; needed is a detector that tools/export.py wrote")
     try:
-        values = {key: value if key in ("format", "sha256") else json.loads(value) for key, value in metadata.items()}
+        values: dict[str, Any] = {
+            key: value if key in ("format", "sha256") else json.loads(value) for key, value in metadata.items()
+        }
         version = values["version"]
         if not isinstance(version, int) or version > VERSION:
             raise UserError(

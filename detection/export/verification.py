@@ -172,13 +172,13 @@ def _require_same(result: Verification, differing: list[str]) -> None:
         )
     if not result.detections:
         raise UserError(
-            f"nothing is written: in {result.images} images ({result.of}) the detector finds nothing, so that they prove "
-            "nothing about the file; name images that show its classes (--verify)"
+            f"nothing is written: in {result.images} images ({result.of}) the detector finds nothing, so that they "
+            "prove nothing about the file; name images that show its classes (--verify)"
         )
     if result.undecided > _MOST_UNDECIDED * result.images:
         raise UserError(
-            f"nothing is written: in {result.undecided} of {result.images} images ({result.of}) rounding decides what is "
-            "detected, so that they prove little about the file; name other images (--verify)"
+            f"nothing is written: in {result.undecided} of {result.images} images ({result.of}) rounding decides what "
+            "is detected, so that they prove little about the file; name other images (--verify)"
         )
 
 
