@@ -82,7 +82,7 @@ def _pool_by_level(
 
 def _assigned(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Image (N·R,), box (N·R, 4) and level (N·R,) of each region (N, R, 4); the level is None if there is only one."""
-    image = torch.arange(len(regions), device=regions.device).repeat_interleave(regions.shape[1])
+    image = torch.arange(regions.shape[0], device=regions.device).repeat_interleave(regions.shape[1])
     boxes = regions.reshape(-1, 4)
     return image, boxes, assign_levels(boxes, pooling.strides) if len(maps) > 1 else None
 
