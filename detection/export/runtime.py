@@ -5,7 +5,8 @@
     detector = Detector.load("detector.onnx")
     found = detector("street.jpg")  # an ImageDetections, as of detection.Detector
 
-It needs NumPy, onnxruntime and Pillow; OpenCV, where installed, decodes JPEG and PNG faster.
+It needs the packages of requirements-runtime.txt, and not PyTorch. OpenCV, where installed, decodes JPEG and PNG
+faster.
 
 Shapes: N images, H × W their padded size, D detections.
 """
@@ -223,9 +224,11 @@ def _checked_metadata(metadata: Mapping[str, str], where: str) -> tuple[dict[str
             key: value if key in ("format", "sha256") else json.loads(value) for key, value in metadata.items()
         }
         version = values["version"]
-        if not isinstance(version, int) or version > VERSION:
+        if not isinstance(version, int):
+            raise ValueError(f"its version is {version!r:.50}")
+        if version > VERSION:
             raise UserError(
-                f"{where} has version {version!r:.20} of this file format and was written by a newer release; this one "
+                f"{where} has version {version} of this file format and was written by a newer release; this one "
                 f"reads up to version {VERSION}. Update it, or {_EXPORT_AGAIN} of this release"
             )
         if values["kind"] not in KINDS:

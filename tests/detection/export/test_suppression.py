@@ -23,7 +23,9 @@ def random_boxes(sets: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def one_by_one(boxes: Tensor, scores: Tensor, threshold: float, min_score: float) -> list[int]:
     kept: list[int] = []
     for candidate in scores.argsort(descending=True).tolist():
-        if scores[candidate] > min_score and all(iou(boxes[[other]], boxes[[candidate]]) <= threshold for other in kept):
+        if scores[candidate] > min_score and all(
+            iou(boxes[[other]], boxes[[candidate]]) <= threshold for other in kept
+        ):
             kept.append(candidate)
     return kept
 
