@@ -16,6 +16,7 @@ from detection.common.categories import Categories
 from detection.config import Config
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
+from detection.data.images import read_image
 from detection.detector_interface import ImageDetections
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.model_files import Trained, TrainedDetector, save_detector
@@ -144,21 +145,27 @@ def test_torchs_own_format(data: Path, tmp_path: Path) -> None:
     assert len(program(torch.zeros((1, 1, 3), dtype=torch.uint8))) == 3
 
 
-def save_random(path: Path, config: Config, classes: int) -> None:
-    """A detector with random weights, whose batch normalisation has the statistics of random images."""
+def save_random(path: Path, config: Config, classes: int, image: np.ndarray) -> None:
+    """A detector with random weights, whose batch normalisation has the statistics of this image, and whose class
+    logits differ from region to region without saturating: scores of exactly 1 would all tie."""
     torch.manual_seed(0)
     rpn, fast_rcnn = build_rpn(config, pretrained=False), build_fast_rcnn(config, classes, pretrained=False)
     for network in (rpn, fast_rcnn):
         for name, layer in network.named_modules():
             if name.split(".")[-1] in ("objectness", "box", "class_logits", "box_targets"):
-                std = 0.02 if name.endswith(("objectness", "class_logits")) else 0.002
-                torch.nn.init.normal_(layer.weight, std=std)
+                torch.nn.init.normal_(layer.weight, std=0.02 if name.endswith("objectness") else 0.002)
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.momentum = 1.0
+    corners = torch.rand((1, 64, 2)) * torch.tensor([image.shape[1] * 0.7, image.shape[0] * 0.7])
+    regions = torch.cat([corners, corners + 20 + torch.rand((1, 64, 2)) * 100], dim=2)
+    images, sizes = torch.from_numpy(image).permute(2, 0, 1)[None], torch.tensor([image.shape[:2]])
     with torch.no_grad():
-        rpn.backbone.train()(torch.randn(2, 3, 160, 160))
-        maps = list(fast_rcnn.trunk.train()(torch.randn(2, 3, 160, 160)).values())
-        fast_rcnn.box_head.train()(maps, torch.tensor([[[10.0, 10, 100, 90], [30, 40, 150, 150]]] * 2))
+        rpn.train().feature_maps(images, sizes)
+        fast_rcnn.train().predict(images, sizes, regions)
+        logits, _ = fast_rcnn.eval().predict(images, sizes, regions)
+        scale = 2 / (logits - logits.mean(dim=0)).std()
+        fast_rcnn.class_logits.weight *= scale
+        fast_rcnn.class_logits.bias -= logits.mean(dim=0) * scale
     categories = Categories(tuple(range(1, classes + 1)), tuple(f"class {number}" for number in range(classes)))
     trained = Trained(rpn.eval(), config, categories), Trained(fast_rcnn.eval(), config, categories)
     save_detector(path, TrainedDetector(*trained))
@@ -170,8 +177,8 @@ def test_presets_on_real_images(preset: str, shared_data: Path, tmp_path: Path) 
     """ResNeXt-50 with the preset's image size, anchors, pooling and numbers of proposals, 80 classes."""
     changes = ["backbone.weights=null", "backbone.norm=batch", "backbone.freeze=null"]
     config = load_config(REPOSITORY / f"configs/{preset}/resnext50_32x4d.yaml", changes)
-    save_random(tmp_path / "detector.pt", config, 80)
-    images = sorted((shared_data / "coco_small").rglob("*.jpg"))[::30]
+    images = sorted((shared_data / "coco_small").rglob("*.jpg"))[::40]
+    save_random(tmp_path / "detector.pt", config, 80, read_image(images[0]))
     result = export_detector(
         tmp_path / "detector.pt", tmp_path / "detector.onnx", images=images, changes=["fast_rcnn.min_score=0.02"]
     )
