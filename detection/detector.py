@@ -14,75 +14,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from backbones.common.errors import UserError
+from detection.common.categories import Categories
 from detection.data.augmentation import Augmentation
-from detection.data.images import read_image, rgb_over_white
+from detection.detector_interface import ImageDetections, as_array, is_one_image
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
-from detection.experiment.model_files import Categories, load_detector
+from detection.experiment.model_files import load_detector
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
-
-ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
-
-_ACCEPTED = (
-    "a path, an array uint8 (H, W, 3) in RGB order with values 0–255, a tensor uint8 (3, H, W) of the like, or a "
-    "Pillow image with 8 bits a channel"
-)
 
 _LESS_MEMORY = (
     "Lower batch_size; or the size that images are brought to (Detector.load with changes=["
     '"data.test_shorter_side=…", "data.test_longer_side=…"]); or load the detector on another device.'
 )
-
-
-_SHOWN = 3  # detections that the repr names
-
-
-@dataclass(frozen=True, repr=False)
-class ImageDetections:
-    """The detections in one image, in descending order of score.
-
-    Attributes:
-        boxes: float32 (D, 4), `(x0, y0, x1, y1)` in pixels of the image, half-open.
-        scores: float32 (D,) in 0–1.
-        labels: int64 (D,) in 1..K.
-        names: D class names.
-        category_ids: int64 (D,), the ids of the classes in the annotation file of the training.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    names: list[str]
-    category_ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __repr__(self) -> str:
-        first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
-        return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
-
-    def above(self, score: float | Sequence[float]) -> ImageDetections:
-        """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
-        least = np.asarray(score)
-        if least.ndim:
-            least = least[self.labels - 1]
-        kept = np.flatnonzero(self.scores >= least)
-        names = [self.names[place] for place in kept.tolist()]
-        return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
 
 
 class Detector:
@@ -165,21 +117,17 @@ class Detector:
         Raises:
             UserError: an image cannot be read, or is none of these; out of memory.
         """
-        arrays = isinstance(images, (np.ndarray, torch.Tensor))
-        if isinstance(images, (str, os.PathLike, Image.Image)) or (arrays and images.ndim not in (1, 4)):
+        if is_one_image(images):
             return self([images])[0]
-        if not isinstance(images, Iterable):
-            raise _not_accepted(images)
         return [
             self._named(found)
-            for batch in batch_images(self._inference, map(_as_array, images), batch_size)
+            for batch in batch_images(self._inference, map(as_array, images), batch_size)
             for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:")
         ]
 
     def _named(self, found: Detections) -> ImageDetections:
         boxes, scores, labels = (values.numpy() for values in found)
-        names = [self.categories.name(label) for label in labels.tolist()]
-        return ImageDetections(boxes, scores, labels, names, np.array(self.categories.ids, dtype=np.int64)[labels - 1])
+        return ImageDetections.of_labels(boxes, scores, labels, self.categories)
 
 
 def _choose_device(name: str) -> torch.device:
@@ -190,30 +138,3 @@ def _choose_device(name: str) -> torch.device:
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f'device "{name}" was asked for, but PyTorch sees {torch.cuda.device_count()} GPU(s)')
     return device
-
-
-def _as_array(image: ImageLike) -> np.ndarray:
-    """One image of any accepted type → uint8 (H, W, 3) RGB."""
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        if image.mode[0] in "IF" or 0 in image.size:
-            raise _not_accepted(image)
-        return rgb_over_white(image)
-    if isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
-        image = image.cpu().permute(1, 2, 0).numpy()
-    if not isinstance(image, np.ndarray):
-        raise _not_accepted(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise _not_accepted(image)
-    return np.require(image, requirements=["C", "W"])  # torch warns of arrays that are read-only
-
-
-def _not_accepted(image: Any) -> UserError:
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        found = f"{image.dtype} {tuple(image.shape)}"
-    elif isinstance(image, Image.Image):
-        found = f"a Pillow image of mode {image.mode} and size {image.size}"
-    else:
-        found = f"{type(image).__name__}"
-    return UserError(f"an image is {_ACCEPTED}; not {found}")

@@ -1,13 +1,30 @@
-"""The ids and names of classes in a file → the same, checked, or an error that says which is wrong."""
+"""The classes of a detector; the ids and names of classes in a file → the same, checked, or an error that says which
+is wrong."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from backbones.common.errors import UserError
 
 MOST = 1_000_000
 LONGEST_NAME = 1_000  # characters
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes, in the order of the labels 1..K: their ids in the annotation files, and their names."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def name(self, label: int) -> str:
+        """The name of label 1..K."""
+        return self.names[label - 1]
 
 
 def checked_categories(ids: Any, names: Any, where: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

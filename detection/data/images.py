@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -32,6 +31,11 @@ from backbones.common.errors import UserError
 from backbones.common.text import printable
 from detection.data.image_kinds import RAW_FILE, is_raw, readable_formats, what_it_is
 from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, png_is_sound
+
+try:
+    import cv2
+except ImportError:  # where only the runtime of exported files is installed; Pillow decodes to the same pixels
+    cv2 = None  # type: ignore[assignment]
 
 # Pillow's own limit above which it warns of a decompression bomb: a quarter of a GiB as RGB.
 PIXEL_LIMIT = 89_478_485
@@ -241,7 +245,7 @@ def _check_whole(path: str | os.PathLike[str], data: bytes, header: Image.Image)
 
 def _decode_fast(data: bytes, header: Image.Image) -> np.ndarray | None:
     """OpenCV's decoding of the kinds that it decodes exactly; None for any other."""
-    if header.mode not in ("L", "RGB") or "transparency" in header.info:
+    if cv2 is None or header.mode not in ("L", "RGB") or "transparency" in header.info:
         return None
     if header.format == "PNG" and data[24] != 8:  # bits a sample
         return None

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 from backbones import InputFormat
 from backbones.common.errors import UserError
 from detection import config as settings
-from detection.common.categories import checked_categories
+from detection.common.categories import Categories, checked_categories
 from detection.config_file import config_from_dict, config_to_dict
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.earlier_versions import rename_weights
@@ -31,21 +31,6 @@ from detection.training.network_state import build_with_weights, plain_state
 N = TypeVar("N", RPN, FastRCNN)
 
 _NETWORKS = {"rpn": {"rpn"}, "fastrcnn": {"fastrcnn"}, "detector": {"rpn", "fastrcnn"}}  # of each kind of file
-
-
-@dataclass(frozen=True)
-class Categories:
-    """The classes, in the order of the labels 1..K: their ids in the annotation files, and their names."""
-
-    ids: tuple[int, ...]
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def name(self, label: int) -> str:
-        """The name of label 1..K."""
-        return self.names[label - 1]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from detection.data.batches import Batch
 from detection.data.index import DatasetIndex
 from detection.evaluation.proposal_share import best_overlaps
 from detection.experiment.inference import LESS_MEMORY, Inference, as_rows, batches_of_split, gather_rows
-from detection.networks.fast_rcnn import Detections
+from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.training.distributed import gather_objects
 

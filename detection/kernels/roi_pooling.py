@@ -73,7 +73,7 @@ def _pool_by_level(
     if level is None:
         return pool(pooling, maps[0], image, boxes, pooling.strides[0], step)
     side = -(-pooling.output_size // step)
-    pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], side, side))
+    pooled = maps[0].new_zeros((boxes.shape[0], maps[0].shape[1], side, side))
     for number, (features, stride) in enumerate(zip(maps, pooling.strides, strict=True)):
         here = (level == number).nonzero().squeeze(1)
         pooled = pooled.index_copy(0, here, pool(pooling, features, image[here], boxes[here], stride, step))
@@ -82,7 +82,7 @@ def _pool_by_level(
 
 def _assigned(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Image (N·R,), box (N·R, 4) and level (N·R,) of each region (N, R, 4); the level is None if there is only one."""
-    image = torch.arange(len(regions), device=regions.device).repeat_interleave(regions.shape[1])
+    image = torch.arange(regions.shape[0], device=regions.device).repeat_interleave(regions.shape[1])
     boxes = regions.reshape(-1, 4)
     return image, boxes, assign_levels(boxes, pooling.strides) if len(maps) > 1 else None
 

@@ -228,12 +228,12 @@ class RPN(nn.Module):
             count = self.anchors.per_position * features.shape[-2] * features.shape[-1]
             own, own_boxes = logits[:, start : start + count], boxes[:, start : start + count]
             start += count
-            own, index = own.topk(min(before_nms or count, count), dim=1)
+            own, index = own.topk(torch.sym_min(before_nms or count, count), dim=1)  # sym_min: for torch.export
             own_boxes = take(own_boxes, index)
             index, kept = self.kernels.suppress(own_boxes, own > -torch.inf, nms_iou, after_nms)
             parts.append((take(own_boxes, index), own.gather(1, index).masked_fill(~kept, -torch.inf)))
         if len(parts) == 1:
             return parts[0]
         boxes, logits = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-        logits, index = logits.topk(min(after_nms, logits.shape[1]), dim=1)
+        logits, index = logits.topk(torch.sym_min(after_nms, logits.shape[1]), dim=1)
         return take(boxes, index), logits

@@ -76,7 +76,7 @@ except backbones.UserError as error:
 
 def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, repository: Path) -> None:
     (package,) = importlib.metadata.distributions(name="resnext-detection", path=[str(installed)])
-    asked: dict[str, set[str]] = {"": set(), "detection": set(), "dev": set()}
+    asked: dict[str, set[str]] = {"": set(), "detection": set(), "export": set(), "dev": set()}
     for line in package.requires or []:
         requirement, _, marker = line.partition(";")
         asked[marker.replace("extra ==", "").strip(" \"'")].add(_plain(requirement))
@@ -91,6 +91,14 @@ def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, r
     tests = {line for line in running if line.startswith(("pytest", "hypothesis"))}
     assert asked[""] | asked["detection"] == running - tests
     assert asked["dev"] == _lines(repository / "requirements-dev.txt") | tests
+    assert {re.split("[<>=]", requirement)[0] for requirement in asked["export"]} == {
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+    }
+    assert asked["export"] < asked["dev"]
+    runtime = _lines(repository / "requirements-runtime.txt")
+    assert runtime < asked[""] | asked["detection"] | asked["export"]
 
 
 def _lines(requirements: Path) -> set[str]:

@@ -16,7 +16,7 @@ from detection.config import Config
 from detection.config_file import load_config
 from detection.data.index import DatasetIndex, load_index
 from detection.experiment.inference import Inference, average_precision_of
-from detection.networks.fast_rcnn import Detections
+from detection.networks.detections import Detections
 from tests.detection import ranks
 from tests.detection.pipeline import MINIATURE
 

@@ -1,0 +1,122 @@
+"""What a detector takes and returns, whatever computes it: images of any accepted kind, and the detections in one.
+
+This module does not import PyTorch, so that the runtime of exported files (`detection.export.runtime`) can share it.
+Shapes: D detections, H × W image.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+from PIL import Image
+
+from backbones.common.errors import UserError
+from detection.common.categories import Categories
+from detection.data.images import read_image, rgb_over_white
+
+if TYPE_CHECKING:
+    import torch
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
+
+_ACCEPTED = (
+    "a path, an array uint8 (H, W, 3) in RGB order with values 0–255, a tensor uint8 (3, H, W) of the like, or a "
+    "Pillow image with 8 bits a channel"
+)
+
+_SHOWN = 3  # detections that the repr names
+
+
+@dataclass(frozen=True, repr=False)
+class ImageDetections:
+    """The detections in one image, in descending order of score.
+
+    Attributes:
+        boxes: float32 (D, 4), `(x0, y0, x1, y1)` in pixels of the image, half-open.
+        scores: float32 (D,) in 0–1.
+        labels: int64 (D,) in 1..K.
+        names: D class names.
+        category_ids: int64 (D,), the ids of the classes in the annotation file of the training.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    category_ids: np.ndarray
+
+    @classmethod
+    def of_labels(
+        cls, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, categories: Categories
+    ) -> ImageDetections:
+        """The detections of these labels, with the names and ids of their classes."""
+        names = [categories.name(label) for label in labels.tolist()]
+        return cls(boxes, scores, labels, names, np.array(categories.ids, dtype=np.int64)[labels - 1])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
+        return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
+
+    def above(self, score: float | Sequence[float]) -> ImageDetections:
+        """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
+        least = np.asarray(score)
+        if least.ndim:
+            least = least[self.labels - 1]
+        kept = np.flatnonzero(self.scores >= least)
+        names = [self.names[place] for place in kept.tolist()]
+        return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
+
+
+def is_one_image(images: Any) -> bool:
+    """Whether this is one image rather than several.
+
+    Raises:
+        UserError: it is neither.
+    """
+    arrays = isinstance(images, np.ndarray) or _is_tensor(images)
+    if isinstance(images, (str, os.PathLike, Image.Image)) or (arrays and images.ndim not in (1, 4)):
+        return True
+    if not isinstance(images, Iterable):
+        raise _not_accepted(images)
+    return False
+
+
+def _is_tensor(image: Any) -> TypeGuard[torch.Tensor]:
+    library = sys.modules.get("torch")  # a tensor can only be of a library that is imported
+    return library is not None and isinstance(image, library.Tensor)
+
+
+def as_array(image: ImageLike) -> np.ndarray:
+    """One image of any accepted type → uint8 (H, W, 3) RGB."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        if image.mode[0] in "IF" or 0 in image.size:
+            raise _not_accepted(image)
+        return rgb_over_white(image)
+    if _is_tensor(image) and str(image.dtype) == "torch.uint8" and image.shape[:-2] == (3,):
+        image = image.cpu().permute(1, 2, 0).numpy()
+    if not isinstance(image, np.ndarray):
+        raise _not_accepted(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise _not_accepted(image)
+    return np.require(image, requirements=["C", "W"])  # torch warns of arrays that are read-only
+
+
+def _not_accepted(image: Any) -> UserError:
+    if isinstance(image, np.ndarray) or _is_tensor(image):
+        found = f"{image.dtype} {tuple(image.shape)}"
+    elif isinstance(image, Image.Image):
+        found = f"a Pillow image of mode {image.mode} and size {image.size}"
+    else:
+        found = f"{type(image).__name__}"
+    return UserError(f"an image is {_ACCEPTED}; not {found}")
