@@ -24,7 +24,8 @@ from toy_processes import (
     logged_steps,
     wait_until,
 )
-from toy_run import Settings, ToyNetwork, figures_of, run, session, stderr_into
+from toy_run import Settings, ToyNetwork, figures_of, run, stderr_into
+from toy_run import session as train_as_rank
 
 from backbones.common.errors import UserError
 from detection.training import distributed
@@ -198,11 +199,12 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(start_ranks: St
 
     def train() -> int:
         stderr_into(str(tmp_path / "stderr.txt"))
-        return session(Settings(str(tmp_path / "run"), steps=20, kill_rank=1, fault_step=12))
+        return train_as_rank(Settings(str(tmp_path / "run"), steps=20, kill_rank=1, fault_step=12))
 
     launch = LaunchConfig(
-        1, 1, 2, max_restarts=1, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork"
-    )
+        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
     agent = forked(lambda: elastic_launch(launch, train)())
     agent.join(120)
     assert agent.exitcode == 0
