@@ -53,7 +53,7 @@ def test_a_run_killed_while_its_forked_child_lives_frees_the_folder(tmp_path: Pa
         began = time.monotonic()
         with run_lock(tmp_path), run_lock(tmp_path):
             pass
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # the sleeping child has a minute to live
         os.killpg(process.pid, 0)  # the child lives on
 
 
