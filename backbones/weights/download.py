@@ -26,7 +26,7 @@ from ..common.errors import UserError
 from ..common.files import require_plain_file, sha256_of
 from ..common.progress import ByteProgress
 from ..common.units import in_bytes
-from .partial_file import PartialFile, claimed
+from .partial_file import PartialFile, claimed, remove_note
 
 CHUNK = 1 << 20  # bytes read at a time
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -74,10 +74,12 @@ def download(
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256, nor the first 8 or more hexadecimal digits of one")
     destination = Path(destination)
+    unfinished = destination.with_name(destination.name + ".partial")
     if destination.exists():
         require_plain_file(destination)
         if reason := _describe_difference(destination, sha256, size):
             raise WrongFileError(f"{destination} is not the file at {url}: {reason}. Move or delete it, and run again")
+        remove_note(unfinished)
         return destination
     by_hand = f"get {url} in another way and put it at {destination}"
     if sha256:
@@ -92,7 +94,7 @@ def download(
         raise UserError(f"{destination} is missing, and RESNEXT_OFFLINE forbids to fetch it. Unset that, or {by_hand}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(destination.with_name(destination.name + ".partial")) as file:
+        with claimed(unfinished) as file:
             if not destination.exists():  # else another process fetched it while this one waited
                 partial = PartialFile(file, url)
                 report = ByteProgress(destination.name, enabled=progress)

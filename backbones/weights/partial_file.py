@@ -69,6 +69,13 @@ class PartialFile:
         _note_of(self.path).unlink(missing_ok=True)
 
 
+def remove_note(partial: Path) -> None:
+    """Removes the note of an unfinished file that is there no longer: a kill within `finish` leaves it."""
+    with contextlib.suppress(OSError):  # a folder that cannot be written, or no note
+        if not partial.exists():
+            _note_of(partial).unlink()
+
+
 def _note_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 

@@ -112,13 +112,12 @@ def test_runs_as_a_module(repository: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
 def test_a_reader_that_has_seen_enough_is_no_error(repository: Path) -> None:
     """As `| head` is: the pipe's other end is closed before anything is written."""
-    for arguments in ([], ["weights"]):
-        reader, writer = os.pipe()
-        os.close(reader)
-        with os.fdopen(writer, "wb") as closed:
-            command = [sys.executable, "-m", "backbones", *arguments]
-            done = subprocess.run(command, cwd=repository, stdout=closed, stderr=subprocess.PIPE, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        command = [sys.executable, "-m", "backbones", "resnet50"]
+        done = subprocess.run(command, cwd=repository, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_does_not_wait_for_torch(repository: Path) -> None:

@@ -14,7 +14,7 @@ from backbones.common.errors import UserError
 from backbones.normalization import FrozenBatchNorm2d
 from backbones.variants import find_variant
 from benchmarks import backbones
-from benchmarks.backbones import FOLDED, GROUPED, TIMM, WIDE, calibrated, implementations
+from benchmarks.backbones import CASES, FOLDED, GROUPED, TIMM, WIDE, calibrated, implementations
 from benchmarks.common import OURS, PEER
 
 pytest.importorskip("timm")
@@ -24,17 +24,20 @@ pytest.importorskip("timm")
 def _shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     shallow = {name: find_variant(name, {"depths": (1, 1, 1, 1)}) for name in (GROUPED, WIDE)}
     monkeypatch.setattr(backbones, "NETWORKS", shallow)
+    monkeypatch.setattr(backbones, "_SMALL", {(8, 224, 224): (3, 48, 48), (1, 608, 800): (1, 48, 64)})
+    monkeypatch.setattr(backbones, "CLASSES", 10)
 
 
 @pytest.mark.usefixtures("_shallow")
 def test_it_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "CASES", (CASES[0], CASES[3]))
     output = tmp_path / "backbones.json"
     monkeypatch.setattr("sys.argv", ["backbones", "--quick", "--output", str(output)])
     assert backbones.main() == 0
     result = json.loads(output.read_text())
     comparison, ratios = result["tables"]
-    assert len(comparison["rows"]) == 2 * (4 + 2)  # two networks; four cases, forward folded besides
-    assert len(ratios["rows"]) == 4
+    assert len(comparison["rows"]) == 2 * (2 + 1)  # two networks; two cases, forward folded besides
+    assert len(ratios["rows"]) == 2
     assert max(result["differences"].values()) < 1e-10
     forward, backward = list(result["seconds"].values())[:2]
     assert {who.split(", ", 1)[1] for who in forward} == {OURS, PEER, TIMM, FOLDED}
@@ -50,6 +53,7 @@ def test_it_refuses_to_time_what_differs(monkeypatch: pytest.MonkeyPatch) -> Non
             networks[TIMM].layer3[0].conv2.weight.mul_(1.05)
         return networks
 
+    monkeypatch.setattr(backbones, "CASES", CASES[1:3])
     monkeypatch.setattr(backbones, "implementations", disturbed)
     monkeypatch.setattr("sys.argv", ["backbones", "--quick"])
     with pytest.raises(UserError, match="do not compute the same"):

@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detection.command_line import run
+from detection.config_file import load_config
+from detection.data.demo_drawing import CLASSES
+from detection.experiment.builders import build_fast_rcnn, build_rpn
+from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector, save_rpn
 from detection.training.checkpoints import Checkpointer, TrainingState
 from tests.detection.ranks import forked, forked_ranks
+from tests.detection.tiny_networks import spread
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -155,3 +161,18 @@ def environment() -> dict[str, str]:
 def arguments_for(config: Path, data: Path, output: Path, changes: Sequence[str] = ()) -> list[object]:
     """The arguments that the training tools share."""
     return ["--config", config, "--data", data, "--output", output, *changes]
+
+
+def save_untrained_networks(folder: Path, data: Path) -> None:
+    """Writes rpn.pt and detector.pt of networks that were never trained, but find a lot on the demo's images in `data`,
+    and the miniature.yaml that they are of."""
+    (folder / "miniature.yaml").write_text(MINIATURE)
+    config = load_config(folder / "miniature.yaml", [f"data.root={data}", f"output={folder}"])
+    torch.manual_seed(0)
+    rpn, fast_rcnn = build_rpn(config), build_fast_rcnn(config, len(CLASSES))
+    spread(rpn)
+    spread(fast_rcnn)
+    categories = Categories(tuple(range(1, len(CLASSES) + 1)), CLASSES)
+    trained = TrainedDetector(Trained(rpn, config, categories), Trained(fast_rcnn, config, categories))
+    save_rpn(folder / "rpn.pt", trained.rpn)
+    save_detector(folder / "detector.pt", trained)

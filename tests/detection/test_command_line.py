@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -27,15 +28,17 @@ sys.exit(run(main))
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    ("work", "status", "said"),
+    ("work", "status", "said", "processes"),
     [
-        ("return 0", 0, ""),
-        ("raise UserError('no such file')", 1, "error: no such file\n"),
-        ("raise KeyboardInterrupt", 130, "interrupted\n"),
-        ("raise RuntimeError('a GPU was lost')", 1, "RuntimeError: a GPU was lost\n"),
-        ("import torch; torch.empty(2**50)", 1, "or the network (backbone, rpn.channels).\n"),
+        ("return 0", 0, "", 1),
+        ("return 0", 0, "", 2),
+        ("raise UserError('no such file')", 1, "error: no such file\n", 1),
+        ("raise UserError('no such file')", 1, "error: no such file\n", 2),
+        ("raise KeyboardInterrupt", 130, "interrupted\n", 1),
+        ("raise KeyboardInterrupt", 130, "interrupted\n", 2),
+        ("raise RuntimeError('a GPU was lost')", 1, "RuntimeError: a GPU was lost\n", 2),
+        ("import torch; torch.empty(2**50)", 1, "or the network (backbone, rpn.channels).\n", 2),
     ],
 )
 def test_one_process_of_several_ends_without_the_interpreter_s_shutting_down(
@@ -48,6 +51,14 @@ def test_one_process_of_several_ends_without_the_interpreter_s_shutting_down(
     assert done.returncode == status
     assert done.stderr.removesuffix("shut down\n").endswith(said)
     assert ("shut down" in done.stderr) == (processes == 1)
+
+
+def test_what_is_a_bug_is_raised_by_a_single_process() -> None:
+    def main() -> int:
+        raise RuntimeError("a GPU was lost")
+
+    with pytest.raises(RuntimeError, match="a GPU was lost"):
+        run(main)
 
 
 def test_control_characters_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,28 +154,43 @@ def test_output_that_cannot_be_written_is_told() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("work", "said"),
-    [
-        ("torch.empty(2**40)", "can't allocate memory: you tried to allocate 4398046511104 bytes"),
-        ("torch.empty(2**62, 2**62)", "overflow"),
-        ("torch.nn.Conv2d(65536, 65536, 3)", "can't allocate memory"),
-        ("np.zeros(2**40)", "Unable to allocate 8.00 TiB"),
-        ("b'x' * 2**40", "MemoryError"),
-        ("cv2.resize(np.zeros((2, 2, 3), np.uint8), (32767, 32767))", "Insufficient memory"),
-        ("torch.from_numpy(np.zeros((1, 32), np.uint8)).float().expand(2**31, 32) + 1", "can't allocate memory"),
-    ],
-)
-def test_an_allocation_that_fails_is_told_whoever_asked_for_it(work: str, said: str) -> None:
-    code = (
-        "import resource, sys, cv2, numpy as np, torch\nfrom detection.command_line import run\n"
-        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 29),) * 2)\n"
-        f"sys.exit(run(lambda: {work}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: out of memory (")
-    assert said in done.stderr
-    assert "Lower what is held at once" in done.stderr
-    assert done.stderr.count("\n") == 1
+ALLOCATIONS = {
+    "torch.empty(2**40)": "can't allocate memory: you tried to allocate 4398046511104 bytes",
+    "torch.empty(2**62, 2**62)": "overflow",
+    "torch.nn.Conv2d(65536, 65536, 3)": "can't allocate memory",
+    "np.zeros(2**40)": "Unable to allocate 8.00 TiB",
+    "b'x' * 2**40": "MemoryError",
+    "cv2.resize(np.zeros((2, 2, 3), np.uint8), (32767, 32767))": "Insufficient memory",
+    "torch.from_numpy(np.zeros((1, 32), np.uint8)).float().expand(2**31, 32) + 1": "can't allocate memory",
+}
+ALLOCATE = """
+import contextlib, io, json, resource, sys, cv2, numpy as np, torch
+from detection.command_line import run
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 29),) * 2)
+ends = {}
+for work in sys.argv[1:]:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = run(lambda: eval(work))
+    ends[work] = status, errors.getvalue()
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture(scope="module")
+def ends() -> dict[str, tuple[int, str]]:
+    """The exit status and the errors of each allocation, in one process that may have half a gibibyte more."""
+    command = [sys.executable, "-c", ALLOCATE, *ALLOCATIONS]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True)
+    found: dict[str, tuple[int, str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("work", ALLOCATIONS)
+def test_an_allocation_that_fails_is_told_whoever_asked_for_it(work: str, ends: dict[str, tuple[int, str]]) -> None:
+    status, said = ends[work]
+    assert status == 1
+    assert said.startswith("error: out of memory (")
+    assert ALLOCATIONS[work] in said
+    assert "Lower what is held at once" in said
+    assert said.count("\n") == 1

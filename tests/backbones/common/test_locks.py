@@ -97,7 +97,7 @@ def test_a_forked_child_neither_keeps_nor_gives_up_its_parents_locks(tmp_path: P
         for path in held:
             with opened(path) as file:
                 assert lock(file, wait=True)
-        assert time.monotonic() - began < 5  # the sleeping child has a minute to live
+        assert time.monotonic() - began < 20  # the sleeping child has a minute to live
         os.killpg(process.pid, 0)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

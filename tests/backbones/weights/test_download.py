@@ -122,6 +122,18 @@ def test_whole_file(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 1, "a file that is there is not fetched again"
 
 
+def test_a_note_that_a_kill_left_beside_a_whole_file_is_removed(server: Server, tmp_path: Path) -> None:
+    """It fell between the last two steps: the file had its name, and its note was still there."""
+    (tmp_path / "weights.bin").write_bytes(CONTENT)
+    (tmp_path / "weights.bin.partial.json").write_text("{}")
+    fetch(server, tmp_path / "weights.bin")
+    assert leftovers(tmp_path) == ["weights.bin"]
+    (tmp_path / "weights.bin.partial").touch()  # of a download that goes on
+    (tmp_path / "weights.bin.partial.json").write_text("{}")
+    fetch(server, tmp_path / "weights.bin")
+    assert len(leftovers(tmp_path)) == 3
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -394,15 +394,21 @@ def test_workers_started_afresh(make_index: MakeIndex) -> None:
     assert torch.equal(dataset[2, 3].image, dataset_of(index)[2, 3].image)
 
 
+def children() -> set[str]:
+    """The ids of this process's children."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
 def test_workers_outlive_signals_to_the_group(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     plan = BatchPlan(index.aspect_ratios, 2, seed=0)
+    before = children()
     batches = iter(training_batches(dataset_of(index), plan, first_step=0, last_step=40, workers=2))
     for _ in range(2):  # one of each worker: both are past their preparation
         next(batches)
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert len(children) >= 2
-    for child in map(int, children):
+    workers = children() - before
+    assert len(workers) == 2
+    for child in map(int, workers):
         os.kill(child, signal.SIGINT)
         os.kill(child, signal.SIGTERM)
     assert sum(1 for _ in batches) == 38
@@ -411,11 +417,10 @@ def test_workers_outlive_signals_to_the_group(make_index: MakeIndex) -> None:
 def test_leaving_early_ends_the_workers(make_index: MakeIndex) -> None:
     index = make_index(SIZES)
     plan = BatchPlan(index.aspect_ratios, 2, seed=0)
-    before = set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    before = children()
     batches = iter(training_batches(dataset_of(index), plan, first_step=0, last_step=4000, workers=2))
     next(batches)
     begin = time.monotonic()
     del batches
-    left = set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()) - before
-    assert not left
-    assert time.monotonic() - begin < 10
+    assert children() <= before
+    assert time.monotonic() - begin < 20

@@ -10,20 +10,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 
 import detection.data.proposal_writer as proposal_writer
 import detection.experiment.evaluate
-from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
-from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
-from detection.experiment.builders import build_fast_rcnn, build_rpn
-from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector
-from tests.detection.pipeline import MINIATURE, tool
+from tests.detection.pipeline import save_untrained_networks, tool
 from tests.detection.ranks import forked
-from tests.detection.tiny_networks import spread
 
 CHANGES = ["runtime.test_batch=2"]  # what shares a batch must not depend on when the last attempt was killed
 
@@ -32,17 +26,8 @@ CHANGES = ["runtime.test_batch=2"]  # what shares a batch must not depend on whe
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector.pt that was never trained, but finds a lot on six drawn images."""
     folder = tmp_path_factory.mktemp("detector")
-    paths = make_demo_dataset(folder / "data", train=6, test=6)
-    (folder / "miniature.yaml").write_text(MINIATURE)
-    config = load_config(folder / "miniature.yaml", [f"data.root={folder / 'data'}"])
-    index = load_index(paths.test_annotations, paths.test_images, name="test")
-    torch.manual_seed(0)
-    rpn, fast_rcnn = build_rpn(config), build_fast_rcnn(config, len(index.category_ids))
-    spread(rpn)
-    spread(fast_rcnn)
-    categories = Categories(tuple(index.category_ids.tolist()), tuple(index.category_names))
-    trained = TrainedDetector(Trained(rpn, config, categories), Trained(fast_rcnn, config, categories))
-    save_detector(folder / "detector.pt", trained)
+    make_demo_dataset(folder / "data", train=6, test=6)
+    save_untrained_networks(folder, folder / "data")
     return folder / "detector.pt"
 
 

@@ -122,18 +122,18 @@ def test_losses_and_gradients_of_the_rpn_are_torchvisions(
     """Both look at every anchor, so that no draw decides; in float64, as rounding grows through fifty random layers."""
     rpn, peer = (copy.deepcopy(network).double() for network in networks[::2])
     monkeypatch.setattr("detection.networks.rpn.prepare", lambda *arguments: prepare(*arguments).double())
-    whole = batch(OBJECTS, LABELS, size=(192, 256))
-    anchors = 3 * sum((192 // s) * (256 // s) for s in (4, 8, 16, 32, 64))
-    rpn.samples, rpn.positive_share = 2 * anchors, 0.5
-    peer.rpn.fg_bg_sampler.batch_size_per_image = 2 * anchors
+    whole = batch(OBJECTS, LABELS, size=(192, 192))
+    maps = [torch.empty(1, 1, 192 // stride, 192 // stride) for stride in (4, 8, 16, 32, 64)]
+    anchors = rpn.anchors(maps)
+    rpn.samples, rpn.positive_share = 2 * len(anchors), 0.5
+    peer.rpn.fg_bg_sampler.batch_size_per_image = 2 * len(anchors)
     targets = [{"boxes": torch.tensor(own, dtype=torch.float64)} for own in OBJECTS]
     images = prepare(whole.images, whole.sizes, rpn.backbone.input_format).double()
-    _, expected = peer.rpn.train()(ImageList(images, [(192, 256)] * 2), peer.backbone(images), targets)
+    _, expected = peer.rpn.train()(ImageList(images, [(192, 192)] * 2), peer.backbone(images), targets)
     found = rpn(whole)
     # torchvision's mean is over the anchors of the batch; ours is each image's own.
     with torch.no_grad():
-        maps = rpn.feature_maps(whole.images, whole.sizes)
-        kind, _ = rpn.assign(rpn.anchors(maps), whole.boxes, whole.labels, whole.crowds, whole.sizes)
+        kind, _ = rpn.assign(anchors, whole.boxes, whole.labels, whole.crowds, whole.sizes)
     share = (kind >= 0).sum(dim=1) / (kind >= 0).sum()
     for theirs, ours in (("loss_objectness", "objectness"), ("loss_rpn_box_reg", "box")):
         torch.testing.assert_close(

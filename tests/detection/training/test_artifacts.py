@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import pickle
 import resource
 import signal
-import subprocess
-import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of
 from detection.training.artifacts import FORMAT, VERSION, DamagedFile, load_artifact, save_artifact
+from tests.detection.ranks import forked
 
 PAYLOAD = {
     "network": {"a.weight": torch.arange(12.0).reshape(3, 4), "a.count": torch.tensor(3)},
@@ -254,48 +255,38 @@ def test_a_compressed_file_is_not_unpacked(tmp_path: Path) -> None:
         load_artifact(tmp_path / "bomb.pt", "rpn")
 
 
-def save_with_little_room(folder: Path) -> str:
-    """A program that saves a small artifact, then one of 12 MB under the same name."""
-    return f"""
-import torch
-from backbones.common.errors import UserError
-from detection.training.artifacts import save_artifact
-path = {str(folder / "x.pt")!r}
-save_artifact(path, "rpn", network=torch.ones(100))
-try:
-    save_artifact(path, "rpn", network=[torch.ones(1_000_000) for _ in range(3)])
-except UserError as error:
-    print(error)
-"""
+def saved_with_little_room(folder: Path, before: Callable[[], object] = lambda: None) -> str:
+    """The error of a process that calls `before`, saves a small artifact, then one of 12 MB under the same name."""
+    receiver, sender = multiprocessing.Pipe()
+
+    def work() -> None:
+        before()
+        save_artifact(folder / "x.pt", "rpn", network=torch.ones(100))
+        try:
+            save_artifact(folder / "x.pt", "rpn", network=[torch.ones(1_000_000) for _ in range(3)])
+        except UserError as error:
+            sender.send(str(error))
+
+    process = forked(work)
+    process.join(60)
+    assert process.exitcode == 0
+    assert receiver.poll(), "it could be written"
+    said: str = receiver.recv()
+    return said
 
 
-def test_a_write_that_fails_says_why_and_leaves_the_old_file(tmp_path: Path, repository: Path) -> None:
+def test_a_write_that_fails_says_why_and_leaves_the_old_file(tmp_path: Path) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    done = subprocess.run(
-        [sys.executable, "-c", save_with_little_room(tmp_path)],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-        check=True,
-    )
-    assert "x.pt cannot be written: File too large" in done.stdout
+    assert "x.pt cannot be written: File too large" in saved_with_little_room(tmp_path, limit)
     assert torch.equal(load_artifact(tmp_path / "x.pt", "rpn")["network"], torch.ones(100))
     assert os.listdir(tmp_path) == ["x.pt"]
 
 
-def test_a_full_disk_says_so_and_leaves_the_old_file(small_disk: Path, repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", save_with_little_room(small_disk)],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "x.pt cannot be written: No space left on device. Free space" in done.stdout
+def test_a_full_disk_says_so_and_leaves_the_old_file(small_disk: Path) -> None:
+    assert "x.pt cannot be written: No space left on device. Free space" in saved_with_little_room(small_disk)
     assert torch.equal(load_artifact(small_disk / "x.pt", "rpn")["network"], torch.ones(100))
     assert os.listdir(small_disk) == ["x.pt"]
 

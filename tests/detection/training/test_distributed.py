@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from toy_processes import (
     Session,
     assert_same_bits,
@@ -23,11 +24,13 @@ from toy_processes import (
     logged_steps,
     wait_until,
 )
-from toy_run import Settings, ToyNetwork, figures_of, run
+from toy_run import Settings, ToyNetwork, figures_of, run, stderr_into
+from toy_run import session as train_as_rank
 
 from backbones.common.errors import UserError
 from detection.training import distributed
 from detection.training.artifacts import load_artifact
+from tests.detection.ranks import forked
 
 StartRanks = Callable[..., list[Session]]
 HERE = Path(__file__).parent
@@ -190,18 +193,22 @@ def torchrun() -> Iterator[Callable[..., subprocess.Popen]]:
         agent.communicate()
 
 
-def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(
-    start_ranks: StartRanks, torchrun, tmp_path: Path
-) -> None:
-    settings = Settings(str(tmp_path / "whole"), steps=20)
-    assert statuses(start_ranks(settings)) == [0, 0]
-    agent = torchrun(
-        ["--nproc-per-node", "2", "--max-restarts", "1", "--master-port", str(free_port())],
-        [str(tmp_path / "run"), "steps=20", "kill_rank=1", "fault_step=12"],
-    )
-    _, stderr = agent.communicate(timeout=60)
-    assert agent.returncode == 0, stderr
-    assert "continuing after step 10" in stderr
+def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(start_ranks: StartRanks, tmp_path: Path) -> None:
+    """By its agent, whose processes are forked here."""
+    assert statuses(start_ranks(Settings(str(tmp_path / "whole"), steps=20))) == [0, 0]
+
+    def train() -> int:
+        stderr_into(str(tmp_path / "stderr.txt"))
+        return train_as_rank(Settings(str(tmp_path / "run"), steps=20, kill_rank=1, fault_step=12))
+
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
+    agent = forked(lambda: elastic_launch(launch, train)())
+    agent.join(120)
+    assert agent.exitcode == 0
+    assert "continuing after step 10" in (tmp_path / "stderr.txt").read_text()
     assert_same_bits(final_weights(tmp_path / "run"), final_weights(tmp_path / "whole"))
 
 

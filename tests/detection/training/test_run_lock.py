@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,66 +19,75 @@ import pytest
 from backbones.common import locks
 from backbones.common.errors import UserError
 from detection.training.run_lock import run_lock
-
-HOLDER = """
-import os, sys, time
-from detection.training.run_lock import run_lock
-with run_lock(sys.argv[1]):
-    if os.fork() == 0:  # as a loader's worker
-        os.close(1)
-        time.sleep(60)
-        os._exit(0)
-    print("held", flush=True)
-    time.sleep(60)
-"""
+from tests.detection.ranks import forked
 
 
-def test_a_run_killed_while_its_forked_child_lives_frees_the_folder(tmp_path: Path, repository: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=repository, stdout=subprocess.PIPE, start_new_session=True
-    )
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[BaseProcess]:
+    """A process that holds the folder's lock and has a forked child, as a loader's worker is one."""
+    receiver, sender = multiprocessing.Pipe()
+
+    def hold() -> None:
+        os.setsid()
+        with run_lock(folder):
+            if os.fork() > 0:
+                sender.send("held")
+            time.sleep(60)
+
+    process = forked(hold)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+        assert receiver.recv() == "held"
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def test_a_run_killed_while_its_forked_child_lives_frees_the_folder(tmp_path: Path) -> None:
+    with held(tmp_path) as process:
         with pytest.raises(UserError, match="another run is writing") as caught, run_lock(tmp_path):
             pass
         assert f"process {process.pid} on {socket.gethostname()} holds run.lock" in str(caught.value)
         process.kill()
-        process.wait()
+        process.join()
         began = time.monotonic()
         with run_lock(tmp_path), run_lock(tmp_path):
             pass
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # the sleeping child has a minute to live
         os.killpg(process.pid, 0)  # the child lives on
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_the_holder_is_told_to_everyone_who_asks(tmp_path: Path, repository: Path) -> None:
+def test_the_holder_is_told_to_everyone_who_asks(tmp_path: Path) -> None:
     """Asking leaves the note as it is, and a new holder's takes the place of an old one's."""
     with run_lock(tmp_path):
         pass
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=repository, stdout=subprocess.PIPE,
-                               start_new_session=True)  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+    with held(tmp_path) as process:
         for _ in range(2):
             with pytest.raises(UserError, match=f"process {process.pid} on"), run_lock(tmp_path):
                 pass
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
-def test_a_block_within_a_block_holds_on(tmp_path: Path, repository: Path) -> None:
-    program = "import sys; from detection.training.run_lock import run_lock\nwith run_lock(sys.argv[1]): pass"
-    command = [sys.executable, "-c", program, str(tmp_path)]
+def test_a_block_within_a_block_holds_on(tmp_path: Path) -> None:
+    ours, theirs = multiprocessing.Pipe()
+
+    def try_twice() -> None:
+        for _ in range(2):
+            theirs.recv()
+            try:
+                with run_lock(tmp_path):
+                    theirs.send("it was free")
+            except UserError as error:
+                theirs.send(str(error))
+
+    process = forked(try_twice)  # before this process holds the lock
     with run_lock(tmp_path):
         with run_lock(tmp_path):
             pass
-        assert b"another run is writing" in subprocess.run(command, cwd=repository, capture_output=True).stderr
-    assert subprocess.run(command, cwd=repository, capture_output=True).returncode == 0
+        ours.send("try")
+        assert "another run is writing" in ours.recv()
+    ours.send("try")
+    assert ours.recv() == "it was free"
+    process.join(60)
 
 
 def test_a_file_system_without_locks_still_trains_and_it_is_said_once(

@@ -237,9 +237,13 @@ def process(settings: Settings, environment: dict[str, str], stderr: str) -> Non
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # of its workers; this process came from a fork server
     os.environ.update(environment)
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    stderr_into(stderr)
     sys.exit(leave(session(settings)))
+
+
+def stderr_into(path: str) -> None:
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
 def main(arguments: list[str]) -> int:

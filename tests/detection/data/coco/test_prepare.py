@@ -278,7 +278,7 @@ def test_killed_at_any_instant_it_ends_in_the_same_state(miniature, tmp_path) ->
     prepare(miniature, tmp_path / "reference", url, "2014")
     reference = tree(tmp_path / "reference")
     kills = 0
-    for step in range(1, 1000, 3):
+    for step in range(1, 1000, 5):
         root = tmp_path / "killed"
 
         def work(root: Path = root, step: int = step) -> None:
