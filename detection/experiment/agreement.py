@@ -30,9 +30,15 @@ from detection.training.more_steps import MoreSteps
 logger = logging.getLogger(__name__)
 
 # Values that are fixed by training: the weights are valid only for these.
-_BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width")
-_RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.channels")
-_FAST_RCNN = ("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics", "cascade")
+_BACKBONE = (
+    *("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width"),
+    *("features", "pyramid_width", "pyramid_norm"),
+)
+_RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.anchor_offset", "rpn.anchor_rounding", "rpn.channels")
+_FAST_RCNN = (
+    *("box_head", "box_head_width", "box_head_channels", "cascade"),
+    *("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics"),
+)
 _STRUCTURE = (*(f"backbone.{key}" for key in _BACKBONE), *_RPN, *(f"fast_rcnn.{key}" for key in _FAST_RCNN))
 # Values that only inference uses.
 _TEST_KEYS = {

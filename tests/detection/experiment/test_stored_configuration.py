@@ -43,7 +43,18 @@ def test_paths_of_the_command_line_are_relative_to_where_it_is_typed(
     assert (rooted.root, rooted.test.annotations) == ("there", "it's mine.json")
 
 
-@pytest.mark.parametrize("change", ["rpn.anchor_sizes=[8]", "backbone.planes=4", "fast_rcnn.pooling=max"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rpn.anchor_sizes=[8]",
+        "rpn.anchor_offset=0",
+        "backbone.planes=4",
+        "backbone.pyramid_width=8",
+        "fast_rcnn.pooling=max",
+        "fast_rcnn.box_head=two_layers",
+        "fast_rcnn.cascade=[0.6]",
+    ],
+)
 def test_values_that_are_fixed_by_training_cannot_be_changed(demo: settings.Config, change: str) -> None:
     with pytest.raises(
         UserError, match=rf"x\.pt: these values are fixed by training.*{change.split('=')[0]}: .*asked for"

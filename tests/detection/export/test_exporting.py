@@ -82,7 +82,7 @@ def test_without_images_it_says_how_to_name_some(tmp_path: Path) -> None:
         "fast_rcnn.box_voting_iou=0.5",
         "data.test_flip=true",
     ],
-        "fast_rcnn.nms=linear",
+)
 def test_options_that_a_file_does_not_compute_are_refused(change: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"add {change.partition('=')[0]}="):
         export_detector(WEIGHTS, tmp_path / "d.pt2", images=[data], changes=[change])
