@@ -63,6 +63,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
         "learning rate": f"{effective_learning_rate(training):g} (stated: {training.learning_rate:g} for "
         f"{training.learning_rate_batch or 'any number of'} images a step)",
         "steps": f"{training.steps}, {training.steps * training.global_batch / stage.images:.2f} epochs",
+        "evaluations": f"every {training.evaluate_every} steps and after the last" if stage.evaluate else "none",
         "a step": f"{pace.step:.3f} s, measured over {STEPS}; {training.global_batch / pace.step:.2f} images/s",
         "the first one": f"after {pace.start:.3f} s: workers are started, and kernels compiled where that is wanted",
         "time": format_duration(pace.step * training.steps),
