@@ -43,6 +43,7 @@ from detection.experiment.datasets import (
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
+from detection.experiment.model_card import NAME as MODEL_CARD
 from detection.experiment.model_card import describe_data, write_model_card
 from detection.experiment.model_files import (
     Categories,
@@ -285,7 +286,7 @@ def fast_rcnn_stage(
         evaluate=evaluate if splits.test is not None else None,
         best_figure=best_figure(training, "AP"),
         save=save,
-        files=(folder.config, folder.fast_rcnn, folder.detector),
+        files=(folder.config, folder.fast_rcnn, folder.detector, folder.root / MODEL_CARD),
         model=describe("fastrcnn", Trained(network, config, categories, provenance)),
         recipe_keys=FAST_RCNN_RECIPE,
         **_common_parts(config, device, network, dataset, identity),

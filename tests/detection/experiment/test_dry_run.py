@@ -70,13 +70,18 @@ def test_time_epochs_disk_and_files_are_those_of_the_real_run(
     assert float(found["the first one"].split()[1]) > 0
     assert seconds(found["time"]) == pytest.approx(100000 * step, abs=52)  # half a millisecond a step
     weights, checkpoint = run / f"{stage}.pt", run / stage / "checkpoint_00000006.pt"
-    size = 3 * weights.stat().st_size + 3 * checkpoint.stat().st_size  # two are kept, and one is being written
-    assert mebibytes(found["disk"]) == pytest.approx(size / 2**20, rel=0.15, abs=0.06)
+    size = 3 * weights.stat().st_size + 4 * checkpoint.stat().st_size  # two and the best; one is being written
+    # What is no weight, such as the configuration, counts beside so small a network.
+    assert mebibytes(found["disk"]) == pytest.approx(size / 2**20, rel=0.2, abs=0.06)
     written = [Path(line).relative_to(tmp_path) for line in found["written"].splitlines()]
     real = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
     for pattern in written:
         assert any(fnmatch.fnmatch(str(path), str(pattern)) for path in real), pattern
-    others = ("rpn.pt", "rpn/*") if stage == "fastrcnn" else ("fastrcnn.pt", "detector.pt", "fastrcnn/*", "proposals/*")
+    others = (
+        ("rpn.pt", "rpn/*")
+        if stage == "fastrcnn"
+        else ("fastrcnn.pt", "detector.pt", "README.md", "fastrcnn/*", "proposals/*")
+    )
     for path in real:
         assert any(fnmatch.fnmatch(str(path), str(pattern)) for pattern in (*written, *others)), path
     assert "tensorboard" not in found["written"]
