@@ -23,7 +23,7 @@ from detection.export.runtime import seal
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 20  # the first with every operator as it is used here that onnxruntime 1.17 runs; the exporter's own is 18
+OPSET = 20  # of ONNX 1.15, which onnxruntime reads from 1.17 on; the translations below are in its operators
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LONGEST_SIDE = 32_768  # pixels of an image
 
