@@ -123,6 +123,10 @@ KINDS: dict[str, Kind] = {
         "files of corners that count pixels from 0 or in fractions, where VOC counts them from 1",
         "taken as the boxes' edges, as CVAT and Label Studio write them; data.first_pixel=1 takes them as VOC's",
     ),
+    "corners_are_edges_elsewhere": Kind(
+        "boxes whose corners may be VOC's, but those of another split of the set are not",
+        "taken as the boxes' edges, as in the other split; data.first_pixel=1 takes both as VOC's",
+    ),
     "difficult": Kind(
         "objects marked as difficult",
         "taken as crowd regions: neither trained on nor to be found, as in VOC's own evaluation",

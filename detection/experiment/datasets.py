@@ -3,6 +3,8 @@ a detector."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +25,9 @@ from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.readers.coco import CocoSource
+from detection.data.readers.csv_table import CsvSource
 from detection.data.readers.source import Options, Source
+from detection.data.readers.voc import VocSource
 from detection.training.consensus import require_same, together
 from detection.training.distributed import is_main, on_main
 
@@ -243,7 +247,19 @@ def test_views(data: settings.Data) -> tuple[Augmentation, ...]:
 
 
 def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
-    """The labels and the image folder that the configuration names, or otherwise those of the layout."""
+    """The labels and the image folder that the configuration names, or otherwise those of the layout. What corners of
+    boxes mean is decided once for both splits, also where each is named by itself."""
+    source = _located(data, which)
+    named = data.train.annotations is not None or data.test.annotations is not None
+    if named and data.split.test is None and data.first_pixel is None and isinstance(source, (VocSource, CsvSource)):
+        with contextlib.suppress(UserError):  # the other split may be none, and may not be needed
+            other = _located(data, "test" if which == "train" else "train")
+            if isinstance(other, (VocSource, CsvSource)) and other.has_edges:
+                return dataclasses.replace(source, edges_in_set=True)
+    return source
+
+
+def _located(data: settings.Data, which: Literal["train", "test"]) -> Source:
     root, split = user_path(data.root), getattr(data, which)
     if data.split.test is not None:  # both are parts of the labels of data.train
         split = data.train

@@ -60,6 +60,8 @@ def layout_of_tables(listing: Listing, tables: dict[str, Table], options: Option
         for split, (file, value) in by_split.items()
     }  # fmt: skip
 
+    edges_in_set = any(table.has_edges for table in tables.values())
+
     def source(split: str) -> Source:
         file, value = by_split[split]
         return CsvSource(
@@ -72,6 +74,7 @@ def layout_of_tables(listing: Listing, tables: dict[str, Table], options: Option
             split=value,
             others=frozenset().union(*(own for other, own in names.items() if other != split)),
             first_pixel=options.first_pixel,
+            edges_in_set=edges_in_set,
         )
 
     splits: dict[str, Callable[[], Source]] = {split: functools.partial(source, split) for split in by_split}

@@ -21,7 +21,7 @@ from backbones.common.files import require_plain_file
 from detection.data.findings import Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.images import image_sizes
-from detection.data.readers.corners import boxes_of_corners, checked_sizes
+from detection.data.readers.corners import boxes_of_corners, checked_sizes, must_be_edges
 from detection.data.readers.csv_columns import Columns, columns_of, columns_of_row
 from detection.data.readers.source import Format
 from detection.data.readers.voc import find_alike
@@ -40,6 +40,15 @@ class Table:
     columns: Columns
     rows: list[list[str]]
     numbers: list[int]
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether the corners are counted as in Pascal VOC, and one is at 0 or at a fraction of a pixel."""
+        if self.columns.kind != "voc":
+            return False
+        numbers = [own for row in self.rows if (own := coordinates_of(self.columns, row))]
+        corners = np.array(numbers, dtype=np.float64).reshape(-1, 4)
+        return not _are_normalised(corners) and bool(must_be_edges(corners).any())
 
     def split_of(self, row: Sequence[str]) -> str | None:
         """The split that a row names."""
@@ -86,7 +95,7 @@ class CsvSource:
 
     labels: the file. images: what image names are relative to. table: its rows. split: the value of the split column
     whose rows count; None: all. classes: the class names of all splits, sorted. others: image names of other splits.
-    first_pixel: see `boxes_of_corners`.
+    first_pixel, edges_in_set: see `boxes_of_corners`.
     """
 
     labels: Path
@@ -98,8 +107,14 @@ class CsvSource:
     split: str | None = None
     others: frozenset[str] = frozenset()
     first_pixel: int | None = None
+    edges_in_set: bool = False
     format: Format = field(default="csv", init=False)
     open_classes: bool = field(default=True, init=False)
+
+    @property
+    def has_edges(self) -> bool:
+        """See `Table.has_edges`."""
+        return self.table.has_edges
 
     def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
         """See `Source.read`."""
@@ -156,26 +171,15 @@ class CsvSource:
 
     def _coordinates(self, rows: list[int], findings: Findings) -> tuple[np.ndarray, list[int]]:
         """(the four numbers of each box, float64 (T, 4); the positions in `rows` of the rows with a box)."""
-        columns = self.table.columns
         numbers, boxed = [], []
         for i, at in enumerate(rows):
-            row = self.table.rows[at]
-            if columns.box is not None:
-                cells = _NUMBER.findall(row[columns.box]) if columns.box < len(row) else []
-            else:
-                cells = [row[position].strip() if position < len(row) else "" for position in columns.coordinates]
-            if not any(cells):
-                continue
-            try:
-                own = [float(cell) for cell in cells]
-            except ValueError:
-                own = []
-            if len(own) != 4:
-                where = f"{self.table.path}:{self.table.numbers[at]}: {cells}"
-                findings.add("row_malformed", 1, [where])
-                continue
-            numbers.append(own)
-            boxed.append(i)
+            own = coordinates_of(self.table.columns, self.table.rows[at])
+            if own is None:
+                cells = _coordinate_cells(self.table.columns, self.table.rows[at])
+                findings.add("row_malformed", 1, [f"{self.table.path}:{self.table.numbers[at]}: {cells}"])
+            elif own:
+                numbers.append(own)
+                boxed.append(i)
         return np.array(numbers, dtype=np.float64).reshape(-1, 4), boxed
 
     def _boxes(
@@ -190,13 +194,12 @@ class CsvSource:
         """Boxes as x, y, width, height in pixels."""
         assert callable(place_of)
         kind = self.table.columns.kind
-        with np.errstate(invalid="ignore"):
-            normalised = len(numbers) > 0 and bool((np.abs(numbers) <= _NORMALISED).all())
+        normalised = _are_normalised(numbers)
         if normalised and of_files:
             numbers = numbers * np.tile(image_sizes([self.images / name for name in names])[of_image, 1::-1], 2)
         if kind == "voc":
             first = 0 if normalised else self.first_pixel
-            return boxes_of_corners(numbers, first, findings, place_of)
+            return boxes_of_corners(numbers, first, findings, place_of, edges_in_set=self.edges_in_set)
         if kind == "edges":
             return boxes_of_corners(numbers, self.first_pixel or 0, findings, place_of)
         if kind == "centre_size":
@@ -227,6 +230,29 @@ class CsvSource:
             for file in sorted(self.image_files.files - used)
             if file.rpartition("/")[0] in folders and file.rpartition("/")[2] not in self.others
         ]
+
+
+def coordinates_of(columns: Columns, row: Sequence[str]) -> list[float] | None:
+    """The four numbers of a row's box; none if it has no box; None if they cannot be read."""
+    cells = _coordinate_cells(columns, row)
+    if not any(cells):
+        return []
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 4 else None
+
+
+def _coordinate_cells(columns: Columns, row: Sequence[str]) -> list[str]:
+    if columns.box is not None:
+        return _NUMBER.findall(row[columns.box]) if columns.box < len(row) else []
+    return [row[position].strip() if position < len(row) else "" for position in columns.coordinates]
+
+
+def _are_normalised(numbers: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return len(numbers) > 0 and bool((np.abs(numbers) <= _NORMALISED).all())
 
 
 def class_of(columns: Columns, row: Sequence[str]) -> str:

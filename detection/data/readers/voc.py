@@ -9,6 +9,7 @@ regions, which VOC's evaluation treats alike: they are neither to be found nor f
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from detection.data.findings import Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
-from detection.data.readers.corners import boxes_of_corners, checked_sizes
+from detection.data.readers.corners import boxes_of_corners, checked_sizes, must_be_edges
 from detection.data.readers.source import Format
 from detection.data.readers.voc_xml import VocFile
 from detection.data.tables import LARGEST_AREA, Tables
@@ -28,7 +29,7 @@ class VocSource:
 
     labels: the folder of the XML files, or the list of a split. images: what image names are relative to. files: the
     split's label files. image_files: all images below `images`. classes: the class names of all splits, sorted.
-    stems: those of the other splits' label files. first_pixel: see `boxes_of_corners`.
+    stems: those of the other splits' label files. first_pixel, edges_in_set: see `boxes_of_corners`.
     """
 
     labels: Path
@@ -38,8 +39,14 @@ class VocSource:
     classes: tuple[str, ...]
     stems: frozenset[str] = frozenset()
     first_pixel: int | None = None
+    edges_in_set: bool = False
     format: Format = field(default="voc", init=False)
     open_classes: bool = field(default=True, init=False)
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether a corner is at 0 or at a fraction of a pixel."""
+        return have_edges(self.files)
 
     def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
         """See `Source.read`."""
@@ -56,8 +63,9 @@ class VocSource:
         def place_of(row: int) -> str:
             return f"{files[of_image[row]].path}, object {numbers[row]}"
 
-        corners = np.array([own for file in files for own in file.corners], dtype=np.float64).reshape(-1, 4)
-        boxes = boxes_of_corners(corners, self.first_pixel, findings, place_of)
+        boxes = boxes_of_corners(
+            _corners(files), self.first_pixel, findings, place_of, edges_in_set=self.edges_in_set
+        )
         stated = np.array([(file.height, file.width) for file in files], dtype=np.int64).reshape(-1, 2)
         heights, widths = stated[:, 0], stated[:, 1]
         if of_files:
@@ -107,6 +115,15 @@ class VocSource:
             if file.rpartition("/")[0] in folders and PurePosixPath(file).stem not in self.stems
         ]
         findings.add("image_unlabelled", len(rest), rest)
+
+
+def have_edges(files: Iterable[VocFile]) -> bool:
+    """Whether a corner in one of the files is at 0 or at a fraction of a pixel."""
+    return bool(must_be_edges(_corners(files)).any())
+
+
+def _corners(files: Iterable[VocFile]) -> np.ndarray:
+    return np.array([own for file in files for own in file.corners], dtype=np.float64).reshape(-1, 4)
 
 
 def find_alike(classes: tuple[str, ...], findings: Findings) -> None:

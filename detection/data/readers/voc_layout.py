@@ -16,7 +16,7 @@ from detection.data.foreign_names import is_image_name
 from detection.data.listing import Listing
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
-from detection.data.readers.voc import VocSource
+from detection.data.readers.voc import VocSource, have_edges
 from detection.data.readers.voc_xml import VocFile, class_names, parse_voc
 from detection.data.readers.yolo import read_label_files
 from detection.data.split_words import split_of
@@ -49,6 +49,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
         splits = _splits_by_folder(files)
         evidence = f"{next(iter(folders)) or '.'}/*.xml"
     parsed = functools.cache(lambda: _parse(listing, files))
+    edges_in_set = functools.cache(lambda: have_edges(parsed().values()))
 
     def source(split: str) -> Source:
         own = [parsed()[file] for file in splits[split]]
@@ -60,6 +61,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
             classes=tuple(sorted({*options.classes, *class_names(list(parsed().values()))})),
             stems=frozenset(PurePosixPath(file).stem for file in files),
             first_pixel=options.first_pixel,
+            edges_in_set=edges_in_set(),
         )  # fmt: skip
 
     return [Layout("voc", evidence, {split: functools.partial(source, split) for split in splits})]

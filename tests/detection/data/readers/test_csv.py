@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backbones.common.errors import UserError
+from detection import config as settings
 from detection.data.findings import KINDS
 from tests.detection.data.readers.folders import draw, kinds_of, objects_of, opened, write
 
@@ -120,3 +121,20 @@ def split(annotations: str) -> object:
     from detection import config as settings
 
     return settings.Split("train", annotations=annotations)
+
+
+@pytest.mark.parametrize("form", ["two files", "a column", "named files"])
+def test_the_edges_of_boxes_are_decided_once_for_all_splits(form: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / f"{name}.jpg")
+    head, rows = "filename,class,xmin,ymin,xmax,ymax", {"train": "a.jpg,cat,1,6,30,25.5", "test": "b.jpg,cat,11,6,30,25"}
+    if form == "a column":
+        text = f"{head},split\n" + "".join(f"{row},{split}\n" for split, row in rows.items())
+        write(tmp_path / "labels.csv", text)
+    else:
+        for split, row in rows.items():
+            write(tmp_path / f"{split}.csv", f"{head}\n{row}\n")
+    splits = {split: settings.Split(split, f"{split}.csv", ".") for split in rows} if form == "named files" else {}
+    train, test = (opened(tmp_path, which, **splits) for which in ("train", "test"))
+    assert (train.boxes.tolist(), test.boxes.tolist()) == ([[1, 6, 30, 25.5]], [[11, 6, 30, 25]])
+    assert kinds_of(test)["corners_are_edges_elsewhere"] == 1

@@ -96,6 +96,19 @@ def test_the_edges_of_boxes(
     assert kinds_of(index) == kinds
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_the_edges_of_boxes_are_decided_once_for_all_splits(named: bool, tmp_path: Path) -> None:
+    for split, corner in (("train", 0), ("test", 11)):
+        draw(tmp_path / split / f"{split}.jpg")
+        write(tmp_path / split / f"{split}.xml", voc(f"{split}.jpg", ("cat", corner, 6, 30, 25)))
+    splits = {which: settings.Split(which, which, which) for which in ("train", "test")} if named else {}
+    train, test = (opened(tmp_path, which, **splits) for which in ("train", "test"))
+    assert (train.boxes.tolist(), test.boxes.tolist()) == ([[0, 6, 30, 25]], [[11, 6, 30, 25]])
+    assert kinds_of(train) == {"corners_are_edges": 1}
+    assert kinds_of(test) == {"corners_are_edges_elsewhere": 1}
+    assert opened(tmp_path, "test", first_pixel=1, **splits).boxes.tolist() == [BOX]
+
+
 def test_polygons_and_rotated_boxes(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     points = "<x1>3</x1><y1>4</y1><x2>9</x2><y2>2</y2><x3>5</x3><y3>8</y3>"
