@@ -63,9 +63,7 @@ class VocSource:
         def place_of(row: int) -> str:
             return f"{files[of_image[row]].path}, object {numbers[row]}"
 
-        boxes = boxes_of_corners(
-            _corners(files), self.first_pixel, findings, place_of, edges_in_set=self.edges_in_set
-        )
+        boxes = boxes_of_corners(_corners(files), self.first_pixel, findings, place_of, edges_in_set=self.edges_in_set)
         stated = np.array([(file.height, file.width) for file in files], dtype=np.int64).reshape(-1, 2)
         heights, widths = stated[:, 0], stated[:, 1]
         if of_files:

@@ -127,7 +127,8 @@ def split(annotations: str) -> object:
 def test_the_edges_of_boxes_are_decided_once_for_all_splits(form: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw(tmp_path / f"{name}.jpg")
-    head, rows = "filename,class,xmin,ymin,xmax,ymax", {"train": "a.jpg,cat,1,6,30,25.5", "test": "b.jpg,cat,11,6,30,25"}
+    head = "filename,class,xmin,ymin,xmax,ymax"
+    rows = {"train": "a.jpg,cat,1,6,30,25.5", "test": "b.jpg,cat,11,6,30,25"}
     if form == "a column":
         text = f"{head},split\n" + "".join(f"{row},{split}\n" for split, row in rows.items())
         write(tmp_path / "labels.csv", text)
