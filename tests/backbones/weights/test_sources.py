@@ -8,11 +8,13 @@ import pytest
 import torch
 import torchvision
 
-from backbones import IMAGENET, VARIANTS, UserError
+from backbones import IMAGENET, VARIANTS, UserError, create_classifier
+from backbones.common.files import sha256_of
 from backbones.weights.sources import (
     DETECTRON,
     DETECTRON2_RESNEXT,
     OPENMMLAB,
+    SHIPPED,
     SOURCES,
     Source,
     find_source,
@@ -33,9 +35,25 @@ def test_rows_are_distinct_and_whole() -> None:
     assert len(files) == len(SOURCES), "two rows would share a file in the cache"
     for source in SOURCES:
         assert source.variant in VARIANTS
-        assert source.url.startswith("https://")
+        assert (source.url or "https://").startswith("https://")
         assert source.sha256 is None or re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", source.sha256)
         assert source.top1 is None or 75 < source.top1 < 86
+
+
+@pytest.mark.parametrize("source", of("builtin"), ids=lambda source: source.variant)
+def test_files_that_ship_are_whole_small_and_start_a_network(source: Source) -> None:
+    file = SHIPPED / source.file_name
+    assert source.url is None
+    assert sha256_of(file) == source.sha256
+    network = create_classifier(source.variant, 200, source.name)
+    assert network.provenance["weights"]["source"] == "builtin/tiny_imagenet"
+    assert network.input_format == IMAGENET
+    assert source.sha256 in (SHIPPED / "README.md").read_text(), "its card names another file"
+
+
+def test_the_files_that_ship_take_at_most_10_megabytes() -> None:
+    assert {file.name for file in SHIPPED.iterdir()} == {"README.md", *(one.file_name for one in of("builtin"))}
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) <= 10_000_000
 
 
 @pytest.mark.parametrize("source", of("torchvision"), ids=lambda source: f"{source.variant}.{source.name}")
