@@ -57,12 +57,20 @@ def upgrade_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict
     the RPN is taken from `ours`, if both used the same RPN file.
     """
     renamed = {RENAMED_IDENTITY.get(key, key): value for key, value in theirs.items()}
-    if isinstance(renamed.get("config"), Mapping) and isinstance(ours.get("config"), Mapping):
-        config = rename_keys(renamed["config"])
-        renamed["config"] = _completed(config, ours["config"], config_to_dict(Config()))
+    renamed = _with_whole_config(renamed, ours)
+    if isinstance(renamed.get("rpn"), Mapping) and isinstance(ours.get("rpn"), Mapping):
+        renamed["rpn"] = _with_whole_config(renamed["rpn"], ours["rpn"])
     if "rpn" in ours and "rpn" not in renamed and renamed.get("rpn_sha256") == ours.get("rpn_sha256"):
         renamed["rpn"] = ours["rpn"]
     return renamed
+
+
+def _with_whole_config(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """`theirs`, its "config" with current names and with the defaults for the keys that only that of `ours` has."""
+    if not (isinstance(theirs.get("config"), Mapping) and isinstance(ours.get("config"), Mapping)):
+        return dict(theirs)
+    config = rename_keys(theirs["config"])
+    return {**theirs, "config": _completed(config, ours["config"], config_to_dict(Config()))}
 
 
 def _completed(values: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

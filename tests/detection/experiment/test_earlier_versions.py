@@ -148,3 +148,7 @@ def test_what_a_checkpoint_says_of_its_run_is_said_as_today() -> None:
     assert today["rpn"] == {"steps": 6}
     assert today["config"] == {"seed": 3, "rpn": {"samples": 8, "channels": 512}}  # the default, whatever ours is
     assert "rpn" not in upgrade_identity({**theirs, "rpn_sha256": "other"}, ours)
+    # What is said of the RPN has a configuration of its own.
+    theirs["rpn"] = {"steps": 6, "config": {"rpn": {"samples": 8}}}
+    ours["rpn"] = {"steps": 6, "config": {"rpn": {"samples": 8, "channels": 5}}}
+    assert upgrade_identity(theirs, ours)["rpn"] == {"steps": 6, "config": {"rpn": {"samples": 8, "channels": 512}}}
