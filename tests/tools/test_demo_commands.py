@@ -19,7 +19,7 @@ def test_the_three_commands_without_arguments_reach_what_the_demo_promises(tmp_p
     for command in (["train_rpn"], ["train_fastrcnn"], ["eval_coco", "--weights", "runs/demo/detector.pt"]):
         name, *arguments = command
         tool = [sys.executable, str(REPOSITORY / f"tools/{name}.py"), *arguments]
-        done = subprocess.run(tool, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(tool, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=3600)
         assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads((tmp_path / "runs/demo/evaluation/figures.json").read_text())["figures"]
     assert figures["AP50"] > 0.8
