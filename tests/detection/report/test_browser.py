@@ -53,7 +53,7 @@ def test_it_is_drawn_whole(browser: str, page: Path, width: int, dark: bool, tmp
     if not screenshot.exists():
         pytest.skip(f"THE BROWSER DID NOT START, so that the report was opened in none: {done.stderr[-300:]}")
     assert "CONSOLE" not in done.stderr  # what the page's console would show: errors, refused requests
-    pixels = cv2.imread(str(screenshot))[:, :, ::-1].astype(int)
+    pixels = cv2.imread(str(screenshot))[:, :, ::-1].astype(np.int16)
     assert pixels.shape[1] == width
     assert (pixels[0, 0].mean() < 60) == dark
     # both images, in the page's width and in their proportions

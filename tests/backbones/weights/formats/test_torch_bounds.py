@@ -102,7 +102,7 @@ COSTLY: dict[str, tuple[bytes, str]] = {
 def test_a_pickle_made_to_cost_is_refused_before_it_does(
     tmp_path: Path, name: str, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pickle_machine, "MOST_OPCODES", 150_000)  # that of all files is in test_restricted_pickle.py
+    monkeypatch.setattr(pickle_machine, "MOST_OPCODES", 150_000)
     pickled, reason = COSTLY[name]
     if container == "legacy":
         pickled = pickled.replace(b"tQ", b"NtQ")
