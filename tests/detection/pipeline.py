@@ -11,11 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from detection.command_line import run
@@ -24,8 +23,8 @@ from detection.data.demo_drawing import CLASSES
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.model_files import Categories, Trained, TrainedDetector, save_detector, save_rpn
 from detection.training.checkpoints import Checkpointer, TrainingState
-from tests.detection.ranks import forked, forked_ranks
 from tests.detection.tiny_networks import spread
+from tests.detection.training.toy_processes import fork_server, rank_environments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -84,37 +83,47 @@ runtime: {workers: 0, tensorboard: false, device: cpu}
 
 
 def tool(name: str, *arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs a tool in this process, which saves the seconds of importing torch; several `processes`, forked from it."""
+    """Runs a tool in this process, which saves the seconds of importing torch; in several `processes`, as the ranks of
+    one run."""
     command = [str(argument) for argument in arguments]
-    main = functools.partial(importlib.import_module(f"tools.{name}").main, command)
     if processes == 1:
         output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            status = run(main)
+            status = _run(name, command)
         written = [stream.buffer.getvalue().decode() for stream in (output, errors)]  # type: ignore[attr-defined]
         result = subprocess.CompletedProcess([name, *command], status, *written)
     else:
-        result = subprocess.CompletedProcess([name, *command], *_run_by_ranks(main, processes))
+        result = subprocess.CompletedProcess([name, *command], *_run_by_ranks(name, command, processes))
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result
 
 
-def _run_by_ranks(main: Callable[[], int], world: int) -> tuple[int, str, str]:
+def _run(name: str, command: list[str]) -> int:
+    return run(functools.partial(importlib.import_module(f"tools.{name}").main, command))
+
+
+def _run_by_ranks(name: str, command: list[str], world: int) -> tuple[int, str, str]:
     """The highest exit status of several ranks, and what they wrote to stdout and stderr."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def work(rank: int) -> None:
-            for stream in ("stdout", "stderr"):
-                setattr(sys, stream, open(f"{folder}/{stream}", "a"))  # noqa: SIM115
-            run(main)  # which ends a process of several
-
-        processes = forked_ranks(world, work)
+        processes = [
+            fork_server().Process(target=_run_as_rank, args=(name, command, environment, folder))
+            for environment in rank_environments(world)
+        ]
+        for process in processes:
+            process.start()
         for process in processes:
             process.join(300)
             process.kill()
         written = [Path(folder, stream).read_text() for stream in ("stdout", "stderr")]
     return max(abs(process.exitcode or 0) for process in processes), written[0], written[1]
+
+
+def _run_as_rank(name: str, command: list[str], environment: dict[str, str], folder: str) -> None:
+    os.environ.update(environment)
+    for stream in ("stdout", "stderr"):
+        setattr(sys, stream, open(f"{folder}/{stream}", "a"))  # noqa: SIM115
+    _run(name, command)  # which ends a process of several
 
 
 def torchrun(name: str, *arguments: object, processes: int) -> None:
@@ -127,6 +136,13 @@ def torchrun(name: str, *arguments: object, processes: int) -> None:
 
 def kill_before_second_checkpoint(name: str, *arguments: object) -> None:
     """Runs a training tool in a process that is killed -9 when it is about to write its second checkpoint."""
+    process = fork_server().Process(target=_run_until_second_checkpoint, args=(name, [str(one) for one in arguments]))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _run_until_second_checkpoint(name: str, command: list[str]) -> None:
     save, saved = Checkpointer.save, []
 
     def save_one(self: Checkpointer, state: TrainingState) -> Path:
@@ -135,11 +151,8 @@ def kill_before_second_checkpoint(name: str, *arguments: object) -> None:
         saved.append(save(self, state))
         return saved[0]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpointer, "save", save_one)
-        process = forked(lambda: tool(name, *arguments))
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    Checkpointer.save = save_one  # type: ignore[method-assign]
+    tool(name, *command)
 
 
 def start(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:

@@ -1,4 +1,7 @@
-"""Processes that are forked from the test, as importing torch anew takes seconds; several as the ranks of one run."""
+"""Processes that are forked from the test, as importing torch anew takes seconds; several as the ranks of one run.
+
+They may do anything but train: see `fork_server`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 
 from backbones.common.errors import UserError
 from detection.training.distributed import process_group
-from tests.detection.training.toy_processes import free_port
+from tests.detection.training.toy_processes import rank_environments
 
 T = TypeVar("T")
 
@@ -32,22 +35,12 @@ def forked(work: Callable[[], object]) -> BaseProcess:
     return process
 
 
-def forked_ranks(world: int, work: Callable[[int], object]) -> list[BaseProcess]:
-    """Started processes that do `work(rank)` each, with the environment that torchrun gives its processes."""
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-
-    def run(rank: int) -> None:
-        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-        work(rank)
-
-    return [forked(partial(run, rank)) for rank in range(world)]
-
-
 def by_ranks(world: int, work: Callable[[int, torch.device], T], time_limit: float = 60.0) -> list[T | str]:
     """What `work(rank, device)` returns on each rank, in order; in place of a result the message of its UserError."""
     results = fork.SimpleQueue()
 
-    def run(rank: int) -> None:
+    def run(rank: int, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
         try:
             with process_group("cpu", time_limit=time_limit) as device:
                 result: T | str = work(rank, device)
@@ -56,7 +49,7 @@ def by_ranks(world: int, work: Callable[[int, torch.device], T], time_limit: flo
         results.put((rank, result))
         os._exit(0)  # as tools leave, too
 
-    processes = forked_ranks(world, run)
+    processes = [forked(partial(run, *one)) for one in enumerate(rank_environments(world))]
     found = dict(results.get() for _ in processes)
     for process in processes:
         process.join(60)

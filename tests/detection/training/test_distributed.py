@@ -13,24 +13,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from toy_processes import (
     Session,
     assert_same_bits,
     child_environment,
     final_weights,
+    fork_server,
     free_port,
     logged_losses,
     logged_steps,
     wait_until,
 )
-from toy_run import Settings, ToyNetwork, figures_of, run, stderr_into
-from toy_run import session as train_as_rank
+from toy_run import Settings, ToyNetwork, elastic_agent, figures_of, run
 
 from backbones.common.errors import UserError
 from detection.training import distributed
 from detection.training.artifacts import load_artifact
-from tests.detection.ranks import forked
 
 StartRanks = Callable[..., list[Session]]
 HERE = Path(__file__).parent
@@ -194,18 +192,11 @@ def torchrun() -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(start_ranks: StartRanks, tmp_path: Path) -> None:
-    """By its agent, whose processes are forked here."""
+    """By its agent, which forks its processes."""
     assert statuses(start_ranks(Settings(str(tmp_path / "whole"), steps=20))) == [0, 0]
-
-    def train() -> int:
-        stderr_into(str(tmp_path / "stderr.txt"))
-        return train_as_rank(Settings(str(tmp_path / "run"), steps=20, kill_rank=1, fault_step=12))
-
-    launch = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork",
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-    )  # fmt: skip
-    agent = forked(lambda: elastic_launch(launch, train)())
+    settings = Settings(str(tmp_path / "run"), steps=20, kill_rank=1, fault_step=12)
+    agent = fork_server().Process(target=elastic_agent, args=(settings, str(tmp_path / "stderr.txt")))
+    agent.start()
     agent.join(120)
     assert agent.exitcode == 0
     assert "continuing after step 10" in (tmp_path / "stderr.txt").read_text()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy_processes import Session, assert_same_bits, final_weights, logged_steps, wait_until
+from toy_processes import Session, assert_same_bits, final_weights, fork_server, logged_steps, wait_until
 from toy_run import Settings
 
 from detection.training.artifacts import load_artifact
@@ -21,12 +21,12 @@ Start = Callable[..., Session]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, fork_server) -> Path:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
     import toy_run
 
     folder = tmp_path_factory.mktemp("unbroken")
-    process = fork_server.Process(
+    process = fork_server().Process(
         target=toy_run.process, args=(Settings(str(folder), **RUN), {}, str(folder / "stderr.txt"))
     )
     process.start()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -44,6 +47,26 @@ class Session:
         return self.stderr_file.read_text() if self.stderr_file.exists() else ""
 
 
+@functools.cache
+def fork_server() -> ForkServerContext:
+    """Starts processes by forking one that has PyTorch loaded already: in a tenth of a second instead of four.
+
+    A process that is to train cannot be forked from the test itself: where autograd has started threads (on a GPU, and
+    for nested backward passes), PyTorch computes no gradients in a forked process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["toy_run", "tests.detection.pipeline", "detection.experiment.stages", "detection.classifier.stage",
+         "torch.nn.parallel.distributed", "torch._dynamo"]
+    )  # fmt: skip
+    before = dict(os.environ)
+    os.environ.update(child_environment())
+    multiprocessing.forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(before)
+    return context
+
+
 def child_environment() -> dict[str, str]:
     """What a process needs in its environment to import the toy and the project, and not to take all cores."""
     path = os.pathsep.join([str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")])
@@ -61,6 +84,12 @@ def free_port() -> int:
             port: int = listener.getsockname()[1]
         if port // 2 % workers == worker % workers:
             return port
+
+
+def rank_environments(world: int) -> list[dict[str, str]]:
+    """What torchrun gives to each of its processes on one machine."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def final_weights(folder: Path | str, rank: int = 0) -> dict[str, torch.Tensor]:

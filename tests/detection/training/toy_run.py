@@ -241,6 +241,21 @@ def process(settings: Settings, environment: dict[str, str], stderr: str) -> Non
     sys.exit(leave(session(settings)))
 
 
+def elastic_agent(settings: Settings, stderr: str) -> None:
+    """What torchrun does with two processes and one restart, but that they are forked."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    def train() -> int:
+        stderr_into(stderr)
+        return session(settings)
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
+    elastic_launch(config, train)()
+
+
 def stderr_into(path: str) -> None:
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
