@@ -79,11 +79,11 @@ def of_fast_rcnn(
         text = dry_run(fast_rcnn_stage(config, device, splits, opened, standing))
     else:
         on_main(lambda: logger.info("measuring how long proposing takes …"))
-        some = _some(splits.train, config.fast_rcnn.training)
+        some = some_images(splits.train, config.fast_rcnn.training)
         inference = prepare_inference(opened.rpn.network, config, device)
         with tempfile.TemporaryDirectory() as temporary:
             began = time.monotonic()
-            store = _proposals_of(inference, some, limits, Path(temporary) / "proposals.st")
+            store = proposals_of_some(inference, some, limits, Path(temporary) / "proposals.st")
             # The processes shared these images, as they will share all images of the split.
             proposing = (time.monotonic() - began) / len(some) * len(splits.train)
             stage = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
@@ -97,13 +97,13 @@ def of_fast_rcnn(
     return "\n".join([text, *(f"{'note':<18}{note}" for note in notes)])
 
 
-def _some(index: DatasetIndex, training: settings.Training) -> DatasetIndex:
+def some_images(index: DatasetIndex, training: settings.Training) -> DatasetIndex:
     """As many images as the measured steps need, evenly spaced over the data set."""
     count = min(len(index), training.global_batch * (STEPS + 1))
     return index.subset(np.unique(np.linspace(0, len(index) - 1, count).astype(int)))
 
 
-def _proposals_of(
+def proposals_of_some(
     inference: Inference[RPN], index: DatasetIndex, limits: settings.ProposalLimits, path: Path
 ) -> ProposalStore:
     writer = ProposalWriter(path, {"dataset_fingerprint": index.fingerprint}, index.image_ids)

@@ -41,7 +41,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
         written_before: files that the run writes before this stage's own.
         bytes_before: their size; they are joined from parts, which takes twice that space temporarily.
     """
-    pace = _pace(stage)
+    pace = measure_pace(stage)
     training, network, world = stage.training, stage.network, world_size()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -74,7 +74,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
     return "\n".join(f"{key:<18}{value}" for key, value in rows.items())
 
 
-def _pace(stage: Stage) -> Pace:
+def measure_pace(stage: Stage) -> Pace:
     """The duration of a step on this machine, from a few steps at a learning rate that hardly changes the network."""
     training = stage.training
     on_main(lambda: logger.info("measuring a few steps of %d images …", training.global_batch))

@@ -110,7 +110,7 @@ def test_the_processes_share_the_proposing_that_is_measured(
         return ProposalStore.open(run / "proposals/train.st")
 
     monkeypatch.setattr(plan.time, "monotonic", lambda: clock() + ahead[0])
-    monkeypatch.setattr(plan, "_proposals_of", proposals_of)
+    monkeypatch.setattr(plan, "proposals_of_some", proposals_of)
     monkeypatch.setattr(measuring, "world_size", lambda: 2)
     found = rows(planned("fastrcnn", config, data, tmp_path))
     # All images were proposed on, as the training set is so small: an hour it is, whoever takes part.

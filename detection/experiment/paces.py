@@ -1,0 +1,110 @@
+"""A configuration → how long its stages take here, measured on a few steps and images with untrained networks.
+
+Nothing is written. An untrained network takes the time of a trained one: the numbers of proposals and of sampled regions
+are the configuration's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detection import config as settings
+from detection.experiment.builders import pair
+from detection.experiment.dry_run import proposals_of_some, some_images
+from detection.experiment.evaluation_interval import automatic_interval
+from detection.experiment.inference import detect, prepare_inference
+from detection.experiment.model_files import Trained
+from detection.experiment.stages import RPNFile, Splits, categories_of, fast_rcnn_stage, open_splits, rpn_stage
+from detection.training.distributed import broadcast_object, on_main
+from detection.training.dry_run import measure_pace
+
+logger = logging.getLogger(__name__)
+
+_EVALUATED = 8  # images, of which the first is to warm up
+# The last evaluation detects a second time, with the ground truth as proposals (the Fast R-CNN alone), and draws.
+_LAST_EVALUATION = 1.7
+
+
+@dataclass(frozen=True)
+class Paces:
+    """Seconds on this machine: of a step of each training, of an image whose proposals are stored, of an evaluated
+    image; and the numbers of training and test images (0: none)."""
+
+    rpn_step: float
+    proposing: float
+    fast_rcnn_step: float
+    evaluating: float
+    train_images: int
+    test_images: int
+
+    def proposals(self) -> float:
+        """Seconds for the proposals on the training split."""
+        return self.proposing * self.train_images
+
+    def evaluation(self) -> float:
+        """Seconds for one evaluation during a training."""
+        return self.evaluating * self.test_images
+
+    def last_evaluation(self) -> float:
+        """Seconds for the evaluation of the detector, with its report."""
+        return _LAST_EVALUATION * self.evaluation()
+
+    def training(self, training: settings.Training, step: float) -> float:
+        """Seconds for one training, evaluations included, with steps of `step` seconds."""
+        return training.steps * step + self._evaluations(training) * self.evaluation()
+
+    def after_rpn(self, config: settings.Config) -> float:
+        """Seconds for all that follows the training of the RPN."""
+        return (
+            self.proposals()
+            + self.training(config.fast_rcnn.training, self.fast_rcnn_step)
+            + self.last_evaluation()
+        )
+
+    def _evaluations(self, training: settings.Training) -> int:
+        if not self.test_images:
+            return 0
+        every = training.evaluate_every
+        if every == "auto":
+            every = automatic_interval(training, self.test_images)
+        return 0 if every is None else -(-training.steps // every)
+
+
+def measure_paces(config: settings.Config, device: torch.device) -> Paces:
+    """The times of a run on this machine; every rank calls this.
+
+    Raises:
+        UserError: data or weights cannot be used.
+    """
+    on_main(lambda: logger.info("measuring how long a step takes here …"))
+    splits = open_splits(config, config.rpn.training)
+    stage = rpn_stage(config, device)
+    rpn_step = measure_pace(stage).step
+    opened = RPNFile(Trained(stage.network.cpu(), config, categories_of(splits.train)), "")
+    some = some_images(splits.train, config.fast_rcnn.training)
+    inference = prepare_inference(opened.rpn.network, config, device)
+    with tempfile.TemporaryDirectory() as temporary:
+        began = time.monotonic()
+        store = proposals_of_some(inference, some, config.rpn.training_proposals, Path(temporary) / "proposals.st")
+        proposing = (time.monotonic() - began) / len(some)
+        fast = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
+        fast_step = measure_pace(fast).step
+    tested = some_images(splits.test or splits.train, config.fast_rcnn.training)
+    tested = tested.subset(range(min(len(tested), _EVALUATED)))
+    both = prepare_inference(pair(config, opened.rpn.network.to(device), fast.network), config, device)
+    both = dataclasses.replace(both, workers=0)
+    detect(both, tested.subset(range(1)))
+    began = time.monotonic()
+    detect(both, tested)
+    evaluating = (time.monotonic() - began) / len(tested)
+    own = Paces(
+        rpn_step, proposing, fast_step, evaluating, len(splits.train), 0 if splits.test is None else len(splits.test)
+    )
+    return broadcast_object(own)
