@@ -19,7 +19,7 @@ from backbones.common.files import user_path
 from backbones.common.text import printable
 from detection.common.environment import environment_number
 from detection.config import Config, Runtime
-from detection.config_file import Configuration, config_to_yaml, load_config
+from detection.config_file import Configuration, config_to_yaml, load_config, quoted
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help should not
     import torch
@@ -184,6 +184,23 @@ def add_config_arguments(
     )
 
 
+def add_fitting_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Adds --minutes, --from, --device and key=value, by which a configuration is fitted to data."""
+    arguments.add_argument(
+        "--minutes", type=float, metavar="N", help="time for the whole chain on this machine; by default the steps are "
+        "set by the number of images",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--from", dest="init_from", type=Path, metavar="FILE", help="detector.pt that both networks start from"
+    )
+    arguments.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains (default: a GPU if there is one)"
+    )
+    arguments.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="any value of the configuration, such as data.format=voc"
+    )
+
+
 def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     """Adds --resume, --dry-run and --print-config, which every training tool has."""
     arguments.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
@@ -240,10 +257,5 @@ def overrides(options: argparse.Namespace) -> Sequence[str]:
     changes = list(options.overrides)
     for key, value in (("data.root", options.data), ("output", options.output)):
         if value is not None:
-            changes.append(f"{key}={_quoted(value)}")
+            changes.append(f"{key}={quoted(value)}")
     return changes
-
-
-def _quoted(text: str) -> str:
-    """The text as a quoted YAML string."""
-    return "'" + text.replace("'", "''") + "'"

@@ -78,6 +78,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
+        return str(int(value))  # a whole number serves as a float
     text = dump_yaml([value]).strip()
     if text.startswith("["):  # dumped in flow style, as it will stand here
         return text[1:-1]

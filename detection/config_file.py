@@ -81,6 +81,11 @@ def change_config(config: C, overrides: Sequence[str]) -> C:
     return _changed(type(config), config_to_dict(config), overrides, "command line") if overrides else config
 
 
+def quoted(text: str) -> str:
+    """A text as a quoted YAML string, for a change such as `output='my folder'`."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def config_of(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     """Builds and checks a configuration; `where` names the source in errors. The reverse is `config_to_dict`."""
     return _checked(kind, values, where, [])

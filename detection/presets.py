@@ -1,4 +1,4 @@
-"""The configurations in `configs/`, also of an installed package, and the reason that their comments give each value."""
+"""The configurations in `configs/`, also of an installed package, and the reasons in their comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains both networks and evaluates the detector, in one command; the same command again goes on where it stopped."""
+"""Trains a detector in one command: check of the data, RPN, proposals, Fast R-CNN, evaluation, report."""
 
 from __future__ import annotations
 
@@ -7,34 +7,62 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
 
-from detection.command_line import add_config_arguments, parser, read_config, run
+from backbones.common.errors import UserError
+from backbones.common.progress import is_first_rank
+from detection.command_line import DEMO_CONFIG, add_fitting_arguments, overrides, parser, run
 
 EPILOG = """examples:
+  python tools/train.py --data images_and_labels
+      writes a configuration for them, runs/images_and_labels/images_and_labels.yaml, and trains by it
+  python tools/train.py --data images_and_labels --minutes 30
+      as many steps as half an hour has room for on this machine
+  python tools/train.py --data more_images --from runs/images_and_labels/detector.pt
+      starts from the weights of a trained detector, also of other classes
+  python tools/train.py --config mine.yaml
+      by a configuration; --data DIR is its data.root
   python tools/train.py
       the demo
-  python tools/train.py --config mine.yaml --data /data/mine
-      data of your own; the same command goes on after Ctrl-C, a crash or a power cut
   torchrun --nproc-per-node 8 tools/train.py --config …
       on eight GPUs
 
-The same as tools/train_rpn.py and tools/train_fastrcnn.py, each with --resume, and tools/eval_coco.py: a training
-that is finished in the folder of the run is not done again. Another configuration needs another --output."""
+After Ctrl-C, a crash or a power cut, the same command goes on where it stopped. What is finished in the run's folder
+and fits is not done again. Another configuration needs another --output.
+
+next: python tools/predict.py --weights <output>/detector.pt IMAGES"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
-    add_config_arguments(options_parser)
-    config = read_config(options_parser.parse_intermixed_args(arguments))
+    options_parser.add_argument(
+        "--config", type=Path, help="YAML file; without it, one is written for --data, or else the demo is trained"
+    )
+    options_parser.add_argument("--data", metavar="DIR", help="folder of the data set (data.root)")
+    options_parser.add_argument("--output", metavar="DIR", help="folder of the run; runs/<name> by default")
+    add_fitting_arguments(options_parser)
+    options = options_parser.parse_intermixed_args(arguments)
+    fits = options.config is None and options.data is not None
+    if options.minutes is not None and not fits:
+        raise UserError(
+            "--minutes counts where a configuration is written for --data; for --config, write one with "
+            "tools/new_config.py --minutes, or change rpn.training.steps and fast_rcnn.training.steps"
+        )
 
-    from detection.experiment.chain import train_and_evaluate
-    from detection.training.distributed import is_main, process_group
+    from detection.experiment.training_run import run_for_config, run_for_data
 
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as device:
-        result = train_and_evaluate(config, device)
-        if is_main() and result.figures is not None:
-            print(result.figures.table())
-            print(f"\nwritten: {result.folder.detector}, {result.folder.evaluation / 'report.html'}")
-        return result.outcome.exit_status
+    if fits:
+        result = run_for_data(
+            options.data, output=options.output, minutes=options.minutes, init_from=options.init_from,
+            device=options.device, changes=options.overrides,
+        )  # fmt: skip
+    else:
+        changes = list(overrides(options))
+        result = run_for_config(
+            options.config or DEMO_CONFIG, init_from=options.init_from, device=options.device, changes=changes
+        )
+    if result.figures is not None and is_first_rank():
+        print(result.figures.table())
+        print(f"\nwritten: {result.folder.detector}, {result.folder.evaluation / 'report.html'}")
+    return result.outcome.exit_status
 
 
 if __name__ == "__main__":

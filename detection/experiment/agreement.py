@@ -198,3 +198,26 @@ def differences(
 def _text(config: settings.Config, key: str) -> str:
     """The value of a full key such as "rpn.channels", in the form that YAML and the command line accept."""
     return json.dumps(functools.reduce(getattr, key.split("."), config), separators=(",", ":"))
+
+
+def is_result_of(
+    trained: Trained[Any], config: settings.Config, index: DatasetIndex, network: Literal["rpn", "fast_rcnn"]
+) -> bool:
+    """Whether a finished training by this configuration on these images wrote the network: where its checkpoints are
+    gone, and what they say cannot be compared. (A training whose weights file changed since is not recognised.)"""
+    provenance = json.loads(json.dumps(trained.provenance))
+    subsets = [config_subset_that_must_match(one, network) for one in (trained.config, config)]
+    if config.fast_rcnn.box_statistics == "empirical" and network == "fast_rcnn":  # measured since
+        for subset in subsets:
+            for key in ("box_means", "box_stds", "box_statistics"):
+                subset["fast_rcnn"].pop(key)
+    images = [(one.data.train.limit, one.data.keep_empty, one.init_from) for one in (trained.config, config)]
+    limits, sides = config.rpn.training_proposals, [config.data.test_shorter_side, config.data.test_longer_side]
+    proposals = json.loads(json.dumps({"limits": config_to_dict(limits), "sides": sides}))
+    return (
+        provenance.get("train") == index.fingerprint
+        and provenance.get("weights") != "of a checkpoint"
+        and subsets[0] == subsets[1]
+        and images[0] == images[1]
+        and (network == "rpn" or provenance.get("proposals") == proposals)
+    )

@@ -19,7 +19,7 @@ from detection import config as settings
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
-from detection.data.discovery import find_layout, is_whole, source_of_files, source_of_split
+from detection.data.discovery import NoSuchSplit, find_layout, is_whole, source_of_files, source_of_split
 from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
@@ -112,7 +112,17 @@ def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[Datase
 
 def has_test_split(data: settings.Data) -> bool:
     """Whether the configuration names a test split, by files or by a layout that has one."""
-    return data.layout != "files" or data.test.annotations is not None or data.test.images is not None
+    if data.test.annotations is not None or data.test.images is not None or data.split.test is not None:
+        return True
+    if data.layout == "auto":
+        root = user_path(data.root)
+        try:
+            source_of_split(root, "test", data.test.name, label_options(data), quiet=True)
+        except NoSuchSplit:
+            return False
+        except UserError:  # raised where the split is opened
+            return True
+    return data.layout != "files"
 
 
 def match_classes(

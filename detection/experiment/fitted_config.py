@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,57 +26,55 @@ from detection.commented_yaml import changed_values, commented_yaml
 from detection.config_file import change_config, load_config
 from detection.data.discovery import NoSuchSplit, find_layout, is_whole
 from detection.data.index import DatasetIndex
-from detection.experiment.datasets import contents_of, label_options, locate, open_split, test_augmentation
+from detection.experiment.datasets import contents_of, label_options, open_split, test_augmentation
+from detection.experiment.model_files import load_detector
 from detection.experiment.paces import Paces, measure_paces
 from detection.geometry.anchor_fitting import describe_anchors, fit_anchors
 from detection.presets import comments_of, preset_path
-from detection.training.distributed import world_size
+from detection.training.distributed import broadcast_object, world_size
 
 logger = logging.getLogger(__name__)
 
 PRESETS = {"cpu": "small/base.yaml", "cuda": "pyramid/resnext50_32x4d.yaml"}
+_SIZES = ("shorter_sides", "longer_side", "test_shorter_side", "test_longer_side")
 _TEST_SHARE = 0.2  # of a set that comes in one piece
 _SMALL = 16.0  # pixels at the network's scale: four cells of the finest level of a pyramid
 _SIDES = {"cpu": (320, 384, 448, 512), "cuda": (800, 960, 1024)}  # shorter sides, the preset's first
 _RPN_SHARE = 0.4  # of the time of both trainings; the Fast R-CNN's targets are more varied
 _RESERVE = 0.08  # of the time given, for start, checkpoints and what else runs on the machine
+_FEWEST = 20  # steps
 _EPOCHS = 30  # of the RPN, without a time; half as many again for the Fast R-CNN
 _LEAST_STEPS, _MOST_STEPS = {"cpu": 800, "cuda": 2_000}, {"cpu": 20_000, "cuda": 90_000}
 _KEEP_ANCHORS = 0.01  # the preset's anchors stay if the fitted ones raise the mean best IoU by less
 
 
+# Sections whose reason serves for the keys below them; other keys, such as data.split, are written as one value.
+_SECTIONS = {"data", "backbone", "rpn", "fast_rcnn", "runtime", "rpn.training", "fast_rcnn.training"}
+
+
 @dataclass
 class FittedConfig:
-    """A configuration; full key → reason; what the file's heading says; and the times that were measured, if any."""
+    """A configuration; full key → reason; the keys that were given, which stay; the heading of the file; and the times
+    that were measured, if any."""
 
     config: settings.Config
     reasons: dict[str, str]
+    given: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
     paces: Paces | None = None
 
     def text(self) -> str:
         """The commented YAML file."""
-        always = [key for key in self.reasons if key.count(".") or key == "name"]
-        values = changed_values(self.config, [key for key in always if key not in _SECTIONS])
-        values = {key: value for key, value in values.items() if key in self.reasons or _is_set(key, self.config)}
+        values = changed_values(self.config, [key for key in self.reasons if key not in _SECTIONS])
         return commented_yaml(values, self.reasons, "\n".join(self.notes))
 
     def change(self, reason: str, **values: Any) -> None:
-        """Sets keys, with `__` in place of dots, for a reason."""
+        """Sets keys, with `__` in place of dots, for a reason; those that were given stay."""
         for name, value in values.items():
             key = name.replace("__", ".")
-            self.config = _set(self.config, key.split("."), value)
-            self.reasons[key] = reason
-
-
-_SECTIONS = frozenset(
-    f.name for kind in (settings.Config,) for f in dataclasses.fields(kind) if f.name in ("data", "backbone", "rpn")
-)
-
-
-def _is_set(key: str, config: settings.Config) -> bool:
-    """Whether the value differs from the default."""
-    return key in changed_values(config)
+            if not any(one == key or one.startswith(f"{key}.") for one in self.given):
+                self.config = _set(self.config, key.split("."), value)
+                self.reasons[key] = reason
 
 
 def _set(config: Any, keys: Sequence[str], value: Any) -> Any:
@@ -110,41 +109,34 @@ def fit_config(
     """
     if minutes is not None and not 0 < minutes < 1e6:
         raise UserError(f"--minutes {minutes:g}: a time above 0 is needed")
+    began = time.monotonic()
     path = preset_path(PRESETS[device.type])
-    fitted = FittedConfig(load_config(path), {})
     preset = PRESETS[device.type].partition("/")[0]
-    fitted.reasons = {key: f"{preset}: {text}" for key, text in comments_of(path).items()}
-    for key in [key for key in fitted.reasons if key.startswith("data.") or key in ("name", "data")]:
-        del fitted.reasons[key]
-    _set_identity(fitted, root, name, device, stated_device, init_from, preset)
-    stated = change_config(dataclasses.replace(fitted.config), list(changes))
-    train, test = _fit_splits(fitted, stated.data)
-    _fit_size(fitted, train, device.type)
-    _fit_anchors(fitted, train)
+    reasons = {key: f"{preset}: {text}" for key, text in comments_of(path).items()}
+    own = {key: text for key, text in reasons.items() if key != "name" and key.partition(".")[0] != "data"}
+    fitted = FittedConfig(load_config(path), own)
+    _set_identity(fitted, root, name, device, stated_device, preset)
+    if init_from is not None:
+        _take_structure(fitted, init_from)
+    _set_recipe(fitted)
+    fitted.config = change_config(fitted.config, list(changes))
+    fitted.given = frozenset(text.partition("=")[0].strip() for text in changes)
+    fitted.reasons |= dict.fromkeys(sorted(fitted.given), "given")
+    train, test = _fit_splits(fitted)
+    if init_from is None:
+        _fit_size(fitted, train, device.type)
+        _fit_anchors(fitted, train)
     _fit_limits(fitted, train)
-    _fit_recipe(fitted, train, device)
-    for key in _keys_of(changes):
-        fitted.reasons[key] = "given on the command line"
-    fitted.config = change_config(fitted.config, list(changes))
-    fixed = {key for key in _keys_of(changes) if key.endswith("training.steps")}
-    if minutes is not None:
-        if fixed:
-            raise UserError(f"--minutes and {', '.join(sorted(fixed))}: the time decides the steps; leave one out")
-        _fit_minutes(fitted, device, minutes)
-    elif not fixed:
-        _fit_steps(fitted, train, device.type)
-    fitted.config = change_config(fitted.config, list(changes))
-    fitted.notes = _heading(fitted, train, test, preset, minutes)
+    if minutes is None:
+        _fit_steps(fitted, len(train), device.type)
+    else:
+        _fit_minutes(fitted, device, minutes, began)
+    fitted.config = change_config(fitted.config, list(changes))  # once more: checks the whole
+    fitted.notes = _heading(train, test, preset, minutes)
     return fitted
 
 
-def _keys_of(changes: Sequence[str]) -> list[str]:
-    return [text.partition("=")[0].strip() for text in changes]
-
-
-def _set_identity(
-    fitted: FittedConfig, root: Path, name: str, device: torch.device, stated: str, init_from: Path | None, preset: str
-) -> None:
+def _set_identity(fitted: FittedConfig, root: Path, name: str, device: torch.device, stated: str, preset: str) -> None:
     fitted.change("of the run: its folder is runs/<name>, unless `output` names another", name=name)
     fitted.change("the folder of the data; absolute, so that this file works from any folder",
                   data__root=str(user_path(root).resolve()))  # fmt: skip
@@ -158,22 +150,45 @@ def _set_identity(
         fitted.change("as --device says", runtime__device=stated)
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         fitted.change("this GPU computes in bfloat16", runtime__precision="bf16")
-    if init_from is not None:
-        from detection.experiment.model_files import load_detector
-
-        given = load_detector(init_from).config
-        fitted.config = dataclasses.replace(
-            fitted.config, backbone=given.backbone, rpn=given.rpn, fast_rcnn=given.fast_rcnn
-        )
-        fitted.change("both networks start from this detector, and have its structure and anchors",
-                      init_from=str(user_path(init_from).resolve()))  # fmt: skip
-        fitted.reasons |= dict.fromkeys(("backbone", "rpn", "fast_rcnn"), "as in the detector of init_from")
 
 
-def _fit_splits(fitted: FittedConfig, stated: settings.Data) -> tuple[DatasetIndex, DatasetIndex | None]:
+def _take_structure(fitted: FittedConfig, init_from: Path) -> None:
+    """Takes networks, recipe and image size of a detector, whose weights will be the initial ones."""
+    given = load_detector(init_from).config
+    sizes = {name: getattr(given.data, name) for name in _SIZES}
+    fitted.config = dataclasses.replace(
+        fitted.config,
+        backbone=given.backbone, rpn=given.rpn, fast_rcnn=given.fast_rcnn,
+        data=dataclasses.replace(fitted.config.data, **sizes),
+    )  # fmt: skip
+    sections = ("backbone", "rpn", "fast_rcnn")
+    fitted.reasons = {key: why for key, why in fitted.reasons.items() if key.partition(".")[0] not in sections}
+    keys = (*sections, *(f"data.{name}" for name in _SIZES))
+    fitted.reasons |= dict.fromkeys(keys, "as in the detector of init_from")
+    fitted.change("both networks start from the weights of this detector",
+                  init_from=str(user_path(init_from).resolve()))  # fmt: skip
+
+
+def _set_recipe(fitted: FittedConfig) -> None:
+    """Sets what holds for any number of steps."""
+    for section in ("rpn", "fast_rcnn"):
+        key = f"{section}__training__"
+        rate = getattr(fitted.config, section).training.learning_rate
+        fitted.change("nothing to tune: falls to 0 with the last step", **{f"{key}schedule": "cosine"})
+        fitted.change("the cosine has none", **{f"{key}milestones": ()})
+        fitted.change("see steps", **{f"{key}warmup_steps": 0})
+        fitted.change("AP is computed for about a twentieth of the time", **{f"{key}evaluate_every": "auto"})
+        fitted.change("the weights of the best evaluation are written", **{f"{key}keep_best": "auto"})
+        name = f"{section}.training.learning_rate"
+        if name not in fitted.reasons:
+            fitted.change("as in the detector of init_from" if fitted.config.init_from else "the preset's",
+                          **{f"{key}learning_rate": rate})  # fmt: skip
+
+
+def _fit_splits(fitted: FittedConfig) -> tuple[DatasetIndex, DatasetIndex | None]:
     """Sets how the labels are read; returns both splits."""
+    stated = fitted.config.data
     root, options = user_path(stated.root), label_options(stated)
-    data = stated
     if stated.layout == "auto" and not (stated.train.annotations or stated.train.images):
         layout, _ = find_layout(root, options)
         fitted.change(f"found by {layout.evidence}", data__format=layout.format)
@@ -182,7 +197,7 @@ def _fit_splits(fitted: FittedConfig, stated: settings.Data) -> tuple[DatasetInd
                 f"the set comes in one piece: {_TEST_SHARE:.0%} of its images, by class, are for the evaluation",
                 data__split=settings.Division(_TEST_SHARE),
             )
-            data = dataclasses.replace(stated, split=settings.Division(_TEST_SHARE))
+    data = fitted.config.data
     train = open_split(data, "train")
     try:
         test = open_split(data, "test")
@@ -204,7 +219,8 @@ def scaled_boxes(data: settings.Data, index: DatasetIndex) -> np.ndarray:
     """The boxes of an index, without crowd regions, in pixels of the network's input at the test's size, float64 (T, 4)."""
     resize = test_augmentation(data)
     sizes = np.array(
-        [resize.resized(int(h), int(w), 0) for h, w in zip(index.heights, index.widths, strict=True)], dtype=np.float64
+        [resize.target_size(int(h), int(w), 0) for h, w in zip(index.heights, index.widths, strict=True)],
+        dtype=np.float64,
     ).reshape(-1, 2)
     scale = sizes / np.stack([index.heights, index.widths], axis=1)
     rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
@@ -257,7 +273,9 @@ def _fit_anchors(fitted: FittedConfig, index: DatasetIndex) -> None:
     preset = describe_anchors(boxes, config.rpn.anchor_sizes, config.rpn.anchor_ratios, strides)
     found = fit_anchors(boxes, strides, count)
     if found.mean_iou < preset.mean_iou + _KEEP_ANCHORS:
-        reason = f"the preset's: a box overlaps its best anchor by {preset.mean_iou:.2f} in the mean, fitted ones by no more"
+        reason = (
+            f"the preset's: a box overlaps its best anchor by {preset.mean_iou:.2f} in the mean, fitted ones by no more"
+        )
         found = preset
     else:
         reason = (
@@ -272,70 +290,70 @@ def _fit_anchors(fitted: FittedConfig, index: DatasetIndex) -> None:
 
 def _fit_limits(fitted: FittedConfig, index: DatasetIndex) -> None:
     """Raises the numbers of proposals and detections where images are crowded."""
-    most = int(np.diff(index.offsets).max(initial=0))
+    counts = np.diff(index.offsets)
+    most = int(counts.max(initial=0))
     rpn, fast = fitted.config.rpn, fitted.config.fast_rcnn
-    wanted = min(50 * math.ceil(4 * most / 50), 2000)
-    if wanted > rpn.test_proposals.after_nms:
-        reason = f"an image has up to {most} objects: four proposals for each"
-        before = max(rpn.test_proposals.before_nms or 0, 2 * wanted)
-        fitted.change(reason, rpn__test_proposals__after_nms=wanted, rpn__test_proposals__before_nms=before)
-    if 2 * wanted > rpn.training_proposals.after_nms:
-        reason = f"an image has up to {most} objects: twice the proposals of the test"
-        before = max(rpn.training_proposals.before_nms or 0, 3 * wanted)
-        fitted.change(reason, rpn__training_proposals__after_nms=2 * wanted, rpn__training_proposals__before_nms=before)
+    wanted = max(1.5 * most, 4 * float(np.quantile(counts, 0.95)))
+    wanted = min(50 * math.ceil(wanted / 50), 2000)
+    for key, limits, needed in (
+        ("rpn__training_proposals", rpn.training_proposals, 2 * wanted),
+        ("rpn__test_proposals", rpn.test_proposals, wanted),
+    ):
+        if needed > limits.after_nms:
+            before = None if limits.before_nms is None else max(limits.before_nms, 2 * needed)
+            changed = dataclasses.replace(limits, after_nms=needed, before_nms=before)
+            fitted.change(f"an image has up to {most} objects: several proposals for each", **{key: changed})
     detections = 10 * math.ceil(1.5 * most / 10)
     if detections > fast.detections:
         fitted.change(f"an image has up to {most} objects; COCO's figures count 100 detections a class",
                       fast_rcnn__detections=detections)  # fmt: skip
 
 
-def _fit_recipe(fitted: FittedConfig, index: DatasetIndex, device: torch.device) -> None:
-    """Sets what does not depend on the number of steps."""
-    for section in ("rpn", "fast_rcnn"):
-        key = f"{section}__training__"
-        fitted.change("nothing to tune: falls to 0 with the last step, whatever their number",
-                      **{f"{key}schedule": "cosine"})  # fmt: skip
-        fitted.change("the cosine has none", **{f"{key}milestones": ()})
-        fitted.change("AP is computed for about a twentieth of the time", **{f"{key}evaluate_every": "auto"})
-        fitted.change("the weights of the best evaluation are written", **{f"{key}keep_best": "auto"})
-
-
-def _fit_steps(fitted: FittedConfig, index: DatasetIndex, device: str) -> None:
+def _fit_steps(fitted: FittedConfig, images: int, device: str) -> None:
     """Sets the steps by the size of the data."""
     for section, factor in (("rpn", 1.0), ("fast_rcnn", 1.5)):
         training: settings.Training = getattr(fitted.config, section).training
-        epochs = math.ceil(factor * _EPOCHS * len(index) / training.global_batch)
+        epochs = math.ceil(factor * _EPOCHS * images / training.global_batch)
         steps = int(min(max(epochs, factor * _LEAST_STEPS[device]), factor * _MOST_STEPS[device]))
-        done = steps * training.global_batch / len(index)
-        reason = f"{done:.0f} times each of {len(index)} images: {_EPOCHS * factor:.0f} times, within bounds; " \
+        done = steps * training.global_batch / images
+        reason = f"{done:.0f} times each of {images} images: {_EPOCHS * factor:.0f} times, within bounds; " \
                  "--minutes sets another time"  # fmt: skip
         _set_steps(fitted, section, steps, reason)
 
 
-def _fit_minutes(fitted: FittedConfig, device: torch.device, minutes: float) -> None:
+def _fit_minutes(fitted: FittedConfig, device: torch.device, minutes: float, began: float) -> None:
     """Sets the steps that measured ones leave room for."""
     for section in ("rpn", "fast_rcnn"):
         _set_steps(fitted, section, 100, "")
     paces = fitted.paces = measure_paces(fitted.config, device)
-    fixed = paces.proposals() + 2 * paces.evaluation() + paces.last_evaluation()
+    fixed = paces.proposals() + 2 * paces.evaluation() + paces.last_evaluation() + time.monotonic() - began
     left = 60 * minutes * (1 - _RESERVE) - fixed
     if left < 0.2 * 60 * minutes:
         raise UserError(
-            f"--minutes {minutes:g} is too short: proposals and evaluations take about {format_duration(fixed)} here; "
-            f"give at least {math.ceil(2 * fixed / 60 / (1 - _RESERVE))}"
+            f"--minutes {minutes:g} is too short: measuring, proposals and evaluations take about "
+            f"{format_duration(fixed)} here; give at least {math.ceil(2 * fixed / 60 / (1 - _RESERVE))}"
         )
-    speed = f"measured on {world_size()} × {device}"
+    left = broadcast_object(left)
     for section, share, step in (
         ("rpn", _RPN_SHARE, paces.rpn_step),
         ("fast_rcnn", 1 - _RPN_SHARE, paces.fast_rcnn_step),
     ):
-        # Beyond the evaluation after the last step, evaluations take up to a twentieth of the time.
-        steps = max(int(share * left * 0.95 / step), 20)
+        training: settings.Training = getattr(fitted.config, section).training
+        steps = int(share * left / step)
+        while (
+            steps > _FEWEST and paces.training(_with_steps(training, steps), step) > share * left + paces.evaluation()
+        ):
+            steps = int(0.98 * steps)
         reason = (
-            f"{share:.0%} of the {format_duration(left)} that are left of {minutes:g} minutes by proposals, "
-            f"evaluations and a reserve of {_RESERVE:.0%}; a step takes {step:.3g} s, {speed}"
+            f"{share:.0%} of the {format_duration(left)} of {minutes:g} minutes that measuring, proposals, the last "
+            f"evaluations and a reserve of {_RESERVE:.0%} leave; a step takes {step:.3g} s, measured on "
+            f"{world_size()} × {device}"
         )
-        _set_steps(fitted, section, steps, reason)
+        _set_steps(fitted, section, max(steps, _FEWEST), reason)
+
+
+def _with_steps(training: settings.Training, steps: int) -> settings.Training:
+    return dataclasses.replace(training, steps=steps)
 
 
 def _set_steps(fitted: FittedConfig, section: str, steps: int, reason: str) -> None:
@@ -348,9 +366,7 @@ def _set_steps(fitted: FittedConfig, section: str, steps: int, reason: str) -> N
     fitted.change("lines of the log", **{f"{section}__training__log_every": min(20, max(steps // 20, 1))})
 
 
-def _heading(
-    fitted: FittedConfig, train: DatasetIndex, test: DatasetIndex | None, preset: str, minutes: float | None
-) -> list[str]:
+def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minutes: float | None) -> list[str]:
     counts = np.bincount(train.labels[~train.crowds], minlength=len(train.category_names) + 1)[1:]
     classes = ", ".join(f"{name} {count}" for name, count in zip(train.category_names[:20], counts[:20], strict=False))
     more = ", …" if len(train.category_names) > 20 else ""

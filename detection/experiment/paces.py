@@ -1,12 +1,11 @@
 """A configuration → how long its stages take here, measured on a few steps and images with untrained networks.
 
-Nothing is written. An untrained network takes the time of a trained one: the numbers of proposals and of sampled regions
-are the configuration's.
+Nothing is written. An untrained network takes the time of a trained one: the numbers of proposals and of sampled
+regions are the configuration's.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import tempfile
 import time
@@ -19,15 +18,18 @@ from detection import config as settings
 from detection.experiment.builders import pair
 from detection.experiment.dry_run import proposals_of_some, some_images
 from detection.experiment.evaluation_interval import automatic_interval
-from detection.experiment.inference import detect, prepare_inference
+from detection.experiment.inference import prepare_inference
 from detection.experiment.model_files import Trained
+from detection.experiment.periodic_evaluation import evaluate_detections
 from detection.experiment.stages import RPNFile, Splits, categories_of, fast_rcnn_stage, open_splits, rpn_stage
+from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.rpn import RPN
 from detection.training.distributed import broadcast_object, on_main
 from detection.training.dry_run import measure_pace
 
 logger = logging.getLogger(__name__)
 
-_EVALUATED = 8  # images, of which the first is to warm up
+_EVALUATED = 8  # images
 # The last evaluation detects a second time, with the ground truth as proposals (the Fast R-CNN alone), and draws.
 _LAST_EVALUATION = 1.7
 
@@ -35,12 +37,13 @@ _LAST_EVALUATION = 1.7
 @dataclass(frozen=True)
 class Paces:
     """Seconds on this machine: of a step of each training, of an image whose proposals are stored, of an evaluated
-    image; and the numbers of training and test images (0: none)."""
+    image, and of an evaluation beyond its images; and the numbers of training and test images (0: none)."""
 
     rpn_step: float
     proposing: float
     fast_rcnn_step: float
     evaluating: float
+    evaluation_start: float
     train_images: int
     test_images: int
 
@@ -50,7 +53,7 @@ class Paces:
 
     def evaluation(self) -> float:
         """Seconds for one evaluation during a training."""
-        return self.evaluating * self.test_images
+        return self.evaluation_start + self.evaluating * self.test_images if self.test_images else 0.0
 
     def last_evaluation(self) -> float:
         """Seconds for the evaluation of the detector, with its report."""
@@ -62,11 +65,7 @@ class Paces:
 
     def after_rpn(self, config: settings.Config) -> float:
         """Seconds for all that follows the training of the RPN."""
-        return (
-            self.proposals()
-            + self.training(config.fast_rcnn.training, self.fast_rcnn_step)
-            + self.last_evaluation()
-        )
+        return self.proposals() + self.training(config.fast_rcnn.training, self.fast_rcnn_step) + self.last_evaluation()
 
     def _evaluations(self, training: settings.Training) -> int:
         if not self.test_images:
@@ -86,6 +85,7 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
     on_main(lambda: logger.info("measuring how long a step takes here …"))
     splits = open_splits(config, config.rpn.training)
     stage = rpn_stage(config, device)
+    assert isinstance(stage.network, RPN)
     rpn_step = measure_pace(stage).step
     opened = RPNFile(Trained(stage.network.cpu(), config, categories_of(splits.train)), "")
     some = some_images(splits.train, config.fast_rcnn.training)
@@ -96,15 +96,24 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
         proposing = (time.monotonic() - began) / len(some)
         fast = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
         fast_step = measure_pace(fast).step
+    assert isinstance(fast.network, FastRCNN)
+    both = pair(config, opened.rpn.network.to(device), fast.network)
     tested = some_images(splits.test or splits.train, config.fast_rcnn.training)
     tested = tested.subset(range(min(len(tested), _EVALUATED)))
-    both = prepare_inference(pair(config, opened.rpn.network.to(device), fast.network), config, device)
-    both = dataclasses.replace(both, workers=0)
-    detect(both, tested.subset(range(1)))
-    began = time.monotonic()
-    detect(both, tested)
-    evaluating = (time.monotonic() - began) / len(tested)
+    seconds = []
+    for count in (1, 1, len(tested)):  # the first one warms up
+        began = time.monotonic()
+        evaluate_detections(both, tested.subset(range(count)), config, device)
+        seconds.append(time.monotonic() - began)
+    evaluating = max(seconds[2] - seconds[1], 0.0) / max(len(tested) - 1, 1)
+    start = max(seconds[1] - evaluating, 0.0)
     own = Paces(
-        rpn_step, proposing, fast_step, evaluating, len(splits.train), 0 if splits.test is None else len(splits.test)
+        rpn_step,
+        proposing,
+        fast_step,
+        evaluating,
+        start,
+        len(splits.train),
+        0 if splits.test is None else len(splits.test),
     )
     return broadcast_object(own)

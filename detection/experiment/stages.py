@@ -8,6 +8,7 @@ contain their provenance.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +97,14 @@ class RPNFile:
     sha256: str
 
 
-def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = False) -> Outcome:
+def train_rpn(
+    config: settings.Config, device: torch.device, *, resume: bool = False, seconds_after: float | None = None
+) -> Outcome:
     """Trains the proposal network and writes `rpn.pt` into the run's folder.
 
     Args:
         resume: go on from the newest checkpoint, if there is one.
+        seconds_after: estimate of what follows this training, for the progress line.
 
     Returns:
         How it ended: finished, or interrupted by a signal with a checkpoint left behind.
@@ -112,7 +116,8 @@ def train_rpn(config: settings.Config, device: torch.device, *, resume: bool = F
     folder = RunFolder.of(config)
     with run_lock(folder.rpn_training), determinism(config.runtime):
         require_replaceable(folder.config, folder.rpn)
-        return run_training(rpn_stage(config, device), resume=resume)
+        stage = dataclasses.replace(rpn_stage(config, device), seconds_after=seconds_after)
+        return run_training(stage, resume=resume)
 
 
 def train_fast_rcnn(
@@ -122,6 +127,7 @@ def train_fast_rcnn(
     rpn_file: Path | None = None,
     proposals_file: Path | None = None,
     resume: bool = False,
+    seconds_after: float | None = None,
 ) -> Outcome:
     """Trains the region classifier on the RPN's proposals; writes `fastrcnn.pt` and, with the RPN, `detector.pt`.
 
@@ -130,6 +136,7 @@ def train_fast_rcnn(
         proposals_file: proposals on the training split; by default the run's own, which are made if they are missing
             or were made by another RPN.
         resume: go on from the newest checkpoint, if there is one.
+        seconds_after: estimate of what follows this training, for the progress line.
 
     Returns:
         How it ended: finished, or interrupted by a signal with a checkpoint left behind.
@@ -163,7 +170,8 @@ def train_fast_rcnn(
             own = folder.proposals(splits.train.name)
             store = write_proposals(config, opened.rpn, metadata, splits.train, device, own, limits)
         store.check_against(splits.train, opened.sha256)
-        return run_training(fast_rcnn_stage(config, device, splits, opened, store), resume=resume)
+        stage = fast_rcnn_stage(config, device, splits, opened, store)
+        return run_training(dataclasses.replace(stage, seconds_after=seconds_after), resume=resume)
 
 
 def open_splits(config: settings.Config, training: settings.Training) -> Splits:

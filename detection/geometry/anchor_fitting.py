@@ -19,6 +19,8 @@ import numpy as np
 _BOXES = 2_000  # at most so many, drawn at random, are fitted to
 _GENERATIONS = 400
 _SPREAD = 0.12  # standard deviation of a mutation, in logarithms
+_LARGEST = 24  # times the stride: the size of the anchors of a level of a pyramid at most (FPN: 8); beyond, the level
+# sees too little of the object
 _ONE_RATIO = 1.25  # one ratio is enough where four fifths of the boxes are within this factor of the median
 
 
@@ -58,7 +60,7 @@ def best_iou(
     half = (extent[:, None, None] + shape) / 2 - offset[:, :, None]  # overlap, unless one lies within the other
     overlap = np.minimum(half, np.minimum(extent[:, None, None], shape)).clip(min=0).prod(axis=-1)
     union = extent.prod(axis=-1)[:, None, None] + shape.prod(axis=-1) - overlap
-    return (overlap / union).max(axis=(1, 2))  # type: ignore[no-any-return]
+    return (overlap / union).max(axis=(1, 2))
 
 
 def describe_anchors(
@@ -93,12 +95,13 @@ def fit_anchors(boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int 
     levels = np.repeat(strides, sizes_per_level)
     # Two starts: one from the boxes alone, and one with a size for each level as FPN has them, eight times the stride.
     starts = [_first_sizes(np.sqrt(extent.prod(axis=1)), levels), 8.0 * levels * np.geomspace(1, 1.6, len(levels))]
-    found = max(
-        (_refine(boxes, sizes, ratios, strides, random) for sizes in starts),
-        key=lambda one: float(best_iou(boxes, *one, strides).mean()),
+    largest = levels * _LARGEST if len(strides) > 1 else np.full(len(levels), np.inf)
+    found_sizes, found_ratios = max(
+        (_refine(boxes, sizes, ratios, strides, (levels, largest), random) for sizes in starts),
+        key=lambda one: float(best_iou(boxes, one[0], one[1], strides).mean()),
     )
-    sizes, ratios = (np.maximum(found[0].round(), 1.0), found[1].clip(0.01, 100).round(2))
-    return describe_anchors(boxes, sizes.tolist(), ratios.tolist(), strides)
+    sizes = np.maximum(found_sizes.round(), 1.0).tolist()
+    return describe_anchors(boxes, sizes, found_ratios.clip(0.01, 100).round(2).tolist(), strides)
 
 
 def _first_ratios(ratios: np.ndarray) -> np.ndarray:
@@ -123,16 +126,23 @@ def _first_sizes(boxes: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def _refine(
-    boxes: np.ndarray, sizes: np.ndarray, ratios: np.ndarray, strides: Sequence[int], random: np.random.Generator
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    ratios: np.ndarray,
+    strides: Sequence[int],
+    bounds: tuple[np.ndarray, np.ndarray],
+    random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and ratios after mutations, of which those that raise the mean best IoU were kept. Sizes ascend."""
+    """Sizes and ratios after mutations, of which those that raise the mean best IoU were kept. Sizes ascend, within
+    bounds that ascend."""
+    sizes = sizes.clip(*bounds)
     best = float(best_iou(boxes, sizes, ratios, strides).mean())
     count = len(sizes)
     values = np.concatenate([sizes, ratios])
     for _ in range(_GENERATIONS):
         mutated = random.random(len(values)) < 0.5
         changed = values * np.exp(random.normal(0, _SPREAD, len(values)) * mutated)
-        new_sizes, new_ratios = np.sort(changed[:count]), np.sort(changed[count:])
+        new_sizes, new_ratios = np.sort(changed[:count]).clip(*bounds), np.sort(changed[count:])
         value = float(best_iou(boxes, new_sizes, new_ratios, strides).mean())
         if value > best:
             best, values = value, np.concatenate([new_sizes, new_ratios])

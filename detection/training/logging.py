@@ -40,6 +40,7 @@ class TrainingLog:
         tensorboard: write TensorBoard files too; if it is not installed, a message is printed.
         services: other loggers, names in `loggers.SERVICES`. One that fails later is left out, with a message.
         headline: the figure of the evaluations whose latest value the progress line shows ("AP").
+        seconds_after: estimate of what follows the training in a chain; the progress line shows the time left of both.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class TrainingLog:
         tensorboard: bool = True,
         services: Sequence[str] = (),
         headline: str | None = None,
+        seconds_after: float | None = None,
     ) -> None:
+        self._seconds_after = seconds_after
         self._headline = headline
         self._latest = ""  # "AP 0.4321 at 600  "
         self._folder = None if folder is None or not is_main() else Path(folder)
@@ -102,7 +105,10 @@ class TrainingLog:
         if not is_main():
             return
         self._write("train", step, figures)
-        self._show(_progress_line(self._name, step, steps, figures, self._latest))
+        line = _progress_line(self._name, step, steps, figures, self._latest)
+        if self._seconds_after is not None:
+            line += f", about {format_duration(figures['time_left'] + self._seconds_after)} with all that follows"
+        self._show(line)
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes the images of a periodic evaluation, each uint8 (H, W, 3) RGB, by name."""

@@ -78,6 +78,7 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         tensorboard=runtime.tensorboard,
         services=runtime.loggers,
         headline=stage.best_figure,
+        seconds_after=stage.seconds_after,
     )
 
     def on_start(step: int) -> None:

@@ -47,6 +47,7 @@ class Stage:
         files: all files that `save_config` and `save` write.
         model: what is needed beside the weights to build the network from a checkpoint, as plain values.
         recipe_keys: where the recipe is in `identity`, so that a run may go on with more steps; empty refuses that.
+        seconds_after: estimate of what follows this training in a chain, for the progress line; None: nothing is said.
         upgrade_checkpoint: the content of a checkpoint of an earlier version → the same in today's form.
     """
 
@@ -67,6 +68,7 @@ class Stage:
     files: tuple[Path, ...]
     model: Mapping[str, Any] = field(default_factory=dict)
     recipe_keys: tuple[str, ...] = ()
+    seconds_after: float | None = None
     upgrade_checkpoint: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
 
 

@@ -23,7 +23,9 @@ def boxes_of(sizes: list[float], ratios: list[float], count: int, side: float = 
     return np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
 
 
-@pytest.mark.parametrize(("sizes", "strides"), [([12, 40], [16]), ([10, 30, 70], [4, 8, 32]), ([9, 14, 30, 50], [4, 8])])
+@pytest.mark.parametrize(
+    ("sizes", "strides"), [([12, 40], [16]), ([10, 30, 70], [4, 8, 32]), ([9, 14, 30, 50], [4, 8])]
+)
 def test_the_measure_is_the_overlap_with_the_anchors_of_the_rpn(sizes: list[float], strides: list[int]) -> None:
     boxes, ratios = boxes_of([8, 30, 90], [0.4, 1, 2], 60), [0.5, 1.0, 2.0]
     per_level = len(sizes) // len(strides)
@@ -41,9 +43,7 @@ def test_no_pair_of_sizes_of_a_brute_force_is_better(strides: list[int]) -> None
     fitted = fit_anchors(boxes, strides)
     assert len(fitted.ratios) == 1
     tried = np.geomspace(10, 150, 40)
-    best = max(
-        float(best_iou(boxes, pair, fitted.ratios, strides).mean()) for pair in itertools.combinations(tried, 2)
-    )
+    best = max(float(best_iou(boxes, pair, fitted.ratios, strides).mean()) for pair in itertools.combinations(tried, 2))
     assert fitted.mean_iou > best - 0.01
 
 
