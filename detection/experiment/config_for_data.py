@@ -15,7 +15,8 @@ from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite, atomic_write, user_path
 from detection import config as settings
 from detection.config_file import load_config, quoted
-from detection.experiment.fitted_config import FittedConfig, fit_config
+from detection.experiment.fitted_config import fit_config
+from detection.experiment.reasoned_config import ReasonedConfig
 from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def name_for(root: Path) -> str:
 
 def write_new_config(
     path: Path, root: Path, device: torch.device, *, name: str, changes: Sequence[str] = (), **options: Any
-) -> FittedConfig:
+) -> ReasonedConfig:
     """Writes a new file with the configuration of `fit_config`, whose options these are. Every rank calls this.
 
     Raises:
@@ -68,7 +69,7 @@ def config_for_data(
     minutes: float | None = None,
     init_from: Path | None = None,
     stated_device: str = "auto",
-) -> tuple[settings.Config, FittedConfig | None]:
+) -> tuple[settings.Config, ReasonedConfig | None]:
     """The configuration for the data in a folder, from `<name>.yaml` in the folder of its run, which is written if
     it is missing; and what was fitted if it was written now. Every rank calls this.
 
@@ -100,8 +101,8 @@ def config_for_data(
         )
     if init_from is not None and config.init_from != str(user_path(init_from).resolve()):
         raise UserError(
-            f"{path}: starts from {config.init_from or 'no detector'}, not from {init_from}; name another folder for this "
-            "run (--output)"
+            f"{path}: starts from {config.init_from or 'no detector'}, not from {init_from}; name another folder for "
+            "this run (--output)"
         )
     return config, fitted
 

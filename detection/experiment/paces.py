@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from detection import config as settings
+from detection.data.index import DatasetIndex
 from detection.experiment.builders import pair
 from detection.experiment.dry_run import proposals_of_some, some_images
 from detection.experiment.evaluation_interval import automatic_interval
@@ -23,6 +24,7 @@ from detection.experiment.model_files import Trained
 from detection.experiment.periodic_evaluation import evaluate_detections
 from detection.experiment.stages import RPNFile, Splits, categories_of, fast_rcnn_stage, open_splits, rpn_stage
 from detection.networks.fast_rcnn import FastRCNN
+from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
 from detection.training.distributed import broadcast_object, on_main
 from detection.training.dry_run import measure_pace
@@ -96,17 +98,11 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
         proposing = (time.monotonic() - began) / len(some)
         fast = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
         fast_step = measure_pace(fast).step
-    assert isinstance(fast.network, FastRCNN)
-    both = pair(config, opened.rpn.network.to(device), fast.network)
-    tested = some_images(splits.test or splits.train, config.fast_rcnn.training)
-    tested = tested.subset(range(min(len(tested), _EVALUATED)))
-    seconds = []
-    for count in (1, 1, len(tested)):  # the first one warms up
-        began = time.monotonic()
-        evaluate_detections(both, tested.subset(range(count)), config, device)
-        seconds.append(time.monotonic() - began)
-    evaluating = max(seconds[2] - seconds[1], 0.0) / max(len(tested) - 1, 1)
-    start = max(seconds[1] - evaluating, 0.0)
+    start, evaluating = 0.0, 0.0
+    if splits.test is not None:
+        assert isinstance(fast.network, FastRCNN)
+        both = pair(config, opened.rpn.network.to(device), fast.network)
+        start, evaluating = _evaluation_pace(both, splits.test, config, device)
     own = Paces(
         rpn_step,
         proposing,
@@ -117,3 +113,17 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
         0 if splits.test is None else len(splits.test),
     )
     return broadcast_object(own)
+
+
+def _evaluation_pace(
+    both: FasterRCNN, test: DatasetIndex, config: settings.Config, device: torch.device
+) -> tuple[float, float]:
+    """Seconds of an evaluation beyond its images, and of one image."""
+    some = test.subset(range(min(len(test), _EVALUATED)))
+    seconds = []
+    for count in (1, 1, len(some)):  # the first one warms up
+        began = time.monotonic()
+        evaluate_detections(both, some.subset(range(count)), config, device)
+        seconds.append(time.monotonic() - began)
+    image = max(seconds[2] - seconds[1], 0.0) / max(len(some) - 1, 1)
+    return max(seconds[1] - image, 0.0), image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from detection.training.distributed import process_group
 
 
 def run_for_data(
-    data: str | Path,
+    data: str | os.PathLike[str],
     *,
-    output: str | Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     minutes: float | None = None,
-    init_from: str | Path | None = None,
+    init_from: str | os.PathLike[str] | None = None,
     device: str = "auto",
     changes: Sequence[str] = (),
 ) -> ChainResult:
@@ -35,7 +36,11 @@ def run_for_data(
 
 
 def run_for_config(
-    path: str | Path, *, init_from: str | Path | None = None, device: str = "auto", changes: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    init_from: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    changes: Sequence[str] = (),
 ) -> ChainResult:
     """`train_and_evaluate` by a configuration's file with `key.sub=value` changes."""
     changes = list(changes)
@@ -43,6 +48,6 @@ def run_for_config(
         changes.append(f"init_from={quoted(str(init_from))}")
     if device != "auto":
         changes.append(f"runtime.device={device}")
-    config = load_config(path, changes)
+    config = load_config(Path(path), changes)
     with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as chosen:
         return train_and_evaluate(config, chosen)

@@ -1,0 +1,113 @@
+"""The training images and boxes → image size, anchors and limits of a configuration, each with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from detection import config as settings
+from detection.data.index import DatasetIndex
+from detection.experiment.datasets import test_augmentation
+from detection.experiment.reasoned_config import ReasonedConfig
+from detection.geometry.anchor_fitting import describe_anchors, fit_anchors
+
+_SMALL = 16.0  # pixels at the network's scale: four cells of the finest level of a pyramid
+_SIDES = {"cpu": (320, 384, 448, 512), "cuda": (800, 960, 1024)}  # shorter sides, the preset's first
+_KEEP_ANCHORS = 0.01  # the preset's anchors stay if the fitted ones raise the mean best IoU by less
+
+
+def scaled_boxes(data: settings.Data, index: DatasetIndex) -> np.ndarray:
+    """The boxes of an index, without crowd regions, in pixels of the network's input at the test's
+    size, float64 (T, 4)."""
+    resize = test_augmentation(data)
+    sizes = np.array(
+        [resize.target_size(int(h), int(w), 0) for h, w in zip(index.heights, index.widths, strict=True)],
+        dtype=np.float64,
+    ).reshape(-1, 2)
+    scale = sizes / np.stack([index.heights, index.widths], axis=1)
+    rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    boxes = index.boxes.astype(np.float64) * np.tile(scale[rows, ::-1], 2)
+    return np.asarray(boxes[~index.crowds])
+
+
+def set_size(fitted: ReasonedConfig, index: DatasetIndex, device: str) -> None:
+    """Sets the image size: the preset's, or larger where many boxes would be small and the images hold more."""
+    shorter, longer = np.minimum(index.heights, index.widths), np.maximum(index.heights, index.widths)
+    own = float(np.median(shorter))
+    aspect = min(max(float(np.quantile(longer / shorter, 0.95)), 1.5 if device == "cpu" else 5 / 3), 2.0)
+    extent = index.boxes[~index.crowds]
+    size = np.sqrt(np.prod(extent[:, 2:] - extent[:, :2], axis=1))
+    rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))[~index.crowds]
+    relative = size / shorter[rows]
+    sides = _SIDES[device]
+    side = sides[0]
+    for larger in sides[1:]:
+        if larger <= own * 1.05 and np.quantile(relative, 0.1) * side < _SMALL:
+            side = larger
+    side = min(side, max(_to_16(2 * own), 96))
+    tenth = np.quantile(relative, 0.1) * side
+    reason = (
+        f"the images' shorter sides are {own:.0f} pixels in the median; at {side} nine tenths of the boxes are at "
+        f"least {tenth:.0f} pixels large (√area)"
+    )
+    longest = _to_16(side * aspect)
+    fitted.change(reason, data__test_shorter_side=side)
+    fitted.change(f"as wide as 95 % of the images need ({aspect:.2f}:1), at most 2:1",
+                  data__test_longer_side=longest)  # fmt: skip
+    fitted.change("the test's side, plus or minus a tenth: objects vary in size",
+                  data__shorter_sides=tuple(_to_16(factor * side) for factor in (0.9, 1.0, 1.1)))  # fmt: skip
+    fitted.change("a tenth above the test's", data__longer_side=_to_16(1.1 * longest))
+
+
+def _to_16(value: float) -> int:
+    return max(16, 16 * round(value / 16))
+
+
+def set_anchors(fitted: ReasonedConfig, index: DatasetIndex) -> None:
+    """Sets anchors fitted to the boxes, unless the preset's are as good or a given detector's are kept."""
+    config = fitted.config
+    if config.init_from is not None:
+        return
+    boxes = scaled_boxes(config.data, index)
+    boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 0).all(axis=1)]
+    strides = [4, 8, 16, 32, 64] if config.backbone.features == "pyramid" else [16]
+    count = len(config.rpn.anchor_sizes) // len(strides)
+    preset = describe_anchors(boxes, config.rpn.anchor_sizes, config.rpn.anchor_ratios, strides)
+    found = fit_anchors(boxes, strides, count)
+    if found.mean_iou < preset.mean_iou + _KEEP_ANCHORS:
+        reason = (
+            f"the preset's: a box overlaps its best anchor by {preset.mean_iou:.2f} in the mean; fitted are no better"
+        )
+        found = preset
+    else:
+        reason = (
+            f"fitted to the boxes: the mean IoU with the best anchor is {found.mean_iou:.2f} (preset: "
+            f"{preset.mean_iou:.2f}), {found.reached_50:.0%} reach 0.5 ({preset.reached_50:.0%}), "
+            f"{found.reached_70:.0%} reach 0.7 ({preset.reached_70:.0%})"
+        )
+    fitted.change(reason, rpn__anchor_sizes=found.sizes)
+    fitted.change("height / width; " + ("all boxes are about of one shape" if len(found.ratios) == 1 else "as above"),
+                  rpn__anchor_ratios=found.ratios)  # fmt: skip
+
+
+def set_limits(fitted: ReasonedConfig, index: DatasetIndex) -> None:
+    """Raises the numbers of proposals and detections where images are crowded."""
+    counts = np.diff(index.offsets)
+    most = int(counts.max(initial=0))
+    rpn, fast = fitted.config.rpn, fitted.config.fast_rcnn
+    wanted = max(1.5 * most, 4 * float(np.quantile(counts, 0.95)))
+    wanted = min(50 * math.ceil(wanted / 50), 2000)
+    for key, limits, needed in (
+        ("rpn__training_proposals", rpn.training_proposals, 2 * wanted),
+        ("rpn__test_proposals", rpn.test_proposals, wanted),
+    ):
+        if needed > limits.after_nms:
+            before = None if limits.before_nms is None else max(limits.before_nms, 2 * needed)
+            changed = dataclasses.replace(limits, after_nms=needed, before_nms=before)
+            fitted.change(f"an image has up to {most} objects: several proposals for each", **{key: changed})
+    detections = 10 * math.ceil(1.5 * most / 10)
+    if detections > fast.detections:
+        fitted.change(f"an image has up to {most} objects; COCO's figures count 100 detections a class",
+                      fast_rcnn__detections=detections)  # fmt: skip
