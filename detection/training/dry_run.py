@@ -4,11 +4,13 @@ run's folder."""
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import re
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +43,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
         written_before: files that the run writes before this stage's own.
         bytes_before: their size; they are joined from parts, which takes twice that space temporarily.
     """
-    pace = measure_pace(stage)
+    pace = _pace(stage)
     training, network, world = stage.training, stage.network, world_size()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -74,7 +76,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
     return "\n".join(f"{key:<18}{value}" for key, value in rows.items())
 
 
-def measure_pace(stage: Stage) -> Pace:
+def _pace(stage: Stage) -> Pace:
     """The duration of a step on this machine, from a few steps at a learning rate that hardly changes the network."""
     training = stage.training
     on_main(lambda: logger.info("measuring a few steps of %d images …", training.global_batch))
@@ -88,6 +90,27 @@ def measure_pace(stage: Stage) -> Pace:
         warm_up = run(1)
         # Starting the workers and warming up is in both times, and cancels out in the difference.
         return Pace(max((run(1 + STEPS) - min(warm_up, run(1))) / STEPS, 1e-6), warm_up)
+
+
+class _StepTimes(TrainingLog):
+    """Keeps the time of every step, and prints nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(stream=io.StringIO())
+        self.ends: list[float] = []
+
+    def train(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        """Notes the end of a step."""
+        self.ends.append(time.monotonic())
+
+
+def median_step(stage: Stage, steps: int = 7) -> float:
+    """Seconds of a step: the median of several after the first, which a pause of a busy machine does not change. On a
+    GPU every step waits for its result, which makes it a little longer."""
+    log = _StepTimes()
+    with determinism(stage.runtime):
+        train_stage(stage, steps=1 + steps, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1)
+    return max(statistics.median(end - begin for begin, end in itertools.pairwise(log.ends)), 1e-6)
 
 
 def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
