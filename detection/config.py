@@ -54,14 +54,14 @@ class Division:
     and the same file names always alike."""
 
     test: float | None = within(None, 0.001, 0.999)  # share of the images that data.test gets; null: not divided
-    seed: int = within(0, 0, 2**62)
+    seed: int = within(0, 0, 2**62)  # another seed draws other images
 
 
 @dataclass(frozen=True)
 class Data:
     """The location of the images, and their preprocessing."""
 
-    root: str = "data"
+    root: str = "data"  # folder of the data set; other paths under data are relative to it
     # auto: found out from what data.root holds, see docs/data.md. files: labels and folders as the splits name them.
     # coco: COCO's own folder layout, 2017 or 2014. demo: drawn by the project where missing.
     layout: Literal["auto", "files", "coco", "demo"] = "auto"
@@ -89,20 +89,20 @@ class Data:
     # Training: the shorter side is scaled to one of these, drawn for each image …
     shorter_sides: tuple[int, ...] = within((600,), 1, SIDE)
     longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
-    test_shorter_side: int = within(600, 1, SIDE)
-    test_longer_side: int = within(1000, 1, SIDE)
+    test_shorter_side: int = within(600, 1, SIDE)  # evaluation and detection: the shorter side is scaled to this …
+    test_longer_side: int = within(1000, 1, SIDE)  # … unless the longer side would exceed this
     # Training, large-scale jitter (Ghiasi et al. 2021): instead of the two keys above, the image is resized to a random
     # multiple in this range, [0.1, 2.0], of the largest size that fits into a square of `scale_jitter_side`, and a
     # random window of at most this square is taken. null: none
     scale_jitter: tuple[float, float] | None = within(None, 0.01, 10)
-    scale_jitter_side: int = within(1024, 1, SIDE)
+    scale_jitter_side: int = within(1024, 1, SIDE)  # pixels
     # Test-time augmentation: also detect at these shorter sides (the longer side is limited in proportion), and at each
     # side in the image flipped horizontally; one suppression merges all (Detectron: TEST.BBOX_AUG.SCALES, H_FLIP and
     # SCALE_H_FLIP). The time grows with the number of pixels; proposals are stored and their recall measured without.
     test_scales: tuple[int, ...] = within((), 1, SIDE, most=20)
-    test_flip: bool = False
+    test_flip: bool = False  # also in each image flipped horizontally
     horizontal_flip: float = within(0.5, 0, 1)  # probability
-    vertical_flip: float = within(0.0, 0, 1)
+    vertical_flip: float = within(0.0, 0, 1)  # probability
     # A pipeline of albumentations, applied before the resize: [{name: RandomBrightnessContrast, p: 0.5}, …]
     albumentations: tuple[dict[str, Any], ...] = ()
     group_by_aspect: bool = True  # batches hold either portrait or landscape images: less padding
@@ -121,16 +121,16 @@ class Backbone:
     # The features that the two networks use. c4: the map of that stage, with conv5 on each region. pyramid: a feature
     # pyramid of the network's own, p2 to p6 for the RPN and p2 to p5 for the Fast R-CNN (Lin et al., CVPR 2017)
     features: Literal["c4", "pyramid"] = "c4"
-    pyramid_width: int = within(256, 1, WIDTH)
+    pyramid_width: int = within(256, 1, WIDTH)  # channels of each level
     pyramid_norm: Literal["none", "batch", "sync_batch", "group"] = "none"  # others than none to train from scratch
     # No gradients up to and including this stage (Detectron: conv1 and conv2_x)
     freeze: Literal["stem", "c2", "c3", "c4"] | None = "c2"
     # Structure of a custom network: these values replace those of the named variant.
     depths: tuple[int, ...] | None = within(None, 1, 1000)
-    cardinality: int | None = within(None, 1, WIDTH)
-    base_width: int | None = within(None, 1, WIDTH)
-    planes: int | None = within(None, 1, WIDTH)
-    stem_width: int | None = within(None, 1, WIDTH)
+    cardinality: int | None = within(None, 1, WIDTH)  # groups of a grouped convolution
+    base_width: int | None = within(None, 1, WIDTH)  # channels of a group in c2, at 64 planes
+    planes: int | None = within(None, 1, WIDTH)  # bottleneck planes of c2
+    stem_width: int | None = within(None, 1, WIDTH)  # channels of conv1
 
 
 @dataclass(frozen=True)
@@ -140,35 +140,35 @@ class Training:
     global_batch: int = within(16, 1, BATCH)  # images a step, over all devices
     # Images that one device holds at once; the rest of its share is accumulated.
     images_per_device: int = within(2, 1, COUNT)
-    learning_rate: float = within(0.02, 0, FACTOR)
+    learning_rate: float = within(0.02, 0, FACTOR)  # at most, after the warm-up
     # The rate above is for this global batch; with another global_batch it is scaled in proportion. null: the rate is
     # not scaled.
     learning_rate_batch: int | None = within(16, 1, COUNT)
-    steps: int = within(180_000, 1, STEPS)
+    steps: int = within(180_000, 1, STEPS)  # updates of the weights
     milestones: tuple[int, ...] = within((120_000,), 1, STEPS)  # steps at which the rate is multiplied by `decay`
-    decay: float = within(0.1, 0, 1)
-    schedule: Literal["step", "cosine"] = "step"
+    decay: float = within(0.1, 0, 1)  # at each milestone
+    schedule: Literal["step", "cosine"] = "step"  # step: by `milestones`; cosine: falls to 0 with the last step
     warmup_steps: int = within(0, 0, STEPS)  # the rate rises linearly from warmup_factor × itself
-    warmup_factor: float = within(1 / 3, 0, 1)
+    warmup_factor: float = within(1 / 3, 0, 1)  # where the warm-up begins
     # sgd: with `momentum`; adamw: Adam with decoupled weight decay and `betas`
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    betas: tuple[float, float] = within((0.9, 0.999), 0, 0.999_999)
+    betas: tuple[float, float] = within((0.9, 0.999), 0, 0.999_999)  # AdamW's
     # Each stage of the backbone has this times the learning rate of the next one (conv1, conv2_x … conv5_x, then all
     # other layers, which have the whole rate); 1: the same for all
     layer_decay: float = within(1.0, 0.01, 1)
     # Parameters that are not trained, by patterns of their names with * and ?: ["head.*", "*.layer2.*"]. (Running
     # statistics of batch normalisation still change; backbone.norm=frozen fixes them.)
     freeze: tuple[str, ...] = ()
-    momentum: float = within(0.9, 0, 1)
-    nesterov: bool = False
-    weight_decay: float = within(1e-4, 0, FACTOR)
+    momentum: float = within(0.9, 0, 1)  # SGD's
+    nesterov: bool = False  # Nesterov's form of the momentum
+    weight_decay: float = within(1e-4, 0, FACTOR)  # of weights; biases and normalisation see below
     bias_lr_factor: float = within(2.0, 0, FACTOR)  # py-faster-rcnn: biases have twice the learning rate …
     bias_weight_decay: bool = False  # … and do not decay (Detectron); in configs/paper/ they do
     norm_weight_decay: bool = False  # scale and shift of trainable normalisation layers
-    clip_norm: float | None = within(None, 0, 1e12)
-    log_every: int = within(20, 1, STEPS)
-    checkpoint_every: int = within(2_000, 1, STEPS)
-    keep_checkpoints: int = within(2, 1, COUNT)
+    clip_norm: float | None = within(None, 0, 1e12)  # the gradient's norm is limited to this; null: it is not
+    log_every: int = within(20, 1, STEPS)  # steps between two lines of the log
+    checkpoint_every: int = within(2_000, 1, STEPS)  # steps
+    keep_checkpoints: int = within(2, 1, COUNT)  # older ones are deleted
     # AP (for the RPN: AR) on data.test every so many steps, and after the last; null: never. auto: about a twentieth of
     # the time is spent on it (`detection/experiment/evaluation_interval.py`), and none where data.test names no files
     evaluate_every: int | Literal["auto"] | None = within("auto", 1, STEPS)
@@ -186,8 +186,8 @@ class ProposalLimits:
     """Which of the RPN's boxes become proposals."""
 
     before_nms: int | None = within(6000, 1, COUNT)  # best boxes of a level that go into NMS; null: all
-    after_nms: int = within(300, 1, COUNT)
-    nms_iou: float = within(0.7, 0, 1)
+    after_nms: int = within(300, 1, COUNT)  # proposals of an image at most
+    nms_iou: float = within(0.7, 0, 1)  # of two boxes that overlap more, the better one stays
     min_side: float = within(16.0, 0, SIDE)  # in pixels of the original image; smaller boxes are dropped first
 
 
@@ -200,15 +200,17 @@ class RPN:
     anchor_ratios: tuple[float, ...] = within((0.5, 1.0, 2.0), 0.01, 100, most=100)  # height / width
     anchor_offset: float = within(0.5, 0, 1)  # of an anchor's centre in its cell, as a share of the stride
     anchor_rounding: bool = False  # to whole pixels; with an offset of 0: torchvision's anchors
-    channels: int = within(512, 1, CHANNELS)
-    positive_iou: float = within(0.7, 0, 1)
+    channels: int = within(512, 1, CHANNELS)  # of the head's 3×3 convolution
+    positive_iou: float = within(0.7, 0, 1)  # an anchor with at least this IoU with an object is positive …
+    # … one below this with all objects is negative; between them, it is ignored
     negative_iou: float = within(0.3, 0, 1)
-    samples: int = within(256, 1, COUNT)
-    positive_share: float = within(0.5, 0, 1)
+    samples: int = within(256, 1, COUNT)  # anchors of an image in the loss
+    positive_share: float = within(0.5, 0, 1)  # of the samples, at most
     allowed_border: float | None = within(0.0, 0, SIDE)  # null: also train anchors that cross the image's border
     smooth_l1_beta: float = within(1 / 9, 1e-9, FACTOR)  # σ = 3
     box_loss: Literal["smooth_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"  # as the Fast R-CNN's
-    box_loss_weight: float = within(1.0, 0, FACTOR)
+    box_loss_weight: float = within(1.0, 0, FACTOR)  # times the box loss
+    # Negative anchors that lie in a crowd region by this share are ignored; null: none is
     crowd_overlap: float | None = within(None, 0, 1)
     # The proposals that the Fast R-CNN is trained on.
     training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
@@ -228,13 +230,13 @@ class FastRCNN:
     cascade: tuple[float, ...] = within((), 0, 1, most=10)
     box_head_width: int = within(1024, 1, CHANNELS)  # of the fully connected layers
     box_head_channels: int = within(256, 1, WIDTH)  # of the four convolutions
-    pooling: Literal["max", "align"] = "max"
+    pooling: Literal["max", "align"] = "max"  # RoI max-pooling or RoIAlign
     pooled_size: int = within(14, 1, 1024)  # conv5 halves it
     sampling_ratio: int = within(2, 0, 1024)  # RoIAlign's samples along a bin's side; 0: adaptive
-    positive_iou: float = within(0.5, 0, 1)
-    background_low: float = within(0.0, 0, 1)
-    samples: int = within(64, 1, COUNT)
-    positive_share: float = within(0.25, 0, 1)
+    positive_iou: float = within(0.5, 0, 1)  # a region with at least this IoU with an object is positive …
+    background_low: float = within(0.0, 0, 1)  # … one below that, but at least this, is background
+    samples: int = within(64, 1, COUNT)  # regions of an image in the loss
+    positive_share: float = within(0.25, 0, 1)  # of the samples, at most
     # The regions that the losses are taken over. random: a draw, with positive_share. ohem: those with the highest
     # losses of all (Shrivastava et al., CVPR 2016). Before each step the box head then runs on all proposals, without
     # gradients, which takes the time of that forward pass and the memory of its largest map; conv5 on 2,000 proposals
@@ -243,18 +245,21 @@ class FastRCNN:
     # β of the class-balanced loss (Cui et al., CVPR 2019: 0.9 to 0.9999): a class of n objects in the training set has
     # the weight (1 − β) / (1 − βⁿ), scaled to a mean of 1; the background has 1. null: every class has 1
     class_balance: float | None = within(None, 0, 1 - 1e-9)
+    # Box targets (x, y, width, height) are divided by these, …
     box_stds: tuple[float, float, float, float] = within((0.1, 0.1, 0.2, 0.2), 1e-9, FACTOR)
+    # … after these were subtracted
     box_means: tuple[float, float, float, float] = within((0.0, 0.0, 0.0, 0.0), -FACTOR, FACTOR)
     # Empirical: means and stds measured on the training set's proposals (alternating training).
     box_statistics: Literal["fixed", "empirical"] = "fixed"
-    smooth_l1_beta: float = within(1.0, 1e-9, FACTOR)
+    smooth_l1_beta: float = within(1.0, 1e-9, FACTOR)  # below this difference the box loss is quadratic
     # iou, giou (Rezatofighi et al., CVPR 2019), diou, ciou (Zheng et al., AAAI 2020): of the decoded boxes. Their
     # weight in mmdetection's faster-rcnn_r50_fpn_giou_1x_coco.py is 10
     box_loss: Literal["smooth_l1", "iou", "giou", "diou", "ciou"] = "smooth_l1"
-    box_loss_weight: float = within(1.0, 0, FACTOR)
+    box_loss_weight: float = within(1.0, 0, FACTOR)  # times the box loss
+    # Background regions that lie in a crowd region by this share are ignored; null: none is
     crowd_overlap: float | None = within(0.7, 0, 1)
-    min_score: float = within(0.05, 0, 1)
-    nms_iou: float = within(0.3, 0, 1)
+    min_score: float = within(0.05, 0, 1)  # detections of a lower score are dropped
+    nms_iou: float = within(0.3, 0, 1)  # of two detections of a class that overlap more, the better one stays
     # hard: a box that overlaps a better one by more than nms_iou is dropped. linear, gaussian: its score is lowered
     # (Soft-NMS, Bodla et al., ICCV 2017); linear uses nms_iou, gaussian the sigma
     nms: Literal["hard", "linear", "gaussian"] = "hard"
@@ -272,9 +277,9 @@ class FastRCNN:
 class Runtime:
     """How a run is executed; these settings change its results only by rounding."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
-    channels_last: bool = True
+    channels_last: bool = True  # memory order of the networks: NHWC, usually the faster one
     # torch.compile of the backbones, in training; on a CPU only of the trunk, since conv5 is executed in parts there
     compile: bool = False
     # On a GPU without torch.compile. library: cuDNN; fastest: the fastest by measurement, see backbones/grouped
@@ -304,9 +309,9 @@ class Runtime:
 class Config:
     """A whole experiment: both networks, their data and their training."""
 
-    name: str = "unnamed"
+    name: str = "unnamed"  # of the run; its folder is runs/<name>
     output: str | None = None  # folder of everything that is written; null: runs/<name>
-    seed: int = within(0, 0, 2**62)
+    seed: int = within(0, 0, 2**62)  # of initial weights, samples and augmentation
     # A detector.pt of this project (or rpn.pt, fastrcnn.pt for the one network) whose weights both networks start from
     # instead of backbone.weights. Its classes may be others: those of the same name are kept. null: no such file
     init_from: str | None = None

@@ -51,6 +51,33 @@ def with_progress(
         _print(f"{label}: {total} {unit} in {format_duration(time.monotonic() - began)}")
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, where a line cannot be overwritten and bars are widgets."""
+    ipython = sys.modules.get("IPython")  # a notebook has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class StepProgress:
+    """A bar of steps that are done, with a text behind it, for a notebook."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, name: str, step: int, steps: int, text: str) -> None:
+        """Shows that `step` of `steps` are done."""
+        if self._bar is None:
+            self._bar = _bar_class()(total=steps, initial=step, desc=name, unit=" steps")
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        """Leaves the bar as it is; the next step begins a new one."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 class ByteProgress:
     """Shows on stderr how many bytes of a file are there. With `enabled=False` no method does anything."""
 

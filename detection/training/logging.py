@@ -25,6 +25,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
+from backbones.common.progress import StepProgress, in_notebook
 from backbones.common.units import format_duration
 from detection.training.distributed import is_main
 from detection.training.loggers import SERVICES, Logger, TensorBoard, import_services
@@ -37,6 +38,7 @@ class TrainingLog:
         folder: where the files are written; None to write none.
         name: the beginning of the progress line ("rpn").
         stream: where the progress is printed: on a terminal one line that is updated, elsewhere a new line each time.
+            None: stderr, and in a notebook a bar.
         tensorboard: write TensorBoard files too; if it is not installed, a message is printed.
         services: other loggers, names in `loggers.SERVICES`. One that fails later is left out, with a message.
         headline: the figure of the evaluations whose latest value the progress line shows ("AP").
@@ -60,6 +62,8 @@ class TrainingLog:
         self._folder = None if folder is None or not is_main() else Path(folder)
         self._name = name
         self._stream = stream if stream is not None else sys.stderr
+        # Without a stream of the caller's, a notebook shows a bar.
+        self._notebook = StepProgress() if stream is None and in_notebook() else None
         self._on_terminal = self._stream.isatty()
         self._line_open = False
         self._wants_tensorboard = tensorboard
@@ -108,7 +112,10 @@ class TrainingLog:
         line = _progress_line(self._name, step, steps, figures, self._latest)
         if self._seconds_after is not None:
             line += f", about {format_duration(figures['time_left'] + self._seconds_after)} with all that follows"
-        self._show(line)
+        if self._notebook is not None:
+            self._notebook.show(self._name, step, steps, line.partition("  ")[2])
+        else:
+            self._show(line)
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes the images of a periodic evaluation, each uint8 (H, W, 3) RGB, by name."""
@@ -143,6 +150,8 @@ class TrainingLog:
     def close(self) -> None:
         """Ends the progress line and closes the files."""
         self._end_line()
+        if self._notebook is not None:
+            self._notebook.close()
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk was already reported by _write
                 self._file.close()

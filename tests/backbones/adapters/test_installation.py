@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 # Built from a copy: setuptools leaves its folders beside what it builds
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "backbones", "detection")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "setup.py", "MANIFEST.in", "configs", "backbones", "detection")
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,16 @@ def test_every_module_is_installed(installed: Path, repository: Path) -> None:
     for package in ("backbones", "detection"):
         modules = {path.relative_to(repository) for path in (repository / package).rglob("*.py")}
         assert {path.relative_to(installed) for path in (installed / package).rglob("*.py")} == modules
+
+
+def test_presets_are_found_in_the_installed_package(installed: Path, tmp_path: Path) -> None:
+    code = """
+from detection.config_file import load_config
+from detection.presets import comments_of, preset_path
+path = preset_path("pyramid/resnext50_32x4d.yaml")
+print(path)
+print(load_config(path).name, "rpn.anchor_sizes" in comments_of(path))
+"""
+    path, values = _run(installed, tmp_path, code).splitlines()
+    assert Path(path).is_relative_to(installed)
+    assert values == "pyramid_resnext50_32x4d True"
