@@ -32,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_intermixed_args(arguments)
 
     from detection.experiment.config_for_data import name_for, write_new_config
+    from detection.experiment.said_once import said_once
     from detection.training.distributed import is_main, process_group
 
     path = options.output or Path(f"{name_for(options.data)}.yaml")
-    with process_group(options.device) as device:
+    with process_group(options.device) as device, said_once():
         write_new_config(
             path,
             options.data,

@@ -15,9 +15,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,7 +29,7 @@ from detection.evaluation.average_precision import AveragePrecision, ClassAverag
 from detection.experiment import evaluate, stages
 from detection.experiment.agreement import config_subset_that_must_match, is_result_of
 from detection.experiment.checking import check_splits
-from detection.experiment.datasets import has_test_split, open_split, training_images
+from detection.experiment.datasets import has_test_split, locate, open_split, training_images
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.experiment.paces import Paces, measure_paces
 from detection.experiment.run_folder import RunFolder
@@ -39,8 +39,6 @@ from detection.training.loop import Outcome
 from detection.training.run_lock import run_lock
 
 logger = logging.getLogger(__name__)
-
-_SAID_ONCE = ("detection.data.discovery", "detection.experiment.datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +71,19 @@ def train_and_evaluate(config: settings.Config, device: torch.device, *, paces: 
     """
     folder = RunFolder.of(config)
     notes = _Notes(folder.root / "chain.json")
-    with _said_once():
-        _check(config, notes)
-        paces = _paces(config, device, notes, paces, folder)
-        after = (None, None) if paces is None else (paces.after_rpn(config), paces.last_evaluation())
-        outcome = _rpn(config, device, folder, after[0])
-        if outcome.finished:
-            outcome = _fast_rcnn(config, device, folder, after[1])
-        if not outcome.finished:
-            on_main(lambda: logger.info("the same command goes on from there"))
-            return ChainResult(outcome, folder)
-        if not has_test_split(config.data):
-            on_main(lambda: logger.info("data.test names no files: the detector %s is not evaluated", folder.detector))
-            return ChainResult(outcome, folder)
-        return ChainResult(outcome, folder, _evaluation(config, device, folder, notes))
+    _check(config, notes)
+    paces = _paces(config, device, notes, paces, folder)
+    after = (None, None) if paces is None else (paces.after_rpn(config), paces.last_evaluation())
+    outcome = _rpn(config, device, folder, after[0])
+    if outcome.finished:
+        outcome = _fast_rcnn(config, device, folder, after[1])
+    if not outcome.finished:
+        on_main(lambda: logger.info("the same command goes on from there"))
+        return ChainResult(outcome, folder)
+    if not has_test_split(config.data):
+        on_main(lambda: logger.info("data.test names no files: the detector %s is not evaluated", folder.detector))
+        return ChainResult(outcome, folder)
+    return ChainResult(outcome, folder, _evaluation(config, device, folder, notes))
 
 
 class _Notes:
@@ -122,9 +119,9 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _fingerprints(config: settings.Config, *splits: str) -> list[Any]:
+def _fingerprints(config: settings.Config, *splits: Literal["train", "test"]) -> list[Any]:
     """The fingerprint and the number of images of each split."""
-    return [(index.fingerprint, len(index)) for index in (open_split(config.data, which) for which in splits)]  # type: ignore[arg-type]
+    return [(index.fingerprint, len(index)) for index in (open_split(config.data, which) for which in splits)]
 
 
 def _check(config: settings.Config, notes: _Notes) -> None:
@@ -133,17 +130,15 @@ def _check(config: settings.Config, notes: _Notes) -> None:
     Raises:
         UserError: a training or an evaluation would be refused.
     """
-    tests = has_test_split(config.data)
-    splits = ["train", "test"] if tests else ["train"]
+    splits: list[Literal["train", "test"]] = ["train", "test"] if has_test_split(config.data) else ["train"]
     digest = _digest(_fingerprints(config, *splits), config_to_dict(config.data))
     if notes.of("check", digest):
         return
+    sources = {which: locate(config.data, which) for which in splits}
 
     def check() -> None:
         refused = []
-        for verdict in check_splits(config.data):
-            if verdict.text.startswith("data.test") and not tests:
-                continue
+        for verdict in check_splits(config.data, sources):
             if verdict.refused:
                 refused.append(verdict.text)
             else:
@@ -245,22 +240,3 @@ def _evaluation(config: settings.Config, device: torch.device, folder: RunFolder
         )
     notes.add("evaluation", digest, dataclasses.asdict(figures))
     return figures
-
-
-@contextlib.contextmanager
-def _said_once() -> Iterator[None]:
-    """Context in which the same line about the data is logged once, though every stage opens the data."""
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not (text in said or said.add(text))  # type: ignore[func-returns-value]
-
-    loggers = [logging.getLogger(name) for name in _SAID_ONCE]
-    for one in loggers:
-        one.addFilter(is_new)
-    try:
-        yield
-    finally:
-        for one in loggers:
-            one.removeFilter(is_new)

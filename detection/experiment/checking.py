@@ -4,7 +4,7 @@ every image decoded, and the two splits compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from detection import config as settings
 from detection.data.discovery import NoSuchSplit
 from detection.data.image_checks import equal_images
 from detection.data.index import DatasetIndex
+from detection.data.readers.source import Source
 from detection.experiment.datasets import check_split, match_classes, training_images
 
 
@@ -33,12 +34,15 @@ class Verdict:
     refused: bool = False
 
 
-def check_splits(data: settings.Data) -> Iterator[Verdict]:
-    """Yields the verdict on each split after its images are checked, then that on the two together. Writes nothing."""
+def check_splits(data: settings.Data, sources: Mapping[str, Source] | None = None) -> Iterator[Verdict]:
+    """Yields the verdict on each split after its images are checked, then that on the two together. Writes nothing.
+
+    sources: the labels of the splits to check, for one rank of several that checks alone; None: they are located.
+    """
     found: dict[str, DatasetIndex] = {}
-    for which in ("train", "test"):
+    for which in ("train", "test") if sources is None else sources:
         try:
-            index = check_split(data, which)
+            index = check_split(data, which, None if sources is None else sources[which])
             if which == "test" and found:
                 _find_shared_images(found["train"], index)
             if which == "train":

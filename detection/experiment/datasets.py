@@ -184,13 +184,15 @@ def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetInde
         return None
 
 
-def check_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
+def check_split(data: settings.Data, which: Literal["train", "test"], source: Source | None = None) -> DatasetIndex:
     """The index of the whole configured split after every image was decoded; what was repaired is in `findings`.
+
+    source: its labels, for one rank of several that checks alone; None: they are located.
 
     Raises:
         UserError: annotations or images cannot be used; all defects are listed.
     """
-    source = locate(data, which)
+    source = locate(data, which) if source is None else source
     logger.info("data.%s: looking at every image of %s", which, source.images)
     return load_split(data, which, source, "sound")
 

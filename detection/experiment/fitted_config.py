@@ -19,9 +19,9 @@ from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from detection import config as settings
 from detection.config_file import change_config, load_config
-from detection.data.discovery import NoSuchSplit, find_layout, is_whole
+from detection.data.discovery import find_layout, is_whole
 from detection.data.index import DatasetIndex
-from detection.experiment.datasets import contents_of, label_options, open_split
+from detection.experiment.datasets import contents_of, has_test_split, label_options, open_split
 from detection.experiment.fitted_steps import set_steps_by_images, set_steps_by_time
 from detection.experiment.fitted_values import set_anchors, set_limits, set_size
 from detection.experiment.model_files import load_detector
@@ -156,11 +156,7 @@ def _fit_splits(fitted: ReasonedConfig) -> tuple[DatasetIndex, DatasetIndex | No
             )
     data = fitted.config.data
     train = open_split(data, "train")
-    try:
-        test = open_split(data, "test")
-    except NoSuchSplit as error:
-        test = None
-        logger.info("%s", error)
+    test = open_split(data, "test") if has_test_split(data) else None
     if not len(train.non_empty()):
         raise UserError(f"{train.annotation_file}: no image has an object: there is nothing to train on")
     empty = len(train) - len(train.non_empty())

@@ -70,9 +70,10 @@ def _with_steps(training: settings.Training, steps: int) -> settings.Training:
 
 
 def _set_steps(fitted: ReasonedConfig, section: str, steps: int, reason: str) -> None:
-    training: settings.Training = getattr(fitted.config, section).training
-    warmup = min(500 if training.global_batch > 4 else 50, steps // 5)
     fitted.change(reason, **{f"{section}__training__steps": steps})
+    training: settings.Training = getattr(fitted.config, section).training
+    steps = training.steps  # others, if they were given
+    warmup = min(500 if training.global_batch > 4 else 50, steps // 5)
     fitted.change("at most a fifth of the steps", **{f"{section}__training__warmup_steps": warmup})
     every = max(min(steps // 5, 2000), 10)
     fitted.change("what a power cut loses at most", **{f"{section}__training__checkpoint_every": every})

@@ -6,10 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from detection.config import Runtime
 from detection.config_file import load_config, quoted
 from detection.experiment.chain import ChainResult, train_and_evaluate
 from detection.experiment.config_for_data import config_for_data
+from detection.experiment.said_once import said_once
 from detection.training.distributed import process_group
+
+# Seconds that an exchange between ranks may take before a configuration says so
+_TIME_LIMIT = 60 * Runtime().timeout_minutes
 
 
 def run_for_data(
@@ -22,7 +27,7 @@ def run_for_data(
     changes: Sequence[str] = (),
 ) -> ChainResult:
     """`train_and_evaluate` by the configuration of `config_for_data`."""
-    with process_group(device) as chosen:
+    with process_group(device, time_limit=_TIME_LIMIT) as chosen, said_once():
         config, fitted = config_for_data(
             Path(data),
             chosen,
@@ -49,5 +54,5 @@ def run_for_config(
     if device != "auto":
         changes.append(f"runtime.device={device}")
     config = load_config(Path(path), changes)
-    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as chosen:
+    with process_group(config.runtime.device, time_limit=60 * config.runtime.timeout_minutes) as chosen, said_once():
         return train_and_evaluate(config, chosen)

@@ -43,7 +43,9 @@ def test_comments_follow_the_base_and_the_nearest_wins(tmp_path: Path) -> None:
         "data:\n  root: x  # base root\nrpn:\n  training:  # all\n    steps: 5  # base steps\n  samples: 3\n"
     )
     path = tmp_path / "own.yaml"
-    path.write_text('base: base.yaml\nrpn:\n  training: {steps: 7}  # own\n  channels: 9# no comment\nname: "a # b"  # n\n')
+    path.write_text(
+        'base: base.yaml\nrpn:\n  training: {steps: 7}  # own\n  channels: 9# no comment\nname: "a # b"  # n\n'
+    )
     found = comments_of(path)
     assert found["data.root"] == "base root"
     assert found["rpn.training"] == "own"

@@ -1,0 +1,83 @@
+"""`train` and `evaluate` from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import detection
+from backbones.common.errors import UserError
+from backbones.common.progress import in_notebook
+from detection.data.demo import make_demo_dataset
+from detection.training.logging import TrainingLog
+from tests.detection.pipeline import MINIATURE, REPOSITORY
+from tests.tools.test_train import TINY
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_demo_dataset(folder, train=6, test=2)
+    return folder
+
+
+def test_train_and_evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = detection.train(data, device="cpu", changes=TINY)
+    assert run.finished
+    assert run.folder == tmp_path / "runs" / "shapes"
+    assert run.figures is not None
+    assert run.report.is_file()
+    assert len(run.detector(np.zeros((96, 96, 3), np.uint8))) >= 0
+    assert detection.evaluate(run.weights, device="cpu").figures == run.figures.figures
+    other = tmp_path / "other"
+    make_demo_dataset(other, train=1, test=3)
+    figures = detection.evaluate(run.weights, other, device="cpu")
+    assert figures.images == 3
+    assert (run.folder / "evaluation_other" / "report.html").is_file()
+
+
+def test_train_by_a_configuration(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "miniature.yaml"
+    path.write_text(MINIATURE)
+    run = detection.train(data, config=path, output=tmp_path / "it's", device="cpu")
+    assert (tmp_path / "it's" / "detector.pt").is_file()
+    assert run.figures is not None
+    with pytest.raises(UserError, match="minutes counts where a configuration is written"):
+        detection.train(data, config=path, minutes=3)
+    with pytest.raises(UserError, match="the folder of the data"):
+        detection.train()
+
+
+def test_the_import_is_lazy() -> None:
+    code = (
+        "import sys, detection; assert 'torch' not in sys.modules; from detection import train; print(train.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "detection.api"
+    assert {"Detector", "train", "evaluate"} <= set(dir(detection))
+
+
+def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not in_notebook()
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert in_notebook()
+    shown = io.StringIO()
+    shown.isatty = lambda: True  # type: ignore[method-assign]
+    figures = {"loss": 1.5, "lr": 0.1, "images_per_second": 2.0, "data_wait": 0.0, "memory_mib": 1.0, "time_left": 60.0}
+    with contextlib.redirect_stderr(shown):
+        log = TrainingLog(name="rpn", seconds_after=60.0)
+        log.train(1, 4, figures)
+        log.train(3, 4, figures)
+        log.close()
+    assert "3/4" in shown.getvalue()
+    assert "loss 1.5000" in shown.getvalue()
+    assert "about 2:00 with all that follows" in shown.getvalue()
