@@ -120,9 +120,8 @@ def _yaml(value: Any) -> str:
 def _values(key: Key) -> str:
     """The values that a key takes, in words."""
     text = _words(key.hint)
-    low, high = key.metadata.get("low"), key.metadata.get("high")
-    if low is not None:
-        text += f", {_number(low)} to {_number(high)}"
+    if "low" in key.metadata:
+        text += f", {_number(key.metadata['low'])} to {_number(key.metadata['high'])}"
     return text
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class DataConfig(settings.Config):
         return [text for text in super().contradictions() if text.startswith("data.")]
 
 
+Which = Literal["train", "test"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The result of a check of one split or both: a text of one or more lines, and whether a run would be refused."""
@@ -34,13 +38,14 @@ class Verdict:
     refused: bool = False
 
 
-def check_splits(data: settings.Data, sources: Mapping[str, Source] | None = None) -> Iterator[Verdict]:
+def check_splits(data: settings.Data, sources: Mapping[Which, Source] | None = None) -> Iterator[Verdict]:
     """Yields the verdict on each split after its images are checked, then that on the two together. Writes nothing.
 
     sources: the labels of the splits to check, for one rank of several that checks alone; None: they are located.
     """
     found: dict[str, DatasetIndex] = {}
-    for which in ("train", "test") if sources is None else sources:
+    splits: tuple[Which, ...] = ("train", "test") if sources is None else tuple(sources)
+    for which in splits:
         try:
             index = check_split(data, which, None if sources is None else sources[which])
             if which == "test" and found:

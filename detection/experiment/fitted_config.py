@@ -7,7 +7,6 @@ are then set by the data; with a time given, the steps are those that measured o
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,6 @@ from detection.experiment.fitted_values import set_anchors, set_limits, set_size
 from detection.experiment.model_files import load_detector
 from detection.experiment.reasoned_config import ReasonedConfig
 from detection.presets import comments_of, preset_path
-
-logger = logging.getLogger(__name__)
 
 PRESETS = {"cpu": "small/base.yaml", "cuda": "pyramid/resnext50_32x4d.yaml"}
 _SIZES = ("shorter_sides", "longer_side", "test_shorter_side", "test_longer_side")

@@ -32,10 +32,8 @@ def faults(value: Any, rule: dict[str, Any], where: str = "") -> list[str]:
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int}
     kind = rule["type"]
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "number":
-        right = numeric
-    else:
-        right = isinstance(value, kinds[kind]) and (kind != "integer" or numeric)
+    right = numeric if kind in ("number", "integer") else isinstance(value, kinds[kind])
+    right = right and (kind != "integer" or isinstance(value, int))
     found = [] if right else [f"{where}: {value!r} is no {kind}"]
     if right and "minimum" in rule and not rule["minimum"] <= value <= rule["maximum"]:
         found.append(f"{where}: {value!r} is out of range")
