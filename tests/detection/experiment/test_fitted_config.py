@@ -214,3 +214,15 @@ def test_a_later_call_uses_the_file_and_other_data_is_refused(
 def test_names_of_runs() -> None:
     assert name_for(Path("/a/b c (1).v2")) == "b_c_1_.v2"
     assert name_for(Path("/")) == "data"
+
+
+def test_a_gpu_gets_the_pyramid_on_public_weights(data: Path) -> None:
+    fitted = fit_config(data, torch.device("cuda"), name="x", stated_device="cuda")  # nothing is computed on it
+    config = fitted.config
+    assert config.backbone.name == "resnext50_32x4d"
+    assert config.backbone.weights == "torchvision/IMAGENET1K_V1"
+    assert config.backbone.features == "pyramid"
+    assert config.runtime.device == "cuda"
+    assert config.rpn.training.steps >= 2000
+    assert config.rpn.training.milestones == ()
+    assert config_from_dict(parse_yaml(fitted.text(), "text"), "text") == config
