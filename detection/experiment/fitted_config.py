@@ -63,7 +63,9 @@ def fit_config(
     preset = PRESETS[device.type].partition("/")[0]
     reasons = {key: f"{preset}: {text}" for key, text in comments_of(path).items()}
     own = {key: text for key, text in reasons.items() if key != "name" and key.partition(".")[0] != "data"}
-    fitted = ReasonedConfig(load_config(path), own)
+    config = load_config(path)  # of its data, only the image sizes serve: the splits are others
+    sizes = {key: getattr(config.data, key) for key in (*_SIZES, "size_divisor")}
+    fitted = ReasonedConfig(dataclasses.replace(config, data=settings.Data(**sizes)), own)
     _set_identity(fitted, root, name, device, stated_device, preset)
     if init_from is not None:
         _take_structure(fitted, init_from)
