@@ -77,7 +77,8 @@ class DatasetIndex:
     image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
     stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
-    with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels list only the classes that occur in them.
+    with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels
+    list only the classes that occur in them.
     """
 
     name: str
