@@ -51,6 +51,11 @@ class AnchorFit:
         """The share of the objects that no anchor reaches at this IoU."""
         return float((self.best < iou).mean())
 
+    @property
+    def score(self) -> float:
+        """The mean of the best IoU, less the share of objects below 0.5; what `fit_anchors` seeks the highest of."""
+        return float(self.best.mean()) - self.missed(IOUS[0])
+
 
 def scaled_objects(data: settings.Data, index: DatasetIndex) -> ScaledObjects:
     """The objects of a training split at one of the sizes at which the training resizes each image."""

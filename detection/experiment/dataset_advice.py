@@ -109,7 +109,7 @@ def _counts(data: settings.Data, splits: dict[str, DatasetIndex], advice: list[s
                 str(int(counts.max())),
             ]
         )
-    head = ["split", "images", "of these without objects", "objects", "crowd regions", "objects an image", "at most"]
+    head = ["split", "images", "without objects", "objects", "crowd regions", "objects an image", "at most"]
     names = list(dict.fromkeys(name for index in splits.values() for name in index.category_names))
     of_split = {which: _of_classes(index, names) for which, index in splits.items()}
     first = next(iter(of_split.values()))[0]
@@ -164,20 +164,28 @@ def _anchors(config: settings.Config, index: DatasetIndex, advice: list[str]) ->
         for name, fit in fits.items()
     ]  # fmt: skip
     own, better = fits.values()
-    code = f"rpn:\n  anchor_sizes: [{_numbers(better.sizes)}]\n  anchor_ratios: [{_numbers(better.ratios)}]"
+    lines = [f"  anchor_sizes: [{_numbers(better.sizes)}]", f"  anchor_ratios: [{_numbers(better.ratios)}]"]
     texts.append(
         f"An anchor learns from a box at an IoU of at least {rpn.positive_iou}; a box that no anchor reaches so far is "
         "still learnt by its best anchor, but from few examples."
     )
-    gain = own.missed(IOUS[0]) - better.missed(IOUS[0])
+    if rpn.allowed_border is not None:
+        texts.append(
+            "Anchors that reach over the image's edge by more than rpn.allowed_border="
+            f"{rpn.allowed_border:g} pixels take no part in the training, and none here."
+        )
+    is_better = better.score > own.score + _GAIN
+    if not is_better:
+        texts.append("The fitted anchors are no better: keep those of the configuration.")
     if own.missed(IOUS[0]) > _MISSED:
-        remedy = "take the fitted anchors below" if gain > _GAIN else "scale the images up, or use a feature pyramid"
+        remedy = "take the fitted anchors below" if is_better else "scale the images up, or use a feature pyramid"
         advice.append(f"No anchor reaches {own.missed(IOUS[0]):.0%} of the boxes at IoU {IOUS[0]}: {remedy}.")
-    elif own.best.mean() + _GAIN < better.best.mean():
+    elif is_better:
         advice.append(
             f"Fitted anchors overlap the boxes better than the configuration's (mean best IoU {better.best.mean():.3f} "
             f"against {own.best.mean():.3f}); they are below, to paste."
         )
+    code = ["rpn:", *lines] if is_better else []
     return [
         Block("Boxes and anchors", texts, [Table(head, rows, words=(0, 4, 5))], charts, code),
         *_worst(index, objects, own),
@@ -246,8 +254,8 @@ def _similar(splits: dict[str, DatasetIndex], advice: list[str]) -> list[Block]:
     if leaking:
         leaked = sum(names[number] == "test" for group in leaking for number, _ in group)
         advice.append(
-            f"{leaked} images of data.test (of {len(splits['test'])}) equal or nearly equal one of data.train: figures "
-            "on them are too good. Keep what belongs together in one split."
+            f"{leaked} of the {len(splits['test'])} images of data.test equal or nearly equal one of data.train: "
+            "figures on them are too good. Keep what belongs together in one split."
         )
     blocks = []
     within = [group for group in groups if group not in leaking]
@@ -313,7 +321,7 @@ def _crowded(config: settings.Config, which: str, index: DatasetIndex, advice: l
         rows.append([key, str(limit), str(over), f"{np.maximum(counts - limit, 0).sum() / max(1, counts.sum()):.1%}"])
         if over:
             advice.append(
-                f"{over} images of data.{which} have more objects than {key}={limit}: raise it to at least "
+                f"{over} of the {len(index)} images of data.{which} have more objects than {key}={limit}: raise it to at least "
                 f"{int(counts.max())}, or cut the images into tiles."
             )
     texts = [f"At most {int(counts.max(initial=0))} objects in an image."]

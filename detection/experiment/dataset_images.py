@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.data.augmentation import scale_boxes
 from detection.data.dataset import DetectionDataset
 from detection.data.findings import Example
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.experiment.datasets import training_augmentation
 from detection.report.captions import Color
-from detection.report.drawing import draw_ground_truth, draw_objects
+from detection.report.drawing import class_color, draw_ground_truth, draw_objects
 from detection.report.page import ShownImage, embed_image
 
 _SHOWN = 480  # pixels along the longer side of an image on the page
+_CAPTIONS = 30  # of an image, at most
 _ROOM = 3.0  # times a box's longer side that is shown of the image around a small box
 _LEAST_WINDOW = 160  # pixels
 _MARKED: Color = (222, 40, 40)
@@ -30,7 +33,7 @@ def annotated(index: DatasetIndex, images: Sequence[int]) -> Iterator[ShownImage
         image = read(index.path(i), (int(index.heights[i]), int(index.widths[i])))
         if image is not None:
             boxes, labels, crowds = index.objects(i)
-            drawn = draw_ground_truth(image, boxes, labels, index.category_names, crowds)
+            drawn = _drawn(image, boxes, labels, index.category_names, crowds)
             count = "no objects" if not len(boxes) else f"{len(boxes)} object{'s' * (len(boxes) > 1)}"
             yield ShownImage(embed_image(drawn, longest=_SHOWN), f"{index.file_name(i)}: {count}")
 
@@ -48,9 +51,7 @@ def augmented(data: settings.Data, index: DatasetIndex, images: Sequence[int], s
         except ImageError:
             continue
         pixels = sample.image.permute(1, 2, 0).contiguous().numpy()
-        drawn = draw_ground_truth(
-            pixels, sample.boxes.numpy(), sample.labels.numpy(), index.category_names, sample.crowds.numpy()
-        )
+        drawn = _drawn(pixels, sample.boxes.numpy(), sample.labels.numpy(), index.category_names, sample.crowds.numpy())
         caption = f"{index.file_name(i)}: {pixels.shape[1]} × {pixels.shape[0]} pixels"
         yield ShownImage(embed_image(drawn, longest=_SHOWN), caption)
 
@@ -85,6 +86,28 @@ def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray | None:
         return None
 
 
+def _drawn(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], crowds: np.ndarray
+) -> np.ndarray:
+    """The image with its objects, at the size of the page, so that lines and captions are legible there. Many captions
+    would hide the objects: then there are none."""
+    image, boxes = _small(image, boxes)
+    if len(boxes) <= _CAPTIONS:
+        return draw_ground_truth(image, boxes, labels, names, crowds)
+    colors = [class_color(int(label)) for label in labels]
+    return draw_objects(image, boxes, [""] * len(boxes), colors)
+
+
+def _small(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    height, width = image.shape[:2]
+    factor = min(1.0, _SHOWN / max(height, width))
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    if size == (height, width):
+        return image, boxes
+    scaled = scale_boxes(boxes.astype(np.float32), (size[0] / height, size[1] / width), size)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), scaled
+
+
 def _marked(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The image with a box (x0, y0, x1, y1), or the part of it around a small box. A box outside is moved to the
     edge."""
@@ -97,4 +120,5 @@ def _marked(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     x1, y1 = (min(edge, int(one + side / 2) + 1) for one, edge in zip(middle, (width, height), strict=True))
     box = box - [x0, y0, x0, y0]
     box[2:] = np.maximum(box[2:], box[:2] + 1)
-    return draw_objects(image[y0:y1, x0:x1], box[None], [""], [_MARKED])
+    part, boxes = _small(image[y0:y1, x0:x1], box[None])
+    return draw_objects(part, boxes, [""], [_MARKED])

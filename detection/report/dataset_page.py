@@ -22,14 +22,14 @@ MARK = "Written by tools/check_dataset.py; the next check replaces it."
 
 @dataclass(frozen=True)
 class Block:
-    """A section: its heading, and below it, in this order: paragraphs, tables, charts, text to copy, images in a grid.
-    charts: (SVG, what it shows)."""
+    """A section: its heading, and below it, in this order: paragraphs, tables, charts, lines to copy, images in a
+    grid. charts: (SVG, what it shows)."""
 
     heading: str
     texts: Sequence[str] = ()
     tables: Sequence[Table] = ()
     charts: Sequence[tuple[str, str]] = ()
-    code: str = ""
+    code: Sequence[str] = ()
     images: Sequence[ShownImage] = ()
 
 
