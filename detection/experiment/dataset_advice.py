@@ -321,8 +321,8 @@ def _crowded(config: settings.Config, which: str, index: DatasetIndex, advice: l
         rows.append([key, str(limit), str(over), f"{np.maximum(counts - limit, 0).sum() / max(1, counts.sum()):.1%}"])
         if over:
             advice.append(
-                f"{over} of the {len(index)} images of data.{which} have more objects than {key}={limit}: raise it to at least "
-                f"{int(counts.max())}, or cut the images into tiles."
+                f"{over} of the {len(index)} images of data.{which} have more objects than {key}={limit}: raise "
+                f"it to at least {int(counts.max())}, or cut the images into tiles."
             )
     texts = [f"At most {int(counts.max(initial=0))} objects in an image."]
     if which == "test":

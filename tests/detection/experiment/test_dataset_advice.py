@@ -18,14 +18,15 @@ from detection.data.findings import KINDS
 from detection.experiment.anchor_check import fitted, reach, scaled_objects, strides_of
 from detection.experiment.checking import DataConfig, check_splits
 from detection.experiment.dataset_advice import page_path, write_page
+from detection.experiment.datasets import open_split
 from detection.report.dataset_page import MARK
 from tests.detection.pipeline import MINIATURE, tool
 from tests.detection.report.browser import Tab, find_browser
 
 
 def write_set(root: Path) -> None:
-    """Smooth images of 120 × 90, each its own, but test/1.png, which is a brighter train/2.png. In train, image 0 has 40
-    objects of 12 × 12, image 1 a box over the edge and one without a width, image 3 none."""
+    """Smooth images of 120 × 90, each its own, but test/1.png, which is a brighter train/2.png. In train, image 0 has
+    40 objects of 12 × 12, image 1 a box over the edge and one without a width, image 3 none."""
     boxes = {
         "train": [
             [[2 + 14 * (k % 8), 2 + 14 * (k // 8), 12, 12] for k in range(40)],
@@ -142,8 +143,6 @@ def test_what_is_refused_is_shown_with_its_image(tmp_path: Path) -> None:
 
 def test_the_anchors_are_compared_at_the_network_s_scale(config: settings.Config) -> None:
     """Images of 90 × 120 are scaled to a shorter side of 96: a box of 12 becomes one of 12.8."""
-    from detection.experiment.datasets import open_split
-
     objects = scaled_objects(config.data, open_split(config.data, "train"))
     np.testing.assert_allclose(objects.sides[:40], 12.8, rtol=1e-5)
     strides = strides_of(config)
@@ -156,7 +155,7 @@ def test_the_anchors_are_compared_at_the_network_s_scale(config: settings.Config
 
 def test_it_is_drawn_in_a_browser(page: Path, tmp_path: Path) -> None:
     with Tab(find_browser(), page, tmp_path) as tab:
-        assert tab.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+        assert tab.evaluate("[...document.querySelectorAll('figure img')].every(one => one.complete && one.naturalWidth > 0)")
         assert tab.evaluate("document.querySelector('#classes b')") is None  # a class's name is no HTML
         for width in (400, 1600):
             for dark in (False, True):
