@@ -199,7 +199,8 @@ def look_at_images(
     thumbnails = np.zeros((len(files), SIDE, SIDE), dtype=np.uint8)
     for i, one in sound.items():
         digests[i] = np.frombuffer(one.digest, dtype=np.uint8)
-        thumbnails[i] = one.thumbnail
+        if one.thumbnail is not None:
+            thumbnails[i] = one.thumbnail
     equal = equal_images(digests, files)
     findings.add("image_content_twice", len(equal), (Example(f"{first} and {other}", first) for first, other in equal))
     return digests, thumbnails

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 
 from backbones.common.errors import UserError
 from detection import config as settings
@@ -15,22 +14,18 @@ from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex
 from detection.data.plausibility import LIMIT_OF_CLASS
 from detection.experiment import dataset_images
-from detection.experiment.anchor_check import IOUS, AnchorFit, ScaledObjects, fitted, reach, scaled_objects, strides_of
+from detection.experiment.anchor_advice import anchor_blocks
 from detection.experiment.checking import Verdict, similar_across
 from detection.experiment.illustrations import evenly_spread
 from detection.experiment.run_folder import RunFolder
-from detection.report.charts import Panel, chart
 from detection.report.dataset_page import Block, write_dataset_page
 from detection.report.page import ShownImage
 from detection.report.sections import Table
 
 _GRID = 8  # images of a grid
 _GROUPS, _OF_GROUP = 6, 3  # groups of similar images that are shown, and images of each
-_WORST = 8  # objects
 _FEW = 30  # objects of a class
 _RATIO = 20  # of the most frequent class to another
-_MISSED = 0.1  # share of the objects beyond the anchors
-_GAIN = 0.02  # by which fitted anchors must be better to be advised
 
 
 def page_path(config: settings.Config) -> Path:
@@ -50,7 +45,7 @@ def write_page(config: settings.Config, verdicts: Sequence[Verdict], path: Path)
     blocks = [*_counts(config.data, splits, advice)]
     train = splits.get("train")
     if train is not None and not train.crowds.all():
-        blocks += _anchors(config, train, advice)
+        blocks += anchor_blocks(config, train, advice)
     blocks += _findings(verdicts)
     blocks += _similar(splits, advice)
     if train is not None:
@@ -135,88 +130,6 @@ def _counts(data: settings.Data, splits: dict[str, DatasetIndex], advice: list[s
 
 def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _anchors(config: settings.Config, index: DatasetIndex, advice: list[str]) -> list[Block]:
-    """Sizes and aspect ratios of the boxes against the anchors."""
-    objects = scaled_objects(config.data, index)
-    sides = objects.sides
-    sizes, ratios = np.sqrt(sides.prod(axis=1)), sides[:, 1] / sides[:, 0]
-    rpn = config.rpn
-    charts = [
-        _cumulative("√(width × height) in pixels of the network's input", sizes, rpn.anchor_sizes),
-        _cumulative("height / width", ratios, rpn.anchor_ratios),
-    ]
-    texts = [
-        f"At the training's image scale (shorter sides {_numbers(config.data.shorter_sides)}, longer at most "
-        f"{config.data.longer_side}); half of the boxes are {np.quantile(sizes, 0.25):.0f} to "
-        f"{np.quantile(sizes, 0.75):.0f} pixels large. Dashed lines are the anchors'."
-    ]
-    try:
-        strides = strides_of(config)
-        fits = {"of the configuration": reach(config, objects, strides), "fitted": fitted(config, objects, strides)}
-    except (UserError, ValueError) as error:
-        return [Block("Boxes", [*texts, f"The anchors cannot be compared: {error}"], charts=charts)]
-    head = ["anchors", *(f"boxes that none reaches at IoU {iou}" for iou in IOUS), "mean best IoU", "sizes", "ratios"]
-    rows = [
-        [name, *(f"{fit.missed(iou):.1%}" for iou in IOUS), f"{fit.best.mean():.3f}",
-         _numbers(fit.sizes), _numbers(fit.ratios)]
-        for name, fit in fits.items()
-    ]  # fmt: skip
-    own, better = fits.values()
-    lines = [f"  anchor_sizes: [{_numbers(better.sizes)}]", f"  anchor_ratios: [{_numbers(better.ratios)}]"]
-    texts.append(
-        f"An anchor learns from a box at an IoU of at least {rpn.positive_iou}; a box that no anchor reaches so far is "
-        "still learnt by its best anchor, but from few examples."
-    )
-    if rpn.allowed_border is not None:
-        texts.append(
-            "Anchors that reach over the image's edge by more than rpn.allowed_border="
-            f"{rpn.allowed_border:g} pixels take no part in the training, and none here."
-        )
-    is_better = better.score > own.score + _GAIN
-    if not is_better:
-        texts.append("The fitted anchors are no better: keep those of the configuration.")
-    if own.missed(IOUS[0]) > _MISSED:
-        remedy = "take the fitted anchors below" if is_better else "scale the images up, or use a feature pyramid"
-        advice.append(f"No anchor reaches {own.missed(IOUS[0]):.0%} of the boxes at IoU {IOUS[0]}: {remedy}.")
-    elif is_better:
-        advice.append(
-            f"Fitted anchors overlap the boxes better than the configuration's (mean best IoU {better.best.mean():.3f} "
-            f"against {own.best.mean():.3f}); they are below, to paste."
-        )
-    code = ["rpn:", *lines] if is_better else []
-    return [
-        Block("Boxes and anchors", texts, [Table(head, rows, words=(0, 4, 5))], charts, code),
-        *_worst(index, objects, own),
-    ]
-
-
-def _worst(index: DatasetIndex, objects: ScaledObjects, fit: AnchorFit) -> list[Block]:
-    order = [one for one in np.argsort(fit.best, kind="stable")[:_WORST].tolist() if fit.best[one] < IOUS[0]]
-    images = []
-    for one in order:
-        i, (width, height) = int(objects.images[one]), objects.sides[one]
-        text = f"{index.file_name(i)}: {width:.0f} × {height:.0f} pixels at the network's scale, "
-        shown = dataset_images.of_object(index, i, int(objects.rows[one]), f"{text}best IoU {fit.best[one]:.2f}")
-        images += [shown] if shown is not None else []
-    return [Block("Boxes farthest from any anchor", images=images)] if images else []
-
-
-def _cumulative(label: str, values: np.ndarray, marks: Sequence[float]) -> tuple[str, str]:
-    """A chart of the share of boxes below each value, and what it shows."""
-    shares = np.linspace(0, 1, 101)
-    points = np.quantile(values, shares)
-    end = max(float(np.quantile(values, 0.98)), *(mark * 1.05 for mark in marks))
-    curve = [(float(x), float(y)) for x, y in zip(points, shares, strict=True) if x <= end]
-    panel = Panel("share of the boxes below", {"boxes": curve}, (0.0, end), (0.0, 1.0), {
-        f"{mark:g}": mark for mark in marks
-    })  # fmt: skip
-    return Markup(chart(label, [panel])), f"{label[0].upper()}{label[1:]}: median {np.median(values):.3g}."
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _findings(verdicts: Sequence[Verdict]) -> list[Block]:

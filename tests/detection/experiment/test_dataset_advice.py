@@ -155,7 +155,9 @@ def test_the_anchors_are_compared_at_the_network_s_scale(config: settings.Config
 
 def test_it_is_drawn_in_a_browser(page: Path, tmp_path: Path) -> None:
     with Tab(find_browser(), page, tmp_path) as tab:
-        assert tab.evaluate("[...document.querySelectorAll('figure img')].every(one => one.complete && one.naturalWidth > 0)")
+        assert tab.evaluate(
+            "[...document.querySelectorAll('figure img')].every(one => one.complete && one.naturalWidth > 0)"
+        )
         assert tab.evaluate("document.querySelector('#classes b')") is None  # a class's name is no HTML
         for width in (400, 1600):
             for dark in (False, True):
