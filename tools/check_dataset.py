@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(printable(verdict.text, keep_lines=True), file=sys.stderr if verdict.refused else sys.stdout, flush=True)
         verdicts.append(verdict)
     write_page(config, verdicts, page)
-    print(printable(f"page: {page}"))
+    logging.getLogger(__name__).info("page: %s", page)
     return int(any(verdict.refused for verdict in verdicts))
 
 

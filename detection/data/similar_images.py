@@ -46,6 +46,8 @@ def similar_groups(thumbnails: np.ndarray) -> list[list[int]]:
     grey = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     contrast = grey.std(axis=1)
     rows = np.flatnonzero(contrast >= _LEAST_CONTRAST)
+    if len(rows) == 0:
+        return []
     grey = (grey[rows] - grey[rows].mean(axis=1, keepdims=True)) / contrast[rows, None]
     bands = difference_hashes(thumbnails[rows])
     leader = np.arange(len(rows))  # of each image's group, by way of other leaders

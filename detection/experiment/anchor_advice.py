@@ -22,7 +22,7 @@ _GAIN = 0.02  # by which fitted anchors must be better to be advised
 
 
 def anchor_blocks(config: settings.Config, index: DatasetIndex, advice: list[str]) -> list[Block]:
-    """The sections on the sizes and aspect ratios of the boxes, against the anchors; sentences are added to `advice`."""
+    """The sections on the sizes and aspect ratios of the boxes, against the anchors; adds sentences to `advice`."""
     objects = scaled_objects(config.data, index)
     sides = objects.sides
     sizes, ratios = np.sqrt(sides.prod(axis=1)), sides[:, 1] / sides[:, 0]

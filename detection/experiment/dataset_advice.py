@@ -108,11 +108,13 @@ def _counts(data: settings.Data, splits: dict[str, DatasetIndex], advice: list[s
     names = list(dict.fromkeys(name for index in splits.values() for name in index.category_names))
     of_split = {which: _of_classes(index, names) for which, index in splits.items()}
     first = next(iter(of_split.values()))[0]
-    most = max(1, int(first.max()))
+    most = max(1, int(first.max(initial=0)))
     order = np.argsort(-first, kind="stable").tolist()
     cells = [[names[k], *(str(int(one[k])) for own in of_split.values() for one in own)] for k in order]
     columns = [f"{what}, {which}" for which in of_split for what in ("objects", "images")]
     balance = Table(["class", *columns], cells, [first[k] / most for k in order], sortable=True, name="classes")
+    if not names:
+        return [Block("Splits", tables=[Table(head, rows)])]
     if "train" in of_split:
         counted = of_split["train"][0]
         rare = [names[k] for k in order if counted[k] < min(_FEW, most)]

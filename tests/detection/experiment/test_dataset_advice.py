@@ -134,11 +134,24 @@ def test_what_is_refused_is_shown_with_its_image(tmp_path: Path) -> None:
         "check_dataset", "--data", tmp_path / "set", "--output", tmp_path / "page.html", "data.layout=auto", check=False
     )
     assert result.returncode == 1
-    assert f"page: {tmp_path / 'page.html'}" in result.stdout
+    assert f"page: {tmp_path / 'page.html'}" in result.stderr
     sections = sections_of(tmp_path / "page.html")
     assert "data.train is refused: 1 annotations of categories that are not listed" in sections["What to do next"]
     assert sections[f"data.train: 1 {KINDS['category_unknown'].found}"].count("<img ") == 1
     assert "data.test: the most crowded images" in sections
+
+
+def test_a_set_without_objects_has_a_page(tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    for path in (tmp_path / "set" / "annotations").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    changes = [f"data.root={tmp_path / 'set'}", "data.keep_empty=true", f"output={tmp_path}"]
+    config = load_config_of(DataConfig, None, changes)
+    write_page(config, list(check_splits(config.data)), page_path(config))
+    sections = sections_of(page_path(config))
+    assert sections["data.train: images without objects"].count("<img ") == 4
+    assert "Boxes and anchors" not in sections
+    assert "are trained on as background" in sections["data.train: images without objects"]
 
 
 def test_the_anchors_are_compared_at_the_network_s_scale(config: settings.Config) -> None:
