@@ -17,13 +17,14 @@ from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.experiment.datasets import training_augmentation
 from detection.report.captions import Color
-from detection.report.drawing import class_color, draw_ground_truth, draw_objects
+from detection.report.drawing import class_color, draw_found, draw_ground_truth, draw_objects
 from detection.report.page import ShownImage, embed_image
 
 _SHOWN = 480  # pixels along the longer side of an image on the page
 _CAPTIONS = 30  # of an image, at most
 _ROOM = 3.0  # times a box's longer side that is shown of the image around a small box
-_LEAST_WINDOW = 160  # pixels
+_LEAST_WINDOW = 100  # pixels
+_LEAST_MARK = 28  # pixels of the page along a marked box
 _MARKED: Color = (222, 40, 40)
 
 
@@ -91,21 +92,23 @@ def _drawn(
 ) -> np.ndarray:
     """The image with its objects, at the size of the page, so that lines and captions are legible there. Many captions
     would hide the objects: then there are none."""
-    image, boxes = _small(image, boxes)
+    image, boxes = _at_size_of_page(image, boxes)
     if len(boxes) <= _CAPTIONS:
         return draw_ground_truth(image, boxes, labels, names, crowds)
     colors = [class_color(int(label)) for label in labels]
     return draw_objects(image, boxes, [""] * len(boxes), colors)
 
 
-def _small(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _at_size_of_page(image: np.ndarray, boxes: np.ndarray, *, enlarge: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its boxes scaled down, or with `enlarge` also up, to the size of the page."""
     height, width = image.shape[:2]
-    factor = min(1.0, _SHOWN / max(height, width))
+    factor = _SHOWN / max(height, width)
+    factor = factor if enlarge else min(1.0, factor)
     size = max(1, round(height * factor)), max(1, round(width * factor))
     if size == (height, width):
         return image, boxes
     scaled = scale_boxes(boxes.astype(np.float32), (size[0] / height, size[1] / width), size)
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), scaled
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC), scaled
 
 
 def _marked(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -119,6 +122,6 @@ def _marked(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     x0, y0 = (max(0, int(one - side / 2)) for one in middle)
     x1, y1 = (min(edge, int(one + side / 2) + 1) for one, edge in zip(middle, (width, height), strict=True))
     box = box - [x0, y0, x0, y0]
-    box[2:] = np.maximum(box[2:], box[:2] + 1)
-    part, boxes = _small(image[y0:y1, x0:x1], box[None])
-    return draw_objects(part, boxes, [""], [_MARKED])
+    part, boxes = _at_size_of_page(image[y0:y1, x0:x1], box[None], enlarge=True)
+    short = np.maximum(0, _LEAST_MARK - (boxes[:, 2:] - boxes[:, :2])) / 2  # a box without an area is seen, too
+    return draw_found(part, boxes + np.concatenate([-short, short], axis=1), [""], [_MARKED])
