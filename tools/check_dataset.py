@@ -1,7 +1,8 @@
-"""Checks a data set before a long run: the annotations and every image. Changes nothing."""
+"""Checks a data set before a long run: the annotations and every image. Your files are only read."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -17,25 +18,40 @@ EPILOG = """examples:
 
 All findings of a split are reported at once, with counts and the first examples: first what the tools refuse, then
 what they repair (they never change your files) and what is implausible. Then the two splits are compared. Every image
-is decoded. The exit status is 1 if something is refused."""
+is decoded. The exit status is 1 if something is refused.
+
+A page shows the same with images, and the rest: counts, class balance, boxes against the configuration's anchors,
+anchors fitted to the boxes, nearly equal images, annotated and augmented training images, crowded images. It is
+dataset.html in the folder of the run, or what --output names: a folder, or a file that ends in .html. Only the page of
+an earlier check is replaced."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
-    add_config_arguments(options_parser, output="not used", default="what --data holds, or else the demo")
+    add_config_arguments(
+        options_parser,
+        output="folder of the page, or its file name.html; runs/<name> by default",
+        default="what --data holds, or else the demo",
+    )
     options = options_parser.parse_intermixed_args(arguments)
 
     from backbones.common.text import printable
     from detection.config_file import load_config_of
     from detection.experiment.checking import DataConfig, check_splits
+    from detection.experiment.dataset_advice import page_path, write_page
+    from detection.report.dataset_page import require_own
 
     default = DEMO_CONFIG if options.data is None else None
     config = load_config_of(DataConfig, default if options.config is None else options.config, overrides(options))
-    refused = False
+    page = page_path(config)
+    require_own(page)
+    verdicts = []
     for verdict in check_splits(config.data):
         print(printable(verdict.text, keep_lines=True), file=sys.stderr if verdict.refused else sys.stdout, flush=True)
-        refused |= verdict.refused
-    return int(refused)
+        verdicts.append(verdict)
+    write_page(config, verdicts, page)
+    logging.getLogger(__name__).info("page: %s", page)
+    return int(any(verdict.refused for verdict in verdicts))
 
 
 if __name__ == "__main__":

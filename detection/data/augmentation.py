@@ -81,7 +81,7 @@ class Augmentation:
         if self.pipeline is not None:
             image, boxes, kept, proposals = self.pipeline(image, boxes, proposals, hash63(seed, _PIPELINE))
         height, width = image.shape[:2]
-        new_height, new_width = self._resized(height, width, seed)
+        new_height, new_width = self.resized(height, width, seed)
         if (new_height, new_width) != (height, width):
             image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
         scale = (new_height / height, new_width / width)
@@ -102,7 +102,7 @@ class Augmentation:
 
     def target_size(self, height: int, width: int, seed: int) -> tuple[int, int]:
         """(height, width) after the resize and, with scale jitter, of the window."""
-        height, width = self._resized(height, width, seed)
+        height, width = self.resized(height, width, seed)
         most = max(height, width) if self.scale_jitter is None else self.scale_jitter_side
         return min(height, most), min(width, most)
 
@@ -122,7 +122,7 @@ class Augmentation:
         window = np.ascontiguousarray(image[top : top + height, left : left + width])
         return window, boxes, proposals, kept
 
-    def _resized(self, height: int, width: int, seed: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int, seed: int) -> tuple[int, int]:
         """(height, width) after the resize, rounded to the nearest pixel, at least 1."""
         if self.scale_jitter is not None:
             low, high = self.scale_jitter

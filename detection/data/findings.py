@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from backbones.common.errors import UserError
 from backbones.common.text import printable
 
 EXAMPLES_KEPT = 5
@@ -164,6 +166,15 @@ KINDS: dict[str, Kind] = {
         "images with the same pixels as another one",
         "taken as images of their own, in each of which the other's objects are background; keep one of them",
     ),
+    "image_nearly_twice": Kind(
+        "images that nearly equal another one (the same scaled, compressed anew, or taken a moment later)",
+        "taken as images of their own; they add little to a training",
+    ),
+    "image_nearly_in_both_splits": Kind(
+        "images of data.test that nearly equal one of data.train",
+        "used in both; figures of images that were nearly trained on say little about others: keep what belongs "
+        "together (a video, a place, a patient) in one split",
+    ),
     "image_in_both_splits": Kind(
         "images of data.test with the same pixels as one of data.train",
         "used in both; figures of images that were trained on say little about others",
@@ -259,12 +270,43 @@ KINDS: dict[str, Kind] = {
 }
 
 
+class Example(str):
+    """A defect's place in words, which may also name it for a drawing.
+
+    image: the image's file, relative to the image folder, or as the labels name it. box: x, y, width, height as stated,
+    in pixels.
+    """
+
+    __slots__ = ("box", "image")
+    image: str | None
+    box: tuple[float, ...] | None
+
+    def __new__(cls, text: str, image: str | None = None, box: Iterable[float] | None = None) -> Example:
+        made = super().__new__(cls, text)
+        made.image = image
+        made.box = None if box is None else tuple(box)
+        return made
+
+    def with_box(self, box: Iterable[float]) -> Example:
+        """The same place, of an object with this box."""
+        return Example(self, self.image, box)
+
+
 @dataclass
 class Finding:
     """The count of one kind and its first examples."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+
+class UnusableLabels(UserError):
+    """Labels or images with defects that are refused. findings: all that were found. root: the image folder, or None"""
+
+    def __init__(self, message: str, findings: Findings, root: Path | None) -> None:
+        super().__init__(message)
+        self.findings = findings
+        self.root = root
 
 
 class Findings:
@@ -287,7 +329,9 @@ class Findings:
         finding.count += count
         wanted = EXAMPLES_KEPT - len(finding.examples)
         if wanted > 0:
-            finding.examples.extend(printable(example) for _, example in zip(range(wanted), examples, strict=False))
+            for _, example in zip(range(wanted), examples, strict=False):
+                place = example if isinstance(example, Example) else Example(example)
+                finding.examples.append(Example(printable(example), place.image, place.box))
 
     def count(self, kind: str) -> int:
         """The number of defects of `kind`."""

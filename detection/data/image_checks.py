@@ -18,8 +18,9 @@ from PIL import Image
 
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.file_names import leads_out, match_file_names, present_files
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.images import ORIENTATION_TAG, ImageError, image_size, image_sizes, read_image
+from detection.data.similar_images import SIDE, thumbnail
 from detection.data.tables import Tables
 
 UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for an unknown size: no box reaches beyond it
@@ -138,6 +139,7 @@ class _Look:
 
     problem: str | None = None
     digest: bytes = bytes(DIGEST_BYTES)
+    thumbnail: np.ndarray | None = None
     brightest: int = 255
     orientation: int = 1
     as_stored: bool | None = None
@@ -150,8 +152,9 @@ def look_at_images(
     sizes: tuple[np.ndarray, np.ndarray],
     stated: np.ndarray,
     findings: Findings,
-) -> np.ndarray:
-    """Decodes every image and returns digests of their pixels, uint8 (M, DIGEST_BYTES), zeros for those not decoded.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes every image and returns digests of their pixels, uint8 (M, DIGEST_BYTES), and their thumbnails, uint8
+    (M, SIDE, SIDE) (see `similar_images`); zeros for those not decoded.
 
     Adds to the findings: images that cannot be read or have another size than stated; images with decoder warnings;
     equal images; nearly black images; rotated images whose EXIF orientation contradicts the other images' sizes.
@@ -180,18 +183,27 @@ def look_at_images(
                     with decoder_complaints() as own:
                         look(i)
                     findings.add(
-                        "image_doubtful", min(1, len(own)), [f"{image_root / files[i]}: {text}" for text in own[:1]]
+                        "image_doubtful",
+                        min(1, len(own)),
+                        [Example(f"{image_root / files[i]}: {text}", files[i]) for text in own[:1]],
                     )
     sound = {i: one for i, one in looks.items() if one.problem is None}
-    dark = [f"{files[i]}: at most {one.brightest} of 255" for i, one in sound.items() if 0 < one.brightest <= _DARK]
+    dark = [
+        Example(f"{files[i]}: at most {one.brightest} of 255", files[i])
+        for i, one in sound.items()
+        if 0 < one.brightest <= _DARK
+    ]
     findings.add("image_nearly_black", len(dark), dark)
     _compare_orientations({files[i]: one for i, one in sound.items()}, findings)
     digests = np.zeros((len(files), DIGEST_BYTES), dtype=np.uint8)
+    thumbnails = np.zeros((len(files), SIDE, SIDE), dtype=np.uint8)
     for i, one in sound.items():
         digests[i] = np.frombuffer(one.digest, dtype=np.uint8)
+        if one.thumbnail is not None:
+            thumbnails[i] = one.thumbnail
     equal = equal_images(digests, files)
-    findings.add("image_content_twice", len(equal), (f"{first} and {other}" for first, other in equal))
-    return digests
+    findings.add("image_content_twice", len(equal), (Example(f"{first} and {other}", first) for first, other in equal))
+    return digests, thumbnails
 
 
 def equal_images(
@@ -230,7 +242,7 @@ def _look(path: Path, size: tuple[int, int], stated: bool) -> _Look:
     as_stored = None
     if stated and orientation >= 5 and height != width:
         as_stored = size == (height, width)
-    return _Look(None, digest.digest(), int(image.max()), orientation, as_stored)
+    return _Look(None, digest.digest(), thumbnail(image), int(image.max()), orientation, as_stored)
 
 
 def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
@@ -251,9 +263,10 @@ def _compare_orientations(looks: dict[str, _Look], findings: Findings) -> None:
     """Adds the images that EXIF rotates to the findings if other images' sizes show that the annotations were made on
     the pixels as stored.
     """
-    turned: dict[bool, list[str]] = defaultdict(list)
+    turned: dict[bool, list[Example]] = defaultdict(list)
     for file, look in looks.items():
         if look.orientation > 1:
-            turned[look.as_stored is not True].append(f"{file}: orientation {look.orientation}")
+            text = f"{file}: orientation {look.orientation}"
+            turned[look.as_stored is not True].append(Example(text, file))
     if turned[False]:
         findings.add("orientation_doubtful", len(turned[True]), turned[True])

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backbones.common.errors import UserError
-from detection.data.findings import Findings, Purpose
+from detection.data.findings import Findings, Purpose, UnusableLabels
 from detection.data.image_checks import (
     find_files,
     look_at_images,
@@ -77,7 +77,8 @@ class DatasetIndex:
     image_root: None for an index that was loaded without images; its heights and widths are 0, its boxes not clipped.
     stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
-    with check="sound". open_classes: whether the labels list only the classes that occur in them.
+    with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels
+    list only the classes that occur in them.
     """
 
     name: str
@@ -100,6 +101,7 @@ class DatasetIndex:
     findings: Findings
     stated: StatedObjects | None = None
     digests: np.ndarray | None = None
+    thumbnails: np.ndarray | None = None
     open_classes: bool = False
 
     def __len__(self) -> int:
@@ -153,6 +155,7 @@ class DatasetIndex:
             areas=self.areas[objects],
             stated=self.stated and self.stated.subset(images),
             digests=None if self.digests is None else self.digests[images],
+            thumbnails=None if self.thumbnails is None else self.thumbnails[images],
         )
 
     def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
@@ -244,7 +247,7 @@ def load_index(
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
-    sizes, files, digests = None, names, None
+    sizes, files, digests, thumbnails = None, names, None, None
     if root is not None:
         stated_sizes = tables.heights[rows], tables.widths[rows]
         there = refuse_names_that_lead_out(names, findings)
@@ -252,7 +255,8 @@ def load_index(
             files, there = find_files(root, names, there, findings)
         sizes = sizes_of(root, image_ids, files, there, stated_sizes, findings)
         if check == "sound":
-            digests = look_at_images(root, files, there, sizes, (stated_sizes[0] > 0) & (stated_sizes[1] > 0), findings)
+            is_stated = (stated_sizes[0] > 0) & (stated_sizes[1] > 0)
+            digests, thumbnails = look_at_images(root, files, there, sizes, is_stated, findings)
     category_ids, category_names = categories_of(tables, findings)
     links = link(tables, image_ids, category_ids, findings)
     boxes, usable = corner_boxes(tables, links, sizes, findings)
@@ -260,7 +264,7 @@ def load_index(
     if check != "listed" and sizes is not None:
         find_implausible(tables, links, sizes, category_names, findings, closely=check == "sound")
     if findings.refused:
-        raise UserError(f"{file}: cannot be used:\n{findings.refusal()}")
+        raise UnusableLabels(f"{file}: cannot be used:\n{findings.refusal()}", findings, root)
 
     heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
     objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
@@ -288,6 +292,7 @@ def load_index(
         findings=findings,
         stated=_stated(tables, links, len(rows)) if purpose == "evaluation" else None,
         digests=digests,
+        thumbnails=thumbnails,
         open_classes=open_classes,
         **(content | _packed(files)),
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.data.findings import Findings
-from detection.data.repairs import Links, annotation_name
+from detection.data.findings import Example, Findings
+from detection.data.repairs import Links, annotation_example
 from detection.data.tables import Tables
 
 LIMIT_OF_CLASS = 100  # detections of one class in an image that COCO's evaluation considers
@@ -23,7 +23,7 @@ _LEAST_SHARE, _LARGEST_SHARE = 0.1, 1.05  # of its box that an object's area cov
 @dataclass(frozen=True)
 class _Objects:
     """boxes float64 (T, 4), finite; areas, crowds, image_rows, labels, heights and widths (of their images) all (T,).
-    name_of: row → the annotation's name in messages."""
+    name_of: row → the annotation as an example."""
 
     boxes: np.ndarray
     areas: np.ndarray
@@ -32,9 +32,9 @@ class _Objects:
     labels: np.ndarray
     heights: np.ndarray
     widths: np.ndarray
-    name_of: Callable[[int], str]
+    name_of: Callable[[int], Example]
 
-    def named(self, rows: np.ndarray) -> Iterator[str]:
+    def named(self, rows: np.ndarray) -> Iterator[Example]:
         """The names of the rows of a mask."""
         return map(self.name_of, np.flatnonzero(rows).tolist())
 
@@ -62,7 +62,7 @@ def find_implausible(
         labels=links.labels[rows],
         heights=sizes[0][images],
         widths=sizes[1][images],
-        name_of=lambda row: annotation_name(tables, int(rows[row])),
+        name_of=lambda row: annotation_example(tables, int(rows[row])),
     )
     _find_misread_boxes(objects, findings)
     _find_too_many_crowds(objects, findings)
@@ -124,7 +124,10 @@ def _find_crowded_images(objects: _Objects, class_names: Sequence[str], findings
         "class_crowded",
         int(many.sum()),
         (
-            f"{count} of {class_names[int(objects.labels[row]) - 1]}: {objects.name_of(row)} and others"
+            Example(
+                f"{count} of {class_names[int(objects.labels[row]) - 1]}: {objects.name_of(row)} and others",
+                objects.name_of(row).image,
+            )
             for row, count in zip(targets[first[many]].tolist(), counts[many].tolist(), strict=True)
         ),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detection.common.seeds import GOLDEN, mix64
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.tables import MISSING, Tables
 
 ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed the edge by that much in a correct file
@@ -78,7 +78,7 @@ def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findin
     findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
     unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
     examples = (
-        f"category {tables.category_of[row]}: {annotation_name(tables, row)}"
+        annotation_example(tables, row, f"category {tables.category_of[row]}: ")
         for row in np.flatnonzero(unknown).tolist()
     )
     findings.add("category_unknown", int(unknown.sum()), examples)
@@ -161,13 +161,16 @@ def count_repeated_objects(content: dict[str, np.ndarray], tables: Tables, findi
         equal &= column[order[1:]] == column[order[:-1]]
     rows = np.sort(order[1:][equal])
 
-    def name_of(row: int) -> str:
+    def example_of(row: int) -> Example:
         number = content["annotation_ids"][row]
         if tables.place_of is not None:  # such tables are numbered in their order
-            return tables.place_of(int(np.searchsorted(tables.annotation_ids, number)))
-        return f"annotation {number} of image {content['image_ids'][images[row]]}"
+            return annotation_example(tables, int(np.searchsorted(tables.annotation_ids, number)))
+        image_id = content["image_ids"][images[row]]
+        x0, y0, x1, y1 = content["boxes"][row].tolist()
+        name = _image_name(tables, image_id)
+        return Example(f"annotation {number} of image {image_id}", name, (x0, y0, x1 - x0, y1 - y0))
 
-    findings.add("object_twice", len(rows), map(name_of, rows.tolist()))
+    findings.add("object_twice", len(rows), map(example_of, rows.tolist()))
 
 
 def annotation_name(tables: Tables, row: int) -> str:
@@ -178,5 +181,16 @@ def annotation_name(tables: Tables, row: int) -> str:
     return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
 
 
-def _examples(tables: Tables, mask: np.ndarray) -> list[str]:
-    return [annotation_name(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]
+def annotation_example(tables: Tables, row: int, before: str = "") -> Example:
+    """An annotation as an example, with its image and its box; `before` stands before its name."""
+    image = _image_name(tables, tables.image_of[row])
+    return Example(before + annotation_name(tables, row), image, tables.boxes[row].tolist())
+
+
+def _image_name(tables: Tables, image_id: int) -> str | None:
+    rows = np.flatnonzero(tables.image_ids == image_id)
+    return tables.names[rows[0]] if len(rows) else None
+
+
+def _examples(tables: Tables, mask: np.ndarray) -> list[Example]:
+    return [annotation_example(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]

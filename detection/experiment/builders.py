@@ -29,17 +29,9 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
     """The proposal network. Without `pretrained` its backbone has random weights, to be overwritten."""
     rpn = config.rpn
     backbone = _build_trunk(config, ("p2", "p3", "p4", "p5", "p6"), pretrained=pretrained)
-    strides = list(backbone.strides.values())
-    sizes = np.array_split(rpn.anchor_sizes, len(strides))
     network = RPN(
         backbone,
-        Anchors(
-            [own.tolist() for own in sizes],
-            rpn.anchor_ratios,
-            strides,
-            offset=rpn.anchor_offset,
-            rounded=rpn.anchor_rounding,
-        ),
+        build_anchors(rpn, list(backbone.strides.values())),
         channels=rpn.channels,
         positive_iou=rpn.positive_iou,
         negative_iou=rpn.negative_iou,
@@ -53,6 +45,12 @@ def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
     )
     _compile_if_asked(config, backbone)
     return network
+
+
+def build_anchors(rpn: settings.RPN, strides: Sequence[int]) -> Anchors:
+    """The RPN's anchors on feature maps of these strides, finest first."""
+    sizes = [own.tolist() for own in np.array_split(rpn.anchor_sizes, len(strides))]
+    return Anchors(sizes, rpn.anchor_ratios, strides, offset=rpn.anchor_offset, rounded=rpn.anchor_rounding)
 
 
 def build_fast_rcnn(

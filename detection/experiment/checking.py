@@ -4,8 +4,9 @@ every image decoded, and the two splits compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.data.discovery import NoSuchSplit
+from detection.data.findings import Example, Findings, UnusableLabels
 from detection.data.image_checks import equal_images
 from detection.data.index import DatasetIndex
 from detection.data.readers.source import Source
+from detection.data.similar_images import similar_groups
 from detection.experiment.datasets import check_split, match_classes, training_images
 
 
@@ -32,10 +35,18 @@ Which = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a check of one split or both: a text of one or more lines, and whether a run would be refused."""
+    """The result of a check of one split or both: a text of one or more lines, and whether a run would be refused.
+
+    which: the split. index: its images, if they can be used. findings: what was found in it, also if it is refused;
+    root: the folder of its images.
+    """
 
     text: str
     refused: bool = False
+    which: str = ""
+    index: DatasetIndex | None = None
+    findings: Findings | None = None
+    root: Path | None = None
 
 
 def check_splits(data: settings.Data, sources: Mapping[Which, Source] | None = None) -> Iterator[Verdict]:
@@ -48,20 +59,25 @@ def check_splits(data: settings.Data, sources: Mapping[Which, Source] | None = N
     for which in splits:
         try:
             index = check_split(data, which, None if sources is None else sources[which])
+            _find_similar_images(index)
             if which == "test" and found:
                 _find_shared_images(found["train"], index)
             if which == "train":
                 training_images(data, index)
         except NoSuchSplit as error:
-            yield Verdict(f"data.{which}: {error}", refused=which == "train")
+            yield Verdict(f"data.{which}: {error}", which == "train", which)
+            continue
+        except UnusableLabels as error:
+            yield Verdict(f"data.{which}: {error}", True, which, None, error.findings, error.root)
             continue
         except UserError as error:
-            yield Verdict(f"data.{which}: {error}", refused=True)
+            yield Verdict(f"data.{which}: {error}", True, which)
             continue
         found[which] = index
         findings = index.findings.summary()
-        yield Verdict(f"data.{which}: {_headline(data, which, index)}; " + (f"found:\n{findings}" if findings else
-                      "nothing to repair"))  # fmt: skip
+        text = f"data.{which}: {_headline(data, which, index)}; "
+        text += f"found:\n{findings}" if findings else "nothing to repair"
+        yield Verdict(text, False, which, index, index.findings, index.image_root)
     if len(found) == 2:
         train, test = found.values()
         try:
@@ -88,4 +104,38 @@ def _find_shared_images(train: DatasetIndex, test: DatasetIndex) -> None:
     assert test.digests is not None
     names = [[index.file_name(i) for i in range(len(index))] for index in (test, train)]
     pairs = equal_images(test.digests, names[0], train.digests, names[1])
-    test.findings.add("image_in_both_splits", len(pairs), (f"{one} is {other}" for one, other in pairs))
+    test.findings.add("image_in_both_splits", len(pairs), (Example(f"{one} is {other}", one) for one, other in pairs))
+    shared = {one for one, _ in pairs}
+    similar = []
+    for group in similar_across([train, test]):
+        others = [i for split, i in group if split == 0]
+        similar += [(test.file_name(i), train.file_name(others[0])) for split, i in group if split == 1 and others]
+    similar = [pair for pair in similar if pair[0] not in shared]
+    test.findings.add(
+        "image_nearly_in_both_splits",
+        len(similar),
+        (Example(f"{one} nearly equals {other}", one) for one, other in similar),
+    )
+
+
+def _find_similar_images(index: DatasetIndex) -> None:
+    """Adds the images of a split that nearly equal another one, and are not the same, to its findings."""
+    assert index.digests is not None
+    similar = []
+    for group in similar_across([index]):
+        first = group[0][1]
+        seen = {index.digests[first].tobytes()}
+        for _, i in group[1:]:
+            if index.digests[i].tobytes() not in seen:
+                seen.add(index.digests[i].tobytes())
+                similar.append((index.file_name(i), index.file_name(first)))
+    index.findings.add(
+        "image_nearly_twice", len(similar), (Example(f"{one} nearly equals {other}", one) for one, other in similar)
+    )
+
+
+def similar_across(splits: Sequence[DatasetIndex]) -> list[list[tuple[int, int]]]:
+    """Groups of nearly equal or equal images, each as (position of its split, position of the image in it)."""
+    thumbnails = [index.thumbnails for index in splits if index.thumbnails is not None]
+    places = [(number, i) for number, index in enumerate(splits) for i in range(len(index))]
+    return [[places[row] for row in group] for group in similar_groups(np.concatenate(thumbnails))]

@@ -7,29 +7,13 @@ import math
 
 import numpy as np
 
-from detection import config as settings
 from detection.data.index import DatasetIndex
-from detection.experiment.datasets import test_augmentation
+from detection.experiment.anchor_check import IOUS, fitted_anchors, reach, scaled_objects, strides_of
 from detection.experiment.reasoned_config import ReasonedConfig
-from detection.geometry.anchor_fitting import describe_anchors, fit_anchors
 
 _SMALL = 16.0  # pixels at the network's scale: four cells of the finest level of a pyramid
 _SIDES = {"cpu": (320, 384, 448, 512), "cuda": (800, 960, 1024)}  # shorter sides, the preset's first
 _KEEP_ANCHORS = 0.01  # the preset's anchors stay if the fitted ones raise the mean best IoU by less
-
-
-def scaled_boxes(data: settings.Data, index: DatasetIndex) -> np.ndarray:
-    """The boxes of an index, without crowd regions, in pixels of the network's input at the test's
-    size, float64 (T, 4)."""
-    resize = test_augmentation(data)
-    sizes = np.array(
-        [resize.target_size(int(h), int(w), 0) for h, w in zip(index.heights, index.widths, strict=True)],
-        dtype=np.float64,
-    ).reshape(-1, 2)
-    scale = sizes / np.stack([index.heights, index.widths], axis=1)
-    rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
-    boxes = index.boxes.astype(np.float64) * np.tile(scale[rows, ::-1], 2)
-    return np.asarray(boxes[~index.crowds])
 
 
 def set_size(fitted: ReasonedConfig, index: DatasetIndex, device: str) -> None:
@@ -70,22 +54,18 @@ def set_anchors(fitted: ReasonedConfig, index: DatasetIndex) -> None:
     config = fitted.config
     if config.init_from is not None:
         return
-    boxes = scaled_boxes(config.data, index)
-    boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 0).all(axis=1)]
-    strides = [4, 8, 16, 32, 64] if config.backbone.features == "pyramid" else [16]
-    count = len(config.rpn.anchor_sizes) // len(strides)
-    preset = describe_anchors(boxes, config.rpn.anchor_sizes, config.rpn.anchor_ratios, strides)
-    found = fit_anchors(boxes, strides, count)
+    objects, strides = scaled_objects(config.data, index), strides_of(config)
+    preset, found = reach(config, objects, strides), fitted_anchors(config, objects, strides)
     if found.mean_iou < preset.mean_iou + _KEEP_ANCHORS:
         reason = (
             f"the preset's: a box overlaps its best anchor by {preset.mean_iou:.2f} in the mean; fitted are no better"
         )
         found = preset
     else:
+        reached = [f"{1 - found.missed(iou):.0%} reach {iou} ({1 - preset.missed(iou):.0%})" for iou in IOUS]
         reason = (
             f"fitted to the boxes: the mean IoU with the best anchor is {found.mean_iou:.2f} (preset: "
-            f"{preset.mean_iou:.2f}), {found.reached_50:.0%} reach 0.5 ({preset.reached_50:.0%}), "
-            f"{found.reached_70:.0%} reach 0.7 ({preset.reached_70:.0%})"
+            f"{preset.mean_iou:.2f}), {', '.join(reached)}"
         )
     fitted.change(reason, rpn__anchor_sizes=found.sizes)
     fitted.change("height / width; " + ("all boxes are about of one shape" if len(found.ratios) == 1 else "as above"),

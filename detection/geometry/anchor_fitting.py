@@ -12,7 +12,6 @@ Shapes: G boxes (x0, y0, x1, y1) in pixels of the network's input, S sizes over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,19 +21,6 @@ _SPREAD = 0.12  # standard deviation of a mutation, in logarithms
 _LARGEST = 24  # times the stride: the size of the anchors of a level of a pyramid at most (FPN: 8); beyond, the level
 # sees too little of the object
 _ONE_RATIO = 1.25  # one ratio is enough where four fifths of the boxes are within this factor of the median
-
-
-@dataclass(frozen=True)
-class FittedAnchors:
-    """sizes: S square roots of areas, those of the finest level first. ratios: R, ascending. mean_iou: of each box with
-    its best anchor. reached_50, reached_70: share of the boxes whose best anchor has an IoU of at least 0.5 and 0.7.
-    """
-
-    sizes: tuple[float, ...]
-    ratios: tuple[float, ...]
-    mean_iou: float
-    reached_50: float
-    reached_70: float
 
 
 def best_iou(
@@ -63,18 +49,10 @@ def best_iou(
     return (overlap / union).max(axis=(1, 2))
 
 
-def describe_anchors(
-    boxes: np.ndarray, sizes: Sequence[float], ratios: Sequence[float], strides: Sequence[int]
-) -> FittedAnchors:
-    """How well given anchors reach the boxes (at least one)."""
-    found = best_iou(boxes, sizes, ratios, strides)
-    return FittedAnchors(
-        tuple(sizes), tuple(ratios), float(found.mean()), float((found >= 0.5).mean()), float((found >= 0.7).mean())
-    )
-
-
-def fit_anchors(boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int = 1, *, seed: int = 0) -> FittedAnchors:
-    """Anchors fitted to the boxes, rounded to whole pixels (sizes) and hundredths (ratios).
+def fit_anchors(
+    boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int = 1, *, seed: int = 0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Anchors fitted to the boxes: (sizes of all levels, in whole pixels; ratios, in hundredths), both ascending.
 
     Args:
         boxes: float (G, 4), each with an area.
@@ -100,8 +78,8 @@ def fit_anchors(boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int 
         (_refine(boxes, sizes, ratios, strides, (levels, largest), random) for sizes in starts),
         key=lambda one: float(best_iou(boxes, one[0], one[1], strides).mean()),
     )
-    sizes = np.maximum(found_sizes.round(), 1.0).tolist()
-    return describe_anchors(boxes, sizes, found_ratios.clip(0.01, 100).round(2).tolist(), strides)
+    sizes, ratios = np.maximum(found_sizes.round(), 1.0), found_ratios.clip(0.01, 100).round(2)
+    return tuple(sizes.tolist()), tuple(ratios.tolist())
 
 
 def _first_ratios(ratios: np.ndarray) -> np.ndarray:

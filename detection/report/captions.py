@@ -25,7 +25,8 @@ _PLATE_WEIGHT = 4.0  # cost of covering a caption, relative to an object
 
 
 def draw_captions(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colors: Sequence[Color]) -> None:
-    """Draws each box's text on a plate of its colour; where plates overlap, the first is on top.
+    """Draws each box's text on a plate of its colour; where plates overlap, the first is on top. An empty text has no
+    plate.
 
     A plate stands above its box, below it, beside it, or within it, at the place where it hides the smallest share of
     the objects and of the earlier captions. On an object it is transparent.
@@ -33,7 +34,7 @@ def draw_captions(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], c
     size = text_size(canvas)
     masks = [text_mask(text, size) for text in texts]
     plates = _places(canvas.shape[:2], boxes, [mask.shape[1] + 2 * _margin(size) for mask in masks], line_height(size))
-    for number in reversed(range(len(texts))):
+    for number in (place for place in reversed(range(len(texts))) if texts[place]):
         on_object = bool(_common(plates[number], boxes).any())
         _draw_plate(canvas, plates[number], masks[number], colors[number], _SEE_THROUGH if on_object else 1.0)
 

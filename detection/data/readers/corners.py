@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.images import image_sizes
 
 _WITHIN = 1.0  # pixels by which boxes may reach over the edge of the image that they fit
@@ -38,7 +38,7 @@ def boxes_of_corners(
     corners: np.ndarray,
     first_pixel: int | None,
     findings: Findings,
-    place_of: Callable[[int], str],
+    place_of: Callable[[int], Example],
     *,
     edges_in_set: bool = False,
 ) -> np.ndarray:
@@ -51,10 +51,14 @@ def boxes_of_corners(
     """
     low, high = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
     swapped = (low != corners[:, :2]).any(axis=1) & np.isfinite(corners).all(axis=1)
-    _add(findings, "box_corners_swapped", swapped, place_of)
+
+    def object_at(row: int) -> Example:
+        return Example(place_of(row), place_of(row).image, [*low[row], *(high - low)[row]])
+
+    _add(findings, "box_corners_swapped", swapped, object_at)
     if first_pixel is None:
         edges = must_be_edges(corners)
-        _add(findings, "corners_are_edges", edges, place_of)
+        _add(findings, "corners_are_edges", edges, object_at)
         if edges_in_set and not edges.any():
             findings.add("corners_are_edges_elsewhere", len(corners))
         first_pixel = 0 if edges_in_set or edges.any() else 1
@@ -88,10 +92,10 @@ def checked_sizes(
     other = there & ~absent & ((heights != found[:, 0]) | (widths != found[:, 1]))
     as_stored = (found[:, 2] == 1) & (heights == found[:, 1]) & (widths == found[:, 0])
     other &= ~as_stored & (ends <= found[:, 1::-1] + _WITHIN).all(axis=1)
-    _add(findings, "size_missing", absent & has_sizes, lambda i: names[i])
+    _add(findings, "size_missing", absent & has_sizes, lambda i: Example(names[i], names[i]))
     _add(
         findings, "size_corrected", other,
-        lambda i: f"{names[i]}: {widths[i]}×{heights[i]}, the file {found[i, 1]}×{found[i, 0]}",
+        lambda i: Example(f"{names[i]}: {widths[i]}×{heights[i]}, the file {found[i, 1]}×{found[i, 0]}", names[i]),
     )  # fmt: skip
     of_file = absent | other
     return np.where(of_file, found[:, 0], heights), np.where(of_file, found[:, 1], widths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.images import image_sizes
 from detection.data.readers.corners import boxes_of_corners, checked_sizes, must_be_edges
@@ -128,12 +128,11 @@ class CsvSource:
         row_of = {name: row for row, name in enumerate(names)}
         all_images = np.array([row_of[resolved[name]] for name in stated_names], dtype=np.int64)
         numbers, boxed = self._coordinates(rows, findings)
-        line_of = [table.numbers[rows[i]] for i in boxed]
+        line_of, of_image = [table.numbers[rows[i]] for i in boxed], all_images[boxed]
 
-        def place_of(row: int) -> str:
-            return f"{table.path}:{line_of[row]}"
+        def place_of(row: int) -> Example:
+            return Example(f"{table.path}:{line_of[row]}", names[of_image[row]])
 
-        of_image = all_images[boxed]
         sizes = self._stated_sizes(rows, all_images, len(names))
         boxes = self._boxes(numbers, of_image, names, findings, place_of, of_files)
         if of_files:
@@ -188,11 +187,10 @@ class CsvSource:
         of_image: np.ndarray,
         names: list[str],
         findings: Findings,
-        place_of: object,
+        place_of: Callable[[int], Example],
         of_files: bool,
     ) -> np.ndarray:
         """Boxes as x, y, width, height in pixels."""
-        assert callable(place_of)
         kind = self.table.columns.kind
         normalised = _are_normalised(numbers)
         if normalised and of_files:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.readers.corners import boxes_of_corners, checked_sizes, must_be_edges
 from detection.data.readers.source import Format
@@ -60,8 +60,8 @@ class VocSource:
         of_image = np.repeat(np.arange(len(files)), counts)
         numbers = np.concatenate([np.arange(count) for count in counts]) + 1 if counts else np.zeros(0, dtype=np.int64)
 
-        def place_of(row: int) -> str:
-            return f"{files[of_image[row]].path}, object {numbers[row]}"
+        def place_of(row: int) -> Example:
+            return Example(f"{files[of_image[row]].path}, object {numbers[row]}", names[of_image[row]])
 
         boxes = boxes_of_corners(_corners(files), self.first_pixel, findings, place_of, edges_in_set=self.edges_in_set)
         stated = np.array([(file.height, file.width) for file in files], dtype=np.int64).reshape(-1, 2)

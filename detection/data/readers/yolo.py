@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.files import require_plain_file
-from detection.data.findings import Findings
+from detection.data.findings import Example, Findings
 from detection.data.images import image_sizes
 from detection.data.readers.source import Format
 from detection.data.readers.yolo_lines import Lines, parse_lines
@@ -77,7 +77,10 @@ class YoloSource:
         findings.add(
             "class_beyond_names",
             len(found),
-            (f"{place_of(row)}: class {category_of[row]} of {len(classes)} names" for row in found),
+            (
+                Example(f"{place_of(row)}: class {category_of[row]} of {len(classes)} names", files[of_image[row]][0])
+                for row in found
+            ),
         )
         sizes = (
             image_sizes([self.images / name for name, _ in files])

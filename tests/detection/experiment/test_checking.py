@@ -70,6 +70,22 @@ def test_an_image_in_both_splits(tmp_path: Path) -> None:
     assert not refused
 
 
+def test_nearly_equal_images(tmp_path: Path) -> None:
+    """A scaled copy in train, and a brighter one of another image in test."""
+    write_split(tmp_path, "train", [1, 2, 3, 4])
+    write_split(tmp_path, "test", [5, 6])
+    for seed, names in ((7, ["train/0.png", "train/1.png"]), (8, ["train/2.png", "test/1.png"])):
+        colors = np.random.default_rng(seed).integers(0, 200, (5, 6, 3), dtype=np.uint8)
+        image = Image.fromarray(colors).resize((60, 40), Image.Resampling.BICUBIC)
+        image.save(tmp_path / names[0])
+        Image.fromarray(np.asarray(image) + 20).save(tmp_path / names[1])
+    (train, _), (test, _) = verdicts(tmp_path)
+    kind = KINDS["image_nearly_twice"]
+    assert f"; found:\n1 {kind.found}: {kind.then} (1.png nearly equals 0.png)" in train
+    kind = KINDS["image_nearly_in_both_splits"]
+    assert f"; found:\n1 {kind.found}: {kind.then} (1.png nearly equals 2.png)" in test
+
+
 def test_what_a_training_refuses_is_refused(tmp_path: Path) -> None:
     """An evaluation takes the same images."""
     write_split(tmp_path, "train", [1, 2], iscrowd=1)

@@ -88,6 +88,12 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=middle[0], y=middle[1], button="left", clickCount=1)
 
+    def resize(self, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Sets the size of the window in pixels, and which colours the reader prefers."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
     def type(self, text: str) -> None:
         """Types a text into the element that has the focus."""
         self._call("Input.insertText", text=text)

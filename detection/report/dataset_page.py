@@ -1,0 +1,60 @@
+"""What was found in a data set → one self-contained HTML page.
+
+The parts of the page are built by `detection.experiment.dataset_advice`; what is empty is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones.common.errors import UserError
+from backbones.common.files import atomic_write
+from detection.report.page import ShownImage
+from detection.report.sections import Table
+from detection.report.template import render
+
+MARK = "Written by tools/check_dataset.py; the next check replaces it."
+
+
+@dataclass(frozen=True)
+class Block:
+    """A section: its heading, and below it, in this order: paragraphs, tables, charts, lines to copy, images in a
+    grid. charts: (SVG, what it shows)."""
+
+    heading: str
+    texts: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    charts: Sequence[tuple[str, str]] = ()
+    code: Sequence[str] = ()
+    images: Sequence[ShownImage] = ()
+
+
+def write_dataset_page(
+    path: Path, *, title: str, facts: Mapping[str, str], advice: Sequence[str], blocks: Sequence[Block]
+) -> None:
+    """Writes the page.
+
+    Args:
+        facts: what was checked, name to value. advice: sentences on what to do next.
+
+    Raises:
+        UserError: there is a file of that name that no earlier check has written. CannotWrite: it cannot be written.
+    """
+    require_own(path)
+    page = render("dataset.html.j2", title=title, mark=MARK, facts=facts, advice=advice, blocks=blocks)
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def require_own(path: Path) -> None:
+    """Raises UserError if there is something of that name that no earlier check has written."""
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError):
+        if path.is_file() and MARK.encode() in path.read_bytes()[:1000]:
+            return
+    raise UserError(f"{path}: is there already, and is no page of an earlier check; name another file with --output")
