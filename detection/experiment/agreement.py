@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Values that are fixed by training: the weights are valid only for these.
 _BACKBONE = (
     *("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width"),
-    *("features", "pyramid_width", "pyramid_norm"),
+    *("features", "pyramid_finest", "pyramid_width", "pyramid_norm"),
 )
 _RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.anchor_offset", "rpn.anchor_rounding", "rpn.channels")
 _FAST_RCNN = (

@@ -28,7 +28,7 @@ from detection.networks.rpn import RPN
 def build_rpn(config: settings.Config, *, pretrained: bool = True) -> RPN:
     """The proposal network. Without `pretrained` its backbone has random weights, to be overwritten."""
     rpn = config.rpn
-    backbone = _build_trunk(config, ("p2", "p3", "p4", "p5", "p6"), pretrained=pretrained)
+    backbone = _build_trunk(config, settings.PYRAMID_COARSEST, pretrained=pretrained)
     network = RPN(
         backbone,
         build_anchors(rpn, list(backbone.strides.values())),
@@ -67,7 +67,7 @@ def build_fast_rcnn(
         source = config.backbone.weights if pretrained else None
         trunk, conv5 = create_c4(config.backbone.name, source, **_backbone_arguments(config.backbone))
     else:
-        trunk = _build_trunk(config, ("p2", "p3", "p4", "p5"), pretrained=pretrained)
+        trunk = _build_trunk(config, settings.PYRAMID_COARSEST - 1, pretrained=pretrained)
     pooling = RoIPooling(fast.pooling, fast.pooled_size, tuple(trunk.strides.values()), fast.sampling_ratio)
     width = next(iter(trunk.channels.values()))
     heads = [_build_box_head(fast, pooling, width, conv5)]
@@ -117,16 +117,16 @@ def pair(config: settings.Config, rpn: RPN, fast_rcnn: FastRCNN) -> FasterRCNN:
     )
 
 
-def _build_trunk(
-    config: settings.Config, levels: tuple[str, ...], *, pretrained: bool
-) -> ResNeXtBackbone | FeaturePyramid:
-    """The backbone up to C4, or with a feature pyramid of these levels."""
+def _build_trunk(config: settings.Config, coarsest: int, *, pretrained: bool) -> ResNeXtBackbone | FeaturePyramid:
+    """The backbone up to C4, or with a feature pyramid up to this level."""
     backbone = config.backbone
-    outputs = ("c4",) if backbone.features == "c4" else ("c2", "c3", "c4", "c5")
+    finest = backbone.pyramid_finest
+    outputs = ("c4",) if backbone.features == "c4" else tuple(f"c{level}" for level in range(finest, 6))
     weights = backbone.weights if pretrained else None
     network = create_backbone(backbone.name, weights, outputs, **_backbone_arguments(backbone))
     if backbone.features == "c4":
         return network
+    levels = [f"p{level}" for level in range(finest, coarsest + 1)]
     return FeaturePyramid(network, backbone.pyramid_width, norm=backbone.pyramid_norm, outputs=levels)
 
 

@@ -30,7 +30,7 @@ from detection.training.distributed import on_main
 logger = logging.getLogger(__name__)
 
 _BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width", "features")
-_BACKBONE_KEYS = tuple(f"backbone.{key}" for key in (*_BACKBONE, "pyramid_width", "pyramid_norm"))
+_BACKBONE_KEYS = tuple(f"backbone.{key}" for key in (*_BACKBONE, "pyramid_finest", "pyramid_width", "pyramid_norm"))
 _HEAD = tuple(
     f"fast_rcnn.{key}" for key in ("box_head", "box_head_width", "box_head_channels", "pooled_size", "cascade")
 )

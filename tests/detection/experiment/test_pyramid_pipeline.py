@@ -26,17 +26,19 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": value for name, network in networks.items() for key, value in network.items()}
 
 
-@pytest.mark.parametrize(("head", "norm"), [("two_layers", "none"), ("four_convolutions", "group")])
-def test_the_commands_train_and_measure_pyramids(data: Path, tmp_path: Path, head: str, norm: str) -> None:
+@pytest.mark.parametrize(("head", "norm", "finest"), [("two_layers", "none", 2), ("four_convolutions", "group", 3)])
+def test_the_commands_train_and_measure_pyramids(data: Path, tmp_path: Path, head: str, norm: str, finest: int) -> None:
     config = tmp_path / "miniature.yaml"
     config.write_text(MINIATURE)
     changes = [*PYRAMID, f"fast_rcnn.box_head={head}", f"backbone.pyramid_norm={norm}", "fast_rcnn.box_head_width=32"]
-    changes += ["fast_rcnn.box_head_channels=16"]
+    changes += ["fast_rcnn.box_head_channels=16", f"backbone.pyramid_finest={finest}"]
+    changes += ["rpn.anchor_sizes=[16,32,48,64]"] if finest == 3 else []
     run = tmp_path / "run"
     for stage in ("rpn", "fastrcnn"):
         tool(f"train_{stage}", *arguments_for(config, data, run, changes))
     expected = weights(run / "detector.pt")
-    assert any(name.startswith("rpn.backbone.lateral.p2") for name in expected)
+    levels = {name.split(".")[3] for name in expected if name.startswith("rpn.backbone.lateral.")}
+    assert levels == {f"p{level}" for level in range(finest, 6)}
     assert any(name.startswith("fastrcnn.trunk.smooth.p5") for name in expected)
     assert "Average Precision" in tool("eval_coco", "--weights", run / "detector.pt").stdout
     detector = Detector.load(run / "detector.pt", "cpu")
