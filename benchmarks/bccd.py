@@ -109,10 +109,11 @@ def run_ours(config: settings.Config, device: torch.device) -> dict[str, Any]:
         clock.append(time.perf_counter())
         trained = load_detector(folder.detector)
     detector = placed(pair(config, trained.rpn.network, trained.fast_rcnn.network), config.runtime, device)
+    test = open_split(config.data, "test")
     images = sum(part.steps * part.global_batch for part in (config.rpn.training, config.fast_rcnn.training))
     parts = [end - start for start, end in itertools.pairwise(clock)]
     return {
-        **_evaluated(config, detector),
+        **evaluated(Inference.configured(detector, config), test),
         "seconds": clock[-1] - clock[0],
         "images": images,
         "parts": dict(zip(("rpn", "proposals", "fast_rcnn"), parts, strict=True)),
@@ -128,8 +129,9 @@ def run_peer(config: settings.Config, budget: float, device: torch.device) -> di
     peer = placed(peer_of(config, len(index.category_ids)), config.runtime, device)
     steps = train_peer(config, peer, index, begin + budget, budget, device)
     trained = time.perf_counter() - begin
+    detector = cast(FasterRCNN, PeerDetector(peer))  # it is called, and no more is asked of it
     return {
-        **_evaluated(config, PeerDetector(peer)),
+        **evaluated(Inference.configured(detector, config), open_split(config.data, "test")),
         "seconds": trained,
         "budget": budget,
         "images": steps * config.fast_rcnn.training.global_batch,
@@ -233,11 +235,10 @@ def _peer_config(config: settings.Config, rate: float | None, batch: int, region
     return dataclasses.replace(config, fast_rcnn=fast_rcnn)
 
 
-def _evaluated(config: settings.Config, detector: nn.Module) -> dict[str, Any]:
-    index = open_split(config.data, "test")
+def evaluated(inference: Inference[FasterRCNN], index: DatasetIndex) -> dict[str, Any]:
+    """The figures of a detector on the images of an index, and its speed."""
     begin = time.perf_counter()
-    # `detect` calls the detector and asks no more of it
-    figures, _ = average_precision_of(Inference.configured(cast(FasterRCNN, detector), config), index)
+    figures, _ = average_precision_of(inference, index)
     taken = time.perf_counter() - begin
     rounded = {name: None if value is None else round(value, 5) for name, value in figures.figures.items()}
     return {

@@ -6,19 +6,19 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.bccd import evaluated
 from benchmarks.recipe_list import shortened
 from detection import config as settings
 from detection.config_file import change_config, config_to_dict
 from detection.experiment.agreement import config_subset_that_must_match
 from detection.experiment.builders import pair
 from detection.experiment.datasets import open_split
-from detection.experiment.inference import average_precision_of, prepare_inference
+from detection.experiment.inference import prepare_inference
 from detection.experiment.model_files import load_detector
 from detection.experiment.proposing import propose
 from detection.experiment.run_folder import RunFolder
@@ -50,18 +50,10 @@ def measure(config: settings.Config, folder: Path, seed: int, device: torch.devi
     trained = load_detector(folders[1].detector)
     config = dataclasses.replace(config, fast_rcnn=_measured_statistics(config, trained.config))
     network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
-    index = open_split(config.data, "test")
-    begin = time.perf_counter()
-    figures, _ = average_precision_of(prepare_inference(network, config, device), index)
-    taken = time.perf_counter() - begin
-    rounded = {name: None if value is None else round(value, 5) for name, value in figures.figures.items()}
     return {
-        "AP": rounded["AP"],
-        "AP50": rounded["AP50"],
-        "figures": rounded,
+        **evaluated(prepare_inference(network, config, device), open_split(config.data, "test")),
         "seconds": sum(_logged(log)[-1]["elapsed"] for log in _logs(*folders)),
         "steps": {"rpn": config.rpn.training.steps, "fast_rcnn": config.fast_rcnn.training.steps},
-        "test_images_per_second": len(index) / taken,
     }
 
 

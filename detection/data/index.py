@@ -135,6 +135,16 @@ class DatasetIndex:
         """Width by height, float64 (M,)."""
         return self.widths / self.heights
 
+    def require_stated(self) -> StatedObjects:
+        """The objects as the labels state them.
+
+        Raises:
+            ValueError: the index was loaded for training.
+        """
+        if self.stated is None:
+            raise ValueError(f"{self.name} was loaded for training, not with purpose='evaluation'")
+        return self.stated
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> DatasetIndex:
         """The same split with only these images, in this order."""
         images = np.asarray(indices, dtype=np.int64)

@@ -18,9 +18,7 @@ def ground_truth_of(index: DatasetIndex) -> GroundTruth:
     Raises:
         ValueError: the index was loaded for training.
     """
-    stated = index.stated
-    if stated is None:
-        raise ValueError(f"{index.name} was loaded for training, not with purpose='evaluation'")
+    stated = index.require_stated()
     order = np.argsort(index.category_ids)
     return GroundTruth(
         image_ids=np.sort(index.image_ids),

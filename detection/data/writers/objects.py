@@ -50,9 +50,7 @@ def as_stated(index: DatasetIndex) -> Objects:
     Raises:
         ValueError: the index was loaded for training.
     """
-    stated = index.stated
-    if stated is None:
-        raise ValueError(f"{index.name} was loaded for training, not with purpose='evaluation'")
+    stated = index.require_stated()
     return Objects(stated.offsets, stated.boxes, stated.labels, stated.crowds, stated.areas)
 
 

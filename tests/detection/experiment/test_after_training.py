@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from detection.data.demo import make_demo_dataset
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.training.artifacts import load_artifact, save_artifact
 from detection.training.checkpoints import evaluated_weights
@@ -26,19 +25,6 @@ COSINE = [
     for network in ("rpn", "fast_rcnn")
     for change in ("schedule=cosine", "milestones=[]")
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_demo_dataset(folder, train=12, test=2)
-    return folder
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """The finished run in a folder that a test may change."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
 def entries(run: Path, stage: str, kind: str) -> list[dict[str, Any]]:

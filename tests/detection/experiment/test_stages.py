@@ -16,26 +16,12 @@ import torch
 import detection.data.proposal_store as proposal_store
 import detection.data.proposal_writer as proposal_writer
 from detection.config_file import load_config
-from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.experiment import dry_run, proposing, stages
 from detection.experiment.model_files import load_rpn
 from detection.training.stage import Stage
 from tests.detection.experiment.test_pipeline import assert_same_weights
 from tests.detection.pipeline import arguments_for, tool
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_demo_dataset(folder, train=12, test=2)
-    return folder
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """The finished run in a folder that a test may change."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize(
