@@ -88,8 +88,8 @@ def evaluate_detector(
         config: where the data is and how it runs: the detector's configuration, possibly changed.
         images: how many images the report shows.
         backend: the implementation that computes the figures, see `average_precision`.
-        with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; it runs the
-            Fast R-CNN twice.
+        with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; the box head
+            runs twice.
         weights: the file of the detector, by which its thresholds are named; None writes no thresholds.
 
     Raises:
@@ -105,8 +105,7 @@ def evaluate_detector(
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
     training = training_source(config.data)
-    # With test-time augmentation every view has proposals of its own, and no single set of them to judge.
-    found = detect_pair(inference, index) if with_ground_truth and not inference.augments else None
+    found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:

@@ -90,11 +90,6 @@ class Inference(Generic[Network]):
         )
 
     @property
-    def augments(self) -> bool:
-        """Whether a detector detects in more than one view of each image (test-time augmentation)."""
-        return bool(self.views) or self.flip
-
-    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next(self.network.parameters()).device
@@ -142,8 +137,8 @@ def detect_batch(
         UserError: out of memory; the message contains `remedy`, and `ids` names the kind of the batch's image ids.
     """
     with inference.computing(batch, remedy, ids) as batch:
-        if batch.views or inference.flip:
-            found = inference.network.detect_in_views(_views(batch, inference.flip), batch.original_sizes)
+        if views := views_of(inference, batch):
+            found = inference.network.detect_in_views(views, batch.original_sizes)
         else:
             found = inference.network(batch.images, batch.sizes, batch.original_sizes)
     return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
@@ -256,12 +251,13 @@ def recall_of(index: DatasetIndex, proposals: Iterable[tuple[int, np.ndarray]]) 
     return first.result()
 
 
-def _views(batch: Batch, flip: bool) -> list[View]:
-    """The images at each size; with `flip` each of them mirrored, too."""
+def views_of(inference: Inference[FasterRCNN], batch: Batch) -> list[View]:
+    """The views of test-time augmentation, the images at each size and, with `flip`, mirrored; none without it."""
+    if not batch.views and not inference.flip:
+        return []
     sizes = [(batch.images, batch.sizes), *batch.views]
-    return [
-        View(*images, is_mirrored=mirrored) for images in sizes for mirrored in ((False, True) if flip else (False,))
-    ]
+    sides = (False, True) if inference.flip else (False,)
+    return [View(*images, is_mirrored=mirrored) for images in sizes for mirrored in sides]
 
 
 def _padded(inference: Inference[Network], sample: Sample) -> list[tuple[int, int]]:

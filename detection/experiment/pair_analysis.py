@@ -1,6 +1,8 @@
 """A detector and a split → its detections, and what of its losses is due to the proposals.
 
-One pass over the images: the RPN runs once, the Fast R-CNN twice, on the proposals and on the boxes of the objects.
+One pass over the images: the RPN and the Fast R-CNN's trunk run once, its box head on the proposals and on the boxes of
+the objects. With test-time augmentation detections are those of all views, and the recall is that of the proposals in
+the first.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from detection.data.batches import Batch
 from detection.data.index import DatasetIndex
 from detection.evaluation.proposal_share import best_overlaps
-from detection.experiment.inference import LESS_MEMORY, Inference, as_rows, batches_of_split, gather_rows
+from detection.experiment.inference import LESS_MEMORY, Inference, as_rows, batches_of_split, gather_rows, views_of
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 from detection.training.distributed import gather_objects
@@ -35,7 +37,7 @@ def detect_pair(inference: Inference[FasterRCNN], index: DatasetIndex) -> PairDe
     position = {image_id: i for i, image_id in enumerate(index.image_ids.tolist())}
     rows, ideal = [np.empty((0, 7))], [np.empty((0, 7))]
     coverage = [np.empty((0, 2))]
-    for batch in batches_of_split(inference, index, f"detecting on {index.name}"):
+    for batch in batches_of_split(inference, index, f"detecting on {index.name}", views=inference.views):
         unreadable = {image_id for image_id, _ in batch.problems}
         for image_id, (found, on_objects, proposals) in zip(
             batch.image_ids.tolist(), _detect_batch(inference, batch), strict=True
@@ -58,9 +60,15 @@ def _detect_batch(inference: Inference[FasterRCNN], batch: Batch) -> list[tuple[
     with inference.computing(batch, LESS_MEMORY, "image ids") as batch:
         network, sizes, original = inference.network, batch.sizes, batch.original_sizes
         boxes, _, counts = network.propose(batch.images, sizes, original)
-        found = network.classify(batch.images, sizes, original, boxes, counts)
         objects, object_counts = _targets(batch)
-        ideal = network.classify(batch.images, sizes, original, objects, object_counts)
+        if views := views_of(inference, batch):
+            found = network.detect_in_views(views, original)
+            objects = to_original(objects, sizes, original)
+            ideal = network.detect_in_views(views, original, objects, object_counts)
+        else:
+            maps = network.fast_rcnn.feature_maps(batch.images, sizes)
+            found = network.classify(maps, sizes, original, boxes, counts)
+            ideal = network.classify(maps, sizes, original, objects, object_counts)
         proposals = to_original(boxes, sizes, original).float().cpu().numpy()
     return [
         (_on_cpu(one), _on_cpu(other), own[:count])

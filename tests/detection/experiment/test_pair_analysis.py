@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from detection.config_file import load_config
+from detection.data.augmentation import Augmentation
 from detection.data.demo import make_demo_dataset
 from detection.data.demo_drawing import CLASSES
 from detection.data.images import read_image
@@ -44,6 +48,28 @@ def test_detections_are_the_detector_s(
     assert np.array_equal(found.rows, detect(inference, index))
 
 
+def test_detections_in_several_views_are_the_detector_s_too(
+    made: tuple[Inference[FasterRCNN], DatasetIndex, PairDetections],
+) -> None:
+    plain, index, alone = made
+    view = Augmentation(shorter_sides=(128,), longer_side_max=192)
+    inference = dataclasses.replace(plain, views=(view,), flip=True)
+    found = detect_pair(inference, index)
+    assert np.array_equal(found.rows, detect(inference, index))
+    assert not np.array_equal(found.rows, alone.rows)
+    assert np.array_equal(found.overlaps, alone.overlaps), "the recall is that without augmentation"
+    # An object is classified in every view: boxes of one view alone are among those of all, before the suppression.
+    everything = dataclasses.replace(plain, network=copy.copy(plain.network))
+    everything.network.nms_iou, everything.network.detections = 1.0, 100_000
+    rows = [
+        detect_pair(dataclasses.replace(everything, views=views, flip=flip), index).with_ground_truth
+        for views, flip in (((), False), ((view,), True))
+    ]
+    few, many = ({tuple(np.round(row[[0, 5, 6]], 4)) for row in own} for own in rows)
+    assert len(few & many) > 0.95 * len(few) > 0
+    assert len(rows[1]) > 2 * len(rows[0])
+
+
 def test_the_ground_truth_takes_the_proposals_place(
     made: tuple[Inference[FasterRCNN], DatasetIndex, PairDetections],
 ) -> None:
@@ -55,7 +81,11 @@ def test_the_ground_truth_takes_the_proposals_place(
         objects = torch.from_numpy((boxes[~crowds] * scale).astype(np.float32))[None]
         with torch.inference_mode():
             (alone,) = inference.network.classify(
-                batch.images, batch.sizes, batch.original_sizes, objects, torch.tensor([objects.shape[1]])
+                inference.network.fast_rcnn.feature_maps(batch.images, batch.sizes),
+                batch.sizes,
+                batch.original_sizes,
+                objects,
+                torch.tensor([objects.shape[1]]),
             )
             proposals, _, counts = inference.network.propose(batch.images, batch.sizes, batch.original_sizes)
         own = found.with_ground_truth[found.with_ground_truth[:, 0] == image_id]
