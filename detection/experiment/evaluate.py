@@ -33,7 +33,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.data.readers.source import Source
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.ground_truth import GroundTruth
-from detection.evaluation.proposal_share import ProposalShare, proposal_share
+from detection.evaluation.proposal_share import proposal_share
 from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
 from detection.experiment.analysis import Analysis, analyse
@@ -44,7 +44,7 @@ from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
-from detection.experiment.pair_analysis import PairDetections, detect_pair
+from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
 from detection.experiment.shared_images import images_also_in_train, training_source
 from detection.experiment.shown_images import (
@@ -120,8 +120,13 @@ def evaluate_detector(
                 )
             _write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
-            share = None if found is None else _share(config, ground_truth, found, figures)
-            analysis = analyse(ground_truth, detections, figures, share)
+            ideal = None if found is None else rounded(found.with_ground_truth)
+            share = None
+            if found is not None and ideal is not None:
+                of_ideal = average_precision(ground_truth, ideal).figures
+                most = config.rpn.test_proposals.after_nms
+                share = proposal_share(found.coverage, most, figures.figures, of_ideal)
+            analysis = analyse(ground_truth, detections, figures, share, ideal)
             _write_json(folder / "analysis.json", analysis.content)
             if weights is not None:
                 order = ground_truth.category_ids.searchsorted(index.category_ids).tolist()
@@ -144,14 +149,6 @@ def evaluate_detector(
     return on_main(finish)
 
 
-def _share(
-    config: settings.Config, ground_truth: GroundTruth, found: PairDetections, figures: AveragePrecision
-) -> ProposalShare:
-    ideal = average_precision(ground_truth, rounded(found.with_ground_truth))
-    most = config.rpn.test_proposals.after_nms
-    return proposal_share(found.overlaps, found.areas, most, figures.figures, ideal.figures)
-
-
 def _write_page(
     config: settings.Config,
     index: DatasetIndex,
@@ -167,7 +164,7 @@ def _write_page(
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = _curves(folder.parent)
     shared = None if training is None else _shared_images(config, training, index)
-    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves)
+    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config))
     told = advice(seen)
     write_report(
         folder,
@@ -182,6 +179,16 @@ def _write_page(
         images=shown,
     )
     return told
+
+
+def _known_settings(config: settings.Config) -> dict[str, Any]:
+    """Values that the advice mentions, by their keys."""
+    return {
+        "data.keep_empty": config.data.keep_empty,
+        "fast_rcnn.nms_iou": config.fast_rcnn.nms_iou,
+        "fast_rcnn.pooling": config.fast_rcnn.pooling,
+        "rpn.test_proposals.after_nms": config.rpn.test_proposals.after_nms,
+    }
 
 
 def _shared_images(config: settings.Config, training: Source, index: DatasetIndex) -> list[str] | None:
