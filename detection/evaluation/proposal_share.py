@@ -27,8 +27,8 @@ COVERED = 0.5  # IoU of a proposal, or an anchor, with an object
 
 class Coverage(NamedTuple):
     """Of each object that is no crowd region, all float64 (G,): its area in pixels of the image; the root of its box's
-    area in pixels of the network's input; the largest IoU with a proposal, with one of the better half of the proposals,
-    and with an anchor."""
+    area in pixels of the network's input; the largest IoU with a proposal, with one of the better half of the
+    proposals, and with an anchor."""
 
     areas: np.ndarray
     sides: np.ndarray

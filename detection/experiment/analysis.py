@@ -1,8 +1,8 @@
 """Detections and ground truth → what the report shows beyond COCO's figures, also as one dict for `analysis.json`.
 
 The dict: `errors`, `thresholds`, `calibration` (with `calibration_from`), `confusion_matrix`, `attributes`,
-`box_offsets`, `precision`, `precision_of_classes`, `label_checks`, and `proposal_share` if it was measured. Each is
-described where it is computed, in `detection.evaluation`.
+`box_offsets`, `precision`, `precision_of_classes`, `confusion_of_best`, `label_checks`, and `proposal_share` if it was
+measured. Each is described where it is computed, in `detection.evaluation`.
 """
 
 from __future__ import annotations
@@ -73,10 +73,18 @@ def analyse(
         "box_offsets": box_offsets(ground_truth, outcomes).to_dict(),
         "precision": figures.precision,
         "precision_of_classes": _curves_of_classes(ground_truth, outcomes),
-        "label_checks": _label_counts(suspicions, outcomes, classes),
+        "confusion_of_best": confusion_matrix(outcomes, classes, _score_of_as_many(outcomes)).tolist(),
+        "label_checks": _label_counts(suspicions, outcomes, classes) | {"boxes_classified": ideal is not None},
         "proposal_share": None if share is None else share.to_dict(),
     }
     return Analysis(outcomes, errors, thresholds, suspicions, content)
+
+
+def _score_of_as_many(outcomes: Outcomes) -> float:
+    """The score that as many detections reach as there are objects; where next to nothing is correct, as with exchanged
+    names, a threshold by F1 would leave hardly any."""
+    scores = outcomes.scores[: max(1, int(outcomes.targets.sum()))]
+    return float(scores[-1]) if len(scores) else 0.0
 
 
 def _curves_of_classes(ground_truth: GroundTruth, outcomes: Outcomes) -> dict[str, list[float]]:

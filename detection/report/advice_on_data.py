@@ -31,7 +31,7 @@ def exchanged_names(seen: Seen) -> Iterator[Sentence]:
 
 def exchanged_classes(seen: Seen) -> list[str]:
     """How many objects of a class are detected as which other class, of the classes where it is most of them."""
-    matrix, names = seen.analysis["confusion_matrix"], seen.names
+    matrix, names = seen.analysis["confusion_of_best"], seen.names
     exchanged = []
     for k, name in enumerate(names):
         objects = sum(matrix[k])
@@ -99,16 +99,16 @@ def missing_labels(seen: Seen) -> Iterator[Sentence]:
 
 
 def unfound_labels(seen: Seen) -> Iterator[Sentence]:
-    """Objects where the detector sees nothing. If the classifier was given their own boxes and saw nothing either, they
-    are doubtful; if not, the RPN may have overlooked them."""
-    count, objects = seen.analysis["label_checks"]["unfound"], seen.analysis["errors"]["objects"]
-    if count >= LIMITS["fewest_objects"] and count >= LIMITS["unfound_share"] * objects:
-        tried = seen.analysis.get("proposal_share") is not None
+    """Objects where the detector sees nothing, also with their own boxes as proposals. Without that, they may only have
+    been overlooked by the RPN, and nothing is said."""
+    checks, objects = seen.analysis["label_checks"], seen.analysis["errors"]["objects"]
+    count = checks["unfound"]
+    if checks["boxes_classified"] and count >= LIMITS["fewest_objects"] and count >= LIMITS["unfound_share"] * objects:
         yield Sentence(
             f"{count} of {objects} objects are touched by no detection of any class and score, at sizes that are found "
-            f"as a rule{', not even with their own boxes as proposals' * tried}: look whether there is an object in "
-            "these boxes (label_suggestions.json).",
-            DATA if tried else count / objects,
+            "as a rule, not even with their own boxes as proposals: look whether there is an object in these boxes "
+            "(label_suggestions.json).",
+            DATA,
         )
 
 

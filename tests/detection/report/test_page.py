@@ -74,7 +74,11 @@ ANALYSIS: dict[str, Any] = {
     "attributes": {name: {"meaning": f"the {name}", "bins": BINS} for name in ("size", "aspect", "crowding")},
     "precision": {"0.5": [1.0] * 101},
     "precision_of_classes": {"<b>cat</b> & co": [0.5] * 101},
-    "label_checks": {"classes": [{"confident_correct": 1, "missing": 0, "other": 0}] * 2, "unfound": 0},
+    "label_checks": {
+        "classes": [{"confident_correct": 1, "missing": 0, "other": 0}] * 2,
+        "unfound": 0,
+        "boxes_classified": True,
+    },
     "proposal_share": {
         "proposals": 300,
         "objects": {"all": 4, "below 16": 0},
