@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.annotation_files import write_annotations
 from benchmarks.common import ROOT
-from benchmarks.index_loading import IMAGES, OBJECTS, write_annotations
+from benchmarks.index_loading import IMAGES, OBJECTS
 from detection import config as settings
 from detection.config_file import load_config
 from detection.data.batch_plan import BatchPlan
