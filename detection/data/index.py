@@ -202,8 +202,10 @@ class DatasetIndex:
         Raises:
             UserError: there is no such image.
         """
-        before = np.concatenate([[0], np.cumsum(~self.crowds)])
-        kept = np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])
+        targets = self.offsets
+        if self.crowds.any():
+            targets = np.concatenate([[0], np.cumsum(~self.crowds)])[self.offsets]
+        kept = np.flatnonzero(np.diff(targets))
         if len(kept) == 0:
             raise UserError(f"{self.annotation_file}: no image has an object that could be trained on")
         return self.subset(kept)
