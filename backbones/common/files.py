@@ -61,8 +61,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of downloads, and of what took long to compute. RESNEXT_CACHE names it; else it lies below XDG_CACHE_HOME,
-    or ~/.cache.
+    """The folder of downloads, and of what took long to compute. RESNEXT_CACHE names it; else it lies below
+    XDG_CACHE_HOME, or ~/.cache.
 
     Raises:
         UserError: there is no home folder, and RESNEXT_CACHE is not set.

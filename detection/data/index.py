@@ -40,10 +40,26 @@ from detection.data.repairs import (
     link,
 )
 from detection.data.tables import Tables
+from detection.data.tensor_file import MappedPart
+
+
+class _Mappable:
+    """Pickles arrays that lie in a mapped file as their places in it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: (isinstance(value, np.ndarray) and MappedPart.of(value)) or value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {name: value.array() if isinstance(value, MappedPart) else value for name, value in state.items()}
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class StatedObjects:
+class StatedObjects(_Mappable):
     """The objects of a split as its label file states them, as COCO's evaluation uses them: boxes are not clipped, and
     those without an area are included.
 
@@ -64,7 +80,7 @@ class StatedObjects:
 
 
 @dataclass(frozen=True, eq=False)
-class DatasetIndex:
+class DatasetIndex(_Mappable):
     """Images of one split by ascending id, and their objects by ascending annotation id, for any order in the file.
     It holds arrays only: workers share them, and pickling them is cheap.
 

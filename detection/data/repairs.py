@@ -135,7 +135,14 @@ def corner_boxes(
 
 
 # Each annotation is counted as the first kind that applies. The second "box_zero_size" is too thin for float32.
-_BOX_DEFECTS = ("box_not_finite", "box_negative_size", "box_zero_size", "box_outside", "box_zero_size", "box_overhanging")
+_BOX_DEFECTS = (
+    "box_not_finite",
+    "box_negative_size",
+    "box_zero_size",
+    "box_outside",
+    "box_zero_size",
+    "box_overhanging",
+)
 
 
 def _corners_and_defects(stated: np.ndarray, limits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +152,8 @@ def _corners_and_defects(stated: np.ndarray, limits: np.ndarray | None) -> tuple
     nowhere = np.zeros(len(stated), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.stack([x, y, x + width, y + height], axis=1)
-        beyond, over = nowhere, nowhere
+        beyond: np.ndarray = nowhere
+        over: np.ndarray = nowhere
         if limits is not None:
             beyond = (corners[:, :2] >= limits).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
             clipped = np.clip(corners, 0, np.tile(limits, 2))
@@ -211,7 +219,12 @@ def _repeated_rows(content: dict[str, np.ndarray], first: int, last: int) -> np.
     offsets = content["offsets"][first : last + 1]
     part = slice(int(offsets[0]), int(offsets[-1]))
     images = np.repeat(np.arange(first, last), np.diff(offsets))
-    columns = [images, content["labels"][part], content["crowds"][part], *content["boxes"][part].T.copy().view(np.int32)]
+    columns = [
+        images,
+        content["labels"][part],
+        content["crowds"][part],
+        *content["boxes"][part].T.copy().view(np.int32),
+    ]
     mixed = np.zeros(len(images), dtype=np.int64)
     for column in columns:
         mixed = mix64((mixed ^ column.astype(np.int64)) + GOLDEN)

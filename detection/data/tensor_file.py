@@ -226,3 +226,25 @@ def map_array(path: str | os.PathLike[str], place: Place, mode: Literal["r", "c"
     if place.size == 0:
         return np.zeros(place.shape, dtype=place.dtype)
     return np.memmap(path, dtype=place.dtype, mode=mode, offset=place.start, shape=place.shape)
+
+
+@dataclass(frozen=True)
+class MappedPart:
+    """A part of a file that a process maps; it stands for the array where that is pickled, because NumPy would copy the
+    bytes. What the process wrote to a map of its own is not in it."""
+
+    path: str
+    place: Place
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> MappedPart | None:
+        """The part that an array is a view of; None for any other array."""
+        base = array.base
+        if not isinstance(base, np.memmap) or not array.flags.c_contiguous or array.size == 0:
+            return None
+        start = base.offset + array.ctypes.data - base.ctypes.data
+        return cls(str(base.filename), Place(array.dtype, array.shape, start))
+
+    def array(self) -> np.ndarray:
+        """The array, mapped again."""
+        return np.asarray(map_array(self.path, self.place, "c"))

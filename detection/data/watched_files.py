@@ -1,7 +1,7 @@
 """Files and folders → stamps, by which a later start sees whether any of them has changed.
 
-A stamp is (size, time of the last change in nanoseconds, inode) of a file, and the time alone of a folder, which changes
-when an entry is added, removed or renamed. Shapes: W watched files and folders.
+A stamp is (size, time of the last change in nanoseconds, inode) of a file, and the time alone of a folder, which
+changes when an entry is added, removed or renamed. Shapes: W watched files and folders.
 """
 
 from __future__ import annotations

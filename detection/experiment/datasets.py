@@ -139,7 +139,7 @@ def read_split(data: settings.Data, which: Literal["train", "test"], check: Chec
         return again.index if again else load_split(data, which, source, check)
 
     index = together(f"reading {source.labels}", read_first)
-    return together(f"reading {source.labels}", lambda: index or read_others())
+    return together(f"reading {source.labels}", lambda: read_others() if index is None else index)
 
 
 _FACTS = ("layout", "format", "train", "test", "split", "classes", "first_pixel", "skip_missing", "skip_unreadable")
@@ -147,8 +147,10 @@ _FACTS = ("layout", "format", "train", "test", "split", "classes", "first_pixel"
 
 def facts_of(data: settings.Data, which: Literal["train", "test"], check: Check) -> dict[str, Any]:
     """What decides the index of a split, beside the files."""
-    configured = {name: config_to_dict(getattr(data, name)) if name in ("train", "test", "split") else getattr(data, name)
-                  for name in _FACTS}
+    configured = {
+        name: config_to_dict(getattr(data, name)) if name in ("train", "test", "split") else getattr(data, name)
+        for name in _FACTS
+    }
     root = user_path(data.root)
     return {**configured, "root": [str(root), str(root.absolute())], "which": which, "check": check}
 
@@ -164,7 +166,9 @@ def files_of(data: settings.Data, which: Literal["train", "test"], source: Sourc
     if source.format == "coco" and own.annotations is not None and own.images is not None:
         return [source.labels, source.images]
     named = [split for split in (data.train, data.test) if split.annotations is not None or split.images is not None]
-    paths = [root / user_path(path) for split in named for path in (split.annotations, split.images) if path is not None]
+    paths = [
+        root / user_path(path) for split in named for path in (split.annotations, split.images) if path is not None
+    ]
     paths += [path.parent for path in paths if path.is_file()]
     searched = own.annotations is None
     return [*([root] if searched else ()), source.labels, source.images, *(path for path in paths if path.exists())]
@@ -403,6 +407,4 @@ def _found(
         )
     if which == "test":  # the same line as for data.train
         said = None
-    return source_of_split(
-        root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said
-    )
+    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said)

@@ -181,7 +181,7 @@ def _annotations(
     crowds = columns.crowds(values[3], name_of, findings)
     boxes = columns.boxes(values[4], name_of, findings, boxless or ())
     areas = columns.areas(values[5], name_of, findings)
-    ignored = [row for row, entry in enumerate(block) if "ignore" in entry and entry["ignore"]]
+    ignored = [row for row, entry in enumerate(block) if entry.get("ignore")]
     findings.add("ignore_flag", len(ignored), map(name_of, ignored))
     return ids, image_of, category_of, boxes, crowds, areas
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from backbones import IMAGENET, UserError, create_backbone, create_classifier
+from backbones.common.files import cache_folder
 from backbones.input_format import InputFormat
 from backbones.weights import pretrained, sources
-from backbones.common.files import cache_folder
 from backbones.weights.pretrained import cached_path, resolve_weights
 from backbones.weights.sources import DETECTRON, DETECTRON2_RESNEXT, SOURCES, Source
 

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that keeps the smallest index of files that have just been written."""
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(index_cache, "LEAST", 0)
-    monkeypatch.setattr(index_cache, "SETTLED", -1e9)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
     return tmp_path / "cache" / "indices"
 
 
@@ -78,7 +78,10 @@ def test_what_is_opened_is_what_was_kept(read_and_keep: Keep, purpose: Purpose) 
     assert index.findings.summary() != ""
     assert kept.said == ["found"]
     same(index.non_empty(), kept.index.non_empty())
-    same(index, pickle.loads(pickle.dumps(kept.index)))
+    unpickled = pickle.loads(pickle.dumps(kept.index))
+    same(index, unpickled)
+    assert isinstance(unpickled.boxes.base, np.memmap)  # not copied to each worker
+    same(index.subset([1]), pickle.loads(pickle.dumps(kept.index.subset([1]))))
     kept.index.boxes[0] = 7  # in this process only
     again = open_kept(FACTS)
     assert again is not None
