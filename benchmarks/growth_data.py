@@ -73,7 +73,8 @@ def images(count: int, folder: Path) -> dict[str, Work]:
     if not store.exists():
         write_store()
         index = read()
-        keep(facts, index, roots=[annotations], labels=annotations, images=False, since=time.time() + 60)
+        later = time.time() + 60  # the file has just been written
+        keep(facts, index, roots=[annotations], labels=annotations, images=False, since=later, least=0)
     return {
         "index, read": read,
         "index, second start": second_start,

@@ -103,6 +103,7 @@ def keep(
     images: bool,
     since: float,
     said: Sequence[str] = (),
+    least: int | None = None,
 ) -> None:
     """Writes an index to the cache, if it is large enough and was made of files that had settled.
 
@@ -113,8 +114,9 @@ def keep(
         images: whether it depends on the contents of image files.
         since: when reading began, in seconds since the epoch.
         said: see `Kept`.
+        least: images and objects from which on it is large enough; None: `LEAST`.
     """
-    if len(index) + len(index.boxes) < LEAST:
+    if len(index) + len(index.boxes) < (LEAST if least is None else least):
         return
     try:
         images = images or any(index.findings.count(kind) for kind in _FROM_FILES)

@@ -152,10 +152,9 @@ def _corners_and_defects(stated: np.ndarray, limits: np.ndarray | None) -> tuple
     nowhere = np.zeros(len(stated), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.stack([x, y, x + width, y + height], axis=1)
-        beyond: np.ndarray = nowhere
-        over: np.ndarray = nowhere
+        beyond, over = nowhere, nowhere
         if limits is not None:
-            beyond = (corners[:, :2] >= limits).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
+            beyond = np.concatenate([corners[:, :2] >= limits, corners[:, 2:] <= 0], axis=1).any(axis=1)
             clipped = np.clip(corners, 0, np.tile(limits, 2))
             over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
             corners = clipped
