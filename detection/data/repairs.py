@@ -154,9 +154,9 @@ def _corners_and_defects(stated: np.ndarray, limits: np.ndarray | None) -> tuple
         corners = np.stack([x, y, x + width, y + height], axis=1)
         beyond, over = nowhere, nowhere
         if limits is not None:
-            beyond = np.concatenate([corners[:, :2] >= limits, corners[:, 2:] <= 0], axis=1).any(axis=1)
+            beyond = np.logical_or.reduce([*(corners[:, :2] >= limits).T, *(corners[:, 2:] <= 0).T])
             clipped = np.clip(corners, 0, np.tile(limits, 2))
-            over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
+            over = np.logical_or.reduce(np.abs(clipped - corners) > ROUNDING, axis=1)
             corners = clipped
         boxes = corners.astype(np.float32)
         kinds = [
