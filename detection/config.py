@@ -82,6 +82,9 @@ class Data:
     # Training images of rare classes are repeated: a class in a share f of the images has the repeat factor
     # √(this / f), if that is above 1, and an image the largest of its classes (LVIS: 0.001). null: no image is
     repeat_threshold: float | None = within(None, 1e-9, 1)
+    # The index of a large set is kept in ~/.cache/resnext_detection/indices (or below RESNEXT_CACHE), and opened from
+    # there as long as labels and image folders stay as they are, see docs/data.md
+    cache: bool = True
     skip_missing: bool = False  # listed images without a file are left out and counted; false: they refuse the set
     # Training: a damaged image is replaced by another one; one whose size nothing states is left out. false: it stops
     # the run
