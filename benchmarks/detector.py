@@ -113,7 +113,7 @@ def main() -> int:
             every = whole
         else:
             whole = in_precision(steps(scene), dtype, device)
-            every = whole | in_precision(parts(scene), dtype, device)
+            every = whole if options.no_parts else whole | in_precision(parts(scene), dtype, device)
         measured: dict[str, dict[str, Timing]] = {}
         for what, functions in every.items():
             measured[what] = interleaved(functions, repeats, least_seconds=2.0, device=device)
@@ -437,6 +437,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="bf16: on a GPU both sides under autocast, after they were found to agree in fp32; on a CPU ours, beside "
         "torchvision's fp32. auto: ours in what is chosen by measurement (default: fp32)",
     )
+    parser.add_argument("--no-parts", action="store_true", help="only the steps and inference, not their parts")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: as many as it takes by itself)")
     parser.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="changes to the configuration")
     parser.add_argument(

@@ -4,8 +4,8 @@
     python -m benchmarks.precision --weights runs/demo/detector.pt --set data.root=/elsewhere/demo
 
 Both precisions run in one process on the same images, in fp32 and with weights in bf16 whatever `runtime.precision:
-auto` would choose. As a scale for the difference, the fp32 detector is evaluated with noise of 0.1 % in its weights, too:
-an AP on few images moves by that much from nothing.
+auto` would choose. As a scale for the difference, the fp32 detector is evaluated with noise of 0.1 % in its weights,
+too: that much alone changes an AP on few images.
 
 The times are those of the whole split, images read and decoded before. What auto chooses for such a detector on this
 machine is in the last column.
