@@ -61,6 +61,7 @@ from detection.report.advice import Seen, advice
 from detection.report.page import Curve, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
+from detection.training.precision import Precision
 
 _OF_DETECTIONS = ("proposals", "test-time augmentation")  # facts that mean nothing for proposals
 
@@ -103,7 +104,8 @@ def evaluate_detector(
     on_main(lambda: require_own_drawings(folder / "images"))
     claim_folder(folder, index, _FILES)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
-    inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
+    inference = prepare_inference(network, config, device, choose=True)
     training = training_source(config.data)
     found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
@@ -113,6 +115,8 @@ def evaluate_detector(
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
             figures = average_precision(ground_truth, detections, backend=backend)
+            if inference.precision.name != "fp32":
+                figures.notes.append(f"computed in {inference.precision}; runtime.precision=fp32 computes in float32")
             if not any(row.objects for row in figures.classes):
                 figures.notes.append(
                     "the annotations list no objects to measure by, as those of a test set; results.json holds the "
@@ -135,7 +139,9 @@ def evaluate_detector(
                     folder / THRESHOLDS, weights, categories.names, by_class, analysis.thresholds.overall,
                     str(index.annotation_file),
                 )  # fmt: skip
-            told = _write_page(config, index, ground_truth, figures, analysis, folder, images, training)
+            told = _write_page(
+                config, index, ground_truth, figures, analysis, folder, images, training, inference.precision
+            )
             if weights is not None and folder.resolve().parent == weights.resolve().parent:
                 result = {
                     "annotations": index.annotation_file.name,
@@ -158,6 +164,7 @@ def _write_page(
     folder: Path,
     images: int,
     training: Source | None,
+    precision: Precision,
 ) -> list[str]:
     """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
@@ -173,7 +180,7 @@ def _write_page(
         analysis=analysis.content,
         advice=told,
         tables=(figures.table(), analysis.errors.table()),
-        facts=_facts(config, index) | _in_train(shared),
+        facts=_facts(config, index, precision) | _in_train(shared),
         curves=curves,
         suspicions=show_suspicions(index, ground_truth, analysis.suspicions) if images else None,
         images=shown,
@@ -221,8 +228,9 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
     index = open_split(config.data, "test")
     claim_folder(folder, index, _FILES_OF_RECALL)
     require_same_weights(trained.network)
-    recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
-    _write_recall(config, index, recall, folder)
+    inference = prepare_inference(trained.network, config, device, choose=True)
+    recall = proposal_recall_of(inference, index, config.rpn.test_proposals)
+    _write_recall(config, index, recall, folder, inference.precision)
     return recall
 
 
@@ -243,17 +251,24 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     return recall
 
 
-def _write_recall(config: settings.Config, index: DatasetIndex, recall: ProposalRecall, folder: Path) -> None:
+def _write_recall(
+    config: settings.Config,
+    index: DatasetIndex,
+    recall: ProposalRecall,
+    folder: Path,
+    precision: Precision | None = None,
+) -> None:
     if is_main():
+        facts = {name: fact for name, fact in _facts(config, index, precision).items() if name not in _OF_DETECTIONS}
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
             recall=recall.to_dict(), tables=(recall.table(),),
-            facts={name: fact for name, fact in _facts(config, index).items() if name not in _OF_DETECTIONS},
+            facts=facts,
         )  # fmt: skip
 
 
-def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
+def _facts(config: settings.Config, index: DatasetIndex, precision: Precision | None) -> dict[str, str]:
     data = config.data
     views = [
         *(f"also at {side} px" for side in data.test_scales),
@@ -267,6 +282,7 @@ def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
         "shorter side": f"{data.test_shorter_side} px, longer at most {data.test_longer_side}",
         **({"test-time augmentation": ", ".join(views)} if views else {}),
         "proposals": str(config.rpn.test_proposals.after_nms),
+        **({} if precision is None else {"precision": str(precision)}),
     }
 
 

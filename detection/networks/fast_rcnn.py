@@ -29,7 +29,7 @@ from detection.networks.box_heads import BoxHead
 from detection.networks.box_loss import BoxLoss, BoxLossKind
 from detection.networks.detections import PLAIN_NMS, Candidates, Detections, Suppression, select_detections
 from detection.networks.network_input import prepare
-from detection.networks.region_head import Stage, classify, output_layers
+from detection.networks.region_head import PRECISE_LAYERS, Stage, classify, output_layers
 from detection.networks.region_loss import RegionLoss, Targets
 
 __all__ = ["Detections", "FastRCNN", "FastRCNNBatch", "Scored", "Targets"]
@@ -83,6 +83,8 @@ class FastRCNN(nn.Module):
     Attributes:
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
+
+    precise_layers = PRECISE_LAYERS
 
     def __init__(
         self,
