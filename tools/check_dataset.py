@@ -6,9 +6,10 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides, parser, run
+from detection.command_line import DEMO, add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
@@ -39,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     from detection.config_file import load_config_of
     from detection.experiment.checking import DataConfig, check_splits
     from detection.experiment.dataset_advice import page_path, write_page
+    from detection.presets import preset_path
     from detection.report.dataset_page import require_own
 
-    default = DEMO_CONFIG if options.data is None else None
+    default = preset_path(DEMO) if options.data is None else None
     config = load_config_of(DataConfig, default if options.config is None else options.config, overrides(options))
     page = page_path(config)
     require_own(page)
