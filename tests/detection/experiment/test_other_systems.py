@@ -12,7 +12,7 @@ from detection.data.demo import make_demo_dataset
 from tests.detection.pipeline import REPOSITORY, arguments_for, environment
 
 # Runs in every process that Python starts, also in the workers: what Windows has not is taken away, and processes are
-# started as on Windows and macOS. What Python and the libraries themselves use stays (SIGKILL, register_at_fork, uname).
+# started as there and on macOS. What Python and the libraries use themselves stays (SIGKILL, register_at_fork, uname).
 SITE = """
 import multiprocessing, os, pathlib, signal, sys
 
