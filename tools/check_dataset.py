@@ -37,14 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_intermixed_args(arguments)
 
     from backbones.common.text import printable
-    from detection.config_file import load_config_of
+    from detection.config_file import load_config_of, quoted
     from detection.experiment.checking import DataConfig, check_splits
+    from detection.experiment.config_for_data import name_for
     from detection.experiment.dataset_advice import page_path, write_page
     from detection.presets import preset_path
     from detection.report.dataset_page import require_own
 
     default = preset_path(DEMO) if options.data is None else None
-    config = load_config_of(DataConfig, default if options.config is None else options.config, overrides(options))
+    changes = list(overrides(options))
+    if options.config is None and options.data is not None:  # the folder of the run that train.py makes of the data
+        changes = [f"name={quoted(name_for(Path(options.data)))}", *changes]
+    config = load_config_of(DataConfig, default if options.config is None else options.config, changes)
     page = page_path(config)
     require_own(page)
     verdicts = []
