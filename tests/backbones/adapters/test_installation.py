@@ -99,7 +99,7 @@ except backbones.UserError as error:
 
 def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, repository: Path) -> None:
     (package,) = importlib.metadata.distributions(name="resnext-detection", path=[str(installed)])
-    asked: dict[str, set[str]] = {"": set(), "detection": set(), "export": set(), "dev": set()}
+    asked: dict[str, set[str]] = {"": set(), "detection": set(), "export": set(), "serve": set(), "dev": set()}
     for line in package.requires or []:
         requirement, _, marker = line.partition(";")
         asked[marker.replace("extra ==", "").strip(" \"'")].add(_plain(requirement))
