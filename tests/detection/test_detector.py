@@ -300,7 +300,8 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_stream_gives_the_results_of_a_call(detector: Detector, images: list[np.ndarray], tmp_path: Path) -> None:
     expected = detector(images)
-    assert all(map(same, detector.stream(iter(images), batch_size=2), expected))
+    for got, one in zip(detector.stream(iter(images), batch_size=2), detector(images, batch_size=2), strict=True):
+        assert same(got, one)
     for number, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[:, :, ::-1])
     found = list(detector.stream(tmp_path))
