@@ -14,21 +14,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from backbones.common.errors import UserError
 from detection.common.categories import Categories
 from detection.config_file import quoted
 from detection.data.augmentation import Augmentation
-from detection.detector_interface import ImageDetections, as_array, is_one_image
+from detection.detector_interface import ImageDetections, as_array, class_thresholds, classes_shown, is_one_image
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
 from detection.experiment.model_files import load_detector
 from detection.experiment.stored_configuration import with_precision_for_inference
+from detection.image_stream import AHEAD, images_ahead
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
@@ -129,6 +131,14 @@ class Detector:
         """The device of the networks."""
         return self._inference.device
 
+    def __repr__(self) -> str:
+        resize, autocast = self._inference.resize, self._inference.autocast
+        return (
+            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"{max(resize.shorter_sides)} to {resize.longer_side_max} pixels, {self.device}, "
+            f"{str(autocast or torch.float32).removeprefix('torch.')}>"
+        )
+
     def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
         """Detections in one image, or in each of several.
 
@@ -148,11 +158,24 @@ class Detector:
         """
         if is_one_image(images):
             return self([images])[0]
-        return [
-            self._named(found)
-            for batch in batch_images(self._inference, map(as_array, images), batch_size)
-            for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:")
-        ]
+        return list(self._detect(map(as_array, images), batch_size))
+
+    def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
+        """Detections in each image of a folder or of an iterable, one after the other, in their order.
+
+        Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
+        they are needed, see `images_ahead`. The arguments are otherwise those of a call.
+        """
+        return self._detect(images_ahead(images, ahead), batch_size)
+
+    def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
+        """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
+        return class_thresholds(scores, self.categories, other)
+
+    def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
+        for batch in batch_images(self._inference, images, batch_size):
+            for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:"):
+                yield self._named(found)
 
     def _named(self, found: Detections) -> ImageDetections:
         boxes, scores, labels = (values.numpy() for values in found)

@@ -62,7 +62,7 @@ def moved_directions(seen: Seen) -> list[str]:
     if offsets["objects"] < max(LIMITS["fewest_objects"], LIMITS["trusted_recall"] * objects):
         return []
     quartiles = offsets["quartiles"]
-    beside = []
+    beside: list[str] = []
     for side, below, above, of in (
         ("x", "to the left of", "to the right of", "width"),
         ("y", "above", "below", "height"),
