@@ -84,7 +84,7 @@ def labelme_content(found: ImageDetections, image_path: str, width: int, height:
     image_path: the image as LabelMe finds it from the folder of the JSON file.
     """
     _check_size(width, height)
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {
             "label": name,
             "points": [[x0, y0], [x1, y1]],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from detection.data.batches import Batch
+from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
 from detection.training.low_precision import convert
@@ -47,11 +48,14 @@ def _error(network: FasterRCNN | RPN, low: FasterRCNN | RPN, batch: Batch) -> fl
     errors = [(exact.gather(1, best) - coarse.gather(1, best)).abs().mean().item()]
     if isinstance(network, FasterRCNN) and isinstance(low, FasterRCNN):
         regions = network.propose(batch.images, batch.sizes, batch.original_sizes).boxes
-        exact, coarse = (
-            one.fast_rcnn.score(batch.images, batch.sizes, regions).probabilities for one in (network, low)
-        )
+        exact, coarse = (_probabilities(one.fast_rcnn, batch, regions) for one in (network, low))
         errors.append((exact - coarse).abs().amax(dim=2).mean().item())
     return max(errors)
+
+
+def _probabilities(network: FastRCNN, batch: Batch, regions: Tensor) -> Tensor:
+    """Of each class for regions (N, R, 4), (N, R, K)."""
+    return network.score(network.feature_maps(batch.images, batch.sizes), batch.sizes, regions).probabilities
 
 
 def _objectness(network: FasterRCNN | RPN, batch: Batch) -> Tensor:

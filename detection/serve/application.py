@@ -25,7 +25,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 def _body(form: dict[str, Any], raw: bool) -> dict[str, Any]:
     """The description of a request's body for the OpenAPI page."""
-    content = {"multipart/form-data": {"schema": {"type": "object", "properties": form}}}
+    content: dict[str, Any] = {"multipart/form-data": {"schema": {"type": "object", "properties": form}}}
     if raw:
         content = {"image/*": _BINARY, **content}
     return {"requestBody": {"required": True, "content": content}}

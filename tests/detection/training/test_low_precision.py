@@ -58,7 +58,7 @@ def test_a_fast_rcnn_scores_regions_nearly_alike(kind: str, kernels: object) -> 
     exact = fold_batch_norm(network)
     use_kernels(exact, kernels)  # type: ignore[arg-type]
     low = converted(exact)
-    first, second = (one.score(image(), SIZES, REGIONS) for one in (exact, low))  # type: ignore[operator]
+    first, second = (one.score(one.feature_maps(image(), SIZES), SIZES, REGIONS) for one in (exact, low))  # type: ignore[operator]
     assert second.probabilities.dtype == second.targets.dtype == torch.float32
     torch.testing.assert_close(second.probabilities, first.probabilities, rtol=0.05, atol=0.05)
     assert not torch.equal(first.targets, second.targets)
