@@ -133,7 +133,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "runs/NAME/detector.pt", folder)
     (folder / "mine.yaml").write_text(MINIATURE.replace("data:\n", f"data:\n  root: {folder / 'DIR'}\n"))
     image = next((folder / "DIR" / "test").iterdir())
-    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", "street.jpg"):
+    named = {word for command in COMMANDS for word in command.words if re.fullmatch(r"\w+\.(jpg|png)", word)}
+    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", *named):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / name)
     shutil.copytree(folder / "DIR", folder / "raccoon_voc", dirs_exist_ok=True)
