@@ -161,13 +161,15 @@ def _run(command: Command) -> str:
         words[words.index("--output") + 1] = "NEW"
     arguments = [found for word in words for found in sorted(glob.glob(word)) or [word]]
     name = command.module.removeprefix("tools.")  # type: ignore[union-attr]
+    arguments = [re.sub(r"(steps)=\d+", r"\1=6", word) for word in arguments]
     if name in ("train", "new_config"):
         if "--minutes" in arguments:  # as few steps as below instead
             del arguments[arguments.index("--minutes") : arguments.index("--minutes") + 2]
-        steps = [word for word in TINY if word.partition("=")[0] not in {one.partition("=")[0] for one in arguments}]
-        arguments += [word for word in steps if "=" in word] + ["--device", "cpu"]
+        if "--config" not in arguments:
+            arguments += [*TINY, "--device", "cpu"]
         shutil.rmtree("runs", ignore_errors=True)
-        arguments = [re.sub(r"(steps)=\d+", r"\1=3", word) for word in arguments]
+        if name == "new_config":  # which overwrites nothing
+            Path("mine.yaml").unlink()
     elif name == "check_dataset":
         shutil.rmtree("runs")
     elif name == "export":
