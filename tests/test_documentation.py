@@ -133,7 +133,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "runs/NAME/detector.pt", folder)
     (folder / "mine.yaml").write_text(MINIATURE.replace("data:\n", f"data:\n  root: {folder / 'DIR'}\n"))
     image = next((folder / "DIR" / "test").iterdir())
-    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", "street.jpg"):
+    named = {word for command in COMMANDS for word in command.words if re.fullmatch(r"\w+\.(jpg|png)", word)}
+    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", *named):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / name)
     shutil.copytree(folder / "DIR", folder / "raccoon_voc", dirs_exist_ok=True)
@@ -160,13 +161,15 @@ def _run(command: Command) -> str:
         words[words.index("--output") + 1] = "NEW"
     arguments = [found for word in words for found in sorted(glob.glob(word)) or [word]]
     name = command.module.removeprefix("tools.")  # type: ignore[union-attr]
+    arguments = [re.sub(r"(steps)=\d+", r"\1=6", word) for word in arguments]
     if name in ("train", "new_config"):
         if "--minutes" in arguments:  # as few steps as below instead
             del arguments[arguments.index("--minutes") : arguments.index("--minutes") + 2]
-        steps = [word for word in TINY if word.partition("=")[0] not in {one.partition("=")[0] for one in arguments}]
-        arguments += [word for word in steps if "=" in word] + ["--device", "cpu"]
+        if "--config" not in arguments:
+            arguments += [*TINY, "--device", "cpu"]
         shutil.rmtree("runs", ignore_errors=True)
-        arguments = [re.sub(r"(steps)=\d+", r"\1=3", word) for word in arguments]
+        if name == "new_config":  # which overwrites nothing
+            Path("mine.yaml").unlink()
     elif name == "check_dataset":
         shutil.rmtree("runs")
     elif name == "export":
