@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.detection.pipeline import tool
 
@@ -25,6 +26,7 @@ def place(networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "mine.yaml").write_text((networks / "miniature.yaml").read_text() + f"\noutput: {run}\n")
     images = sorted((data / "test").iterdir())
     shutil.copy(images[0], tmp_path / "street.jpg")
+    Image.open(images[0]).save(tmp_path / "aerial.tif")
     shutil.copytree(data / "train", tmp_path / "images")
     (tmp_path / "more").mkdir()
     shutil.copy(images[1], tmp_path / "more" / "other.png")
