@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 NEEDED := pip torch torchvision numpy pycocotools cv2 albumentations yaml jinja2 safetensors filelock tqdm tensorboard pytest hypothesis
 WHOLE := $(RUN) -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $(NEEDED)
 
-.PHONY: demo test test-slow test-lowest test-newest lock bench check clean setup setup-dev
+.PHONY: demo test test-slow test-lowest test-newest lock bench check docs clean setup setup-dev
 
 demo: setup
 	rm -rf runs/demo
@@ -60,6 +60,10 @@ check: setup-dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+# The pages of docs/ as a site in site/. --strict: a link to a page that is not there fails.
+docs: setup-dev
+	$(VENV)/bin/zensical build --clean --strict
 
 clean:
 	rm -rf runs/demo data/demo

@@ -1,9 +1,12 @@
-"""Adds configs/ to an installed package, as detection/configs; everything else is in pyproject.toml."""
+"""What an installed package has from outside of its folders: tools/ as `detection.tools`, configs/ as a folder in it.
+
+Everything else is in pyproject.toml.
+"""
 
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
@@ -17,4 +20,8 @@ class BuildWithConfigs(build_py):
             shutil.copytree("configs", Path(self.build_lib) / "detection" / "configs", dirs_exist_ok=True)
 
 
-setup(cmdclass={"build_py": BuildWithConfigs})
+setup(
+    cmdclass={"build_py": BuildWithConfigs},
+    packages=[*find_packages(include=["backbones*", "detection*"]), "detection.tools"],
+    package_dir={"detection.tools": "tools"},
+)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .common.errors import UserError
 from .grouped import GroupedConvolution
+from .pointwise import PointwiseConvolution
 
 NORMALIZATIONS = ("batch", "sync_batch", "frozen", "group")
 BATCH_NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)  # trainable, with statistics of the batch
@@ -205,7 +206,7 @@ def fold_weights(
 
 def _is_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it computes a plain convolution; a subclass may compute something else."""
-    return type(module) in (nn.Conv2d, GroupedConvolution)
+    return type(module) in (nn.Conv2d, GroupedConvolution, PointwiseConvolution)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
     python -m benchmarks.detector                    the paper's settings, 1 × 3 × 608 × 800
     python -m benchmarks.detector --preset modern
     python -m benchmarks.detector --preset pyramid
+    python -m benchmarks.detector --preset modern --precision auto --threads 1
     python -m benchmarks.detector --device cuda --precision bf16 --backbone resnext101_32x4d
     python -m benchmarks.detector --quick            to see that it runs: small, twice
 
@@ -17,6 +18,8 @@ they do is checked first. Then the two take turns, in one process.
   pair that shares one.
 - Throughput of these: images a second, and the operations that each side needs, and their share of what a dense
   convolution reaches on the device; on a GPU, memory too.
+- On a CPU in low precision: ours beside torchvision's fp32, which is what it offers there, and torchvision's under
+  autocast in a row of its own; no parts.
 - The parts. "Proposals" is `filter_proposals` there, without the decoding of all anchors that comes before it; ours
   includes decoding.
 """
@@ -60,11 +63,15 @@ from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import PeerDetector, as_lists
 from detection.command_line import run
 from detection.config_file import load_config
+from detection.experiment.precision_trial import measure_inference
 from detection.geometry.roi_pooling import RoIPooling
 from detection.networks.box_heads import C4BoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.network_input import prepare
 from detection.training.distributed import process_group
+from detection.training.low_precision import convert
+from detection.training.precision import Precision
+from detection.training.precision_trial import measure_step
 from detection.training.recipe import optimizer_for
 
 Functions = Mapping[str, Callable[[], object]]
@@ -90,6 +97,8 @@ def main() -> int:
         *options.set,
     ]
     config = load_config(ROOT / "configs" / options.preset / f"{options.backbone}.yaml", changes)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     with process_group(config.runtime.device) as device:
         scene = make_scene(config, (size[0], size[1]), device)
         with exact_convolutions():
@@ -97,10 +106,16 @@ def main() -> int:
         print("\n".join(f"{what}: {share:.4f} of them alike" for what, share in agreement.items()), flush=True)
         if min(agreement.values()) < _LEAST_MATCHED:
             raise UserError("the two do not compute the same, so their times mean nothing")
-        dtype = _PRECISIONS[options.precision]
-        whole = in_precision(steps(scene), dtype, device)
+        choices: dict[str, Precision] = {}
+        dtype = _PRECISIONS.get(options.precision, torch.float32)
+        if device.type == "cpu" and options.precision != "fp32":
+            whole, choices = on_cpu_in_low_precision(scene, options.precision)
+            every = whole
+        else:
+            whole = in_precision(steps(scene), dtype, device)
+            every = whole if options.no_parts else whole | in_precision(parts(scene), dtype, device)
         measured: dict[str, dict[str, Timing]] = {}
-        for what, functions in (whole | in_precision(parts(scene), dtype, device)).items():
+        for what, functions in every.items():
             measured[what] = interleaved(functions, repeats, least_seconds=2.0, device=device)
             print(*next(comparison_rows({what: measured[what]})), sep="  ", flush=True)
         throughput = throughput_of(whole, measured, dtype, device)
@@ -111,12 +126,40 @@ def main() -> int:
     )
     comparison = table(title, COMPARISON_COLUMNS, list(comparison_rows(measured)))
     output = options.output or (None if options.quick else RESULTS / _file_name(options))
-    more = {"alike": agreement}
+    more = {"alike": agreement, "precision": {what: str(chosen) for what, chosen in choices.items()}}
     tables = [comparison, throughput]
+    if choices:
+        rows = [[what, chosen.name, chosen.why] for what, chosen in choices.items()]
+        tables.append(table("Precision of ours", ["", "precision", "why"], rows))
     if config.runtime.compile:
         tables.append(_compiling({what: measured[what] for what in whole if "training" in what}))
     write_comparison(output, "The detector beside torchvision's", about, tables, measured, more)
     return 0
+
+
+def on_cpu_in_low_precision(scene: Scene, asked: str) -> tuple[dict[str, Functions], dict[str, Precision]]:
+    """The steps of `steps`, ours in bf16 or, with "auto", in what is chosen by measurement, and the choices."""
+    device, networks = torch.device("cpu"), {"RPN": scene.rpn, "Fast R-CNN": scene.fast_rcnn}
+    inference, _ = measure_inference(scene.detector, scene.batch)
+    chosen = {f"{name} training step": measure_step(one, scene.batch, device)[0] for name, one in networks.items()}
+    chosen["inference"] = inference
+    if asked == "bf16":
+        chosen = {what: Precision("bf16", "asked for") for what in chosen}
+    if chosen["inference"].name == "bf16":
+        low = copy.deepcopy(scene.detector), copy.deepcopy(scene.shared)
+        for one in low:
+            convert(one, torch.bfloat16)
+        scene = dataclasses.replace(scene, detector=low[0], shared=low[1])
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    found: dict[str, Functions] = {}
+    for what, functions in steps(scene).items():
+        name = next(one for one in chosen if what.startswith(one))
+        own = {
+            who: autocast(function) if chosen[name].name == "bf16" and "training" in what and who == OURS else function
+            for who, function in functions.items()
+        }
+        found[what] = {**own, f"{PEER} under autocast": autocast(functions[PEER])}
+    return found, chosen
 
 
 def throughput_of(
@@ -400,10 +443,13 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
         "--precision",
-        choices=list(_PRECISIONS),
+        choices=[*_PRECISIONS, "auto"],
         default="fp32",
-        help="bf16: both sides under autocast, after they were found to agree in fp32 (default: fp32)",
+        help="bf16: on a GPU both sides under autocast, after they were found to agree in fp32; on a CPU ours, beside "
+        "torchvision's fp32. auto: ours in what is chosen by measurement (default: fp32)",
     )
+    parser.add_argument("--no-parts", action="store_true", help="only the steps and inference, not their parts")
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: as many as it takes by itself)")
     parser.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="changes to the configuration")
     parser.add_argument(
         "--quick", action="store_true", help="a small image and two rounds, to see that it runs; no file"
@@ -421,6 +467,8 @@ def _file_name(options: argparse.Namespace) -> str:
     for value, default in ((options.backbone, "resnext50_32x4d"), (options.device, "cpu"), (options.precision, "fp32")):
         if value != default:
             parts.append(value)
+    if options.threads is not None:
+        parts.append(f"{options.threads}_threads")
     parts += [re.sub(r"\W+", "-", change.rpartition(".")[2]) for change in options.set]
     return f"detector_{'_'.join(parts)}.json"
 

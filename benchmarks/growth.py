@@ -4,7 +4,8 @@
     python -m benchmarks.growth --only regions classes
     python -m benchmarks.growth --quick               to see that it runs
 
-The quantities and the works that depend on them are those of `growth_works.py`, and the loader's workers. The exponent
+The quantities and the works that depend on them are those of `growth_works.py` and `growth_data.py`, and the loader's
+workers. The exponent
 is the slope of a straight line through the upper half of the points in a plot with logarithmic axes: 1 is linear, 0
 says that the quantity does not matter. The sizes take turns, so that a slow spell of the machine hits all of them. Peak
 memory is that of a process of its own, above what it held before; small blocks are given back to the system at once

@@ -8,25 +8,18 @@ Shapes: A anchors, G ground-truth boxes, R regions, K classes, M images.
 
 from __future__ import annotations
 
-import itertools
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.common import ROOT
-from benchmarks.index_loading import IMAGES, OBJECTS, write_annotations
+from benchmarks.growth_data import detections, images
 from detection import config as settings
 from detection.config_file import load_config
-from detection.data.batch_plan import BatchPlan
 from detection.data.batches import Batch
-from detection.data.index import load_index
-from detection.data.proposal_store import ProposalStore
-from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
 from detection.kernels.choice import CPU
 from detection.networks.fast_rcnn import FastRCNN
@@ -36,8 +29,6 @@ from detection.training.placement import for_inference, placed
 Work = Callable[[], object]
 
 _CPU = torch.device("cpu")
-_STORED = 50  # proposals an image in the growing store
-_LOOKED_UP = 1000  # images whose proposals are read from it
 
 
 @dataclass(frozen=True)
@@ -124,47 +115,13 @@ def classes(count: int, _: Path) -> dict[str, Work]:
     }
 
 
-def images(count: int, folder: Path) -> dict[str, Work]:
-    """The index, the order of an epoch, and the proposal store of a data set of M images with COCO's objects."""
-    annotations, store = folder / f"annotations-{count}.json", folder / f"proposals-{count}.safetensors"
-    if not annotations.exists():
-        write_annotations(annotations, count, round(OBJECTS / IMAGES * count))
-    ratios = np.random.default_rng(0).uniform(0.5, 2, count)
-    ids = np.arange(1, count + 1)
-    boxes, scores = _boxes(_STORED, (480, 640)).numpy(), np.linspace(1, 0, _STORED, dtype=np.float32)
-
-    def plan_epoch() -> object:
-        plan = BatchPlan(ratios, 16, seed=0)
-        return [plan[step] for step in range(count // 16)]
-
-    def write_store() -> None:
-        shutil.rmtree(f"{store}.partial", ignore_errors=True)
-        writer = ProposalWriter(store, {"dataset_fingerprint": "none", "rpn_sha256": "none"}, ids)
-        for image_id in ids.tolist():
-            writer.add(image_id, boxes, scores)
-        writer.finish()
-
-    def read_store() -> None:
-        opened = ProposalStore(store)
-        for image_id in itertools.islice(itertools.cycle(ids[:: -(-count // _LOOKED_UP)].tolist()), _LOOKED_UP):
-            opened.boxes(image_id)
-
-    if not store.exists():
-        write_store()
-    return {
-        "index, read": lambda: load_index(annotations, folder, name="growth"),
-        "batch plan of an epoch": plan_epoch,
-        f"proposal store, {_STORED} an image, written": write_store,
-        f"proposal store, opened, {_LOOKED_UP:,} images read": read_store,
-    }
-
-
 SUBJECTS = (
     Subject("area", "pixels of the image", tuple(side**2 for side in (128, 192, 256, 384, 512, 768, 1024)), area),
     Subject("regions", "regions", (64, 128, 256, 512, 1000, 2000), regions),
     Subject("ground_truth", "ground-truth boxes", (1, 16, 125, 500, 1000, 2000), ground_truth),
     Subject("classes", "classes", (1, 10, 80, 300, 600, 1203), classes),
-    Subject("images", "images of the data set", (1000, 4000, 12_000, 40_000, 118_287), images, slow=True),
+    Subject("images", "images of the data set", (1000, 4000, 12_000, 40_000, 118_287, 400_000), images, slow=True),
+    Subject("detections", "evaluated images", (1000, 4000, 12_000, 40_000), detections, slow=True),
 )
 
 

@@ -20,36 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.annotation_files import write_annotations
 
 SECONDS, MEGABYTES = ("seconds", "processor_seconds"), ("growth_mb", "peak_mb")
-IMAGES, OBJECTS, CATEGORIES = 118_287, 860_001, 80
-
-
-def write_annotations(path: Path, images: int, objects: int) -> None:
-    """Writes a COCO-format file; each object has an outline of COCO's usual length."""
-    random = np.random.default_rng(0)
-    outlines = [
-        json.dumps([np.round(random.uniform(0, 480, 2 * int(random.integers(8, 40))), 2).tolist()]) for _ in range(997)
-    ]
-    corners = random.uniform(0, 400, (objects, 2)).round(2).tolist()
-    sides = random.uniform(2, 80, (objects, 2)).round(2).tolist()
-    owners = random.integers(1, images + 1, objects).tolist()
-    labels = random.integers(1, CATEGORIES + 1, objects).tolist()
-    with path.open("w") as file:
-        file.write('{"info": {}, "images": [')
-        for i in range(1, images + 1):
-            file.write(f'{", " * (i > 1)}{{"license": 3, "file_name": "{i:012d}.jpg", "height": 480, "width": 640, ')
-            file.write(f'"coco_url": "http://example.invalid/{i:012d}.jpg", "date_captured": "2013-11-14", "id": {i}}}')
-        file.write('], "annotations": [')
-        for i in range(objects):
-            box = [*corners[i], *sides[i]]
-            file.write(f'{", " * (i > 0)}{{"segmentation": {outlines[i % 997]}, "area": {box[2] * box[3]:.4f}, ')
-            file.write(f'"iscrowd": 0, "image_id": {owners[i]}, "bbox": {box}, ')
-            file.write(f'"category_id": {labels[i]}, "id": {i + 1}}}')
-        file.write('], "categories": ')
-        categories = [{"supercategory": "thing", "id": i, "name": f"thing {i}"} for i in range(1, CATEGORIES + 1)]
-        file.write(json.dumps(categories) + "}")
+IMAGES, OBJECTS = 118_287, 860_001
 
 
 def load_and_report(loader: str, path: Path) -> None:

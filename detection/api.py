@@ -3,7 +3,7 @@
     from detection import train, evaluate
 
     run = train("images_and_labels", minutes=10)
-    run.figures.figures["AP"]
+    run.ap
     run.detector("street.jpg")
     evaluate(run.weights, "other_images_and_labels").table()
 
@@ -61,6 +61,11 @@ class TrainedRun:
     def report(self) -> Path:
         """The page of the evaluation."""
         return self.folder / "evaluation" / "report.html"
+
+    @property
+    def ap(self) -> float | None:
+        """COCO's AP on the test split, 0–1; None without `figures` or without objects. `figures` has the others."""
+        return None if self.figures is None else self.figures.figures["AP"]
 
     @functools.cached_property
     def detector(self) -> Detector:

@@ -18,8 +18,10 @@ from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from backbones.common.text import printable
 from detection.common.environment import environment_number
+from detection.common.tool_names import COMMAND, as_called_here
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config, quoted
+from detection.presets import preset_path
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help should not
     import torch
@@ -27,7 +29,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, which --help should not
     from detection.training.loop import Outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DEMO_CONFIG = REPOSITORY / "configs" / "demo.yaml"
+DEMO = "demo.yaml"  # the preset
 
 
 def run(main: Callable[[], int]) -> int:
@@ -47,7 +49,7 @@ def run(main: Callable[[], int]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (UserError, OSError) as error:
-            print(f"error: {printable(str(error), keep_lines=True)}", file=sys.stderr)
+            print(f"error: {printable(as_called_here(str(error)), keep_lines=True)}", file=sys.stderr)
             status = 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -69,7 +71,7 @@ class _Printable(logging.Formatter):
     """Formats messages without control characters, which a terminal would execute: a message may contain file names."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep_lines=True)
+        return printable(as_called_here(super().format(record)), keep_lines=True)
 
 
 def leave(status: int) -> int:
@@ -150,13 +152,25 @@ class _PipeTolerantStream:
         os.close(null)
 
 
-def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser whose help keeps line breaks, and whose arguments of type `Path` may begin with `~`."""
-    made = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser(description: str, epilog: str = "", *, name: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose help keeps line breaks, and whose arguments of type `Path` may begin with `~`.
+
+    name: of the program in its help; by default that of the tool, as it was started.
+    """
+    if name is None and sys.argv[0].startswith(COMMAND):
+        name = sys.argv[0]
+    made = _Parser(
+        prog=name, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.register("type", Path, user_path)
     return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the tools in its help as they are called here."""
+
+    def format_help(self) -> str:
+        return as_called_here(super().format_help())
 
 
 def add_config_arguments(
@@ -249,7 +263,7 @@ def plan_or_train(
 
 def read_config(options: argparse.Namespace) -> Config:
     """The configuration given by the arguments of `add_config_arguments`."""
-    return load_config(options.config or DEMO_CONFIG, overrides(options))
+    return load_config(options.config or preset_path(DEMO), overrides(options))
 
 
 def overrides(options: argparse.Namespace) -> Sequence[str]:

@@ -82,6 +82,9 @@ class Data:
     # Training images of rare classes are repeated: a class in a share f of the images has the repeat factor
     # √(this / f), if that is above 1, and an image the largest of its classes (LVIS: 0.001). null: no image is
     repeat_threshold: float | None = within(None, 1e-9, 1)
+    # The index of a large set is kept in ~/.cache/resnext_detection/indices (or below RESNEXT_CACHE), and opened from
+    # there as long as labels and image folders stay as they are, see docs/data.md
+    cache: bool = True
     skip_missing: bool = False  # listed images without a file are left out and counted; false: they refuse the set
     # Training: a damaged image is replaced by another one; one whose size nothing states is left out. false: it stops
     # the run
@@ -280,7 +283,11 @@ class Runtime:
     """How a run is executed; these settings change its results only by rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; off on a CPU whatever this says
+    # Of a training, by autocast; weights are float32. bf16 on a CPU needs a processor with instructions for it, fp16 a
+    # GPU. auto: on a CPU fp32 or, if it is measured to be faster within a stated error, bf16; kept in the run's
+    # checkpoints; the evaluations during it are fp32. On a GPU it is fp32. The Detector, tools/eval_coco.py and
+    # tools/predict.py take auto on a CPU unless they are told a precision, see detection/training/precision.py
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True  # memory order of the networks: NHWC, usually the faster one
     # torch.compile of the backbones, in training; on a CPU only of the trunk, since conv5 is executed in parts there
     compile: bool = False

@@ -3,7 +3,7 @@
 The configuration is a frozen dataclass of dataclasses: the detectors' (`detection.config.Config`), or another `kind`.
 
 YAML is read by the rules of `detection/common/core_yaml.py`.
-A file may name another one in `base:`, relative to itself, and change its values.
+A file may name another one in `base:`, relative to itself or a preset in configs/, and change its values.
 A key that was renamed (`RENAMED`) is still accepted under its earlier name; a notice gives the new one.
 """
 
@@ -27,6 +27,7 @@ from detection.common.label_kinds import start_of, what_labels_are
 from detection.common.shortened import short
 from detection.config import Config
 from detection.config_values import check_range, convert
+from detection.presets import find_config
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def load_config_of(kind: type[C], path: str | Path | None, overrides: Sequence[s
         UserError: lists all mistakes (at most the first `TOLD`), each with its key; for an unknown key it names the
             nearest known one.
     """
-    values = _read_with_base(user_path(path), ()) if path is not None else {}
+    values = _read_with_base(find_config(user_path(path)), ()) if path is not None else {}
     return _changed(kind, values, overrides, str(path) if path is not None else "configuration")
 
 
@@ -225,7 +226,7 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: `base` names another configuration file, got {base!r}")
-    return _merge(_read_with_base(path.parent / base, (*chain, path.resolve())), values)
+    return _merge(_read_with_base(find_config(Path(base), path.parent), (*chain, path.resolve())), values)
 
 
 def _text_of(path: Path) -> str:

@@ -14,23 +14,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from backbones.common.errors import UserError
 from detection.common.categories import Categories
+from detection.config_file import quoted
 from detection.data.augmentation import Augmentation
-from detection.detector_interface import ImageDetections, as_array, is_one_image
+from detection.detector_interface import ImageDetections, as_array, class_thresholds, classes_shown, is_one_image
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
 from detection.experiment.model_files import load_detector
+from detection.experiment.stored_configuration import with_precision_for_inference
+from detection.image_stream import AHEAD, images_ahead
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
+from detection.training.precision import Precision
 
+_NAMES: dict[torch.dtype, Literal["bf16", "fp16"]] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _LESS_MEMORY = (
     "Lower batch_size; or the size that images are brought to (Detector.load with changes=["
     '"data.test_shorter_side=…", "data.test_longer_side=…"]); or load the detector on another device.'
@@ -47,6 +53,7 @@ class Detector:
         size_divisor: padded sides are multiples of this.
         autocast: the type of half precision; None computes in float32.
         views, flip: test-time augmentation, see `Inference`.
+        precision: what the networks compute in, and why, for those who ask; None: by `autocast`.
     """
 
     def __init__(
@@ -59,14 +66,28 @@ class Detector:
         autocast: torch.dtype | None = None,
         views: Sequence[Augmentation] = (),
         flip: bool = False,
+        precision: Precision | None = None,
     ) -> None:
         self.network = network.eval()
         self.categories = categories
-        self._inference = Inference(self.network, resize, size_divisor, autocast, views=tuple(views), flip=flip)
+        self._inference = Inference(
+            self.network,
+            resize,
+            size_divisor,
+            autocast,
+            views=tuple(views),
+            flip=flip,
+            precision=precision or Precision("fp32" if autocast is None else _NAMES[autocast], "as given"),
+        )
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], device: str | torch.device = "auto", *, changes: Sequence[str] = ()
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device = "auto",
+        *,
+        precision: str | None = None,
+        changes: Sequence[str] = (),
     ) -> Detector:
         """The detector of a `detector.pt`.
 
@@ -75,16 +96,20 @@ class Detector:
 
         Args:
             device: "cpu", "cuda", "cuda:1", or "auto", which uses a GPU if there is one.
-            changes: changes to its configuration: "fast_rcnn.min_score=0.3", for example, or "runtime.precision=bf16"
-                on a GPU.
+            precision: "fp32", "bf16", "fp16" (on a GPU) or "auto", which on a CPU with instructions for bf16 measures
+                once whether bf16 is faster, for large networks (see `detection.training.precision`). None: auto on a
+                CPU, and that of the training on a GPU.
+            changes: changes to its configuration, such as "fast_rcnn.min_score=0.3".
 
         Raises:
             UserError: the file is missing, damaged, or not a detector; a change cannot be made; no such device.
         """
         chosen = _choose_device(str(device))
         trained = load_detector(path)
-        config = change_trained(trained.config, changes, path)
-        inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, chosen)
+        own = [] if precision is None else [f"runtime.precision={quoted(precision)}"]
+        config = change_trained(with_precision_for_inference(trained.config, chosen), [*changes, *own], path)
+        network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
+        inference = prepare_inference(network, config, chosen, choose=True)
         return cls(
             inference.network,
             trained.categories,
@@ -93,12 +118,26 @@ class Detector:
             autocast=inference.autocast,
             views=inference.views,
             flip=inference.flip,
+            precision=inference.precision,
         )
+
+    @property
+    def precision(self) -> Precision:
+        """What the networks compute in (`name`, `why`)."""
+        return self._inference.precision
 
     @property
     def device(self) -> torch.device:
         """The device of the networks."""
         return self._inference.device
+
+    def __repr__(self) -> str:
+        resize, autocast = self._inference.resize, self._inference.autocast
+        return (
+            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"{max(resize.shorter_sides)} to {resize.longer_side_max} pixels, {self.device}, "
+            f"{str(autocast or torch.float32).removeprefix('torch.')}>"
+        )
 
     def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
         """Detections in one image, or in each of several.
@@ -119,11 +158,24 @@ class Detector:
         """
         if is_one_image(images):
             return self([images])[0]
-        return [
-            self._named(found)
-            for batch in batch_images(self._inference, map(as_array, images), batch_size)
-            for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:")
-        ]
+        return list(self._detect(map(as_array, images), batch_size))
+
+    def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
+        """Detections in each image of a folder or of an iterable, one after the other, in their order.
+
+        Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
+        they are needed, see `images_ahead`. The arguments are otherwise those of a call.
+        """
+        return self._detect(images_ahead(images, ahead), batch_size)
+
+    def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
+        """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
+        return class_thresholds(scores, self.categories, other)
+
+    def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
+        for batch in batch_images(self._inference, images, batch_size):
+            for found in detect_batch(self._inference, batch, _LESS_MEMORY, "numbers in the call, from 0:"):
+                yield self._named(found)
 
     def _named(self, found: Detections) -> ImageDetections:
         boxes, scores, labels = (values.numpy() for values in found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -17,10 +17,13 @@ import numpy as np
 from PIL import Image
 
 from backbones.common.errors import UserError
+from detection import result_formats
 from detection.common.categories import Categories
 from detection.data.images import read_image, rgb_over_white
 
 if TYPE_CHECKING:
+    import pandas
+    import supervision
     import torch
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image"
@@ -74,6 +77,50 @@ class ImageDetections:
         kept = np.flatnonzero(self.scores >= least)
         names = [self.names[place] for place in kept.tolist()]
         return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """See `result_formats.coco_results`."""
+        return result_formats.coco_results(self, image_id)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """See `result_formats.data_frame`."""
+        return result_formats.data_frame(self)
+
+    def to_supervision(self) -> supervision.Detections:
+        """See `result_formats.supervision_detections`."""
+        return result_formats.supervision_detections(self)
+
+    def to_yolo(self, width: int, height: int, *, with_scores: bool = False) -> list[str]:
+        """See `result_formats.yolo_lines`."""
+        return result_formats.yolo_lines(self, width, height, with_scores=with_scores)
+
+    def to_labelme(self, image_path: str, width: int, height: int) -> dict[str, Any]:
+        """See `result_formats.labelme_content`."""
+        return result_formats.labelme_content(self, image_path, width, height)
+
+
+def class_thresholds(scores: Mapping[str, float], categories: Categories, other: float) -> list[float]:
+    """The least score of each of the K classes, for `ImageDetections.above`.
+
+    Args:
+        scores: by the names of classes.
+        other: that of the classes that `scores` does not name.
+
+    Raises:
+        UserError: there is no class of a name; a score is not in 0–1.
+    """
+    for name, score in [*scores.items(), ("the other classes", other)]:
+        if not 0 <= score <= 1:
+            raise UserError(f"the least score of {name} is {score}; scores lie in 0–1")
+    unknown = [name for name in scores if name not in categories.names]
+    if unknown:
+        raise UserError(f'there is no class "{unknown[0]}"; the classes are {classes_shown(categories, 20)}')
+    return [scores.get(name, other) for name in categories.names]
+
+
+def classes_shown(categories: Categories, most: int = _SHOWN) -> str:
+    """The first names of the classes, for messages."""
+    return ", ".join(categories.names[:most]) + (", …" if len(categories) > most else "")
 
 
 def is_one_image(images: Any) -> bool:

@@ -6,10 +6,13 @@ import contextlib
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite, atomic_write
@@ -22,6 +25,7 @@ from detection.data.images import ImageError, read_image
 from detection.detector import Detector, ImageDetections
 from detection.report.drawing import draw_detections
 from detection.report.drawing_file import require_replaceable, save_drawing
+from detection.tiling import detect_in_tiles, tile_windows
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,13 @@ class Summary:
 
 
 def predict(
-    detector: Detector, paths: Sequence[Path], output: Path, *, min_score: float | Sequence[float] = 0.5
+    detector: Detector,
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    min_score: float | Sequence[float] = 0.5,
+    tile: int | None = None,
+    overlap: float = 0.2,
 ) -> Summary:
     """Images → `detections.json` and a copy of each image with its detections drawn, both in `output`.
 
@@ -49,24 +59,33 @@ def predict(
 
     Args:
         min_score: the least score of a detection that is drawn; one for each of the K classes, or one for all.
+        tile, overlap: detect in tiles of this side, see `detect_in_tiles`; None detects in the whole image.
 
     Raises:
-        UserError: min_score is not in 0–1; a path does not exist, or there is no image; the output cannot be written;
-            a file would be overwritten that an earlier call did not write, or that was changed since; another process
-            is writing there.
+        UserError: min_score, tile or overlap is out of range; a path does not exist, or there is no image; the output
+            cannot be written; a file would be overwritten that an earlier call did not write, or that was changed
+            since; another process is writing there.
     """
     for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
         if not 0 <= score <= 1:
             raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+    find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
+    if tile is not None:
+        tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
     files = find_images(paths, leave_out=output)
     names = _distinct_names(files)
     with _lock_folder(output):
         _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
-        return _predict(detector, files, names, output, min_score)
+        return _predict(detector, find, files, names, output, min_score)
 
 
 def _predict(
-    detector: Detector, files: Sequence[Path], names: Sequence[str], output: Path, min_score: float | Sequence[float]
+    detector: Detector,
+    find: Callable[[np.ndarray], ImageDetections],
+    files: Sequence[Path],
+    names: Sequence[str],
+    output: Path,
+    min_score: float | Sequence[float],
 ) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
@@ -82,7 +101,7 @@ def _predict(
                 entries.append({"file": str(file), "error": str(error)})
                 unreadable += 1
                 continue
-            found = detector(image)
+            found = find(image)
             entries.append(
                 {
                     "file": str(file),

@@ -1,4 +1,7 @@
-"""The configurations in `configs/`, also of an installed package, and the reasons in their comments."""
+"""The configurations in `configs/`, also of an installed package, and the reasons in their comments.
+
+A path such as configs/modern/base.yaml names a preset wherever there is no file of that name.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import re
 from pathlib import Path
 
 from backbones.common.errors import UserError
+from backbones.common.names import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
-_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")  # of a checkout; of an installed package (setup.py)
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # of an installed package (setup.py); of a checkout
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>(?: +(?:\"[^\"]*\"|[^#\s]\S*))*) *(?:#\s*(?P<comment>.*))?$")
 
 
@@ -21,7 +25,30 @@ def preset_path(name: str) -> Path:
     for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{_FOLDERS[0] / name}: there is no such preset; install the package anew")
+    raise UserError(f"{_FOLDERS[-1] / name}: there is no such preset; install the package anew")
+
+
+def find_config(path: Path, folder: Path = Path()) -> Path:
+    """The file of a configuration: `path` from `folder`, or else the preset that a path in configs/ names.
+
+    Raises:
+        UserError: a path in configs/ is neither.
+    """
+    file = folder / path
+    if path.parts[:1] != ("configs",) or file.exists():
+        return file
+    name = path.relative_to("configs").as_posix()
+    known = preset_names()
+    if name not in known:
+        nearest = did_you_mean(name, known) or f"; presets: {', '.join(known)}"
+        raise UserError(f"{file}: there is no such file, and no preset {path.as_posix()}{nearest}")
+    return preset_path(name)
+
+
+def preset_names() -> list[str]:
+    """The presets' names for `preset_path`."""
+    folder = next(filter(Path.is_dir, _FOLDERS), _FOLDERS[-1])
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
 
 
 def comments_of(path: Path) -> dict[str, str]:
@@ -38,7 +65,7 @@ def comments_of(path: Path) -> dict[str, str]:
         indent, key = len(match["indent"]), match["key"]
         open_keys = [(depth, name) for depth, name in open_keys if depth < indent] + [(indent, key)]
         if key == "base" and indent == 0:
-            found = comments_of(path.parent / match["value"].strip()) | found
+            found = comments_of(find_config(Path(match["value"].strip()), path.parent)) | found
         elif match["comment"]:
             found[".".join(name for _, name in open_keys)] = match["comment"].strip()
     return found

@@ -6,9 +6,10 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from detection.command_line import DEMO_CONFIG, add_config_arguments, overrides, parser, run
+from detection.command_line import DEMO, add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
@@ -36,13 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_parser.parse_intermixed_args(arguments)
 
     from backbones.common.text import printable
-    from detection.config_file import load_config_of
+    from detection.config_file import load_config_of, quoted
     from detection.experiment.checking import DataConfig, check_splits
+    from detection.experiment.config_for_data import name_for
     from detection.experiment.dataset_advice import page_path, write_page
+    from detection.presets import preset_path
     from detection.report.dataset_page import require_own
 
-    default = DEMO_CONFIG if options.data is None else None
-    config = load_config_of(DataConfig, default if options.config is None else options.config, overrides(options))
+    default = preset_path(DEMO) if options.data is None else None
+    changes = list(overrides(options))
+    if options.config is None and options.data is not None:  # the folder of the run that train.py makes of the data
+        changes = [f"name={quoted(name_for(Path(options.data)))}", *changes]
+    config = load_config_of(DataConfig, default if options.config is None else options.config, changes)
     page = page_path(config)
     require_own(page)
     verdicts = []

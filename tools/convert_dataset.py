@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.errors import UserError
 from detection.command_line import add_config_arguments, overrides, parser, run

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
@@ -16,6 +17,7 @@ EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
   python tools/predict.py --weights runs/demo/detector.pt images/ --thresholds best
+  python tools/predict.py --weights runs/demo/detector.pt aerial.tif --tile 800 --overlap 0.2
 
 detections.json is a list with one entry per image: {"file": …, "width": …, "height": …, "detections":
 [{"category_id": …, "category": …, "score": …, "box": [x0, y0, x1, y1]}, …], "drawing": …}, boxes in pixels, "drawing"
@@ -49,7 +51,22 @@ def main(arguments: list[str] | None = None) -> int:
         help="draw detections with at least the best score of their class (the best F1): those that the last "
         "tools/eval_coco.py wrote beside the weights, in evaluation/thresholds.json, or those of a thresholds.json",
     )
+    options_parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="detect in overlapping tiles of this side, and merge their detections: for small objects in large images",
+    )
+    options_parser.add_argument(
+        "--overlap", type=float, metavar="SHARE", help="least share of its side that a tile shares (default: 0.2)"
+    )
     options_parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    options_parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="auto: the faster of fp32 and bf16 on a CPU with instructions for bf16, measured once for a large network "
+        "(default: auto on a CPU, that of the training on a GPU)",
+    )
     options = options_parser.parse_args(arguments)
 
     from detection.detector import Detector
@@ -58,13 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.thresholds is not None and options.min_score is not None:
         raise UserError("--min-score and --thresholds exclude each other: give one of them")
-    detector = Detector.load(options.weights, options.device)
+    if options.overlap is not None and options.tile is None:
+        raise UserError("--overlap is that of tiles; give --tile, too")
+    overlap = 0.2 if options.overlap is None else options.overlap
+    detector = Detector.load(options.weights, options.device, precision=options.precision)
     least: float | list[float] = 0.5 if options.min_score is None else options.min_score
     if options.thresholds is not None:
         beside = options.weights.parent / "evaluation" / thresholds_file.NAME
         file = beside if options.thresholds == "best" else user_path(options.thresholds)
         least = thresholds_file.read_thresholds(file, options.weights, detector.categories.names)
-    summary = predict(detector, options.paths, options.output, min_score=least)
+    summary = predict(detector, options.paths, options.output, min_score=least, tile=options.tile, overlap=overlap)
     unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
     drawn = f"score {least:g} and above" if isinstance(least, float) else f"at least the scores in {file}"
     detections = f"{summary.detections} detections of {drawn}"

@@ -22,16 +22,16 @@ Flickr terms of use (https://www.flickr.com/creativecommons/), each image under 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.errors import UserError
 from backbones.common.units import in_bytes
-from detection.command_line import run
+from detection.command_line import parser, run
 from detection.data.coco.derived_splits import OFFICIAL_COUNTS, Counts
 from detection.data.coco.parts import BASE_URL, LAYOUTS, Part
 from detection.data.coco.prepare import carry_out, check_disk, free_disk_space, make_plan
@@ -45,17 +45,19 @@ def main(
     free: Callable[[Path], int] = free_disk_space,
 ) -> int:
     """`layouts`, `counts` and `free` are for tests on small copies of COCO: see `make_plan` and `carry_out`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO's folder, created if missing")
-    parser.add_argument("--layout", choices=("auto", "2017", "2014"), default="auto", help="default: auto")
-    parser.add_argument("--only", choices=("annotations",), help="annotations without images")
-    parser.add_argument(
+    options_parser = parser(__doc__ or "")
+    options_parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="COCO's folder, created if missing"
+    )
+    options_parser.add_argument("--layout", choices=("auto", "2017", "2014"), default="auto", help="default: auto")
+    options_parser.add_argument("--only", choices=("annotations",), help="annotations without images")
+    options_parser.add_argument(
         "--keep-archives", action="store_true", help="move downloaded zip files to archives/ instead of deleting them"
     )
-    parser.add_argument("--base-url", default=BASE_URL, metavar="URL", help=f"a mirror (default: {BASE_URL})")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
-    parser.add_argument("--yes", action="store_true", help="download without asking")
-    options = parser.parse_args(argv)
+    options_parser.add_argument("--base-url", default=BASE_URL, metavar="URL", help=f"a mirror (default: {BASE_URL})")
+    options_parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    options_parser.add_argument("--yes", action="store_true", help="download without asking")
+    options = options_parser.parse_args(argv)
 
     plan = make_plan(
         options.data,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.errors import UserError
 from backbones.common.progress import is_first_rank
-from detection.command_line import DEMO_CONFIG, add_fitting_arguments, overrides, parser, run
+from detection.command_line import DEMO, add_fitting_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/train.py --data images_and_labels
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
 
     from detection.experiment.training_run import run_for_config, run_for_data
+    from detection.presets import preset_path
 
     if fits:
         result = run_for_data(
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         changes = list(overrides(options))
         result = run_for_config(
-            options.config or DEMO_CONFIG, init_from=options.init_from, device=options.device, changes=changes
+            options.config or preset_path(DEMO), init_from=options.init_from, device=options.device, changes=changes
         )
     if result.figures is not None and is_first_rank():
         print(result.figures.table())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+if not __package__:  # run as a file of a checkout, without installation
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from detection.command_line import (
-    REPOSITORY,
     add_config_arguments,
     add_training_arguments,
     overrides,
@@ -17,8 +17,9 @@ from detection.command_line import (
     printed_config,
     run,
 )
+from detection.presets import preset_path
 
-DEFAULT_CONFIG = REPOSITORY / "configs" / "cifar" / "small.yaml"
+DEFAULT_CONFIG = "cifar/small.yaml"  # the preset
 EPILOG = """examples:
   python tools/train_classifier.py --data /path/to/cifar10
       a small ResNeXt on CIFAR-10, in minutes on a CPU; the folder contains CIFAR's unpacked archive, or its images
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     from detection.classifier.config import ClassifierConfig
     from detection.config_file import load_config_of
 
-    config = load_config_of(ClassifierConfig, options.config or DEFAULT_CONFIG, overrides(options))
+    config = load_config_of(ClassifierConfig, options.config or preset_path(DEFAULT_CONFIG), overrides(options))
     if printed_config(options, config):
         return 0
 

@@ -60,6 +60,21 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
+def cache_folder() -> Path:
+    """The folder of downloads, and of what took long to compute. RESNEXT_CACHE names it; else it lies below
+    XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        UserError: there is no home folder, and RESNEXT_CACHE is not set.
+    """
+    if named := os.environ.get("RESNEXT_CACHE"):
+        return user_path(named)
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep weights in; name a folder in RESNEXT_CACHE") from error
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; the file written there replaces `path` atomically when the block ends.

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..cifar import CIFAR
 from ..common.errors import UserError
-from ..common.files import sha256_of, user_path
+from ..common.files import cache_folder, sha256_of, user_path
 from ..common.progress import is_first_rank
 from ..input_format import IMAGENET, InputFormat
 from .download import WrongFileError, download, offline
@@ -109,20 +109,6 @@ def resolve_weights(source: str | os.PathLike[str], variant_name: str) -> Pretra
         "left_out": list(checkpoint.left_out),
     }
     return PretrainedWeights(checkpoint.state_dict, input_format, provenance, checkpoint.frozen_norm_only)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept.
-
-    Raises:
-        UserError: there is no home folder, and RESNEXT_CACHE is not set.
-    """
-    if named := os.environ.get("RESNEXT_CACHE"):
-        return user_path(named)
-    try:
-        return user_path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext_detection"
-    except RuntimeError as error:
-        raise UserError("there is no home folder to keep weights in; name a folder in RESNEXT_CACHE") from error
 
 
 def cached_path(source: Source) -> Path:

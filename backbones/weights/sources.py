@@ -115,7 +115,7 @@ def _openmmlab(file: str, variant: str, input_format: InputFormat = OPENMMLAB) -
 
 # A network's first row is its default.
 SOURCES: tuple[Source, ...] = (
-    _builtin("resnext14_8x16d_small", "931c367e72ff0f2e4fae6c53dde022c29791e21971a060dda76735fb0da6e858"),
+    _builtin("resnext14_8x16d_small", "f9a2160c709a1d3f45252be2c84429d0144efdf875108ea29a62571dede609a3"),
     _torchvision(1, "resnet50", "0676ba61", 76.130),
     _torchvision(2, "resnet50", "11ad3fa6", 80.858),
     _torchvision(1, "resnet101", "63fe2227", 77.374),

@@ -26,7 +26,7 @@ def number_column(values: Sequence[Any]) -> np.ndarray | None:
     if not set(map(type, values)) <= {int, float}:
         return None
     try:
-        return np.array(values, dtype=np.float64)
+        return np.fromiter(values, dtype=np.float64, count=len(values))
     except OverflowError:
         return None
 

@@ -65,7 +65,7 @@ class BatchPlan:
         # Samples of each group in a pass
         self.lengths = [len(group) if factors is None else round(float(factors[group].sum())) for group in groups]
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-        self._epoch: tuple[int, list[tuple[int, int]]] = (-1, [])
+        self._epoch: tuple[int, np.ndarray] = (-1, np.zeros((0, 2), dtype=np.int64))
 
     @property
     def steps_per_epoch(self) -> float:
@@ -77,7 +77,7 @@ class BatchPlan:
         epoch = self._epoch_of(step)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._sequence(epoch))
-        group, batch = self._epoch[1][step - self._first_step(epoch)]
+        group, batch = self._epoch[1][step - self._first_step(epoch)].tolist()
         positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.lengths[group])
         parts = [(self._order(group, int(e)), places[epochs == e]) for e in np.unique(epochs)]
@@ -99,11 +99,13 @@ class BatchPlan:
             epoch += 1
         return epoch
 
-    def _sequence(self, epoch: int) -> list[tuple[int, int]]:
-        """The epoch's batches, (group, number within the group), in the order of its steps."""
-        begin, end = self._batches_before(epoch), self._batches_before(epoch + 1)
-        batches = [(group, batch) for group in range(len(self.groups)) for batch in range(begin[group], end[group])]
-        return [batches[i] for i in permutation(len(batches), hash63(self.seed, epoch, -1))]
+    def _sequence(self, epoch: int) -> np.ndarray:
+        """The epoch's batches in the order of its steps, int64 (steps, 2): group, number within the group."""
+        ends = zip(self._batches_before(epoch), self._batches_before(epoch + 1), strict=True)
+        numbers = [np.arange(begin, end) for begin, end in ends]
+        groups = np.repeat(np.arange(len(numbers)), [len(own) for own in numbers])
+        batches = np.stack([groups, np.concatenate(numbers)], axis=1)
+        return batches[permutation(len(batches), hash63(self.seed, epoch, -1))]
 
     def _order(self, group: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """A group's images in the order of a pass, and for each how often it occurred before in the pass."""

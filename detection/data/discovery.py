@@ -123,10 +123,13 @@ def _nothing_found(listing: Listing, wanted: Format | None) -> str:
     return f"{text}; name them as data.train.annotations and data.train.images, or another folder with --data"
 
 
-def source_of_split(root: Path, which: str, name: str, options: Options, *, quiet: bool = False) -> Source:
+def source_of_split(
+    root: Path, which: str, name: str, options: Options, *, quiet: bool = False, said: list[str] | None = None
+) -> Source:
     """The labels of data.train or data.test (`which`) in a folder; what was found is logged, unless `quiet`.
 
     name: that of the split in the configuration; where a split of the folder has that name, it is the one.
+    said: receives the line that is logged.
 
     Raises:
         UserError: see `find_layout`; or the folder has no such split, or is one set without division.
@@ -150,17 +153,12 @@ def source_of_split(root: Path, which: str, name: str, options: Options, *, quie
         )
     source = layout.splits[split]()
     others = [key for key in layout.splits if key not in (split, WHOLE)]
-    level = logging.DEBUG if quiet else logging.INFO
-    logger.log(
-        level,
-        "data.%s: %s in %s%s%s%s",
-        which,
-        layout,
-        root,
-        "" if split == WHOLE else f", split {split}",
-        f" (there are also {', '.join(others)})" if others else "",
-        f"; {_joined(layout.notes)}" if layout.notes else "",
-    )
+    line = f"data.{which}: {layout} in {root}" + ("" if split == WHOLE else f", split {split}")
+    line += f" (there are also {', '.join(others)})" if others else ""
+    line += f"; {_joined(layout.notes)}" if layout.notes else ""
+    logger.log(logging.DEBUG if quiet else logging.INFO, "%s", line)
+    if said is not None:
+        said.append(line)
     return source
 
 

@@ -64,8 +64,26 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         ImageError: the file is missing, unreadable, no image, damaged, larger than `PIXEL_LIMIT` pixels, or of
         another size than `size`.
     """
-    data = _read(path)
-    header = _open(path, io.BytesIO(data))
+    return _decode(path, _read(path), size)
+
+
+def decode_image(data: bytes, name: str, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """The content of an image file → its pixels, as `read_image` returns them.
+
+    Args:
+        name: what messages call the image; nothing of this name is opened.
+        pixel_limit: the most pixels that are decoded; never more than `PIXEL_LIMIT`.
+
+    Raises:
+        ImageError: it is no image, damaged, or has more pixels.
+    """
+    return _decode(name, data, None, pixel_limit)
+
+
+def _decode(
+    path: str | os.PathLike[str], data: bytes, size: tuple[int, int] | None, pixel_limit: int = PIXEL_LIMIT
+) -> np.ndarray:
+    header = _open(path, io.BytesIO(data), pixel_limit)
     orientation = _orientation(header, io.BytesIO(data))
     upright = _upright_size(header, orientation)
     stored = upright[::-1] if orientation >= 5 else upright
@@ -158,7 +176,7 @@ def _error_of_file(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ImageError(f"{_name(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _open(path: str | os.PathLike[str], file: IO[bytes]) -> Image.Image:
+def _open(path: str | os.PathLike[str], file: IO[bytes], pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
     """The image's header, with the pixels still undecoded."""
     try:
         header = Image.open(file, formats=readable_formats())
@@ -172,9 +190,10 @@ def _open(path: str | os.PathLike[str], file: IO[bytes]) -> Image.Image:
         ) from error
     if is_raw(path, header):
         raise ImageError(f"{_name(path)}: is no image of a kind that can be read{RAW_FILE}")
-    limit = _PIXEL_LIMITS.get(header.format or "", PIXEL_LIMIT)
+    of_format = _PIXEL_LIMITS.get(header.format or "", PIXEL_LIMIT)
+    limit = min(of_format, pixel_limit)
     if width * height > limit:
-        kind = "" if limit == PIXEL_LIMIT else f" of a {header.format}"
+        kind = f" of a {header.format}" if limit == of_format < PIXEL_LIMIT else ""
         raise ImageError(
             f"{_name(path)}: claims {width}×{height} pixels, more than the {limit} accepted{kind}; scale it down"
         )

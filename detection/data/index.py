@@ -40,10 +40,26 @@ from detection.data.repairs import (
     link,
 )
 from detection.data.tables import Tables
+from detection.data.tensor_file import MappedPart
+
+
+class _Mappable:
+    """Pickles arrays that lie in a mapped file as their places in it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: (isinstance(value, np.ndarray) and MappedPart.of(value)) or value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {name: value.array() if isinstance(value, MappedPart) else value for name, value in state.items()}
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class StatedObjects:
+class StatedObjects(_Mappable):
     """The objects of a split as its label file states them, as COCO's evaluation uses them: boxes are not clipped, and
     those without an area are included.
 
@@ -64,7 +80,7 @@ class StatedObjects:
 
 
 @dataclass(frozen=True, eq=False)
-class DatasetIndex:
+class DatasetIndex(_Mappable):
     """Images of one split by ascending id, and their objects by ascending annotation id, for any order in the file.
     It holds arrays only: workers share them, and pickling them is cheap.
 
@@ -202,8 +218,10 @@ class DatasetIndex:
         Raises:
             UserError: there is no such image.
         """
-        before = np.concatenate([[0], np.cumsum(~self.crowds)])
-        kept = np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])
+        targets = self.offsets
+        if self.crowds.any():
+            targets = np.concatenate([[0], np.cumsum(~self.crowds)])[self.offsets]
+        kept = np.flatnonzero(np.diff(targets))
         if len(kept) == 0:
             raise UserError(f"{self.annotation_file}: no image has an object that could be trained on")
         return self.subset(kept)
@@ -277,7 +295,14 @@ def load_index(
         raise UnusableLabels(f"{file}: cannot be used:\n{findings.refusal()}", findings, root)
 
     heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
+    stated = _stated(tables, links, len(rows)) if purpose == "evaluation" else None
+    if tables.place_of is None:  # no message names a row of the tables from here on
+        tables.boxes = np.zeros((0, 4))
+        tables.annotation_ids = tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
     objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
+    boxes, annotation_ids = boxes[objects], annotation_ids[objects]
+    labels, crowds, areas = links.labels[objects].astype(np.int64), tables.crowds[objects], tables.areas[objects]
+    del objects, links, usable
     content = {
         "image_ids": image_ids,
         "heights": heights.astype(np.int32),
@@ -285,11 +310,11 @@ def load_index(
         **_packed(names),
         "category_ids": category_ids,
         "offsets": offsets,
-        "boxes": boxes[objects],
-        "labels": links.labels[objects],
-        "crowds": tables.crowds[objects],
-        "annotation_ids": annotation_ids[objects],
-        "areas": tables.areas[objects],
+        "boxes": boxes,
+        "labels": labels,
+        "crowds": crowds,
+        "annotation_ids": annotation_ids,
+        "areas": areas,
     }
     count_repeated_objects(content, tables, findings)
     fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
@@ -300,7 +325,7 @@ def load_index(
         category_names=category_names,
         fingerprint=fingerprint,
         findings=findings,
-        stated=_stated(tables, links, len(rows)) if purpose == "evaluation" else None,
+        stated=stated,
         digests=digests,
         thumbnails=thumbnails,
         open_classes=open_classes,
@@ -318,7 +343,8 @@ def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
     rows, offsets = _by_image(links.kept, links, images)
-    return StatedObjects(offsets, tables.boxes[rows], links.labels[rows], tables.crowds[rows], tables.areas[rows])
+    labels = links.labels[rows].astype(np.int64)
+    return StatedObjects(offsets, tables.boxes[rows], labels, tables.crowds[rows], tables.areas[rows])
 
 
 def _by_image(
@@ -328,9 +354,12 @@ def _by_image(
     file's order; the offset at which each image's rows begin).
     """
     rows = np.flatnonzero(kept)
-    keys = [links.image_rows[rows]] if order is None else [order[rows], links.image_rows[rows]]
-    rows = rows[np.lexsort(keys)]
-    return rows, np.searchsorted(links.image_rows[rows], np.arange(images + 1)).astype(np.int64)
+    image_of = links.image_rows[rows]
+    if order is not None and not (order[1:] >= order[:-1]).all():
+        rows = rows[np.lexsort([order[rows], image_of])]
+    elif not (image_of[1:] >= image_of[:-1]).all():
+        rows = rows[np.argsort(image_of, kind="stable")]
+    return rows, np.concatenate([[0], np.cumsum(np.bincount(image_of, minlength=images))]).astype(np.int64)
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:
@@ -341,8 +370,15 @@ def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> s
     return digest.hexdigest()
 
 
-def _gather(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of these parts, concatenated; the offsets of the parts in them)."""
+def _gather(offsets: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray | slice, np.ndarray]:
+    """(what selects the rows of these parts, concatenated; the offsets of the parts in them). It is a mask where the
+    parts ascend, and selects all rows as they are, without a copy, where those left out are empty."""
     lengths = offsets[parts + 1] - offsets[parts]
     divided = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    if (parts[1:] > parts[:-1]).all():
+        if divided[-1] == offsets[-1]:
+            return slice(None), divided
+        kept = np.zeros(len(offsets) - 1, dtype=bool)
+        kept[parts] = True
+        return np.repeat(kept, np.diff(offsets)), divided
     return np.arange(divided[-1]) + np.repeat(offsets[parts] - divided[:-1], lengths), divided

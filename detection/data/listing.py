@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from backbones.common.errors import UserError
 from detection.data.file_names import present_files
@@ -32,7 +32,7 @@ class Listing:
                 f"{start}{file}"
                 for start in starts
                 for file in present_files(root / start)
-                if not any(is_hidden(part) for part in PurePosixPath(file).parts)
+                if not any(is_hidden(part) for part in file.split("/"))
             }
         )
 

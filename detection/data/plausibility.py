@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detection.data.findings import Example, Findings
-from detection.data.repairs import Links, annotation_example
+from detection.data.repairs import Links, annotation_example, parts_of
 from detection.data.tables import Tables
 
 LIMIT_OF_CLASS = 100  # detections of one class in an image that COCO's evaluation considers
@@ -22,7 +22,7 @@ _LEAST_SHARE, _LARGEST_SHARE = 0.1, 1.05  # of its box that an object's area cov
 
 @dataclass(frozen=True)
 class _Objects:
-    """boxes float64 (T, 4), finite; areas, crowds, image_rows, labels, heights and widths (of their images) all (T,).
+    """boxes float64 (T, 4), finite; areas, crowds, image_rows and labels all (T,). heights, widths: of the images (M,).
     name_of: row → the annotation as an example."""
 
     boxes: np.ndarray
@@ -52,16 +52,17 @@ def find_implausible(
 
     sizes: heights and widths of the images. closely: also report what is often correct but worth checking.
     """
-    rows = np.flatnonzero(links.kept & np.isfinite(tables.boxes).all(axis=1))
-    images = links.image_rows[rows]
+    sound = links.kept & np.isfinite(tables.boxes).all(axis=1)
+    rows = np.flatnonzero(sound)
+    chosen = slice(None) if sound.all() else rows  # no copies where nothing is left out
     objects = _Objects(
-        boxes=tables.boxes[rows],
-        areas=tables.areas[rows],
-        crowds=tables.crowds[rows],
-        image_rows=images,
-        labels=links.labels[rows],
-        heights=sizes[0][images],
-        widths=sizes[1][images],
+        boxes=tables.boxes[chosen],
+        areas=tables.areas[chosen],
+        crowds=tables.crowds[chosen],
+        image_rows=links.image_rows[chosen],
+        labels=links.labels[chosen],
+        heights=sizes[0],
+        widths=sizes[1],
         name_of=lambda row: annotation_example(tables, int(rows[row])),
     )
     _find_misread_boxes(objects, findings)
@@ -75,17 +76,20 @@ def find_implausible(
 
 def _find_misread_boxes(objects: _Objects, findings: Findings) -> None:
     """Adds boxes that seem to be given as fractions of the image, or by their corners."""
-    boxes, limits = objects.boxes, np.stack([objects.widths, objects.heights], axis=1)
-    sized = (boxes[:, 2:] > 0).all(axis=1)
-    with np.errstate(over="ignore"):
-        ends = boxes[:, :2] + boxes[:, 2:]
-    tiny = sized & (boxes[:, :2] >= -0.01).all(axis=1) & (ends <= 1.01).all(axis=1)
-    tiny &= (limits >= _SMALL_IMAGE).all(axis=1)
-    if 2 * tiny.sum() > len(boxes):
+    tiny, corners_fit, over = (np.zeros(len(objects.boxes), dtype=bool) for _ in range(3))
+    sizes = np.stack([objects.widths, objects.heights], axis=1)
+    for part in parts_of(len(objects.boxes)):
+        boxes, limits = objects.boxes[part], sizes[objects.image_rows[part]]
+        sized = (boxes[:, 2:] > 0).all(axis=1)
+        with np.errstate(over="ignore"):
+            ends = boxes[:, :2] + boxes[:, 2:]
+        tiny[part] = sized & (boxes[:, :2] >= -0.01).all(axis=1) & (ends <= 1.01).all(axis=1)
+        tiny[part] &= (limits >= _SMALL_IMAGE).all(axis=1)
+        corners_fit[part] = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits + 1).all(axis=1)
+        over[part] = (ends > limits + 1).any(axis=1)
+    if 2 * tiny.sum() > len(tiny):
         findings.add("boxes_as_fractions", int(tiny.sum()), objects.named(tiny))
-    corners_fit = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits + 1).all(axis=1)
-    over = (ends > limits + 1).any(axis=1)
-    if len(boxes) >= _FEW and corners_fit.mean() > 0.99 and over.mean() > 0.2:
+    if len(over) >= _FEW and corners_fit.mean() > 0.99 and over.mean() > 0.2:
         findings.add("boxes_as_corners", int(over.sum()), objects.named(over))
 
 
@@ -117,7 +121,7 @@ def _find_classes_without_objects(objects: _Objects, class_names: Sequence[str],
 def _find_crowded_images(objects: _Objects, class_names: Sequence[str], findings: Findings) -> None:
     """Adds images with more objects of a class than the detections that COCO's evaluation considers."""
     targets = np.flatnonzero(~objects.crowds)
-    cells = objects.image_rows[targets] * (len(class_names) + 1) + objects.labels[targets]
+    cells = objects.image_rows[targets].astype(np.int64) * (len(class_names) + 1) + objects.labels[targets]
     _, first, counts = np.unique(cells, return_index=True, return_counts=True)
     many = counts > LIMIT_OF_CLASS
     findings.add(

@@ -59,8 +59,9 @@ class ProposalWriter:
             )
         self.metadata = {**metadata, "kind": KIND}
         self.image_ids = np.asarray(image_ids, dtype=np.int64)
-        self._position = {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
-        if len(self._position) < len(self.image_ids):
+        self._order = np.argsort(self.image_ids, kind="stable")
+        self._sorted_ids = self.image_ids[self._order]
+        if not (np.diff(self._sorted_ids) > 0).all():
             raise ValueError("an image id occurs twice among the images of a proposal store")
         self.folder = self.path.with_name(self.path.name + ".partial")
         self._gathered: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -89,9 +90,10 @@ class ProposalWriter:
         fault = fault_of(boxes, scores)
         if fault is not None:
             raise ValueError(f"image {image_id}: {fault}")
-        if image_id not in self._position:
+        place = int(np.searchsorted(self._sorted_ids, image_id))
+        if place == len(self._sorted_ids) or self._sorted_ids[place] != image_id:
             raise ValueError(f"image {image_id} is none of the images of {self.path}")
-        position = self._position[image_id]
+        position = int(self._order[place])
         if self._done[position]:
             return
         self._done[position] = True

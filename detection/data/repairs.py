@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from detection.common.seeds import GOLDEN, mix64
 from detection.data.findings import Example, Findings
 from detection.data.tables import MISSING, Tables
 
+ROWS = 1 << 18  # rows of a table that are computed with at a time, so that intermediate arrays stay small
 ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed the edge by that much in a correct file
 
 
@@ -24,7 +25,7 @@ ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed th
 class Links:
     """The image and the label of each annotation.
 
-    image_rows int64 (T,): the row of each one's image, −1 if it is not listed. labels int64 (T,): 0 if its category is
+    image_rows int32 (T,): the row of each one's image, −1 if it is not listed. labels int32 (T,): 0 if its category is
     not listed. kept bool (T,): both are.
     """
 
@@ -86,12 +87,28 @@ def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findin
 
 
 def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Position of each wanted id in `known` (distinct, any order), −1 if it is not there."""
+    """Position of each wanted id in `known` (distinct, any order), int32, −1 if it is not there."""
+    found = np.full(len(wanted), -1, dtype=np.int32)
     if len(known) == 0:
-        return np.full(len(wanted), -1, dtype=np.int64)
+        return found
     order = np.argsort(known)
-    position = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[position] == wanted, position, -1).astype(np.int64)
+    low, high = int(known[order[0]]), int(known[order[-1]])
+    if high - low < 8 * len(known):  # ids as they usually are: a table of them is many times faster than a search
+        row_of = np.full(high - low + 1, -1, dtype=np.int32)
+        row_of[known - low] = np.arange(len(known))
+        for part in parts_of(len(wanted)):
+            listed = (wanted[part] >= low) & (wanted[part] <= high)
+            found[part] = np.where(listed, row_of[np.where(listed, wanted[part], low) - low], -1)
+        return found
+    for part in parts_of(len(wanted)):
+        position = order[np.searchsorted(known, wanted[part], sorter=order).clip(max=len(known) - 1)]
+        found[part] = np.where(known[position] == wanted[part], position, -1)
+    return found
+
+
+def parts_of(rows: int) -> Iterator[slice]:
+    """Slices of at most `ROWS` rows that cover so many."""
+    return (slice(begin, min(begin + ROWS, rows)) for begin in range(0, rows, ROWS))
 
 
 def corner_boxes(
@@ -101,57 +118,112 @@ def corner_boxes(
 
     sizes: the images' heights and widths; None if unknown: then no box is clipped.
     """
-    x, y, width, height = tables.boxes.T
-    finite = np.isfinite(tables.boxes).all(axis=1)
-    infinite = links.kept & ~finite
-    findings.add("box_not_finite", int(infinite.sum()), _examples(tables, infinite))
-    usable = links.kept & finite
-    kinds = [  # each annotation is counted as the first kind that applies
-        ("box_negative_size", (width < 0) | (height < 0)),
-        ("box_zero_size", (width == 0) | (height == 0)),
-    ]
+    boxes = np.empty((len(tables.boxes), 4), dtype=np.float32)
+    defects = np.zeros(len(boxes), dtype=np.uint8)  # 1 + the number in _BOX_DEFECTS, or 0
+    limits = None
+    if sizes is not None:  # row −1, no image, has no size
+        limits = np.append(np.stack([sizes[1], sizes[0]], axis=1), [[0, 0]], axis=0)
+    for part in parts_of(len(boxes)):
+        own = None if limits is None else limits[links.image_rows[part]]
+        boxes[part], defects[part] = _corners_and_defects(tables.boxes[part], own)
+    defects[~links.kept] = 0
+    for number, kind in enumerate(_BOX_DEFECTS, start=1):
+        found = defects == number
+        findings.add(kind, int(found.sum()), _examples(tables, found))
+    clipped = 1 + _BOX_DEFECTS.index("box_overhanging")
+    return boxes, links.kept & ((defects == 0) | (defects == clipped))
+
+
+# Each annotation is counted as the first kind that applies. The second "box_zero_size" is too thin for float32.
+_BOX_DEFECTS = (
+    "box_not_finite",
+    "box_negative_size",
+    "box_zero_size",
+    "box_outside",
+    "box_zero_size",
+    "box_overhanging",
+)
+
+
+def _corners_and_defects(stated: np.ndarray, limits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) as x, y, width, height, and the (width, height) of their images (n, 2) or None → (corners float32
+    (n, 4), clipped; 1 + the number of each one's defect in `_BOX_DEFECTS`, 0 for none)."""
+    x, y, width, height = stated.T
+    nowhere = np.zeros(len(stated), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.stack([x, y, x + width, y + height], axis=1)
-        over = np.zeros(len(corners), dtype=bool)
-        if sizes is not None:
-            # Row −1, no image, has no size.
-            heights, widths = (np.append(lengths, 0)[links.image_rows] for lengths in sizes)
-            limits = np.stack([widths, heights] * 2, axis=1)
-            beyond = (corners[:, :2] >= limits[:, :2]).any(axis=1) | (corners[:, 2:] <= 0).any(axis=1)
-            kinds.append(("box_outside", beyond))
-            clipped = np.clip(corners, 0, limits)
-            over = (np.abs(clipped - corners) > ROUNDING).any(axis=1)
+        beyond, over = nowhere, nowhere
+        if limits is not None:
+            beyond = np.logical_or.reduce([*(corners[:, :2] >= limits).T, *(corners[:, 2:] <= 0).T])
+            clipped = np.clip(corners, 0, np.tile(limits, 2))
+            over = np.logical_or.reduce(np.abs(clipped - corners) > ROUNDING, axis=1)
             corners = clipped
         boxes = corners.astype(np.float32)
-    kinds.append(("box_zero_size", (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)))  # too thin for float32
-    for kind, fits in kinds:
-        findings.add(kind, int((usable & fits).sum()), _examples(tables, usable & fits))
-        usable &= ~fits
-    findings.add("box_overhanging", int((usable & over).sum()), _examples(tables, usable & over))
-    return boxes, usable
+        kinds = [
+            ~np.isfinite(stated).all(axis=1),
+            (width < 0) | (height < 0),
+            (width == 0) | (height == 0),
+            beyond,
+            (boxes[:, 2:] <= boxes[:, :2]).any(axis=1),
+            over,
+        ]
+    return boxes, np.select(kinds, range(1, len(kinds) + 1), default=0)
 
 
 def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     """The ids (T,), absent ones numbered after the last."""
-    ids = tables.annotation_ids.copy()
+    ids = tables.annotation_ids
     zero = ids == 0
     findings.add("annotation_id_zero", int(zero.sum()), _examples(tables, zero))
-    distinct, count = np.unique(ids, return_counts=True)
-    repeated = (count > 1) & (distinct != MISSING)
-    examples = (f"annotation {number}" for number in distinct[repeated].tolist())
-    findings.add("annotation_id_twice", int((count[repeated] - 1).sum()), examples)
+    if not (ids[1:] > ids[:-1]).all():  # they ascend in most files
+        ordered = np.sort(ids)
+        again = ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != MISSING)]
+        examples = (f"annotation {number}" for number, _ in itertools.groupby(again.tolist()))
+        findings.add("annotation_id_twice", len(again), examples)
     absent = np.flatnonzero(ids == MISSING)
+    if not len(absent):
+        return ids
     last = max(0, int(ids.max(initial=0)))
     if last > np.iinfo(np.int64).max - len(absent):  # no free numbers after it
         last = 0
-    ids[absent] = last + 1 + np.arange(len(absent))
-    return ids
+    filled = ids.copy()
+    filled[absent] = last + 1 + np.arange(len(absent))
+    return filled
 
 
 def count_repeated_objects(content: dict[str, np.ndarray], tables: Tables, findings: Findings) -> None:
     """Counts objects equal to another of the same image in label, box and crowd flag."""
-    images = np.repeat(np.arange(len(content["image_ids"])), np.diff(content["offsets"]))
-    columns = [images, content["labels"], content["crowds"], *content["boxes"].T.copy().view(np.int32)]
+    offsets = content["offsets"]
+    found, first = [np.zeros(0, dtype=np.int64)], 0
+    while first < len(offsets) - 1:  # whole images, about ROWS objects of them at a time
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + ROWS, side="right")) - 1)
+        found.append(_repeated_rows(content, first, last))
+        first = last
+    rows = np.concatenate(found)
+
+    def example_of(row: int) -> Example:
+        number = content["annotation_ids"][row]
+        if tables.place_of is not None:  # such tables are numbered in their order
+            return annotation_example(tables, int(np.searchsorted(tables.annotation_ids, number)))
+        image_id = content["image_ids"][np.searchsorted(offsets, row, side="right") - 1]
+        x0, y0, x1, y1 = content["boxes"][row].tolist()
+        name = _image_name(tables, image_id)
+        return Example(f"annotation {number} of image {image_id}", name, (x0, y0, x1 - x0, y1 - y0))
+
+    findings.add("object_twice", len(rows), map(example_of, rows.tolist()))
+
+
+def _repeated_rows(content: dict[str, np.ndarray], first: int, last: int) -> np.ndarray:
+    """The rows of the objects of the images first ≤ i < last that equal an earlier one of their image, ascending."""
+    offsets = content["offsets"][first : last + 1]
+    part = slice(int(offsets[0]), int(offsets[-1]))
+    images = np.repeat(np.arange(first, last), np.diff(offsets))
+    columns = [
+        images,
+        content["labels"][part],
+        content["crowds"][part],
+        *content["boxes"][part].T.copy().view(np.int32),
+    ]
     mixed = np.zeros(len(images), dtype=np.int64)
     for column in columns:
         mixed = mix64((mixed ^ column.astype(np.int64)) + GOLDEN)
@@ -159,18 +231,7 @@ def count_repeated_objects(content: dict[str, np.ndarray], tables: Tables, findi
     equal = np.ones(max(0, len(order) - 1), dtype=bool)
     for column in columns:
         equal &= column[order[1:]] == column[order[:-1]]
-    rows = np.sort(order[1:][equal])
-
-    def example_of(row: int) -> Example:
-        number = content["annotation_ids"][row]
-        if tables.place_of is not None:  # such tables are numbered in their order
-            return annotation_example(tables, int(np.searchsorted(tables.annotation_ids, number)))
-        image_id = content["image_ids"][images[row]]
-        x0, y0, x1, y1 = content["boxes"][row].tolist()
-        name = _image_name(tables, image_id)
-        return Example(f"annotation {number} of image {image_id}", name, (x0, y0, x1 - x0, y1 - y0))
-
-    findings.add("object_twice", len(rows), map(example_of, rows.tolist()))
+    return part.start + np.sort(order[1:][equal])
 
 
 def annotation_name(tables: Tables, row: int) -> str:

@@ -20,10 +20,18 @@ def repeat_factors(index: DatasetIndex, threshold: float) -> np.ndarray:
     Args:
         threshold: in (0, 1]; classes in at least this share of the images are not repeated. LVIS: 0.001.
     """
-    images = np.repeat(np.arange(len(index)), np.diff(index.offsets))
-    pairs = np.unique(np.stack([images, index.labels])[:, ~index.crowds], axis=1)
-    share = np.bincount(pairs[1], minlength=len(index.category_ids) + 1) / max(len(index), 1)
+    classes = len(index.category_ids) + 1
+    cells = np.sort(_cells(index, classes))  # np.unique's hash table is many times slower on millions of numbers
+    images, labels = np.divmod(cells[np.diff(cells, prepend=-1) > 0], classes)
+    share = np.bincount(labels, minlength=classes) / max(len(index), 1)
     of_class = np.sqrt(threshold / np.maximum(share, 1e-300)).clip(min=1)
     factors = np.ones(len(index))
-    np.maximum.at(factors, pairs[0], of_class[pairs[1]])
+    np.maximum.at(factors, images, of_class[labels])
     return factors
+
+
+def _cells(index: DatasetIndex, classes: int) -> np.ndarray:
+    """A number for each object's image and class, those of equal ones equal, int64; without crowd regions."""
+    cells = np.repeat(np.arange(len(index)) * classes, np.diff(index.offsets))
+    cells += index.labels
+    return cells[~index.crowds] if index.crowds.any() else cells

@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +37,8 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 HEADER_LIMIT = 1 << 24  # bytes; the checksums of a terabyte take 2 MB
 _MOST_DIMENSIONS = 8
 SUM_BLOCK = 1 << 22  # bytes
+_THREADS = min(8, os.cpu_count() or 1)
+_TOGETHER = 256  # blocks that are given to the threads at once: after damage, no more are read than these
 _SUMS, _HAS_SUMS = "__sums__", "__has_sums__"  # the second detects damage to the first's name
 
 
@@ -93,7 +97,7 @@ def seal(path: str | os.PathLike[str]) -> None:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
         sums = json.loads(entries["__metadata__"][_SUMS])
-        sums["crc32"] = "".join(_block_sums(file, sums["block"]))
+        sums["crc32"] = "".join(_block_sums(Path(path), 8 + length, sums["block"]))
         text = _with_sums(entries, sums)
         sums["header"] = f"{zlib.crc32(text):08x}"
         file.seek(8)
@@ -115,11 +119,9 @@ def find_damage(path: str | os.PathLike[str]) -> tuple[int, int] | None:
         raise NoChecksums(path)
     sums = json.loads(metadata[_SUMS])
     block, stated = sums["block"], sums["crc32"]
-    with open(path, "rb") as file:
-        file.seek(first)
-        for number, found in enumerate(_block_sums(file, block)):
-            if stated[8 * number : 8 * number + 8] != found:
-                return first + number * block, first + (number + 1) * block
+    for number, found in enumerate(_block_sums(Path(path), first, block)):
+        if stated[8 * number : 8 * number + 8] != found:
+            return first + number * block, first + (number + 1) * block
     return None
 
 
@@ -182,16 +184,26 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
     return entries, 8 + header_length
 
 
-def _block_sums(file: IO[bytes], block: int) -> Iterator[str]:
-    """The CRC-32 of each block from the file's position to its end, in hex."""
-    buffer = memoryview(bytearray(block))
-    while True:
-        filled = 0
-        while filled < len(buffer) and (count := file.readinto(buffer[filled:])):  # type: ignore[attr-defined]
-            filled += count
-        if filled == 0:
-            return
-        yield f"{zlib.crc32(buffer[:filled]):08x}"
+def _block_sums(path: Path, first: int, block: int) -> Iterator[str]:
+    """The CRC-32 of each block from the byte `first` to the file's end, in hex. A few threads share the work: the time
+    is the disk's, or the memory's, not that of one processor."""
+    length = path.stat().st_size
+    buffers = threading.local()
+
+    def crc(begin: int) -> int:
+        if not hasattr(buffers, "own"):
+            buffers.own = memoryview(bytearray(block))
+        with open(path, "rb", buffering=0) as file:
+            file.seek(begin)
+            wanted, filled = min(block, length - begin), 0
+            while filled < wanted and (count := file.readinto(buffers.own[filled:wanted])):
+                filled += count
+        return zlib.crc32(buffers.own[:filled])
+
+    begins = range(first, length, block)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(begins), _TOGETHER):
+            yield from (f"{value:08x}" for value in pool.map(crc, begins[start : start + _TOGETHER]))
 
 
 def _with_sums(entries: dict[str, Any], sums: Mapping[str, Any]) -> bytes:
@@ -208,8 +220,31 @@ def _header_error(path: Path) -> UserError:
     return UserError(f"{path}: is damaged or of another kind: its header makes no sense; make it anew")
 
 
-def map_array(path: str | os.PathLike[str], place: Place) -> np.ndarray:
-    """The array as a read-only memory map: only accessed pages are read."""
+def map_array(path: str | os.PathLike[str], place: Place, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """The array as a memory map: only accessed pages are read. mode: "r": it is read-only; "c": what is written to it
+    stays in this process."""
     if place.size == 0:
         return np.zeros(place.shape, dtype=place.dtype)
-    return np.memmap(path, dtype=place.dtype, mode="r", offset=place.start, shape=place.shape)
+    return np.memmap(path, dtype=place.dtype, mode=mode, offset=place.start, shape=place.shape)
+
+
+@dataclass(frozen=True)
+class MappedPart:
+    """A part of a file that a process maps; it stands for the array where that is pickled, because NumPy would copy the
+    bytes. What the process wrote to a map of its own is not in it."""
+
+    path: str
+    place: Place
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> MappedPart | None:
+        """The part that an array is a view of; None for any other array."""
+        base = array.base
+        if not isinstance(base, np.memmap) or not array.flags.c_contiguous or array.size == 0:
+            return None
+        start = base.offset + array.ctypes.data - base.ctypes.data
+        return cls(str(base.filename), Place(array.dtype, array.shape, start))
+
+    def array(self) -> np.ndarray:
+        """The array, mapped again."""
+        return np.asarray(map_array(self.path, self.place, "c"))

@@ -8,20 +8,24 @@ Three signs, each of a detector that disagrees with the labels where it is rarel
 | class | a confident detection of another class on an object that no detection of its class finds | another class |
 | unfound | an object that no detection of any class and score overlaps by 0.1 | an object: there may be none |
 
+If the classifier was also run on the objects' own boxes, an object that is detected there is not unfound.
+
 Shapes: D detections, S objects.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.groups import pairs_within
 from detection.evaluation.object_attributes import size_bins
 from detection.evaluation.outcomes import BACKGROUND, CONFUSION, MATCH_IOU, Outcomes, box_ious
 
-SURE_RECALL = 0.75  # an object that nothing finds is suspected if this share of the objects of similar size is found
+SURE_RECALL = 0.75  # an object that nothing touches is suspected if this share of the objects of similar size is found
 MOST = 500  # suspicions of each kind, at most
 
 
@@ -34,7 +38,7 @@ class Suspicion:
     "unfound" the class that is annotated. stated: the annotated class, None for "missing". object: place in the ground
     truth, or None.
     confidence: in 0–1, by which suspicions of a kind are ranked: the detection's score; of "unfound", the share of
-    the objects of similar size that are found.
+    the objects of similar size that are found, also in their own boxes if that was tried.
     """
 
     kind: str
@@ -46,21 +50,27 @@ class Suspicion:
     confidence: float
 
 
-def suspicious_labels(ground_truth: GroundTruth, outcomes: Outcomes) -> list[Suspicion]:
+def suspicious_labels(
+    ground_truth: GroundTruth, outcomes: Outcomes, on_objects: Outcomes | None = None
+) -> list[Suspicion]:
     """The suspicions by kind, each in descending order of confidence.
+
+    Args:
+        on_objects: outcomes of detections whose proposals were the objects' own boxes. An object that the RPN overlooks
+            is then not suspected if the classifier sees something in its box.
 
     As in confident learning (Northcutt, Jiang and Chuang, JAIR 2021, section 3.1), a label is suspected if a model
     disagrees with it at least as confidently as it, on average, agrees with labels of that class.
     """
     sure = confident_detections(outcomes, len(ground_truth.category_ids))
-    missing = np.flatnonzero(sure & (outcomes.kinds == BACKGROUND))[:MOST]
-    found = [_of_detection("missing", outcomes, row, None) for row in _distinct(missing, outcomes)]
+    missing = np.flatnonzero(unlabelled_places(outcomes, sure))[:MOST].tolist()
+    found = [_of_detection("missing", outcomes, row, None) for row in missing]
     confused = np.flatnonzero(sure & (outcomes.kinds == CONFUSION))
     confused = confused[outcomes.found_by[outcomes.about[confused]] < 0]
     _, first = np.unique(outcomes.about[confused], return_index=True)  # the best of each object
     for row in confused[np.sort(first)][:MOST].tolist():
         found.append(_of_detection("class", outcomes, row, int(outcomes.about[row])))
-    return found + _unfound(ground_truth, outcomes)
+    return found + _unfound(ground_truth, [outcomes] if on_objects is None else [outcomes, on_objects])
 
 
 def confident_detections(outcomes: Outcomes, classes: int) -> np.ndarray:
@@ -80,23 +90,28 @@ def _of_detection(kind: str, outcomes: Outcomes, row: int, thing: int | None) ->
     return Suspicion(kind, int(outcomes.images[row]), (x, y, width, height), label, stated, thing, score)
 
 
-def _distinct(rows: np.ndarray, outcomes: Outcomes) -> list[int]:
-    """The rows without those that overlap an earlier one of the same image: one place is suspected once."""
-    kept: list[int] = []
-    for row in rows.tolist():
-        others = np.array([other for other in kept if outcomes.images[other] == outcomes.images[row]], dtype=np.int64)
-        own = np.broadcast_to(outcomes.boxes[row], (len(others), 4))
-        if not (box_ious(own, outcomes.boxes[others]) >= MATCH_IOU).any():
-            kept.append(row)
-    return kept
+def unlabelled_places(outcomes: Outcomes, sure: np.ndarray) -> np.ndarray:
+    """bool (D,): the detections among `sure` (D,) where nothing is annotated, without those that overlap a better one
+    of them by 0.5: one place is suspected once."""
+    chosen = sure & (outcomes.kinds == BACKGROUND)
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(outcomes.images[rows], kind="stable")]  # by image, then in order of score
+    images = outcomes.images[rows]
+    for one, other in pairs_within(images, images):
+        later = one > other
+        one, other = rows[one[later]], rows[other[later]]
+        chosen[one[box_ious(outcomes.boxes[one], outcomes.boxes[other]) >= MATCH_IOU]] = False
+    return chosen
 
 
-def _unfound(ground_truth: GroundTruth, outcomes: Outcomes) -> list[Suspicion]:
-    touched = np.zeros(len(outcomes.targets), dtype=bool)
-    touched[outcomes.pair_objects] = True
+def _unfound(ground_truth: GroundTruth, tried: Sequence[Outcomes]) -> list[Suspicion]:
+    outcomes, targets = tried[0], tried[0].targets
+    touched, recognised = np.zeros(len(targets), dtype=bool), np.zeros(len(targets), dtype=bool)
+    for one in tried:
+        touched[one.pair_objects] = True
+        recognised |= one.found_by >= 0
     bins = size_bins(ground_truth.areas)
-    targets = outcomes.targets
-    all_, found = (np.bincount(bins[chosen]) for chosen in (targets, targets & (outcomes.found_by >= 0)))
+    all_, found = (np.bincount(bins[chosen]) for chosen in (targets, targets & recognised))
     share = np.append(found, np.zeros(len(all_) - len(found))) / np.maximum(all_, 1)
     rows = np.flatnonzero(targets & ~touched)
     rows = rows[share[bins[rows]] >= SURE_RECALL]

@@ -95,7 +95,7 @@ def config_subset_that_must_match(config: settings.Config, network: Literal["rpn
     that do not change the result.
     """
     values = config_to_dict(config)
-    images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable")
+    images = ("root", "layout", "train", "test", "keep_empty", "skip_unreadable", "cache")
     work = ("images_per_device", "log_every", "checkpoint_every", "keep_checkpoints")
     choice = ("evaluate_every", "keep_best", "patience")  # which of the run's weights are written
     for section, keys in (

@@ -115,7 +115,14 @@ def _place_images(split: Split, folder: Path, link: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(split.files):
         source = split.index.path(i)
-        if link:
-            (folder / name).symlink_to(source.resolve())
-        else:
+        if not (link and _link(source, folder / name)):
             shutil.copyfile(source, folder / name)
+
+
+def _link(source: Path, link: Path) -> bool:
+    """Makes a link and returns whether it could: Windows allows it to administrators and in its developer mode."""
+    try:
+        link.symlink_to(source.resolve())
+    except OSError:
+        return False
+    return True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from detection import config as settings
+from detection.common.environment import environment_number
+from detection.config_file import config_to_dict
 from detection.data.augmentation import Augmentation
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import make_demo_dataset
@@ -23,13 +26,16 @@ from detection.data.discovery import NoSuchSplit, find_layout, is_whole, source_
 from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
+from detection.data.index_cache import is_kept, keep, open_kept
 from detection.data.proposal_store import ProposalStore
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.csv_table import CsvSource
 from detection.data.readers.source import Options, Source
 from detection.data.readers.voc import VocSource
 from detection.training.consensus import require_same, together
-from detection.training.distributed import is_main, on_main
+from detection.training.distributed import gather_objects, is_main, on_main, world_size
+
+Check = Literal["listed", "present", "sound"]  # what is required of the images, see `load_index`
 
 PURPOSES: dict[str, Purpose] = {"train": "training", "test": "evaluation"}  # what each split is read for
 
@@ -46,8 +52,7 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
         UserError: files are missing, or annotations cannot be used, or they are not the same on all ranks.
     """
     split = getattr(data, which)
-    source = locate(data, which)
-    index = together(f"reading {source.labels}", lambda: load_split(data, which, source, "present"))
+    index = read_split(data, which, "present")
     require_same(f"data.{which}", {"annotations": index.fingerprint, "images": len(index)})
     if split.limit is not None:
         index = index.subset(np.arange(min(split.limit, len(index))))
@@ -56,7 +61,7 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
         if data.layout == "auto" and split.annotations is None:
             logger.info("data.%s: %s", which, contents_of(index))
         if summary:
-            logger.warning("%s: %s", source.labels, summary)
+            logger.warning("%s: %s", index.annotation_file, summary)
     return index
 
 
@@ -71,7 +76,7 @@ def load_split(
     data: settings.Data,
     which: Literal["train", "test"],
     source: Source,
-    check: Literal["listed", "present", "sound"],
+    check: Check,
     purpose: Purpose | None = None,
 ) -> DatasetIndex:
     """The index of a split's labels, or of the part of them that `data.split` gives it.
@@ -89,6 +94,84 @@ def load_split(
         skip_unreadable=data.skip_unreadable,
         part=None if share is None else lambda tables: part_of(tables, which, share, seed),
     )
+
+
+def read_split(data: settings.Data, which: Literal["train", "test"], check: Check) -> DatasetIndex:
+    """The index of a split: from the cache, if `data.cache` allows and nothing has changed, else read from the labels
+    and kept. Every rank calls this. One rank of each machine reads, and the others map what it has kept.
+
+    Raises:
+        UserError: as `open_split`.
+    """
+    if not data.cache or data.layout == "demo":
+        source = locate(data, which)
+        return together(f"reading {source.labels}", lambda: load_split(data, which, source, check))
+    facts = facts_of(data, which, check)
+    kept = together(f"looking for the index of data.{which}", lambda: open_kept(facts))
+    if all(gather_objects(kept is not None)):
+        assert kept is not None
+        for line in kept.said if is_main() else ():
+            logging.getLogger(source_of_split.__module__).info("%s", line)
+        return kept.index
+    said: list[str] = []
+    source = locate(data, which, said)
+
+    def read() -> DatasetIndex:
+        since = time.time()
+        index = load_split(data, which, source, check)
+        keep(
+            facts,
+            index,
+            roots=files_of(data, which, source),
+            labels=source.labels,
+            images=source.format != "coco",
+            since=since,
+            said=said,
+        )
+        return index
+
+    def read_first() -> DatasetIndex | None:
+        first = world_size() == 1 or environment_number("LOCAL_RANK", 0) == 0
+        return kept.index if kept else read() if first else None
+
+    def read_others() -> DatasetIndex:
+        again = open_kept(facts)
+        return again.index if again else load_split(data, which, source, check)
+
+    index = together(f"reading {source.labels}", read_first)
+    return together(f"reading {source.labels}", lambda: read_others() if index is None else index)
+
+
+_FACTS = ("layout", "format", "train", "test", "split", "classes", "first_pixel", "skip_missing", "skip_unreadable")
+
+
+def facts_of(data: settings.Data, which: Literal["train", "test"], check: Check) -> dict[str, Any]:
+    """What decides the index of a split, beside the files."""
+    configured = {
+        name: config_to_dict(getattr(data, name)) if name in ("train", "test", "split") else getattr(data, name)
+        for name in _FACTS
+    }
+    root = user_path(data.root)
+    return {**configured, "root": [str(root), str(root.absolute())], "which": which, "check": check}
+
+
+def files_of(data: settings.Data, which: Literal["train", "test"], source: Source) -> list[Path]:
+    """The files and folders that decide what is found as the labels of a split, and what they hold.
+
+    Where a COCO file and its image folder are named, these two; else the whole folder of the data set, because all of
+    it is searched, and everything else that the configuration names.
+    """
+    root = user_path(data.root)
+    own = data.train if data.split.test is not None else getattr(data, which)
+    if source.format == "coco" and own.annotations is not None and own.images is not None:
+        return [source.labels, source.images]
+    named = [split for split in (data.train, data.test) if split.annotations is not None or split.images is not None]
+    paths = [
+        root / user_path(path) for split in named for path in (split.annotations, split.images) if path is not None
+    ]
+    paths += [path.parent for path in paths if path.is_file()]
+    searched = own.annotations is None
+    return [*([root] if searched else ()), source.labels, source.images, *(path for path in paths if path.exists())]
 
 
 def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:
@@ -116,6 +199,8 @@ def has_test_split(data: settings.Data) -> bool:
         return True
     if data.layout == "auto":
         root = user_path(data.root)
+        if data.cache and any(is_kept(facts_of(data, "test", check)) for check in ("present", "listed")):
+            return True
         try:
             source_of_split(root, "test", data.test.name, label_options(data), quiet=True)
         except NoSuchSplit:
@@ -179,13 +264,14 @@ def _listing(classes: Counter[Any]) -> str:
 def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
     """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
-        return load_split(data, which, locate(data, which), "listed")
+        return read_split(data, which, "listed")
     except UserError:
         return None
 
 
 def check_split(data: settings.Data, which: Literal["train", "test"], source: Source | None = None) -> DatasetIndex:
     """The index of the whole configured split after every image was decoded; what was repaired is in `findings`.
+    Labels and images are read, whatever the cache holds.
 
     source: its labels, for one rank of several that checks alone; None: they are located.
 
@@ -258,10 +344,12 @@ def test_views(data: settings.Data) -> tuple[Augmentation, ...]:
     )
 
 
-def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
+def locate(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
     """The labels and the image folder that the configuration names, or otherwise those of the layout. What corners of
-    boxes mean is decided once for both splits, also where each is named by itself."""
-    source = _located(data, which)
+    boxes mean is decided once for both splits, also where each is named by itself.
+
+    said: receives the line that is logged about what was found."""
+    source = _located(data, which, said)
     named = data.train.annotations is not None or data.test.annotations is not None
     if named and data.split.test is None and data.first_pixel is None and isinstance(source, (VocSource, CsvSource)):
         with contextlib.suppress(UserError):  # the other split may be none, and may not be needed
@@ -271,7 +359,7 @@ def locate(data: settings.Data, which: Literal["train", "test"]) -> Source:
     return source
 
 
-def _located(data: settings.Data, which: Literal["train", "test"]) -> Source:
+def _located(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
     root, split = user_path(data.root), getattr(data, which)
     if data.split.test is not None:  # both are parts of the labels of data.train
         split = data.train
@@ -298,7 +386,7 @@ def _located(data: settings.Data, which: Literal["train", "test"]) -> Source:
         return CocoSource(root / "annotations" / f"instances_{split.name}.json", root / split.name)
     if data.layout == "coco":
         return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
-    return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options))
+    return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options, said))
 
 
 def label_options(data: settings.Data) -> Options:
@@ -306,13 +394,17 @@ def label_options(data: settings.Data) -> Options:
     return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
 
 
-def _found(data: settings.Data, which: Literal["train", "test"], root: Path, options: Options) -> Source:
+def _found(
+    data: settings.Data, which: Literal["train", "test"], root: Path, options: Options, said: list[str] | None
+) -> Source:
     """The labels of a split in data.root, whose layout is found out."""
     if data.split.test is None:
-        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main())
+        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main(), said=said)
     if not is_whole(root, options):
         raise UserError(
             f"{root}: has splits of its own ({', '.join(find_layout(root, options)[0].splits)}), and data.split would "
             "divide it again; leave data.split out, or name the labels to be divided as data.train.annotations"
         )
-    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test")
+    if which == "test":  # the same line as for data.train
+        said = None
+    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said)

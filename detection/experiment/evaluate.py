@@ -33,7 +33,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.data.readers.source import Source
 from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
 from detection.evaluation.ground_truth import GroundTruth
-from detection.evaluation.proposal_share import ProposalShare, proposal_share
+from detection.evaluation.proposal_share import proposal_share
 from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
 from detection.experiment.analysis import Analysis, analyse
@@ -44,7 +44,7 @@ from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
-from detection.experiment.pair_analysis import PairDetections, detect_pair
+from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
 from detection.experiment.shared_images import images_also_in_train, training_source
 from detection.experiment.shown_images import (
@@ -61,6 +61,7 @@ from detection.report.advice import Seen, advice
 from detection.report.page import Curve, read_curves, write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
+from detection.training.precision import Precision
 
 _OF_DETECTIONS = ("proposals", "test-time augmentation")  # facts that mean nothing for proposals
 
@@ -88,8 +89,8 @@ def evaluate_detector(
         config: where the data is and how it runs: the detector's configuration, possibly changed.
         images: how many images the report shows.
         backend: the implementation that computes the figures, see `average_precision`.
-        with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; it runs the
-            Fast R-CNN twice.
+        with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; the box head
+            runs twice.
         weights: the file of the detector, by which its thresholds are named; None writes no thresholds.
 
     Raises:
@@ -103,10 +104,10 @@ def evaluate_detector(
     on_main(lambda: require_own_drawings(folder / "images"))
     claim_folder(folder, index, _FILES)
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
-    inference = prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, device)
+    network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
+    inference = prepare_inference(network, config, device, choose=True)
     training = training_source(config.data)
-    # With test-time augmentation every view has proposals of its own, and no single set of them to judge.
-    found = detect_pair(inference, index) if with_ground_truth and not inference.augments else None
+    found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:
@@ -114,6 +115,8 @@ def evaluate_detector(
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
             figures = average_precision(ground_truth, detections, backend=backend)
+            if inference.precision.name != "fp32":
+                figures.notes.append(f"computed in {inference.precision}; runtime.precision=fp32 computes in float32")
             if not any(row.objects for row in figures.classes):
                 figures.notes.append(
                     "the annotations list no objects to measure by, as those of a test set; results.json holds the "
@@ -121,8 +124,13 @@ def evaluate_detector(
                 )
             _write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
-            share = None if found is None else _share(config, ground_truth, found, figures)
-            analysis = analyse(ground_truth, detections, figures, share)
+            ideal = None if found is None else rounded(found.with_ground_truth)
+            share = None
+            if found is not None and ideal is not None:
+                of_ideal = average_precision(ground_truth, ideal).figures
+                most = config.rpn.test_proposals.after_nms
+                share = proposal_share(found.coverage, most, figures.figures, of_ideal)
+            analysis = analyse(ground_truth, detections, figures, share, ideal)
             _write_json(folder / "analysis.json", analysis.content)
             if weights is not None:
                 order = ground_truth.category_ids.searchsorted(index.category_ids).tolist()
@@ -131,7 +139,9 @@ def evaluate_detector(
                     folder / THRESHOLDS, weights, categories.names, by_class, analysis.thresholds.overall,
                     str(index.annotation_file),
                 )  # fmt: skip
-            told = _write_page(config, index, ground_truth, figures, analysis, folder, images, training)
+            told = _write_page(
+                config, index, ground_truth, figures, analysis, folder, images, training, inference.precision
+            )
             if weights is not None and folder.resolve().parent == weights.resolve().parent:
                 result = {
                     "annotations": index.annotation_file.name,
@@ -145,14 +155,6 @@ def evaluate_detector(
     return on_main(finish)
 
 
-def _share(
-    config: settings.Config, ground_truth: GroundTruth, found: PairDetections, figures: AveragePrecision
-) -> ProposalShare:
-    ideal = average_precision(ground_truth, rounded(found.with_ground_truth))
-    most = config.rpn.test_proposals.after_nms
-    return proposal_share(found.overlaps, found.areas, most, figures.figures, ideal.figures)
-
-
 def _write_page(
     config: settings.Config,
     index: DatasetIndex,
@@ -162,13 +164,14 @@ def _write_page(
     folder: Path,
     images: int,
     training: Source | None,
+    precision: Precision,
 ) -> list[str]:
     """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = _curves(folder.parent)
     shared = None if training is None else _shared_images(config, training, index)
-    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves)
+    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config))
     told = advice(seen)
     write_report(
         folder,
@@ -177,12 +180,22 @@ def _write_page(
         analysis=analysis.content,
         advice=told,
         tables=(figures.table(), analysis.errors.table()),
-        facts=_facts(config, index) | _in_train(shared),
+        facts=_facts(config, index, precision) | _in_train(shared),
         curves=curves,
         suspicions=show_suspicions(index, ground_truth, analysis.suspicions) if images else None,
         images=shown,
     )
     return told
+
+
+def _known_settings(config: settings.Config) -> dict[str, Any]:
+    """Values that the advice mentions, by their keys."""
+    return {
+        "data.keep_empty": config.data.keep_empty,
+        "fast_rcnn.nms_iou": config.fast_rcnn.nms_iou,
+        "fast_rcnn.pooling": config.fast_rcnn.pooling,
+        "rpn.test_proposals.after_nms": config.rpn.test_proposals.after_nms,
+    }
 
 
 def _shared_images(config: settings.Config, training: Source, index: DatasetIndex) -> list[str] | None:
@@ -215,8 +228,9 @@ def evaluate_rpn(config: settings.Config, trained: Trained[RPN], device: torch.d
     index = open_split(config.data, "test")
     claim_folder(folder, index, _FILES_OF_RECALL)
     require_same_weights(trained.network)
-    recall = proposal_recall_of(prepare_inference(trained.network, config, device), index, config.rpn.test_proposals)
-    _write_recall(config, index, recall, folder)
+    inference = prepare_inference(trained.network, config, device, choose=True)
+    recall = proposal_recall_of(inference, index, config.rpn.test_proposals)
+    _write_recall(config, index, recall, folder, inference.precision)
     return recall
 
 
@@ -237,17 +251,24 @@ def evaluate_store(config: settings.Config, store: ProposalStore, index: Dataset
     return recall
 
 
-def _write_recall(config: settings.Config, index: DatasetIndex, recall: ProposalRecall, folder: Path) -> None:
+def _write_recall(
+    config: settings.Config,
+    index: DatasetIndex,
+    recall: ProposalRecall,
+    folder: Path,
+    precision: Precision | None = None,
+) -> None:
     if is_main():
+        facts = {name: fact for name, fact in _facts(config, index, precision).items() if name not in _OF_DETECTIONS}
         _write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
             recall=recall.to_dict(), tables=(recall.table(),),
-            facts={name: fact for name, fact in _facts(config, index).items() if name not in _OF_DETECTIONS},
+            facts=facts,
         )  # fmt: skip
 
 
-def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
+def _facts(config: settings.Config, index: DatasetIndex, precision: Precision | None) -> dict[str, str]:
     data = config.data
     views = [
         *(f"also at {side} px" for side in data.test_scales),
@@ -261,6 +282,7 @@ def _facts(config: settings.Config, index: DatasetIndex) -> dict[str, str]:
         "shorter side": f"{data.test_shorter_side} px, longer at most {data.test_longer_side}",
         **({"test-time augmentation": ", ".join(views)} if views else {}),
         "proposals": str(config.rpn.test_proposals.after_nms),
+        **({} if precision is None else {"precision": str(precision)}),
     }
 
 

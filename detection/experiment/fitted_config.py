@@ -17,6 +17,7 @@ import torch
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from detection import config as settings
+from detection.common.tool_names import as_called_here
 from detection.config_file import change_config, load_config
 from detection.data.discovery import find_layout, is_whole
 from detection.data.index import DatasetIndex
@@ -185,4 +186,4 @@ def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minute
     absent = [name for name, count in zip(train.category_names, counts, strict=True) if not count]
     if absent:
         lines.append(f"Without an object in data.train, and therefore not learnt: {', '.join(absent[:20])}.")
-    return [line.replace("\r", " ").replace("\n", " ") for line in lines]
+    return [as_called_here(line.replace("\r", " ").replace("\n", " ")) for line in lines]

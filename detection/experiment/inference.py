@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,13 +31,25 @@ from detection.evaluation.average_precision import AveragePrecision, average_pre
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.datasets import test_augmentation, test_views
 from detection.experiment.ground_truth_loading import ground_truth_of
+from detection.experiment.precision_trial import measure_inference
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN, View, to_original
 from detection.networks.rpn import RPN
 from detection.training.distributed import gather_objects, on_main, rank, report_progress, world_size
+from detection.training.low_precision import convert
 from detection.training.memory import memory_explained
 from detection.training.placement import for_inference
-from detection.training.recipe import autocast_dtype
+from detection.training.precision import (
+    AS_CONFIGURED,
+    Precision,
+    described,
+    fingerprint,
+    is_small,
+    remembered,
+    stated_precision,
+)
+
+logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,12 +65,13 @@ class Inference(Generic[Network]):
         network: on its device, in evaluation mode.
         resize: the resize to the size that the network was trained for.
         size_divisor: padded sides are multiples of this.
-        autocast: the type of half precision; None computes in float32.
+        autocast: the type of half precision; None computes in float32, or in that of the network's own weights.
         batch_size: images at once when a whole split is processed.
         workers: processes that read the images of a split; 0 reads them in this process.
         patience: seconds to wait for a batch of the images of a split.
         views: test-time augmentation: resizes to further sizes, in which a detector also detects.
         flip: test-time augmentation: the detector also detects in each image flipped horizontally, at each size.
+        precision: what the network computes in, and why.
     """
 
     network: Network
@@ -69,30 +83,28 @@ class Inference(Generic[Network]):
     patience: float = PATIENCE
     views: tuple[Augmentation, ...] = ()
     flip: bool = False
+    precision: Precision = AS_CONFIGURED
 
     @classmethod
     def configured(cls, network: Network, config: settings.Config) -> Inference[Network]:
         """An `Inference` with the network unchanged on its device, and the image size, precision, batch size and
         workers of the configuration."""
         data, runtime = config.data, config.runtime
-        autocast = autocast_dtype(runtime, next(network.parameters()).device)
+        device = next(network.parameters()).device
+        stated = stated_precision(runtime, device) or Precision("fp32", "auto chooses for trained networks alone")
         resize = test_augmentation(data)
         return cls(
             network.eval(),
             resize,
             data.size_divisor,
-            autocast,
+            stated.dtype,
             runtime.test_batch,
             runtime.workers,
             60 * runtime.timeout_minutes,
             test_views(data),
             data.test_flip,
+            stated,
         )
-
-    @property
-    def augments(self) -> bool:
-        """Whether a detector detects in more than one view of each image (test-time augmentation)."""
-        return bool(self.views) or self.flip
 
     @property
     def device(self) -> torch.device:
@@ -111,9 +123,42 @@ class Inference(Generic[Network]):
             yield batch.to(self.device, non_blocking=True)
 
 
-def prepare_inference(network: Network, config: settings.Config, device: torch.device) -> Inference[Network]:
-    """An `Inference` of a copy of the network on the device, with batch normalisation folded (see `for_inference`)."""
-    return Inference.configured(for_inference(network, config.runtime, device), config)
+def prepare_inference(
+    network: Network, config: settings.Config, device: torch.device, *, choose: bool = False
+) -> Inference[Network]:
+    """An `Inference` of a copy of the network on the device, with batch normalisation folded (see `for_inference`).
+
+    On a CPU, bf16 weights are converted once (`low_precision.convert`).
+
+    choose: `runtime.precision: auto` takes the faster precision on a CPU; otherwise auto is fp32. Every rank calls
+        this.
+    """
+    inference = Inference.configured(for_inference(network, config.runtime, device), config)
+    if choose and stated_precision(config.runtime, device) is None:
+        inference = dataclasses.replace(inference, precision=on_main(lambda: _choose(inference, config.runtime)))
+        on_main(lambda: logger.info("runtime.precision=auto: %s", inference.precision))
+    if device.type == "cpu" and inference.precision.dtype is not None:
+        convert(inference.network, inference.precision.dtype)
+        inference = dataclasses.replace(inference, autocast=None)
+    return inference
+
+
+def _choose(inference: Inference[Any], runtime: settings.Runtime) -> Precision:
+    """The faster precision on this machine for images of the configured size, 3 high by 4 wide."""
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(40, axis=0).repeat(40, axis=1)
+    (batch,) = batch_images(inference, [image] * inference.batch_size, inference.batch_size)
+    height, width = batch.images.shape[2:]
+    small = is_small(inference.network, height, width)
+    if small is not None:
+        return small
+    about = described(
+        inference.network,
+        "inference",
+        runtime,
+        image=list(batch.images.shape),
+        weights=fingerprint(inference.network),
+    )
+    return remembered(about, lambda: measure_inference(inference.network, batch))
 
 
 def batch_images(inference: Inference[Network], images: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
@@ -142,8 +187,8 @@ def detect_batch(
         UserError: out of memory; the message contains `remedy`, and `ids` names the kind of the batch's image ids.
     """
     with inference.computing(batch, remedy, ids) as batch:
-        if batch.views or inference.flip:
-            found = inference.network.detect_in_views(_views(batch, inference.flip), batch.original_sizes)
+        if views := views_of(inference, batch):
+            found = inference.network.detect_in_views(views, batch.original_sizes)
         else:
             found = inference.network(batch.images, batch.sizes, batch.original_sizes)
     return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
@@ -256,12 +301,13 @@ def recall_of(index: DatasetIndex, proposals: Iterable[tuple[int, np.ndarray]]) 
     return first.result()
 
 
-def _views(batch: Batch, flip: bool) -> list[View]:
-    """The images at each size; with `flip` each of them mirrored, too."""
+def views_of(inference: Inference[FasterRCNN], batch: Batch) -> list[View]:
+    """The views of test-time augmentation, the images at each size and, with `flip`, mirrored; none without it."""
+    if not batch.views and not inference.flip:
+        return []
     sizes = [(batch.images, batch.sizes), *batch.views]
-    return [
-        View(*images, is_mirrored=mirrored) for images in sizes for mirrored in ((False, True) if flip else (False,))
-    ]
+    sides = (False, True) if inference.flip else (False,)
+    return [View(*images, is_mirrored=mirrored) for images in sizes for mirrored in sides]
 
 
 def _padded(inference: Inference[Network], sample: Sample) -> list[tuple[int, int]]:

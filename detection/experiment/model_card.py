@@ -16,6 +16,7 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from backbones.common.text import printable
 from detection import config as settings
+from detection.common.tool_names import as_called_here
 from detection.data.index import DatasetIndex
 from detection.experiment.model_files import TrainedDetector
 from detection.training.artifacts import versions
@@ -80,10 +81,12 @@ def _card(folder: Path, trained: TrainedDetector, config: settings.Config, evalu
         "## Training\n\n" + _table([("", "RPN", "Fast R-CNN"), *_training(trained)]),
         "## Result\n\n" + (_result(evaluation) if evaluation else "Not evaluated yet."),
         "## How to repeat it\n\n"
-        "    python tools/train_rpn.py --config config.yaml\n"
-        "    python tools/train_fastrcnn.py --config config.yaml\n"
-        "    python tools/eval_coco.py --weights detector.pt\n\n"
-        "`config.yaml` in this folder is the whole configuration (`output` in it is the run's folder). Versions: "
+        + as_called_here(
+            "    python tools/train_rpn.py --config config.yaml\n"
+            "    python tools/train_fastrcnn.py --config config.yaml\n"
+            "    python tools/eval_coco.py --weights detector.pt\n\n"
+        )
+        + "`config.yaml` in this folder is the whole configuration (`output` in it is the run's folder). Versions: "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
         + ".",
         "## Licences, as far as known\n\n" + _licences_text(trained),

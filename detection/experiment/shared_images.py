@@ -14,8 +14,9 @@ from backbones.common.errors import UserError
 from backbones.common.files import sha256_of, user_path
 from detection import config as settings
 from detection.data.index import DatasetIndex
+from detection.data.index_cache import open_kept
 from detection.data.readers.source import Source
-from detection.experiment.datasets import load_split, locate
+from detection.experiment.datasets import facts_of, load_split, locate
 
 
 def training_source(data: settings.Data) -> Source | None:
@@ -40,7 +41,8 @@ def images_also_in_train(data: settings.Data, source: Source, test: DatasetIndex
     Raises:
         UserError: the training labels cannot be used.
     """
-    train = load_split(data, "train", source, "listed")
+    kept = open_kept(facts_of(data, "train", "present")) if data.cache else None
+    train = kept.index if kept else load_split(data, "train", source, "listed")
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path, size in _sizes(source.images / train.file_name(i) for i in range(len(train))):
         by_size[size].append(path)

@@ -332,4 +332,5 @@ def _describe_weights(outcome: Outcome) -> dict[str, Any]:
     """The provenance of the weights that are written: after how many steps, and why those."""
     others = {} if outcome.written == "the last" else {"weights": f"{outcome.written}, of {outcome.step} steps"}
     restarts = {"restarts": list(outcome.restarts)} if outcome.restarts else {}
-    return {"steps": outcome.written_step, **others, **restarts}
+    precision = {"precision": outcome.precision} if outcome.precision != "fp32" else {}
+    return {"steps": outcome.written_step, **others, **restarts, **precision}

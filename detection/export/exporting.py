@@ -167,7 +167,8 @@ def _inference(
     config: settings.Config, trained: TrainedDetector, kernels: Literal["fastest", "plain"]
 ) -> Inference[FasterRCNN]:
     """Both networks ready for inference on the CPU, by these forms of functions."""
-    forms = dataclasses.replace(config.runtime, kernels=kernels, channels_last=kernels == "fastest")
+    # In fp32: an exported file is verified beside the exact network, the same on every machine.
+    forms = dataclasses.replace(config.runtime, kernels=kernels, channels_last=kernels == "fastest", precision="fp32")
     config = dataclasses.replace(config, runtime=forms)
     return prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, torch.device("cpu"))
 

@@ -27,7 +27,8 @@ from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, user_path
 from backbones.common.text import printable
 from detection.common.categories import Categories, checked_categories
-from detection.detector_interface import ImageDetections, as_array, is_one_image
+from detection.detector_interface import ImageDetections, as_array, class_thresholds, classes_shown, is_one_image
+from detection.image_stream import AHEAD, images_ahead
 
 FORMAT = "resnext-detection"
 VERSION = 1
@@ -105,7 +106,11 @@ class Detector:
         return "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
 
     def __repr__(self) -> str:
-        return f"<Detector: {len(self.categories)} classes, onnxruntime, {self.device}>"
+        sizes = self.metadata["settings"]
+        return (
+            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, onnxruntime, {self.device}>"
+        )
 
     def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
         """Detections in one image, or in each of several; arguments, result and errors as of `detection.Detector`.
@@ -115,9 +120,27 @@ class Detector:
         """
         if is_one_image(images):
             return self([images])[0]
+        return list(self._detect_each(map(as_array, images), batch_size))
+
+    def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
+        """Detections in each image of a folder or of an iterable, one after the other, in their order.
+
+        Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
+        they are needed, see `images_ahead`. The arguments are otherwise those of a call.
+        """
+        return self._detect_each(images_ahead(images, ahead), batch_size)
+
+    def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
+        """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
+        return class_thresholds(scores, self.categories, other)
+
+    def _detect_each(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
         if self.kind == "image":
-            return [self._named(*self._session.run(None, {"image": as_array(image)})) for image in images]
-        return [found for batch in self._batches(map(as_array, images), batch_size) for found in self._detect(batch)]
+            for image in images:
+                yield self._named(*self._session.run(None, {"image": image}))
+        else:
+            for batch in self._batches(images, batch_size):
+                yield from self._detect(batch)
 
     def _named(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
         return ImageDetections.of_labels(boxes, scores, labels, self.categories)

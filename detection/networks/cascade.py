@@ -90,9 +90,8 @@ class CascadeRCNN(FastRCNN):
         """Not of a cascade: its boxes are relative to regions of its own, see `score`."""
         raise TypeError("the outputs of a cascade do not belong to the regions that it is given; use score or detect")
 
-    def score(self, images: Tensor, sizes: Tensor, regions: Tensor) -> Scored:
+    def score(self, maps: Sequence[Tensor], sizes: Tensor, regions: Tensor) -> Scored:
         """The mean of the stages' probabilities for regions (N, R, 4), and the box targets of the last stage."""
-        maps = self.feature_maps(images, sizes)
         *first, last = self.stages()
         probabilities = []
         for stage in first:

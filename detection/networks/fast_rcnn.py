@@ -29,7 +29,7 @@ from detection.networks.box_heads import BoxHead
 from detection.networks.box_loss import BoxLoss, BoxLossKind
 from detection.networks.detections import PLAIN_NMS, Candidates, Detections, Suppression, select_detections
 from detection.networks.network_input import prepare
-from detection.networks.region_head import Stage, classify, output_layers
+from detection.networks.region_head import PRECISE_LAYERS, Stage, classify, output_layers
 from detection.networks.region_loss import RegionLoss, Targets
 
 __all__ = ["Detections", "FastRCNN", "FastRCNNBatch", "Scored", "Targets"]
@@ -83,6 +83,8 @@ class FastRCNN(nn.Module):
     Attributes:
         kernels: the forms of functions that have several; see `detection.kernels.choice`.
     """
+
+    precise_layers = PRECISE_LAYERS
 
     def __init__(
         self,
@@ -241,18 +243,19 @@ class FastRCNN(nn.Module):
             min_score: only classes with a probability above this are detected.
             nms_iou, limit, suppression: see `select_detections`.
         """
-        candidates = self.candidates(images, sizes, regions, counts, min_score=min_score)
+        maps = self.feature_maps(images, sizes)
+        candidates = self.candidates(maps, sizes, regions, counts, min_score=min_score)
         return select_detections(
             candidates, len(regions), self.classes, self.kernels, suppression, nms_iou=nms_iou, limit=limit
         )
 
     @torch.no_grad()
     def candidates(
-        self, images: Tensor, sizes: Tensor, regions: Tensor, counts: Tensor, *, min_score: float
+        self, maps: Sequence[Tensor], sizes: Tensor, regions: Tensor, counts: Tensor, *, min_score: float
     ) -> Candidates:
         """The boxes of each region and class with a probability above `min_score`, within the image, before the
-        suppression. Arguments as for `detect`."""
-        scored = self.score(images, sizes, regions)
+        suppression. maps: of `feature_maps`; the other arguments as for `detect`."""
+        scored = self.score(maps, sizes, regions)
         most = regions.shape[1]
         is_region = torch.arange(most, device=counts.device) < counts[:, None]
         image, region, label = ((scored.probabilities > min_score) & is_region[..., None]).nonzero(as_tuple=True)
@@ -261,9 +264,10 @@ class FastRCNN(nn.Module):
         boxes = box_ops.clip(boxes[:, None], sizes[image]).squeeze(1)
         return Candidates(image, boxes, scored.probabilities[image, region, label], label + 1)
 
-    def score(self, images: Tensor, sizes: Tensor, regions: Tensor) -> Scored:
-        """The probability of each class for regions (N, R, 4), and the targets of their boxes."""
-        logits, targets = self.predict(images, sizes, regions)
+    def score(self, maps: Sequence[Tensor], sizes: Tensor, regions: Tensor) -> Scored:
+        """The probability of each class for regions (N, R, 4), and the targets of their boxes. maps: of
+        `feature_maps`, for images of `sizes` (N, 2)."""
+        logits, targets = classify(self, maps, regions)
         probabilities = logits.softmax(dim=1)[:, 1:].reshape(*regions.shape[:2], self.classes)
         return Scored(probabilities, targets, regions, self.coder)
 

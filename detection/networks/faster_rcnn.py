@@ -86,51 +86,57 @@ class FasterRCNN(nn.Module):
             original_sizes: (N, 2) height and width before the images were resized.
         """
         boxes, _, counts = self.propose(images, sizes, original_sizes)
-        return self.classify(images, sizes, original_sizes, boxes, counts)
+        return self.classify(self.fast_rcnn.feature_maps(images, sizes), sizes, original_sizes, boxes, counts)
 
     @torch.no_grad()
     def classify(
-        self, images: Tensor, sizes: Tensor, original_sizes: Tensor, regions: Tensor, counts: Tensor
+        self, maps: Sequence[Tensor], sizes: Tensor, original_sizes: Tensor, regions: Tensor, counts: Tensor
     ) -> list[Detections]:
         """Detections of each image among regions of any source.
 
         Args:
-            images, sizes, original_sizes: as for `forward`.
+            maps: of the Fast R-CNN's `feature_maps`. sizes, original_sizes: as for `forward`.
             regions: (N, R, 4) in pixels of the network's input; the first `counts` (N,) are regions, the rest padding.
         """
-        found = self.fast_rcnn.detect(
-            images,
-            sizes,
-            regions,
-            counts,
-            min_score=self.min_score,
-            nms_iou=self.nms_iou,
-            limit=self.detections,
-            suppression=self.suppression,
-        )
+        found = self.fast_rcnn.candidates(maps, sizes, regions, counts, min_score=self.min_score)
         return [
             one._replace(boxes=to_original(one.boxes[None], sizes[i : i + 1], original_sizes[i : i + 1])[0])
-            for i, one in enumerate(found)
+            for i, one in enumerate(self._selected(found, len(sizes)))
         ]
 
     @torch.no_grad()
-    def detect_in_views(self, views: Sequence[View], original_sizes: Tensor) -> list[Detections]:
+    def detect_in_views(
+        self,
+        views: Sequence[View],
+        original_sizes: Tensor,
+        regions: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> list[Detections]:
         """Detections of each image from several views of it (test-time augmentation), in pixels of the original image.
 
         In each view the RPN proposes regions of its own and the Fast R-CNN classifies them. The boxes of all views, in
         pixels of the original image, go through one suppression: the union heuristic, the only one that Detectron
         allows for a detector that proposes its regions itself (`im_detect_bbox_aug` in `detectron/core/test.py`).
+
+        regions, counts: classified in place of proposals, (N, R, 4) in pixels of the original image, and (N,).
         """
         parts = []
         for view in views:
             images = mirrored(view.images, view.sizes) if view.is_mirrored else view.images
-            boxes, _, counts = self.propose(images, view.sizes, original_sizes)
-            found = self.fast_rcnn.candidates(images, view.sizes, boxes, counts, min_score=self.min_score)
+            if regions is None or counts is None:
+                boxes, _, number = self.propose(images, view.sizes, original_sizes)
+            else:
+                boxes, number = _in_view(regions, view, original_sizes), counts
+            maps = self.fast_rcnn.feature_maps(images, view.sizes)
+            found = self.fast_rcnn.candidates(maps, view.sizes, boxes, number, min_score=self.min_score)
             parts.append(_in_original(found, view, original_sizes))
+        return self._selected(joined(parts), len(original_sizes))
+
+    def _selected(self, found: Candidates, images: int) -> list[Detections]:
         fast_rcnn = self.fast_rcnn
         return select_detections(
-            joined(parts),
-            len(original_sizes),
+            found,
+            images,
             fast_rcnn.classes,
             fast_rcnn.kernels,
             self.suppression,
@@ -140,12 +146,22 @@ class FasterRCNN(nn.Module):
 
 
 def _in_original(found: Candidates, view: View, original_sizes: Tensor) -> Candidates:
-    sizes, boxes = view.sizes[found.images], found.boxes
+    sizes, boxes = view.sizes[found.images], found.boxes[:, None]
     if view.is_mirrored:
-        x0, y0, x1, y1 = boxes.unbind(1)
-        width = sizes[:, 1]
-        boxes = torch.stack([width - x1, y0, width - x0, y1], dim=1)
-    return found._replace(boxes=to_original(boxes[:, None], sizes, original_sizes[found.images]).squeeze(1))
+        boxes = _mirrored_boxes(boxes, sizes)
+    return found._replace(boxes=to_original(boxes, sizes, original_sizes[found.images]).squeeze(1))
+
+
+def _in_view(regions: Tensor, view: View, original_sizes: Tensor) -> Tensor:
+    boxes = to_original(regions, original_sizes, view.sizes)
+    return _mirrored_boxes(boxes, view.sizes) if view.is_mirrored else boxes
+
+
+def _mirrored_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes (N, R, 4) after each of the images, of sizes (N, 2), was flipped horizontally."""
+    x0, y0, x1, y1 = boxes.unbind(2)
+    width = sizes[:, 1:]
+    return torch.stack([width - x1, y0, width - x0, y1], dim=2)
 
 
 def to_original(boxes: Tensor, sizes: Tensor, original_sizes: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from detection.geometry.coding import BoxCoder
 from detection.networks.box_heads import BoxHead
 
+PRECISE_LAYERS = ("class_logits", "box_targets")  # float32 where the rest is not, see `training/low_precision.py`
+
 
 class HasRegionHead(Protocol):
     """A module with a box head and the two sibling output layers of `output_layers`."""
@@ -38,6 +40,8 @@ class RegionHead(nn.Module):
         classes: K, without the background.
         boxes: k.
     """
+
+    precise_layers = PRECISE_LAYERS
 
     def __init__(self, box_head: BoxHead, classes: int, boxes: int) -> None:
         super().__init__()

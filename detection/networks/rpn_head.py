@@ -25,6 +25,7 @@ class RPNHead(nn.Module):
 
     # On a CPU the wide, dense 3×3 convolution takes 0.85 of the time in this memory order (`training/placement.py`).
     cpu_memory_format = torch.contiguous_format
+    precise_layers = ("objectness", "box")  # float32 where the rest is not, see `training/low_precision.py`
 
     def __init__(self, in_channels: int, channels: int, anchors_per_position: int) -> None:
         super().__init__()

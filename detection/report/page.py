@@ -23,6 +23,7 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from backbones.common.text import printable
+from detection.common.tool_names import as_called_here
 from detection.report import sections
 from detection.report.kinds import KINDS, css_color
 from detection.report.template import render
@@ -95,7 +96,7 @@ def write_report(
         CannotWrite: the folder cannot be written.
     """
     folder = Path(folder)
-    outcome = average_precision
+    outcome, advice = average_precision, [as_called_here(sentence) for sentence in advice]
     page = render(
         "report.html.j2",
         title=title,

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from backbones.common.text import printable
+from detection.common.tool_names import as_called_here
 from detection.report.charts import Panel, chart
 from detection.report.kinds import KINDS, css_color
 
@@ -78,6 +79,7 @@ def score_charts(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
         "and drawn on this page has at least this score. tools/predict.py --thresholds best takes the best threshold "
         "of each class, see the table of classes."
     )
+    text = as_called_here(text)
     charts.append({"svg": _svg("score threshold", panel), "text": text})
     bins = zip(calibration["scores"], calibration["correct"], strict=True)
     reliability = [(x, y) for x, y in bins if x is not None]

@@ -75,6 +75,7 @@ class Checkpointer:
         upgrade: the content of a checkpoint of an earlier version → the same in today's form.
         model: what is needed beside the weights to build the network, as plain values; stored in each checkpoint.
         more_steps: accepts the checkpoints of a run of fewer steps; None refuses them.
+        precision: what the training computes in; stored in each checkpoint.
 
     Attributes:
         restarts: where the run went on with more steps on a longer cosine (`MoreSteps.restart`).
@@ -90,6 +91,7 @@ class Checkpointer:
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
         model: Mapping[str, Any] | None = None,
         more_steps: MoreSteps | None = None,
+        precision: str = "fp32",
     ) -> None:
         if keep < 1:
             raise UserError(f"the number of checkpoints to keep must be at least 1, not {keep}")
@@ -100,12 +102,22 @@ class Checkpointer:
         self._upgrade = upgrade
         self._model = dict(model or {})
         self._more_steps = more_steps
+        self._precision = precision
         self.restarts: list[dict[str, int]] = []
 
     def latest(self) -> Path | None:
         """The path of the newest checkpoint by its name, which is not read; None if there is none."""
         found = self._all()
         return found[-1] if found else None
+
+    def stored_precision(self) -> str | None:
+        """The precision of the newest undamaged checkpoint; None without one. Every rank calls this."""
+
+        def read() -> str | None:
+            path = self._newest_whole()
+            return None if path is None else str(load_artifact(path, "checkpoint").get("precision", "fp32"))
+
+        return on_main(read)
 
     def save(self, state: TrainingState) -> Path:
         """Writes a checkpoint of `state`, verifies it, and then deletes the older ones. Every rank calls this.
@@ -192,6 +204,7 @@ class Checkpointer:
                 elapsed=state.elapsed,
                 best=state.best.state_dict(),
                 restarts=self.restarts,
+                precision=self._precision,
                 network=state.network.state_dict(),
                 average=None if state.average is None else state.average.state_dict(),
                 optimizer=state.optimizer.state_dict(),

@@ -20,6 +20,7 @@ from detection.training.determinism import determinism
 from detection.training.distributed import on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
 from detection.training.memory import memory_in_use
+from detection.training.precision_trial import decided
 from detection.training.recipe import batch_in_words, effective_learning_rate, schedule_for
 from detection.training.run import train_stage
 from detection.training.stage import Stage
@@ -43,6 +44,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
         written_before: files that the run writes before this stage's own.
         bytes_before: their size; they are joined from parts, which takes twice that space temporarily.
     """
+    stage, precision = decided(stage)
     pace = _pace(stage)
     training, network, world = stage.training, stage.network, world_size()
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -66,6 +68,7 @@ def dry_run(stage: Stage, *, written_before: Sequence[Path] = (), bytes_before: 
         f"{training.learning_rate_batch or 'any number of'} images a step)",
         "steps": f"{training.steps}, {training.steps * training.global_batch / stage.images:.2f} epochs",
         "evaluations": f"every {training.evaluate_every} steps and after the last" if stage.evaluate else "none",
+        "precision": str(precision),
         "a step": f"{pace.step:.3f} s, measured over {STEPS}; {training.global_batch / pace.step:.2f} images/s",
         "the first one": f"after {pace.start:.3f} s: workers are started, and kernels compiled where that is wanted",
         "time": format_duration(pace.step * training.steps),
@@ -108,6 +111,7 @@ def median_step(stage: Stage, steps: int = 7) -> float:
     """Seconds of a step: the median of several after the first, which a pause of a busy machine does not change. On a
     GPU every step waits for its result, which makes it a little longer."""
     log = _StepTimes()
+    stage, _ = decided(stage)
     with determinism(stage.runtime):
         train_stage(stage, steps=1 + steps, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1)
     return max(statistics.median(end - begin for begin, end in itertools.pairwise(log.ends)), 1e-6)

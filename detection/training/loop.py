@@ -72,6 +72,7 @@ class Outcome:
         written_step: the step whose weights are written; that of the best evaluation, or the last.
         written: those weights in words: "the last", "the best by AP (0.4321)".
         restarts: where the run went on with more steps on a longer cosine (`MoreSteps.restart`).
+        precision: what it computed in.
     """
 
     step: int
@@ -81,6 +82,7 @@ class Outcome:
     written_step: int = 0
     written: str = "the last"
     restarts: tuple[dict[str, int], ...] = ()
+    precision: str = "fp32"
 
     @property
     def finished(self) -> bool:

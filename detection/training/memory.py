@@ -24,16 +24,19 @@ class OutOfMemory(UserError):
 
 
 def memory_in_use(device: torch.device) -> float:
-    """Memory in MiB: on a GPU the peak of the tensors so far, on a CPU what the process holds now."""
+    """Memory in MiB: on a GPU the peak of the tensors so far, on a CPU what the process holds now; without /proc its
+    peak, and 0 on Windows, which tells neither."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MEBIBYTE
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / _MEBIBYTE
     except (OSError, ValueError, IndexError):  # no /proc outside Linux
-        import resource  # absent on Windows
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEBIBYTE  # the peak; in bytes on macOS
+        try:
+            import resource
+        except ModuleNotFoundError:  # on Windows
+            return 0.0
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEBIBYTE  # in bytes on macOS
 
 
 def keep_freed_memory() -> None:

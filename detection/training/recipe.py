@@ -8,6 +8,7 @@ from torch import nn
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.training.optimizer import build_optimizer
+from detection.training.precision import stated_precision
 from detection.training.schedule import Schedule
 
 
@@ -81,7 +82,6 @@ def optimizer_for(network: nn.Module, training: settings.Training) -> torch.opti
 
 
 def autocast_dtype(runtime: settings.Runtime, device: torch.device) -> torch.dtype | None:
-    """The type for autocast; None on a CPU, where half precision is slower than float32."""
-    if device.type == "cpu":
-        return None
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
+    """The type for autocast; None for float32, and for `auto` that was not decided yet (`decided_precision`)."""
+    stated = stated_precision(runtime, device)
+    return None if stated is None else stated.dtype

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from backbones.common.errors import UserError
 from backbones.common.text import printable
@@ -23,6 +23,8 @@ from detection.training.loggers import require_services
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
 from detection.training.more_steps import MoreSteps
+from detection.training.precision import Name
+from detection.training.precision_trial import decided
 from detection.training.recipe import (
     accumulation_steps,
     autocast_dtype,
@@ -67,6 +69,7 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
     Raises:
         UserError: the folder cannot be used; a loss that is not finite; and the other errors of `train`.
     """
+    stage, precision = decided(stage, _earlier_precision(stage) if resume else None)
     training, runtime = stage.training, stage.runtime
     interval = training.evaluate_every
     if interval == "auto":
@@ -87,6 +90,8 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
             log.remark(step, text)
         for line in announcement(training, stage.images):
             log.remark(step, line)
+        if precision.why != "as configured" or precision.name != "fp32":
+            log.remark(step, f"computed in {precision}")
         for name in without_deterministic_form(stage.network, stage.device) if runtime.deterministic else []:
             log.remark(step, f"runtime.deterministic: {name} has no deterministic form here")
 
@@ -99,6 +104,7 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
         upgrade=stage.upgrade_checkpoint,
         model=stage.model,
         more_steps=more_steps if stage.recipe_keys else None,
+        precision=precision.name,
     )
     best = Best(stage.best_figure, training.patience if stage.best_figure is not None else None)
     average = None if training.ema is None else WeightAverage(stage.network, training.ema)
@@ -128,8 +134,17 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
     if outcome.first_step == outcome.step:
         on_main(lambda: logger.info("all %d steps were done before", outcome.step))
     outcome = _take_weights_to_write(stage, outcome, checkpointer, best, average)
+    outcome = dataclasses.replace(outcome, precision=precision.name)
     on_main(lambda: stage.save(outcome))
     return outcome
+
+
+def _earlier_precision(stage: Stage) -> Name | None:
+    """That of the run's newest checkpoint, where the configuration does not state one."""
+    if stage.runtime.precision != "auto":
+        return None
+    found = Checkpointer(stage.folder, stage.identity, warn=logger.warning).stored_precision()
+    return cast(Name, found) if found in get_args(Name) else None
 
 
 def _take_weights_to_write(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backbones import create_backbone, create_classifier, fold_batch_norm
+from backbones import create_backbone, create_classifier, fold_batch_norm, onednn_pointwise_convolutions
 from backbones.blocks import Bottleneck
 from backbones.common.errors import UserError
 from backbones.equivalent_forms import convert
 from backbones.normalization import FrozenBatchNorm2d, conv_norm, freeze_batch_norm, make_normalization
+from backbones.pointwise import PointwiseConvolution
 
 
 def randomize_norms(network: nn.Module) -> nn.Module:
@@ -203,6 +204,19 @@ def test_folding_changes_no_output_in_float64(norm: str) -> None:
     assert all(torch.equal(tensor, original[name]) for name, tensor in network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_convolutions_that_were_placed_are_folded_too() -> None:
+    network = randomize_norms(create_backbone("resnext14_8x16d_small", norm="frozen")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = fold_batch_norm(network)(x)["c5"]
+    onednn_pointwise_convolutions(network)
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x)["c5"], expected, rtol=1e-4, atol=1e-4)
+    block = network.layer1[0]  # type: ignore[index]
+    assert type(block.conv1) is PointwiseConvolution
+    assert _is_folded(conv_norm(block.conv1, block.bn1, torch.randn(1, 32, 32, 32)))
 
 
 def test_folding_works_on_other_libraries_and_on_existing_biases() -> None:

@@ -59,7 +59,8 @@ def test_the_issues_ranges_are_covered() -> None:
     assert ranges["regions"] == (64, 2000)
     assert ranges["ground_truth"] == (1, 2000)
     assert ranges["classes"] == (1, 1203)
-    assert ranges["images"] == (1000, 118_287)
+    assert ranges["images"] == (1000, 400_000)
+    assert ranges["detections"] == (1000, 40_000)
     assert (growth.WORKERS[0], growth.WORKERS[-1]) == (0, 8)
 
 

@@ -35,6 +35,7 @@ def test_train_and_evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert run.folder == tmp_path / "runs" / "shapes"
     assert run.figures is not None
     assert run.report.is_file()
+    assert run.ap == run.figures.figures["AP"]
     assert len(run.detector(np.zeros((96, 96, 3), np.uint8))) >= 0
     assert detection.evaluate(run.weights, device="cpu").figures == run.figures.figures
     other = tmp_path / "other"

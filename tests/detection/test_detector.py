@@ -296,3 +296,18 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path}/absent.pt"):
         Detector.load("~/absent.pt", "cpu")
+
+
+def test_a_stream_gives_the_results_of_a_call(detector: Detector, images: list[np.ndarray], tmp_path: Path) -> None:
+    expected = detector(images)
+    for got, one in zip(detector.stream(iter(images), batch_size=2), detector(images, batch_size=2), strict=True):
+        assert same(got, one)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[:, :, ::-1])
+    found = list(detector.stream(tmp_path))
+    assert len(found) == len(expected)
+    assert all(map(same, found, expected))
+
+
+def test_the_repr_names_classes_size_device_and_precision(detector: Detector) -> None:
+    assert repr(detector) == "<Detector: 3 classes (cat, dog, owl), images of 96 to 128 pixels, cpu, float32>"

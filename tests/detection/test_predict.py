@@ -21,6 +21,7 @@ from detection.detector import Detector
 from detection.experiment.model_files import Categories
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.predict import predict
+from detection.tiling import detect_in_tiles
 from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
@@ -309,3 +310,18 @@ def test_a_folder_that_cannot_be_written_is_named(detector: Detector, images: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWrite, match=r"file/out cannot be written: Not a directory"):
         predict(detector, [images], tmp_path / "file" / "out")
+
+
+def test_tiles_find_what_the_detector_finds_in_each(detector: Detector, images: Path, tmp_path: Path) -> None:
+    predict(detector, [images], tmp_path / "found", tile=40, overlap=0.25)
+    entries = json.loads((tmp_path / "found" / "detections.json").read_text(encoding="utf-8"))
+    for entry in entries:
+        expected = detect_in_tiles(detector, read_image(Path(entry["file"])), 40, 0.25)
+        assert [one["score"] for one in entry["detections"]] == [round(float(score), 6) for score in expected.scores]
+    assert sum(len(entry["detections"]) for entry in entries)
+
+
+def test_tiles_that_cannot_be_made_leave_no_folder(detector: Detector, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a tile of 4 pixels"):
+        predict(detector, [images], tmp_path / "found", tile=4)
+    assert not (tmp_path / "found").exists()

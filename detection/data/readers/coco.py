@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from detection.common.json_stream import Repeated, read_members
 from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.findings import Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
+from detection.data.growing_columns import GrowingColumns
 from detection.data.readers import coco_columns as columns
 from detection.data.readers.coco_outlines import box_of_outline, has_outline
 from detection.data.readers.source import Format
@@ -46,7 +48,9 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
         if kind and not kind.startswith("a COCO file"):
             raise UserError(f"{content}: is no COCO annotation file, but {kind}")
     names: list[str] = []
-    images, annotations = [_images([], names, findings)], [_annotations([], findings)]
+    images, annotations = GrowingColumns(), GrowingColumns()
+    images.add(_images([], names, findings))
+    annotations.add(_annotations([], findings))
     categories: list[tuple[int, str]] = []
     parents: set[str] = set()
     boxless: set[int] = set()
@@ -54,10 +58,10 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
     with _collector_paused():
         for member, block in _blocks(content, ("images", "annotations", "categories"), "segmentation", findings):
             if member == "images":
-                images.append(_images(block, names, findings if of_files else Findings(), findings))
+                images.add(_images(block, names, findings if of_files else Findings(), findings))
             elif member == "annotations":
                 own = _boxless(block)
-                annotations.append(_annotations(block, findings, own))
+                annotations.add(_annotations(block, findings, own))
                 boxless.update(count + row for row in own)
                 count, listed = count + len(block), True
             else:
@@ -66,10 +70,8 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
     findings.add("images_missing", int(not names))
     findings.add("categories_missing", int(not categories))
     findings.add("annotations_missing", int(not listed))
-    image_ids, heights, widths = (np.concatenate(column) for column in zip(*images, strict=True))
-    ids, image_of, category_of, boxes, crowds, areas = (
-        np.concatenate(column) for column in zip(*annotations, strict=True)
-    )
+    image_ids, heights, widths = images.finish()
+    ids, image_of, category_of, boxes, crowds, areas = annotations.finish()
     categories = _without_placeholder(categories, parents, category_of, findings)
     if boxless:
         _fill_from_outlines(content, boxless, boxes, findings)
@@ -111,8 +113,9 @@ def _blocks(
         if not isinstance(block, list):
             place = content if isinstance(content, Path) else "the annotations"
             raise UserError(f"{place}: {member!r} is not a list")
-        objects = [entry for entry in block if type(entry) is dict]
-        if len(objects) < len(block):
+        objects = block
+        if set(map(type, block)) - {dict}:
+            objects = [entry for entry in block if type(entry) is dict]
             strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
             findings.add("entry_not_object", len(strangers), strangers)
         examples = (
@@ -171,18 +174,24 @@ def _annotations(
     def name_of(row: int) -> str:
         return _annotation_name(block[row])
 
-    def column(key: str) -> list[Any]:
-        return [entry.get(key) for entry in block]
-
-    ids = columns.whole_numbers(column("id"), name_of, findings, "annotation_id_missing", "annotation_id_malformed")
-    image_of = columns.ids(column("image_id"), name_of, findings, "annotation_image_malformed")
-    category_of = columns.ids(column("category_id"), name_of, findings, "annotation_category_malformed")
-    crowds = columns.crowds(column("iscrowd"), name_of, findings)
-    boxes = columns.boxes(column("bbox"), name_of, findings, boxless or ())
-    areas = columns.areas(column("area"), name_of, findings)
-    ignored = np.array([bool(entry.get("ignore")) for entry in block], dtype=bool)
-    columns.add_rows(findings, "ignore_flag", ignored, name_of)
+    values = _members(block, ("id", "image_id", "category_id", "iscrowd", "bbox", "area"))
+    ids = columns.whole_numbers(values[0], name_of, findings, "annotation_id_missing", "annotation_id_malformed")
+    image_of = columns.ids(values[1], name_of, findings, "annotation_image_malformed")
+    category_of = columns.ids(values[2], name_of, findings, "annotation_category_malformed")
+    crowds = columns.crowds(values[3], name_of, findings)
+    boxes = columns.boxes(values[4], name_of, findings, boxless or ())
+    areas = columns.areas(values[5], name_of, findings)
+    ignored = [row for row, entry in enumerate(block) if entry.get("ignore")]
+    findings.add("ignore_flag", len(ignored), map(name_of, ignored))
     return ids, image_of, category_of, boxes, crowds, areas
+
+
+def _members(block: list[dict[str, Any]], keys: tuple[str, ...]) -> list[Sequence[Any]]:
+    """The values of each of several keys in a block, None where an entry lacks the key."""
+    if block:
+        with contextlib.suppress(KeyError):
+            return list(zip(*map(operator.itemgetter(*keys), block), strict=True))
+    return [[entry.get(key) for entry in block] for key in keys]
 
 
 def _boxless(block: list[dict[str, Any]]) -> list[int]:

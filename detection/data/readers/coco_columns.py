@@ -54,7 +54,7 @@ def whole_numbers(
     """
     if set(map(type, values)) <= {int}:
         with contextlib.suppress(OverflowError):
-            numbers = np.array(values, dtype=np.int64)
+            numbers = np.fromiter(values, dtype=np.int64, count=len(values))
             if (numbers <= largest).all() and (numbers >= -largest).all():
                 return numbers
     result = np.full(len(values), MISSING, dtype=np.int64)

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from backbones import IMAGENET, UserError, create_backbone, create_classifier
+from backbones.common.files import cache_folder
 from backbones.input_format import InputFormat
 from backbones.weights import pretrained, sources
-from backbones.weights.pretrained import cache_folder, cached_path, resolve_weights
+from backbones.weights.pretrained import cached_path, resolve_weights
 from backbones.weights.sources import DETECTRON, DETECTRON2_RESNEXT, SOURCES, Source
 
 NAME = "resnext101_32x4d"

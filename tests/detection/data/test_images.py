@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from detection.data import images as module
-from detection.data.images import PIXEL_LIMIT, SCAN_LIMIT, ImageError, image_size, read_image
+from detection.data.images import PIXEL_LIMIT, SCAN_LIMIT, ImageError, decode_image, image_size, read_image
 from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
 
 
@@ -46,6 +46,16 @@ def test_lossless_kinds(tmp_path: Path, scene: np.ndarray, name: str) -> None:
     assert read.flags.c_contiguous
     assert np.array_equal(read, expected)
     assert image_size(path) == (24, 40)
+
+
+def test_the_content_of_a_file_gives_the_pixels_of_the_file(tmp_path: Path, scene: np.ndarray) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(scene).save(path)
+    assert np.array_equal(decode_image(path.read_bytes(), "image 1", 24 * 40), read_image(path))
+    with pytest.raises(ImageError, match=r"image 1: claims 40×24 pixels, more than the 959 accepted; scale"):
+        decode_image(path.read_bytes(), "image 1", 24 * 40 - 1)
+    with pytest.raises(ImageError, match="is no image"):
+        decode_image(str(path).encode(), str(path))  # a path is not opened
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

@@ -32,7 +32,7 @@ def test_trainval35k_and_minival_are_found_in_cocos_layout(coco_small: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["paper", "modern"])
+@pytest.mark.parametrize("preset", ["paper", "modern", "pyramid"])
 def test_the_real_run_only_shorter(preset: str, coco_small: Path, tmp_path: Path) -> None:
     """A few steps of both networks with the preset's images, anchors, proposals and pooling, from a weights file in
     torchvision's own format; AR and AP are measured after the last step."""
@@ -64,7 +64,8 @@ def test_the_real_run_only_shorter(preset: str, coco_small: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(coco_small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["paper", "pyramid"])
+def test_eight_images_are_learnt_by_heart(preset: str, coco_small: Path, tmp_path: Path) -> None:
     """From scratch on smaller images, one block a stage and a schedule to match: AP@0.5 above 0.9 on what was trained
     on. Ten minutes on two cores; the paper's depth would take an hour."""
     annotations = json.loads((coco_small / "annotations/instances_train2017.json").read_text())
@@ -77,17 +78,21 @@ def test_eight_images_are_learnt_by_heart(coco_small: Path, tmp_path: Path) -> N
         "data.layout=files", f"data.train={{name: eight, {split}}}", f"data.test={{name: eight, {split}}}",
         "data.shorter_sides=[192]", "data.longer_side=288", "data.test_shorter_side=192", "data.test_longer_side=288",
         "backbone.weights=null", "backbone.norm=batch", "backbone.freeze=null", "backbone.depths=[1,1,1,1]",
-        "rpn.anchor_sizes=[32,64,128]",
         "rpn.allowed_border=null", "rpn.training_proposals.after_nms=300", "rpn.training_proposals.before_nms=3000",
         "fast_rcnn.pooling=align", "fast_rcnn.pooled_size=7", "fast_rcnn.samples=32", "runtime.device=cpu",
     ]  # fmt: skip
+    if preset == "paper":
+        changes += ["rpn.anchor_sizes=[32,64,128]"]
+    else:
+        changes += ["rpn.anchor_sizes=[16,32,64,128,256]", "backbone.pyramid_norm=batch"]
     for network, steps in (("rpn", 150), ("fast_rcnn", 250)):
         changes += [
             f"{network}.training.{key}"
             for key in ("global_batch=8", "images_per_device=8", "learning_rate=0.02", "learning_rate_batch=8",
                         "milestones=[]", "schedule=cosine", "warmup_steps=20", "clip_norm=10", f"steps={steps}")
         ]  # fmt: skip
-    arguments = ["--config", PAPER, "--output", tmp_path / "run", *changes]
+    config = REPOSITORY / f"configs/{preset}/resnext50_32x4d.yaml"
+    arguments = ["--config", config, "--output", tmp_path / "run", *changes]
     tool("train_rpn", *arguments)
     tool("train_fastrcnn", *arguments)
     tool("eval_coco", "--weights", tmp_path / "run/detector.pt")

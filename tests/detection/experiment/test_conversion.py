@@ -130,3 +130,16 @@ def test_nothing_is_overwritten_and_no_half_is_left(whole: Path, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "there"]
     convert(settings.Data(root=str(whole), skip_missing=True), "coco", tmp_path / "new")
     assert len(opened(tmp_path / "new")) == 1
+
+
+def test_where_links_are_forbidden_images_are_copied(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any) -> None:
+        raise OSError("[WinError 1314] A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", forbidden)
+    convert(settings.Data(root=str(whole)), "coco", tmp_path / "new", link=True)
+    images = [path for path in (tmp_path / "new").rglob("*.jpg")]
+    assert len(images) == 4
+    assert not any(path.is_symlink() for path in images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.data import index_cache
 from detection.data.demo import make_demo_dataset
 from detection.data.index import DatasetIndex, load_index
-from detection.experiment.datasets import match_classes, open_split, open_training_splits
+from detection.experiment import datasets
+from detection.experiment.datasets import check_split, match_classes, open_split, open_training_splits
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.run_folder import root_of
 from tests.detection.ranks import by_ranks
@@ -45,6 +49,58 @@ def test_files_that_are_named_count_in_every_layout(tmp_path: Path, layout: str)
     split = settings.Split("mine", annotations=ANNOTATIONS, images="test")
     index = open_split(settings.Data(root=str(tmp_path), layout=layout, test=split), "test")
     assert (index.name, len(index)) == ("mine", 2)
+
+
+@pytest.mark.parametrize("layout", ["auto", "files"])
+def test_a_second_start_opens_what_the_first_has_kept_and_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, layout: str
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    root = tmp_path / "data"
+    make_demo_dataset(root, train=2, test=2)
+    labels = root / ANNOTATIONS
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    labels.write_text(json.dumps(content))
+    split = settings.Split("test", ANNOTATIONS, "test") if layout == "files" else settings.Split("test")
+    data = settings.Data(root=str(root), layout=layout, test=split)  # type: ignore[arg-type]
+    caplog.set_level(logging.INFO)
+    first = open_split(data, "test")
+    said = [record.getMessage() for record in caplog.records]
+    assert any("boxes without width or height" in text for text in said)
+    assert any("data.test: COCO" in text for text in said) == (layout == "auto")
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_split", None)  # nothing is read
+        patch.setattr(datasets, "locate", None)
+        second = open_split(data, "test")
+        assert datasets.has_test_split(data)
+    assert [record.getMessage() for record in caplog.records] == said
+    assert (second.fingerprint, second.path(1)) == (first.fingerprint, first.path(1))
+    labels.write_text(json.dumps({**content, "annotations": content["annotations"][1:]}))
+    assert len(open_split(data, "test").stated.labels) == len(first.stated.labels) - 1  # type: ignore[union-attr]
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "open_kept", None)
+        assert len(check_split(data, "test")) == 2  # judges the files themselves
+        open_split(dataclasses.replace(data, cache=False), "test")
+
+
+def test_ranks_map_what_one_of_them_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    make_demo_dataset(tmp_path / "data", train=2, test=2)
+    data = settings.Data(root=str(tmp_path / "data"), layout="auto")
+
+    def work(rank: int, _: torch.device) -> tuple[str, bool]:
+        index = open_split(data, "test")
+        return index.fingerprint, isinstance(index.boxes.base, np.memmap)
+
+    first, second = by_ranks(2, work)
+    assert (first[0], first[1], second[1]) == (second[0], False, True)
+    assert by_ranks(2, work) == [(first[0], True)] * 2
 
 
 def test_files_that_are_not_named_are_asked_for_where_they_are_used(tmp_path: Path) -> None:

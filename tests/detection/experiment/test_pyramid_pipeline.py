@@ -9,7 +9,8 @@ import torch
 
 from detection import Detector
 from detection.data.demo import make_demo_dataset
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
+from tests.detection.experiment.test_pipeline import assert_same_weights
+from tests.detection.pipeline import MINIATURE, arguments_for, kill_before_second_checkpoint, tool
 
 PYRAMID = ["backbone.features=pyramid", "backbone.pyramid_width=16", "rpn.anchor_sizes=[16,24,32,48,64]"]
 
@@ -43,6 +44,26 @@ def test_the_commands_train_and_measure_pyramids(data: Path, tmp_path: Path, hea
     assert "Average Precision" in tool("eval_coco", "--weights", run / "detector.pt").stdout
     detector = Detector.load(run / "detector.pt", "cpu")
     assert detector(next((data / "test").iterdir())).boxes.shape[1] == 4
+
+
+def test_killed_or_as_two_processes_a_pyramid_ends_in_the_same_weights(data: Path, tmp_path: Path) -> None:
+    """Killed and resumed: to the bit; as two processes: to rounding."""
+    config = tmp_path / "miniature.yaml"
+    config.write_text(MINIATURE)
+    changes = [*PYRAMID, "fast_rcnn.box_head=two_layers", "fast_rcnn.box_head_width=32", "backbone.pyramid_norm=group"]
+    parts = ["rpn.training.images_per_device=2", "fast_rcnn.training.images_per_device=2"]
+    short = [f"{network}.training.{key}" for network in ("rpn", "fast_rcnn") for key in ("steps=2", "milestones=[1]")]
+    short += [f"{network}.training.checkpoint_every=1" for network in ("rpn", "fast_rcnn")]
+    for stage, name in (("rpn", "rpn.pt"), ("fastrcnn", "fastrcnn.pt")):
+        command, first = f"train_{stage}", [] if stage == "rpn" else ["--rpn", tmp_path / "whole/rpn.pt"]
+        for run, processes, more in (("whole", 1, []), ("parallel", 2, parts)):
+            arguments = [*arguments_for(config, data, tmp_path / run, [*changes, *short, *more]), *first]
+            tool(command, *arguments, processes=processes)
+            assert_same_weights(tmp_path / "whole" / name, tmp_path / run / name, atol=3e-6, rtol=1e-4)
+        killed = [*arguments_for(config, data, tmp_path / "killed", [*changes, *short]), *first]
+        kill_before_second_checkpoint(command, *killed)
+        tool(command, *killed, "--resume")
+        assert_same_weights(tmp_path / "whole" / name, tmp_path / "killed" / name, atol=0, rtol=0)
 
 
 def test_what_does_not_go_together_is_said(data: Path, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import load_config
-from detection.experiment.stored_configuration import change_stored_config
+from detection.experiment.stored_configuration import change_stored_config, with_precision_for_inference
 from tests.detection.pipeline import REPOSITORY
 
 
@@ -60,3 +61,14 @@ def test_values_that_are_fixed_by_training_cannot_be_changed(demo: settings.Conf
         UserError, match=rf"x\.pt: these values are fixed by training.*{change.split('=')[0]}: .*asked for"
     ):
         change_stored_config(demo, Path("x.pt"), [change])
+
+
+def test_inference_chooses_its_precision_on_a_cpu_and_keeps_it_on_a_gpu(demo: settings.Config) -> None:
+    stored = dataclasses.replace(demo, runtime=settings.Runtime(precision="fp32", device="cpu"))
+    assert change_stored_config(stored, Path("x.pt"), []).runtime.precision == "auto"
+    assert change_stored_config(stored, Path("x.pt"), ["runtime.precision=bf16"]).runtime.precision == "bf16"
+    assert change_stored_config(stored, Path("x.pt"), ["runtime.precision=fp32"]).runtime.precision == "fp32"
+    kept = with_precision_for_inference(
+        settings.Config(runtime=settings.Runtime(precision="bf16")), torch.device("cuda")
+    )
+    assert kept.runtime.precision == "bf16"

@@ -32,7 +32,7 @@ SHAPES = [(96, 128), (70, 50), (97, 61), (300, 400), (20, 33), (128, 96)]
 
 # What the runtime does not need, by the names that are imported.
 NOT_NEEDED = ("torch", "torchvision", "cv2", "yaml", "pycocotools", "albumentations", "safetensors")
-NOT_NEEDED += ("tqdm", "tensorboard", "onnx", "onnxscript", "scipy", "pytest")
+NOT_NEEDED += ("tqdm", "tensorboard", "onnx", "onnxscript", "scipy", "pytest", "pandas", "supervision")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,17 @@ def test_the_file_tells_where_it_is_from(detector: Detector) -> None:
     assert metadata["licences"] == {"rpn": None, "fastrcnn": None}
     assert metadata["verification"]["images"] == 20
     assert metadata["verification"]["box_difference"] < 0.5
-    assert repr(detector) == "<Detector: 6 classes, onnxruntime, cpu>"
+    sizes = f"{metadata['settings']['shorter_side']} to {metadata['settings']['longer_side']}"
+    classes = "6 classes (disc, square, triangle, …)"
+    assert repr(detector) == f"<Detector: {classes}, images of {sizes} pixels, onnxruntime, cpu>"
+
+
+@pytest.mark.parametrize("name", ["detector.onnx", "batch.onnx"])
+def test_a_stream_gives_the_results_of_a_call(name: str, images: list[np.ndarray]) -> None:
+    detector = Detector.load(FILES / name, "cpu", threads=1)
+    found = list(detector.stream(iter(images), batch_size=2))
+    for got, expected in zip(found, detector(images, batch_size=2), strict=True):
+        assert_same(got, expected)
 
 
 def test_it_runs_where_torch_cannot_be_imported(

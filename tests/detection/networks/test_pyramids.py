@@ -206,6 +206,24 @@ def test_fast_and_plain_kernels_agree_where_regions_lie_between_levels(config: C
     torch.testing.assert_close(answers[1], answers[3], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("head", ["two_layers", "four_convolutions"])
+def test_an_image_of_thousands_of_objects_and_one_without_teach_both_networks(head: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    corner = torch.rand(3000, 2, generator=random) * 150
+    objects = torch.cat([corner, corner + 2 + 8 * torch.rand(3000, 2, generator=random)], dim=1)
+    changes = ["backbone.depths=[1,1,1,1]", "backbone.freeze=null", "backbone.pyramid_width=16", "rpn.channels=16"]
+    changes += [f"fast_rcnn.box_head={head}", "fast_rcnn.box_head_channels=16", "fast_rcnn.box_head_width=32"]
+    config = load_config(CONFIG, changes)
+    whole = batch([objects.tolist(), []], [[1] * 3000, []], size=(160, 160), proposals=objects[None].repeat(2, 1, 1))
+    for network in (build_rpn(config, pretrained=False), build_fast_rcnn(config, CLASSES, pretrained=False)):
+        losses = network(whole)
+        sum(loss.sum() for loss in losses.values()).backward()
+        assert all(torch.isfinite(loss).all() for loss in losses.values())
+        assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+        assert losses["box"][0] > 0
+        assert losses["box"][1] == 0
+
+
 def test_foreign_weights_are_refused() -> None:
     with pytest.raises(UserError, match="no weight of torchvision's Faster R-CNN"):
         from_torchvision({"roi_heads.mask_head.0.weight": torch.zeros(4)})

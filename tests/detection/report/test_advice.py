@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import detection.report.advice as advice_module
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.coco_parameters import IOU_THRESHOLDS
-from detection.evaluation.proposal_share import ProposalShare, proposal_share
+from detection.evaluation.proposal_share import Coverage, ProposalShare, proposal_share
 from detection.experiment.analysis import analyse
-from detection.report.advice import LIMITS, MOST, Seen, advice
+from detection.report import advice_on_data, advice_on_mistakes, advice_on_proposals
+from detection.report.advice import MOST, advice
+from detection.report.seen import LIMITS, Seen
 from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
+
+RULES_OF = (advice_on_data, advice_on_mistakes, advice_on_proposals)
 
 
 def said(
@@ -21,10 +27,13 @@ def said(
     share: ProposalShare | None = None,
     shared: tuple[str, ...] = (),
     curves: dict[str, list[tuple[float, float]]] | None = None,
+    on_objects: np.ndarray | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> list[str]:
     truth = loaded(content)
     figures = average_precision(truth, rows)
-    return advice(Seen(figures.to_dict(), analyse(truth, rows, figures, share).content, shared, curves or {}))
+    analysis = analyse(truth, rows, figures, share, on_objects).content
+    return advice(Seen(figures.to_dict(), analysis, shared, curves or {}, settings or {}))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +85,22 @@ def test_one_class_often_taken_for_another(content: dict[str, Any], rows: np.nda
     assert "Detections of the wrong class cost" in text
 
 
-def share_of(content: dict[str, Any], found: np.ndarray, ideal: float) -> ProposalShare:
+def share_of(
+    content: dict[str, Any],
+    found: np.ndarray,
+    ideal: float,
+    *,
+    scale: float = 1.0,
+    half: np.ndarray | None = None,
+    anchors: np.ndarray | None = None,
+) -> ProposalShare:
+    """scale: of the network's input. half, anchors: the objects that the better half of the proposals, and an anchor
+    covers; all that are found, and all."""
     areas = np.array([one["area"] for one in content["annotations"]])
-    return proposal_share(np.where(found, 0.9, 0.3), areas, 300, {"AP": 0.5, "AP50": 0.8}, {"AP": 0.6, "AP50": ideal})
+    overlaps, of_half = np.where(found, 0.9, 0.3), np.where(found if half is None else half, 0.9, 0.3)
+    of_anchors = np.where(anchors, 0.9, 0.3) if anchors is not None else np.full(len(areas), 0.9)
+    coverage = Coverage(areas, scale * np.sqrt(areas), overlaps, of_half, of_anchors)
+    return proposal_share(coverage, 300, {"AP": 0.5, "AP50": 0.8}, {"AP": 0.6, "AP50": ideal})
 
 
 def test_small_objects_without_proposals(content: dict[str, Any]) -> None:
@@ -96,16 +118,93 @@ def test_small_objects_without_proposals(content: dict[str, Any]) -> None:
     assert "for objects below 16 pixels" in first
     assert "for objects of 16–32 pixels" in first
     assert "32–64" not in first
-    assert "smaller anchors (rpn.anchor_sizes)" in first
+    assert "larger images (data.shorter_sides and data.test_shorter_side)" in first
+    assert "anchor" not in first, "they fit"
     text = " ".join(said(content, rows, share_of(content, seen, 0.95)))
-    assert "With the objects themselves as proposals AP@0.5 would be 0.950 instead of 0.800: the RPN loses" in text
+    assert "With the objects themselves as proposals AP@0.5 would be 0.950 instead of 0.800; proposals cover" in text
+    enlarged = said(content, rows, share_of(content, seen, 0.95, scale=4.0))[0]
+    assert "train the RPN longer" in enlarged, "the network's input is what counts"
 
 
 def test_large_objects_without_proposals_need_other_anchors(content: dict[str, Any], rows: np.ndarray) -> None:
     large = np.array([one["area"] >= 96**2 for one in content["annotations"]])
-    first = said(content, rows, share_of(content, ~large, 0.9))[0]
+    first = said(content, rows, share_of(content, ~large, 0.9, anchors=~large))[0]
     assert "for objects of 96–192 pixels" in first
-    assert "anchors of this size" in first
+    assert "100% of them fit no anchor by IoU 0.5" in first
+    assert "other anchors (rpn.anchor_sizes" in first
+    assert "larger images" not in first
+    fitting = said(content, rows, share_of(content, ~large, 0.9))[0]
+    assert "anchors fit and more proposals add little: train the RPN longer" in fitting
+
+
+def test_too_few_proposals(content: dict[str, Any], rows: np.ndarray) -> None:
+    draw = np.random.default_rng(0).uniform(size=len(content["annotations"]))
+    share = share_of(content, draw < 0.7, 0.95, half=draw < 0.5, scale=4.0)
+    first = said(content, rows, share, settings={"rpn.test_proposals.after_nms": 30})[0]
+    assert "classify more proposals (rpn.test_proposals.after_nms, now 30)" in first
+    assert "fit no anchor" not in first
+
+
+def test_what_duplicates_cost_is_not_the_rpn_s(content: dict[str, Any], rows: np.ndarray) -> None:
+    """With the objects as proposals there are no duplicates, so that AP rises, though the proposals cover all."""
+    everything = np.ones(len(content["annotations"]), dtype=bool)
+    text = " ".join(said(content, np.concatenate([rows, rows]), share_of(content, everything, 0.99)))
+    assert "a lower fast_rcnn.nms_iou" in text
+    assert "the RPN" not in text
+
+
+def test_boxes_that_mean_something_else(content: dict[str, Any], rows: np.ndarray) -> None:
+    corners_for_centres = rows.copy()
+    corners_for_centres[:, 1:3] -= 0.3 * rows[:, 3:5]
+    first = said(content, corners_for_centres)[0]
+    assert "lie to the left of the annotated boxes by 0.30 of their width and above them by 0.30 of their" in first
+    assert len(said(content, corners_for_centres)) == 1, "nothing else is said of what this explains"
+    wide = rows.copy()
+    wide[:, 1], wide[:, 3] = rows[:, 1] - 0.3 * rows[:, 3], 1.6 * rows[:, 3]
+    first = said(content, wide)[0]
+    assert "Detections are wider than the annotated boxes by a factor of 1.6" in first
+    assert "lie " not in first.partition(":")[0]
+
+
+def test_boxes_that_scatter_are_not_called_moved(content: dict[str, Any], rows: np.ndarray) -> None:
+    scattered = rows.copy()
+    draw = np.random.default_rng(0).normal(scale=0.25, size=(len(rows), 2))
+    scattered[:, 1:3] += draw * rows[:, 3:5]
+    assert not any("do not mean the same by a box" in one for one in said(content, scattered))
+
+
+def test_boxes_where_nothing_is(content: dict[str, Any], rows: np.ndarray) -> None:
+    """Doubtful if the classifier sees nothing in them either; otherwise it was the RPN that overlooked them."""
+    everything = np.ones(len(content["annotations"]), dtype=bool)
+    ids = [one["id"] for one in content["annotations"] if one["area"] >= 32**2]
+    lost = set(ids[::12])
+    seen = made_detections(content, 11, faults=0.03, find=lambda one: one["id"] not in lost)
+    words = "not even with their own boxes as proposals: look whether there is an object in these boxes"
+    share = share_of(content, everything, 0.9)
+    assert words in said(content, seen, share, on_objects=seen)[0]
+    assert "whether there is an object" not in " ".join(said(content, seen, share, on_objects=rows))
+
+
+def test_a_detector_that_overlooks_most_says_nothing_about_labels(content: dict[str, Any], rows: np.ndarray) -> None:
+    dog = content["categories"][1]["id"]
+    of_dog = np.flatnonzero(rows[:, 6] == dog)
+    weak = rows.copy()
+    weak[of_dog[: len(of_dog) * 2 // 3], 1] += 3000.0  # where nothing is
+    assert not any("labels of dog are probably missing" in one for one in said(content, weak))
+
+
+def test_one_place_without_a_label_is_one_suspicion(content: dict[str, Any], rows: np.ndarray) -> None:
+    stray = rows[:4].copy()
+    stray[:, 1] += 3000.0
+    stray[:, 5] = 0.999
+    assert not any("probably missing" in one for one in said(content, np.concatenate([rows, *[stray] * 20])))
+
+
+def test_what_is_set_already_is_not_advised(content: dict[str, Any], rows: np.ndarray) -> None:
+    poor = rows.copy()
+    poor[::3, 1:3] += np.where(np.arange(len(poor[::3])) % 2, 0.3, -0.3)[:, None] * poor[::3, 3:5]
+    assert "RoIAlign" in " ".join(said(content, poor))
+    assert "RoIAlign" not in " ".join(said(content, poor, settings={"fast_rcnn.pooling": "align"}))
 
 
 def test_proposals_that_are_good_enough(content: dict[str, Any]) -> None:
@@ -164,11 +263,8 @@ def test_few_objects(rows: np.ndarray) -> None:
 
 
 def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> None:
-    from pathlib import Path
-
-    import detection.report.advice as module
-
-    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    rules = [Path(str(module.__file__)) for module in (advice_module, *RULES_OF)]
+    source = "".join(path.read_text(encoding="utf-8") for path in rules)
     assert all(f'LIMITS["{name}"]' in source for name in LIMITS)
     rows = made_detections(content, 11, faults=0.9)
     rows[:, 5] = 1.0

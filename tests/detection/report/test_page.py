@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.report import advice as advice_module
-from detection.report import kinds, sections
+from detection.report import advice_on_proposals, kinds, sections, seen
 from detection.report.page import ShownImage, ShownSuspicions, embed_image, read_curves, write_report
 
 FIGURES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
@@ -75,7 +74,11 @@ ANALYSIS: dict[str, Any] = {
     "attributes": {name: {"meaning": f"the {name}", "bins": BINS} for name in ("size", "aspect", "crowding")},
     "precision": {"0.5": [1.0] * 101},
     "precision_of_classes": {"<b>cat</b> & co": [0.5] * 101},
-    "label_checks": {"classes": [{"confident_correct": 1, "missing": 0, "other": 0}] * 2, "unfound": 0},
+    "label_checks": {
+        "classes": [{"confident_correct": 1, "missing": 0, "other": 0}] * 2,
+        "unfound": 0,
+        "boxes_classified": True,
+    },
     "proposal_share": {
         "proposals": 300,
         "objects": {"all": 4, "below 16": 0},
@@ -287,7 +290,7 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path: Path) -> None:
         read_curves(tmp_path / "absent.jsonl")
 
 
-@pytest.mark.parametrize("module", [sections, kinds, advice_module])
+@pytest.mark.parametrize("module", [sections, kinds, seen, advice_on_proposals])
 def test_worked_examples(module: ModuleType) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0

@@ -1,0 +1,149 @@
+"""The HTTP interface of a detector, as a FastAPI application.
+
+Nothing that a client sends is opened as a path or a URL: an image is the bytes of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from backbones.common.errors import UserError
+from detection.data.images import ImageError
+from detection.serve.batching import Answer, Batcher
+from detection.serve.requests import Limits, read_images, require_token
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _body(form: dict[str, Any], raw: bool) -> dict[str, Any]:
+    """The description of a request's body for the OpenAPI page."""
+    content: dict[str, Any] = {"multipart/form-data": {"schema": {"type": "object", "properties": form}}}
+    if raw:
+        content = {"image/*": _BINARY, **content}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def create_application(
+    detector: Callable[..., Any],
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    batch_size: int = 1,
+    wait: float = 0.0,
+) -> FastAPI:
+    """The application that serves a `Detector`, of PyTorch or of the runtime of exported files.
+
+    Args:
+        token: the bearer token that `/detect`, `/detect/batch` and `/metrics` need; None: none.
+        batch_size, wait: see `Batcher`.
+    """
+    limits = limits or Limits()
+    registry = CollectorRegistry()
+    answered = Counter("detector_requests_total", "Requests for detections, by status.", ["status"], registry=registry)
+    seconds = Histogram("detector_request_seconds", "From a request's head to its answer.", registry=registry)
+    images = Histogram("detector_batch_images", "Images of a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry)
+    pending = Gauge("detector_requests_pending", "Requests accepted and not yet answered.", registry=registry)
+    batcher = Batcher(detector, batch_size=batch_size, wait=wait, pixel_limit=limits.pixels, on_batch=images.observe)
+    under_way = 0
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with batcher:
+            yield
+
+    @contextlib.contextmanager
+    def accepted() -> Iterator[None]:
+        """Context of one request: refuses it if too many are under way, and counts it."""
+        nonlocal under_way
+        if under_way >= limits.requests:
+            raise HTTPException(
+                429, f"{under_way} requests wait already; try again later", {"Retry-After": "1", "Connection": "close"}
+            )
+        under_way += 1
+        pending.set(under_way)
+        try:
+            yield
+        finally:
+            under_way -= 1
+            pending.set(under_way)
+
+    async def detections(request: Request, most: int) -> tuple[list[Answer | BaseException], float]:
+        """The outcome of each image of a request, and the seconds that they took."""
+        begin = time.perf_counter()
+        status = 500
+        try:
+            require_token(request, token)
+            with accepted():
+                files = await read_images(request, limits, most)
+                calls = asyncio.gather(*(batcher.detect(data, name) for name, data in files), return_exceptions=True)
+                try:
+                    outcomes = await asyncio.wait_for(calls, limits.answer_seconds)
+                except asyncio.TimeoutError:
+                    raise HTTPException(
+                        503, f"there was no answer within {limits.answer_seconds:g} s", {"Retry-After": "5"}
+                    ) from None
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException) and not isinstance(outcome, ImageError):
+                    raise HTTPException(503, str(outcome)) if isinstance(outcome, UserError) else outcome
+            status = 200
+            if most == 1 and isinstance(outcomes[0], ImageError):
+                raise HTTPException(422, str(outcomes[0]))
+            return outcomes, time.perf_counter() - begin
+        except HTTPException as error:
+            status = error.status_code
+            raise
+        finally:
+            answered.labels(status).inc()
+            seconds.observe(time.perf_counter() - begin)
+
+    application = FastAPI(title="Object detection", version="1", lifespan=lifespan)
+
+    @application.post("/detect", openapi_extra=_body({"image": _BINARY["schema"]}, raw=True))
+    async def detect(request: Request) -> JSONResponse:
+        """Detections in one image, sent as the body or as the file of a form."""
+        outcomes, took = await detections(request, 1)
+        assert isinstance(outcomes[0], Answer)
+        return JSONResponse({**as_json(outcomes[0]), "seconds": round(took, 4)})
+
+    @application.post(
+        "/detect/batch", openapi_extra=_body({"images": {"type": "array", "items": _BINARY["schema"]}}, raw=False)
+    )
+    async def detect_batch(request: Request) -> JSONResponse:
+        """Detections in each file of a form, in their order; an image that cannot be used has "error" instead."""
+        outcomes, took = await detections(request, limits.files)
+        results = [as_json(one) if isinstance(one, Answer) else {"error": str(one)} for one in outcomes]
+        return JSONResponse({"results": results, "seconds": round(took, 4)})
+
+    @application.get("/health")
+    async def health() -> dict[str, Any]:
+        """That the server runs."""
+        return {"status": "ok"}
+
+    @application.get("/metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """The server's figures for Prometheus."""
+        require_token(request, token)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return application
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """The answer for one image: its size in pixels, and boxes `[x0, y0, x1, y1]` in them, scores, labels and names."""
+    found = answer.detections
+    return {
+        "width": answer.width,
+        "height": answer.height,
+        "boxes": [[round(side, 2) for side in box] for box in found.boxes.tolist()],
+        "scores": [round(score, 6) for score in found.scores.tolist()],
+        "labels": found.labels.tolist(),
+        "names": found.names,
+    }

@@ -1,0 +1,152 @@
+"""A large image and a detector → its detections, found in overlapping tiles and merged.
+
+An object that a tile's border cuts is found more than once: as fragments, or as a fragment in one tile and whole in
+another. Two detections of one class in two tiles are of the same object if they agree on the area that both tiles see:
+the IoU of the boxes, clipped to that area, is at least `AGREEMENT`. A tile's own detections are different objects,
+because the detector has suppressed its duplicates.
+
+Shapes: D detections, T tiles, H × W image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from backbones.common.errors import UserError
+from detection.detector_interface import ImageDetections
+
+AGREEMENT = 0.5
+_COVERED = 0.8  # a fragment with this share inside a whole object of its class is a part of it
+
+
+def tile_windows(height: int, width: int, tile: int, overlap: float) -> np.ndarray:
+    """The tiles (T, 4) int64 `(x0, y0, x1, y1)` that cover an image, row by row.
+
+    Neighbours share at least `overlap` of the side of a tile; the last ones end at the border of the image.
+
+    Raises:
+        UserError: tile is less than 16 pixels, or overlap is not in 0–0.9.
+    """
+    if tile < 16:
+        raise UserError(f"a tile of {tile} pixels is too small; give at least 16")
+    if not 0 <= overlap <= 0.9:
+        raise UserError(f"the overlap of tiles is {overlap}; give a share in 0–0.9 of their side")
+    step = max(1, int(tile * (1 - overlap)))
+    starts = [[*range(0, max(side - tile, 0), step), max(side - tile, 0)] for side in (height, width)]
+    return np.array([(x, y, min(x + tile, width), min(y + tile, height)) for y, x in itertools.product(*starts)])
+
+
+def detect_in_tiles(
+    detector: Callable[[np.ndarray], ImageDetections], image: Any, tile: int = 800, overlap: float = 0.2
+) -> ImageDetections:
+    """The detections in an image, found tile by tile; boxes in pixels of the image.
+
+    Args:
+        detector: called with one tile uint8 (h, w, 3) at a time.
+        image: uint8 (H, W, 3) RGB; also an array that is read where it is sliced, such as a `numpy.memmap`.
+
+    Raises:
+        UserError: see `tile_windows`.
+    """
+    height, width = image.shape[:2]
+    windows = tile_windows(height, width, tile, overlap)
+    found = [detector(np.ascontiguousarray(image[y0:y1, x0:x1])) for x0, y0, x1, y1 in windows.tolist()]
+    return merge_tiles(found, windows, height, width)
+
+
+def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, width: int) -> ImageDetections:
+    """The detections in T tiles, boxes in pixels of their tile → those in the image, each object once.
+
+    Of the detections of one object, the best that no border cuts gives the box; if all are cut, the box encloses them.
+    The score is the best of them.
+    """
+    tiles = np.repeat(np.arange(len(found)), [len(one) for one in found])
+    boxes = np.concatenate([one.boxes + window[[0, 1, 0, 1]] for one, window in zip(found, windows, strict=True)])
+    scores = np.concatenate([one.scores for one in found])
+    labels = np.concatenate([one.labels for one in found])
+    ids = np.concatenate([one.category_ids for one in found])
+    names = [name for one in found for name in one.names]
+    is_cut = _cut(boxes, windows[tiles], height, width)
+
+    merged_boxes, merged_cut, first = [], [], []
+    for members in _objects(boxes, scores, labels, tiles, windows):
+        own = np.array(sorted(members, key=lambda place: -scores[place]))
+        whole = own[~is_cut[own]]
+        merged_cut.append(not len(whole))
+        first.append(own[0])
+        hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
+        merged_boxes.append(boxes[whole[0]] if len(whole) else hull)
+    places, all_boxes = np.array(first, dtype=np.int64), np.array(merged_boxes).reshape(-1, 4)
+    kept = _without_parts(all_boxes, np.array(merged_cut, dtype=bool), labels[places], scores[places])
+    places = places[kept]
+    return ImageDetections(
+        all_boxes[kept].astype(np.float32), scores[places], labels[places], [names[p] for p in places], ids[places]
+    )
+
+
+def _cut(boxes: np.ndarray, windows: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Which boxes (D, 4) reach a border of their tile (D, 4) that is not one of the image: bool (D,)."""
+    near = np.maximum(2, (windows[:, 2:] - windows[:, :2]).max(axis=1, initial=0) // 100)[:, None]
+    inner = windows != np.array([0, 0, width, height])
+    return ((np.abs(boxes - windows) <= near) & inner).any(axis=1)
+
+
+def _objects(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, tiles: np.ndarray, windows: np.ndarray
+) -> list[list[int]]:
+    """The detections grouped by object: those that agree most are joined first, at most one of each tile."""
+    pairs = []
+    by_tile = [np.flatnonzero(tiles == tile) for tile in range(len(windows))]
+    for one, other in itertools.combinations([tile for tile, own in enumerate(by_tile) if len(own)], 2):
+        start = np.maximum(windows[one, :2], windows[other, :2])
+        end = np.minimum(windows[one, 2:], windows[other, 2:])
+        if (start >= end).any():
+            continue
+        common = np.concatenate([start, end])
+        iou = _iou(_clipped(boxes[by_tile[one]], common), _clipped(boxes[by_tile[other]], common))
+        iou[labels[by_tile[one]][:, None] != labels[by_tile[other]]] = 0
+        for i, j in np.argwhere(iou >= AGREEMENT).tolist():
+            pairs.append((iou[i, j], int(by_tile[one][i]), int(by_tile[other][j])))
+    group = [[place] for place in range(len(boxes))]
+    for _, i, j in sorted(pairs, reverse=True):
+        if group[i] is not group[j] and not {tiles[k] for k in group[i]} & {tiles[k] for k in group[j]}:
+            joined = group[i] + group[j]
+            for place in joined:
+                group[place] = joined
+    return list({id(members): members for members in group}.values())
+
+
+def _without_parts(boxes: np.ndarray, is_cut: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The objects to keep, in descending order of score, without fragments that lie within a whole object of their
+    class."""
+    whole = np.flatnonzero(~is_cut)
+    kept = []
+    for place in np.argsort(-scores, kind="stable").tolist():
+        others = whole[labels[whole] == labels[place]]
+        if is_cut[place] and len(others):
+            inside = _intersection(boxes[place : place + 1], boxes[others])[0]
+            if (inside >= _COVERED * np.prod(boxes[place, 2:] - boxes[place, :2])).any():
+                continue
+        kept.append(place)
+    return np.array(kept, dtype=np.int64)
+
+
+def _clipped(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.maximum(boxes[:, :2], area[:2]), np.minimum(boxes[:, 2:], area[2:])], axis=1)
+
+
+def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    end = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    return np.prod((end - start).clip(min=0), axis=2)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The IoU of boxes (A, 4) and (B, 4): (A, B). A box without area has IoU 0."""
+    common = _intersection(first, second)
+    areas = [np.prod((boxes[:, 2:] - boxes[:, :2]).clip(min=0), axis=1) for boxes in (first, second)]
+    return common / np.maximum(areas[0][:, None] + areas[1] - common, 1e-9)

@@ -1,0 +1,1 @@
+"""The command lines. Installed, they are the package `detection.tools` and the sub-commands of `resnext-detect`."""

@@ -1,0 +1,101 @@
+"""Serves a detector over HTTP: images in, detections in JSON out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a checkout, without installation
+
+from backbones.common.errors import UserError
+from backbones.common.files import require_plain_file, user_path
+from detection.command_line import parser, run
+
+TOKEN_VARIABLE = "DETECTOR_TOKEN"
+
+EPILOG = f"""examples:
+  python tools/serve.py --weights runs/demo/detector.pt
+  python tools/serve.py --weights detector.onnx --port 9000 --token-file token.txt
+  curl --data-binary @street.jpg http://127.0.0.1:8000/detect
+  curl -F image=@street.jpg http://127.0.0.1:8000/detect
+  curl -F images=@a.jpg -F images=@b.jpg http://127.0.0.1:8000/detect/batch
+
+/detect answers with {{"width": …, "height": …, "boxes": [[x0, y0, x1, y1], …], "scores": […], "labels": […], "names":
+[…], "seconds": …}}, boxes in pixels. /health says that the server runs, /metrics has figures for Prometheus, and /docs
+describes the interface (its page loads Swagger UI from the internet; /openapi.json does not).
+
+With a token, in a file or in the variable {TOKEN_VARIABLE}, /detect and /metrics need "Authorization: Bearer TOKEN".
+SIGTERM and Ctrl-C end the server after the accepted requests are answered. A .onnx file is run without PyTorch."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options_parser = parser(__doc__ or "", EPILOG)
+    add = options_parser.add_argument
+    add("--weights", type=Path, required=True, metavar="FILE", help="detector.pt, or detector.onnx of tools/export.py")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, help="default: 8000")
+    add("--token-file", type=Path, metavar="FILE", help=f"file with the bearer token; or set {TOKEN_VARIABLE}")
+    add("--batch-size", type=int, default=1, metavar="N", help="images detected at once (default: 1)")
+    add("--batch-wait", type=float, default=0.0, metavar="MS", help="a batch waits so long for images (default: 0)")
+    add("--max-body", type=float, default=32, metavar="MIB", help="of one request (default: 32)")
+    add("--max-pixels", type=float, default=50, metavar="MILLIONS", help="of one image (default: 50)")
+    add("--max-files", type=int, default=32, metavar="N", help="images of one batch request (default: 32)")
+    add("--max-requests", type=int, default=64, metavar="N", help="requests under way; more get 429 (default: 64)")
+    add("--body-timeout", type=float, default=30, metavar="S", help="for a body to arrive (default: 30)")
+    add("--timeout", type=float, default=60, metavar="S", help="from the body to the answer (default: 60)")
+    options = options_parser.parse_args(arguments)
+
+    for name in ("max_body", "max_pixels", "max_files", "max_requests", "body_timeout", "timeout"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be more than 0")
+    try:
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from detection.serve.application import create_application
+        from detection.serve.requests import Limits
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed, which the server needs; run: pip install '.[serve]'") from None
+    application = create_application(
+        _load(options.weights, options.device),
+        limits=Limits(
+            body_bytes=int(options.max_body * (1 << 20)),
+            pixels=int(options.max_pixels * 1e6),
+            files=options.max_files,
+            requests=options.max_requests,
+            body_seconds=options.body_timeout,
+            answer_seconds=options.timeout,
+        ),
+        token=_token(options.token_file),
+        batch_size=options.batch_size,
+        wait=options.batch_wait / 1000,
+    )
+    uvicorn.run(application, host=options.host, port=options.port, log_level="warning", server_header=False)
+    return 0
+
+
+def _load(weights: Path, device: str):  # type: ignore[no-untyped-def]
+    if weights.suffix == ".onnx":
+        from detection.export.runtime import Detector
+    else:
+        from detection.detector import Detector  # type: ignore[assignment]
+    return Detector.load(weights, device)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+        source = f"the variable {TOKEN_VARIABLE}"
+    else:
+        path = user_path(path)
+        require_plain_file(path)
+        token, source = path.read_text(encoding="utf-8").strip(), str(path)
+    if token is not None and not token:
+        raise UserError(f"{source} has no token: it is empty")
+    return token
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
