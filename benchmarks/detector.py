@@ -214,8 +214,11 @@ def agreements(scene: Scene) -> dict[str, float]:
     return found
 
 
-def steps(scene: Scene) -> dict[str, Functions]:
-    """A training step of either network, and inference."""
+def steps(scene: Scene, *, scaled: bool = False) -> dict[str, Functions]:
+    """A training step of either network, and inference.
+
+    scaled: both sides scale their losses, as training in float16 does.
+    """
     batch, peer, config = scene.batch, scene.peer, scene.config
     floats, targets = as_lists(batch)
     arguments = (batch.images, batch.sizes, batch.original_sizes)
@@ -231,20 +234,28 @@ def steps(scene: Scene) -> dict[str, Functions]:
         features = peer.backbone(images.tensors)
         return _total(peer.roi_heads(features, list(proposals), images.image_sizes, scaled)[1])
 
-    def step(network: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
-        network.train()
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        network.eval()
+    def stepping(
+        network: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer
+    ) -> Callable[[], None]:
+        scaler = torch.amp.GradScaler(batch.images.device.type, enabled=scaled)
+
+        def step() -> None:
+            network.train()
+            scaler.scale(loss()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            network.eval()
+
+        return step
 
     def ours(network: nn.Module, training: Any) -> Callable[[], None]:
         optimizer = optimizer_for(network, dataclasses.replace(training, learning_rate=_STILL))
-        return functools.partial(step, network, lambda: _total(network(batch)), optimizer)
+        return stepping(network, lambda: _total(network(batch)), optimizer)
 
     def theirs(loss: Callable[[], Tensor], *modules: nn.Module) -> Callable[[], None]:
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        return functools.partial(step, peer, loss, torch.optim.SGD(parameters, _STILL, 0.9, weight_decay=1e-4))
+        return stepping(peer, loss, torch.optim.SGD(parameters, _STILL, 0.9, weight_decay=1e-4))
 
     @torch.inference_mode()
     def infer(network: nn.Module) -> object:
