@@ -6,9 +6,9 @@
     python -m benchmarks.gpu --only b c               these parts alone
     python -m benchmarks.gpu --quick                  to see that it runs: small, on a CPU where there is no GPU
 
-The results lie in a folder named by the device and PyTorch's version: one JSON file for each unit of work, and README.md,
-one page with tables and plots. A unit that fails is recorded with its error and not tried again (--retry tries it), and
-the others go on. Nothing is downloaded. Other work on the device changes the times: there must be none.
+The results lie in a folder named by the device and PyTorch's version: one JSON file for each unit of work, and
+README.md, one page with tables and plots. A unit that fails is recorded with its error and not tried again (--retry
+tries it), and the others go on. Nothing is downloaded. Other work on the device changes the times: there must be none.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def _head(results: Sequence[Result]) -> str:
     title = hardware["gpu"] or hardware["processor"]
     return (
         f"# {title}\n\n{gpu}{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB; "
-        f"{versions}; commit {commits}; {min(one['time'] for one in abouts)[:10]}. Written by `python -m benchmarks.gpu`, "
-        f"{len(results)} units of work, each with its own file in this folder.\n\n"
+        f"{versions}; commit {commits}; {min(one['time'] for one in abouts)[:10]}. Written by "
+        f"`python -m benchmarks.gpu`, {len(results)} units of work, each with its own file in this folder.\n\n"
         "Ratios are our time divided by the peer's. fp32 is what PyTorch makes of it by default: convolutions in TF32, "
         "where the device has it. The share of the peak is that of a dense 3×3 convolution in the same precision."
     )

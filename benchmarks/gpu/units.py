@@ -99,6 +99,6 @@ def _training(name: str, data: Path | None, precision: str, seed: int) -> Unit:
 
 
 def _some(found: list[Unit]) -> list[Unit]:
-    """The first unit of each function, and a second precision of the steps."""
-    kinds = [(one.function, one.arguments.get("precision") == "fp16" and one.part == "b") for one in found]
-    return [one for number, one in enumerate(found) if kinds.index(kinds[number]) == number]
+    """The first unit of each function."""
+    functions = [one.function for one in found]
+    return [one for number, one in enumerate(found) if functions.index(one.function) == number]

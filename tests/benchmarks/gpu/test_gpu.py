@@ -37,7 +37,8 @@ def test_every_unit_has_a_name_of_its_own_a_part_and_a_function() -> None:
 
 
 def test_what_there_is_no_time_for_is_passed_over_for_something_shorter() -> None:
-    left = [unit("long", expected=1000.0), unit("short", expected=1.0), unit("goes_on", expected=1000.0, continues=True)]
+    left = [unit("long", expected=1000.0), unit("short", expected=1.0)]
+    left.append(unit("goes_on", expected=1000.0, continues=True))
     done: list[str] = []
 
     def work(one: Unit) -> bool:
