@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         batch_size=options.batch_size,
         wait=options.batch_wait / 1000,
     )
+    print(f"listening on http://{options.host}:{options.port}; Ctrl-C ends it", flush=True)
     uvicorn.run(application, host=options.host, port=options.port, log_level="warning", server_header=False)
     return 0
 
