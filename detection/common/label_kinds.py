@@ -15,6 +15,8 @@ _NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _YOLO_LINE = re.compile(rb"\s*\d+(?:\.0*)?(?:[ \t]+" + _NUMBER + rb"){4,}[ \t]*\r?$", re.MULTILINE)
 _DOTA_LINE = re.compile(rb"\s*(?:" + _NUMBER + rb"[ \t]+){8}[A-Za-z][\w-]*(?:[ \t]+[0-2])?[ \t]*\r?$", re.MULTILINE)
 _KITTI_LINE = re.compile(rb"[A-Za-z_]\w*(?:[ \t]+" + _NUMBER + rb"){14,15}[ \t]*\r?$", re.MULTILINE)
+_VISDRONE_LINE = re.compile(rb"\s*(?:-?\d+,){7}-?\d+,?[ \t]*\r?$", re.MULTILINE)
+_NAMELESS_ROW = re.compile(rb"[^\s;,|]+\.\w{3,4}[;,|](?:[ \t]*" + _NUMBER + rb"[;,|]){4}[^;,|\r\n]+\r?$", re.MULTILINE)
 _CSV_LINE = re.compile(rb"[^\r\n{}<>\[\]]*\b(?:x_?min|bbox|class|label)\b[^\r\n{}<>\[\]]*[,;\t|]", re.IGNORECASE)
 
 # Keys that tell the JSON formats of labelling tools apart, and what they are; the first row that fits is taken.
@@ -28,6 +30,7 @@ _JSON_KEYS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b'"coordinates"', b'"label"'), f"a CreateML file; {_CONVERT}"),
     ((b'"type"', b'"FeatureCollection"'), f"a GeoJSON file; {_CONVERT}"),
     ((b'"samples"', b'"ground_truth"'), "FiftyOne's own export; export it as fiftyone.types.COCODetectionDataset"),
+    ((b'"file_name"', b'"objects"'), f"a metadata.jsonl of Hugging Face; {_CONVERT}"),
     ((b'"image_id"', b'"score"'), "a file of detections (COCO's results format), not of labels; it counts with "
      "tools/eval_coco.py --results"),
 )  # fmt: skip
@@ -64,6 +67,11 @@ def what_labels_are(start: bytes) -> str:
     for line, kind in (
         (_DOTA_LINE, f"a DOTA file of one image; {_CONVERT}"),
         (_KITTI_LINE, f"a KITTI file of one image; {_CONVERT}"),
+        (_VISDRONE_LINE, f"a VisDrone file of one image, or MOT's of a video; {_CONVERT}"),
+        (
+            _NAMELESS_ROW,
+            "a table of boxes; end its name in .csv, with a first line such as filename,xmin,ymin,xmax,ymax,class",
+        ),
         (_YOLO_LINE, "a YOLO file of one image; give the folder of such files"),
     ):
         if line.match(first):

@@ -104,7 +104,7 @@ def _nothing_found(listing: Listing, wanted: Format | None) -> str:
     what = "labels that are read (COCO, YOLO, Pascal VOC, CSV)" if wanted is None else f"{TITLES[wanted]} labels"
     text = f"{listing.root}: no {what} were found there"
     kinds: dict[str, str] = {}
-    for file in listing.with_ending(".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".parquet", ".data"):
+    for file in listing.with_ending(".json", ".jsonl", ".xml", ".txt", ".yaml", ".yml", ".csv", ".parquet", ".data"):
         kind = what_labels_are(start_of(listing.root / file))
         if kind and not kind.startswith(("a COCO file", "a CSV table")):
             kinds.setdefault(kind, file)

@@ -182,6 +182,12 @@ def test_several_data_sets_are_asked_about(tmp_path: Path) -> None:
         ({"a.zip": "PK"}, r"a\.zip is an archive: unpack it"),
         ({"a.json": '{"version": "5", "shapes": [], "imagePath": "a.jpg"}'}, r"a\.json is a LabelMe file of one image"),
         ({"annotations.xml": "<?xml?><annotations><meta></meta></annotations>"}, r"is a CVAT file of all images"),
+        ({"a.txt": "684,8,273,116,0,0,0,0\n406,119,265,70,1,4,0,1"}, "a.txt is a VisDrone file"),
+        ({"gt.txt": "00000.ppm;774;411;815;446;11"}, "gt.txt is a table of boxes; end its name in .csv"),
+        (
+            {"metadata.jsonl": '{"file_name": "a.png", "objects": {"bbox": [[1, 2, 3, 4]]}}'},
+            "a metadata.jsonl of Hugging",
+        ),
         ({"a.txt": "Car 0.00 0 -1.57 614.24 181.78 727.31 284.77 1.57 1.73 4.15 1.00 1.75 13.22 1.62"}, "a KITTI file"),
         ({"a.txt": "10 10 20 10 20 20 10 20 plane 0"}, "a DOTA file"),
         ({"a.md": "hello"}, r"no labels that are read \(COCO, YOLO, Pascal VOC, CSV\) were found there; name them as"),
