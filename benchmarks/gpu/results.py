@@ -19,7 +19,7 @@ from backbones.common.errors import UserError
 from benchmarks.common import environment, processor, write_result
 from benchmarks.gpu.units import Unit
 
-WORK_FOLDER = "work"  # beside the results: what units keep to go on with; it is not committed
+WORK_FOLDER = "kept"  # beside the results: what units keep to go on with; it is not committed
 
 
 @dataclass(frozen=True)
