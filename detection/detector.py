@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 
 from backbones.common.errors import UserError
+from detection.base_detector import BaseDetector
 from detection.common.categories import Categories
 from detection.config_file import quoted
 from detection.data.augmentation import Augmentation
-from detection.detector_interface import ImageDetections, as_array, class_thresholds, classes_shown, is_one_image
+from detection.detector_interface import ImageDetections, classes_shown
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
 from detection.experiment.model_files import load_detector
 from detection.experiment.stored_configuration import with_precision_for_inference
-from detection.image_stream import AHEAD, images_ahead
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.training.distributed import named_device
@@ -43,7 +43,7 @@ _LESS_MEMORY = (
 )
 
 
-class Detector:
+class Detector(BaseDetector):
     """Images → detections, by both networks. It has no state between calls and may be called from several threads.
 
     Args:
@@ -132,45 +132,12 @@ class Detector:
         return self._inference.device
 
     def __repr__(self) -> str:
-        resize, autocast = self._inference.resize, self._inference.autocast
+        resize = self._inference.resize
         return (
             f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
             f"{max(resize.shorter_sides)} to {resize.longer_side_max} pixels, {self.device}, "
-            f"{str(autocast or torch.float32).removeprefix('torch.')}>"
+            f"{str(self.precision.dtype or torch.float32).removeprefix('torch.')}>"
         )
-
-    def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
-        """Detections in one image, or in each of several.
-
-        Args:
-            images: a path; an array uint8 (H, W, 3) in RGB order (OpenCV reads BGR: reverse the last dimension); a
-                tensor uint8 (3, H, W); a Pillow image, used unchanged (apply the EXIF orientation of a photograph with
-                `ImageOps.exif_transpose` before). Or several of them: a sequence, an array (N, H, W, 3), or a tensor
-                (N, 3, H, W).
-            batch_size: at most this many images are processed as one batch. A batch has only images of one padded size,
-                because more padding would change the detections near the edges of an image.
-
-        Returns:
-            An `ImageDetections` for one image, a list of them for several.
-
-        Raises:
-            UserError: an image cannot be read, or is none of these; out of memory.
-        """
-        if is_one_image(images):
-            return self([images])[0]
-        return list(self._detect(map(as_array, images), batch_size))
-
-    def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
-        """Detections in each image of a folder or of an iterable, one after the other, in their order.
-
-        Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
-        they are needed, see `images_ahead`. The arguments are otherwise those of a call.
-        """
-        return self._detect(images_ahead(images, ahead), batch_size)
-
-    def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
-        """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
-        return class_thresholds(scores, self.categories, other)
 
     def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
         for batch in batch_images(self._inference, images, batch_size):

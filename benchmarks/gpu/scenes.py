@@ -20,7 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Images of 4 : 3 at the presets' shorter sides, padded to multiples of 32.
 SIZES = {"paper": (608, 800), "modern": (800, 1088), "pyramid": (800, 1088)}
 _SMALL_SIZE = (96, 128)
-_SMALL = (
+SMALL = (
     "backbone.depths=[1, 1, 1, 1]",
     "rpn.channels=64",
     "rpn.samples=64",
@@ -35,7 +35,7 @@ _SMALL = (
 
 def configuration(work: Work, preset: str, backbone: str = "resnext50_32x4d", *changes: str) -> settings.Config:
     """The preset's configuration on the unit's device; small where the unit is quick."""
-    small = _SMALL if work.quick else ()
+    small = SMALL if work.quick else ()
     return load_config(
         ROOT / "configs" / preset / f"{backbone}.yaml", [f"runtime.device={work.device.type}", *small, *changes]
     )

@@ -26,9 +26,9 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, user_path
 from backbones.common.text import printable
+from detection.base_detector import BaseDetector
 from detection.common.categories import Categories, checked_categories
-from detection.detector_interface import ImageDetections, as_array, class_thresholds, classes_shown, is_one_image
-from detection.image_stream import AHEAD, images_ahead
+from detection.detector_interface import ImageDetections, classes_shown
 
 FORMAT = "resnext-detection"
 VERSION = 1
@@ -47,7 +47,7 @@ def seal(model: bytes) -> bytes:
     return model + _SEAL + hashlib.sha256(model).hexdigest().encode()
 
 
-class Detector:
+class Detector(BaseDetector):
     """Images → detections, as `detection.Detector`, by onnxruntime. It may be called from several threads.
 
     Args:
@@ -112,40 +112,18 @@ class Detector:
             f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, onnxruntime, {self.device}>"
         )
 
-    def __call__(self, images: Any, *, batch_size: int = 1) -> Any:
-        """Detections in one image, or in each of several; arguments, result and errors as of `detection.Detector`.
-
-        batch_size: at most this many images at once, if the file was exported for batches (`--batch`); otherwise images
-            are processed one by one, with the same result.
-        """
-        if is_one_image(images):
-            return self([images])[0]
-        return list(self._detect_each(map(as_array, images), batch_size))
-
-    def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
-        """Detections in each image of a folder or of an iterable, one after the other, in their order.
-
-        Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
-        they are needed, see `images_ahead`. The arguments are otherwise those of a call.
-        """
-        return self._detect_each(images_ahead(images, ahead), batch_size)
-
-    def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
-        """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
-        return class_thresholds(scores, self.categories, other)
-
-    def _detect_each(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
+    def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
         if self.kind == "image":
             for image in images:
                 yield self._named(*self._session.run(None, {"image": image}))
         else:
             for batch in self._batches(images, batch_size):
-                yield from self._detect(batch)
+                yield from self._detect_batch(batch)
 
     def _named(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
         return ImageDetections.of_labels(boxes, scores, labels, self.categories)
 
-    def _detect(self, batch: list[np.ndarray]) -> Iterator[ImageDetections]:
+    def _detect_batch(self, batch: list[np.ndarray]) -> Iterator[ImageDetections]:
         sizes = np.array([image.shape[:2] for image in batch], dtype=np.int64)
         padded = np.zeros((len(batch), *sizes.max(axis=0), 3), dtype=np.uint8)
         for place, image in zip(padded, batch, strict=True):

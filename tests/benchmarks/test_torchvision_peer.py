@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from backbones import InputFormat
 from benchmarks.common import matched_share
 from benchmarks.detector import agreements
+from benchmarks.gpu.scenes import SMALL
 from benchmarks.scene import Scene, make_scene
 from benchmarks.torchvision_peer import PeerDetector, as_floats, as_lists, build_peer
 from detection.config import Config
@@ -19,18 +20,7 @@ from detection.networks.network_input import prepare
 from detection.networks.torchvision_weights import from_torchvision
 from tests.detection.tiny_networks import batch as make_batch
 
-OVERRIDES = [
-    "backbone.depths=[1, 1, 1, 1]",
-    "rpn.channels=64",
-    "rpn.samples=64",
-    "rpn.training_proposals.before_nms=200",
-    "rpn.training_proposals.after_nms=50",
-    "rpn.test_proposals.before_nms=100",
-    "rpn.test_proposals.after_nms=20",
-    "fast_rcnn.samples=8",
-    "fast_rcnn.pooled_size=4",
-    "runtime.device=cpu",
-]
+OVERRIDES = [*SMALL, "runtime.device=cpu"]
 SIZE = (96, 120)  # padded to 128
 
 

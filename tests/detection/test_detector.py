@@ -26,6 +26,7 @@ from detection.detector import Detector, ImageDetections
 from detection.experiment.model_files import Categories
 from detection.networks.faster_rcnn import FasterRCNN
 from tests.detection.data.oriented_images import ORIENTED_KINDS, save_oriented, upright
+from tests.detection.pipeline import save_untrained_networks
 from tests.detection.tiny_networks import tiny_fast_rcnn, tiny_rpn
 
 NAMES = ("cat", "dog", "owl")
@@ -311,3 +312,8 @@ def test_a_stream_gives_the_results_of_a_call(detector: Detector, images: list[n
 
 def test_the_repr_names_classes_size_device_and_precision(detector: Detector) -> None:
     assert repr(detector) == "<Detector: 3 classes (cat, dog, owl), images of 96 to 128 pixels, cpu, float32>"
+
+
+def test_the_repr_tells_of_weights_in_bf16(tmp_path: Path) -> None:
+    save_untrained_networks(tmp_path, tmp_path)
+    assert repr(Detector.load(tmp_path / "detector.pt", "cpu", precision="bf16")).endswith("cpu, bfloat16>")
