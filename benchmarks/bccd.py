@@ -44,10 +44,11 @@ from detection.data.dataset import DetectionDataset
 from detection.data.index import DatasetIndex
 from detection.data.loader import training_batches
 from detection.experiment.builders import pair
-from detection.experiment.datasets import open_split, training_augmentation, training_images
+from detection.experiment.datasets import open_split, training_images
 from detection.experiment.inference import Inference, average_precision_of
 from detection.experiment.model_files import load_detector
 from detection.experiment.proposing import propose
+from detection.experiment.resizes import training_augmentation
 from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import train_fast_rcnn, train_rpn
 from detection.networks.faster_rcnn import FasterRCNN

@@ -33,8 +33,9 @@ from detection.command_line import run
 from detection.config_file import change_config
 from detection.data.writers import coco
 from detection.data.writers.objects import Split, as_stated
-from detection.experiment.datasets import load_split, locate
+from detection.experiment.datasets import load_split
 from detection.experiment.evaluate import evaluate_detector
+from detection.experiment.label_location import locate
 from detection.experiment.model_files import load_detector
 from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import train_fast_rcnn, train_rpn

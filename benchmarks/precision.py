@@ -29,7 +29,8 @@ from detection.command_line import run
 from detection.data.index import DatasetIndex
 from detection.evaluation.average_precision import average_precision
 from detection.experiment.builders import pair
-from detection.experiment.datasets import match_classes, open_split
+from detection.experiment.class_matching import match_classes
+from detection.experiment.datasets import open_split
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import (
     Inference,

@@ -45,8 +45,8 @@ from detection.data.index import load_index  # noqa: E402
 from detection.data.proposal_store import ProposalStore  # noqa: E402
 from detection.data.proposal_writer import ProposalWriter  # noqa: E402
 from detection.evaluation.average_precision import average_precision  # noqa: E402
-from detection.experiment.datasets import training_augmentation  # noqa: E402
 from detection.experiment.ground_truth_loading import load_ground_truth  # noqa: E402
+from detection.experiment.resizes import training_augmentation  # noqa: E402
 from detection.experiment.results_file import read_results  # noqa: E402
 from detection.report.page import read_curves  # noqa: E402
 from detection.training.artifacts import FORMAT, VERSION, load_artifact, save_artifact  # noqa: E402

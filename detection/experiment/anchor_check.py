@@ -15,7 +15,7 @@ from detection import config as settings
 from detection.common.seeds import hash63
 from detection.data.index import DatasetIndex
 from detection.experiment.builders import build_anchors, build_rpn
-from detection.experiment.datasets import training_augmentation
+from detection.experiment.resizes import training_augmentation
 from detection.geometry.anchor_fitting import fit_anchors
 from detection.geometry.anchor_reach import best_anchor_iou
 

@@ -29,7 +29,8 @@ from detection.evaluation.average_precision import AveragePrecision, ClassAverag
 from detection.experiment import evaluate, stages
 from detection.experiment.agreement import config_subset_that_must_match, is_result_of
 from detection.experiment.checking import check_splits
-from detection.experiment.datasets import has_test_split, locate, open_split, training_images
+from detection.experiment.datasets import has_test_split, open_split, training_images
+from detection.experiment.label_location import locate
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.experiment.paces import Paces, measure_paces
 from detection.experiment.run_folder import RunFolder

@@ -19,7 +19,8 @@ from detection.data.image_checks import equal_images
 from detection.data.index import DatasetIndex
 from detection.data.readers.source import Source
 from detection.data.similar_images import similar_groups
-from detection.experiment.datasets import check_split, match_classes, training_images
+from detection.experiment.class_matching import match_classes
+from detection.experiment.datasets import check_split, training_images
 
 
 class DataConfig(settings.Config):

@@ -17,7 +17,9 @@ from detection.data.index import DatasetIndex, load_index
 from detection.data.readers.layout import WHOLE
 from detection.data.writers import coco, voc, yolo
 from detection.data.writers.objects import Split, as_repaired, as_stated, new_names
-from detection.experiment.datasets import label_options, load_split, locate, match_classes
+from detection.experiment.class_matching import match_classes
+from detection.experiment.datasets import load_split
+from detection.experiment.label_location import label_options, locate
 
 logger = logging.getLogger(__name__)
 

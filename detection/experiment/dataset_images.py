@@ -15,7 +15,7 @@ from detection.data.dataset import DetectionDataset
 from detection.data.findings import Example
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
-from detection.experiment.datasets import training_augmentation
+from detection.experiment.resizes import training_augmentation
 from detection.report.captions import Color
 from detection.report.drawing import class_color, draw_found, draw_ground_truth, draw_objects
 from detection.report.page import ShownImage, embed_image

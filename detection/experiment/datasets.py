@@ -1,14 +1,9 @@
-"""Configuration → the images and annotations of a split, with its classes in the order of those of another split or of
-a detector."""
+"""Configuration → the images and annotations of a split."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import logging
 import time
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +14,15 @@ from backbones.common.files import user_path
 from detection import config as settings
 from detection.common.environment import environment_number
 from detection.config_file import config_to_dict
-from detection.data.augmentation import Augmentation
-from detection.data.coco.layout import resolve_split
-from detection.data.demo import make_demo_dataset
-from detection.data.discovery import NoSuchSplit, find_layout, is_whole, source_of_files, source_of_split
+from detection.data.discovery import NoSuchSplit, source_of_split
 from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
 from detection.data.index_cache import is_kept, keep, open_kept
 from detection.data.proposal_store import ProposalStore
-from detection.data.readers.coco import CocoSource
-from detection.data.readers.csv_table import CsvSource
-from detection.data.readers.source import Options, Source
-from detection.data.readers.voc import VocSource
+from detection.data.readers.source import Source
+from detection.experiment.class_matching import match_classes
+from detection.experiment.label_location import label_options, locate
 from detection.training.consensus import require_same, together
 from detection.training.distributed import gather_objects, is_main, on_main, world_size
 
@@ -210,57 +201,6 @@ def has_test_split(data: settings.Data) -> bool:
     return data.layout != "files"
 
 
-def match_classes(
-    index: DatasetIndex, ids: Sequence[int] | np.ndarray, names: Sequence[str], owner: object, *, quiet: bool = False
-) -> DatasetIndex:
-    """The index with its classes in the order of those of a training split or a detector, matched by name.
-
-    Labels that list only the classes that occur in them (`open_classes`) may lack some of the others. If the names
-    agree but ids or order differ, one line is logged, unless `quiet`. If several of the other classes have the same
-    name, the ids must agree too.
-
-    Args:
-        ids, names: the other classes, in the order of their labels 1..K. owner: the name of their file in messages.
-
-    Raises:
-        UserError: the names differ; those that only one of the two has are listed.
-    """
-    own = list(zip(index.category_ids.tolist(), index.category_names, strict=True))
-    others = [(int(number), name) for number, name in zip(ids, names, strict=True)]
-    if own == others:
-        return index
-    unclear = len({name for _, name in others}) < len(others)
-    if index.open_classes and not unclear and {name for _, name in own} <= {name for _, name in others}:
-        return index.with_classes(ids, names)
-    keys: list[Any] = own if unclear else [name for _, name in own]
-    wanted: list[Any] = others if unclear else [name for _, name in others]
-    if Counter(keys) != Counter(wanted):
-        only_own, only_others = Counter(keys) - Counter(wanted), Counter(wanted) - Counter(keys)
-        raise UserError(
-            f"{index.annotation_file}: its classes are not those of {owner}: only the former lists "
-            f"{_listing(only_own)}; only the latter {_listing(only_others)}. List the same categories, by the same "
-            "names, in both files; a category may be without objects"
-        )
-    order = [keys.index(key) for key in wanted]
-    moved = [(name, a, b) for (b, name), (a, _) in zip(others, (own[i] for i in order), strict=True) if a != b]
-    if moved and not quiet:
-        text = ", ".join(f"{name} (id {a}, {b} there)" for name, a, b in moved[:3]) + (", …" if len(moved) > 3 else "")
-        on_main(
-            lambda: logger.info(
-                "%s: its classes are matched by name with those of %s, where they have other ids: %s",
-                index.annotation_file,
-                owner,
-                text,
-            )
-        )
-    return index.in_class_order(order)
-
-
-def _listing(classes: Counter[Any]) -> str:
-    names = [repr(name) for name in classes]
-    return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "") if names else "no other"
-
-
 def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
     """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
@@ -315,96 +255,3 @@ def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetI
 def on_unreadable(data: settings.Data) -> Literal["stop", "replace"]:
     """Whether an image that cannot be read stops a training or is replaced."""
     return "replace" if data.skip_unreadable else "stop"
-
-
-def training_augmentation(data: settings.Data) -> Augmentation:
-    """The augmentation and resize of training images."""
-    return Augmentation(
-        shorter_sides=data.shorter_sides,
-        longer_side_max=data.longer_side,
-        horizontal_flip=data.horizontal_flip,
-        vertical_flip=data.vertical_flip,
-        albumentations=data.albumentations or None,
-        scale_jitter=data.scale_jitter,
-        scale_jitter_side=data.scale_jitter_side,
-    )
-
-
-def test_augmentation(data: settings.Data) -> Augmentation:
-    """The resize of images for inference."""
-    return Augmentation(shorter_sides=(data.test_shorter_side,), longer_side_max=data.test_longer_side)
-
-
-def test_views(data: settings.Data) -> tuple[Augmentation, ...]:
-    """The resizes of the further scales of test-time augmentation. The longer side is limited in proportion to the
-    shorter one."""
-    factor = data.test_longer_side / data.test_shorter_side
-    return tuple(
-        Augmentation(shorter_sides=(side,), longer_side_max=max(1, round(side * factor))) for side in data.test_scales
-    )
-
-
-def locate(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
-    """The labels and the image folder that the configuration names, or otherwise those of the layout. What corners of
-    boxes mean is decided once for both splits, also where each is named by itself.
-
-    said: receives the line that is logged about what was found."""
-    source = _located(data, which, said)
-    named = data.train.annotations is not None or data.test.annotations is not None
-    if named and data.split.test is None and data.first_pixel is None and isinstance(source, (VocSource, CsvSource)):
-        with contextlib.suppress(UserError):  # the other split may be none, and may not be needed
-            other = _located(data, "test" if which == "train" else "train")
-            if isinstance(other, (VocSource, CsvSource)) and other.has_edges:
-                return dataclasses.replace(source, edges_in_set=True)
-    return source
-
-
-def _located(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
-    root, split = user_path(data.root), getattr(data, which)
-    if data.split.test is not None:  # both are parts of the labels of data.train
-        split = data.train
-    options = label_options(data)
-    if split.annotations is not None and (split.images is not None or data.layout == "auto"):
-        annotations = root / user_path(split.annotations)
-        images = None if split.images is None else root / user_path(split.images)
-        return together(
-            f"looking for the labels of data.{which}", lambda: source_of_files(annotations, images, which, options)
-        )
-    if split.annotations is not None or split.images is not None:
-        given, missing = ("annotations", "images") if split.images is None else ("images", "annotations")
-        raise UserError(
-            f"data.{which}.{given} without data.{which}.{missing}: give both, or neither for the files of "
-            f"data.layout={data.layout}"
-        )
-    if data.layout == "files":
-        raise UserError(
-            f"data.{which}: no files are named; give data.{which}.annotations and data.{which}.images "
-            "(data.layout is files)"
-        )
-    if data.layout == "demo":
-        on_main(lambda: make_demo_dataset(root))
-        return CocoSource(root / "annotations" / f"instances_{split.name}.json", root / split.name)
-    if data.layout == "coco":
-        return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
-    return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options, said))
-
-
-def label_options(data: settings.Data) -> Options:
-    """What a configuration says about labels beyond where they are."""
-    return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
-
-
-def _found(
-    data: settings.Data, which: Literal["train", "test"], root: Path, options: Options, said: list[str] | None
-) -> Source:
-    """The labels of a split in data.root, whose layout is found out."""
-    if data.split.test is None:
-        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main(), said=said)
-    if not is_whole(root, options):
-        raise UserError(
-            f"{root}: has splits of its own ({', '.join(find_layout(root, options)[0].splits)}), and data.split would "
-            "divide it again; leave data.split out, or name the labels to be divided as data.train.annotations"
-        )
-    if which == "test":  # the same line as for data.train
-        said = None
-    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said)

@@ -38,7 +38,8 @@ from detection.evaluation.recall import ProposalRecall
 from detection.evaluation.results import rounded
 from detection.experiment.analysis import Analysis, analyse
 from detection.experiment.builders import pair
-from detection.experiment.datasets import match_classes, open_split
+from detection.experiment.class_matching import match_classes
+from detection.experiment.datasets import open_split
 from detection.experiment.evaluation_folder import claim_folder
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of

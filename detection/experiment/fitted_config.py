@@ -21,9 +21,10 @@ from detection.common.tool_names import as_called_here
 from detection.config_file import change_config, load_config
 from detection.data.discovery import find_layout, is_whole
 from detection.data.index import DatasetIndex
-from detection.experiment.datasets import contents_of, has_test_split, label_options, open_split
+from detection.experiment.datasets import contents_of, has_test_split, open_split
 from detection.experiment.fitted_steps import set_steps_by_images, set_steps_by_time
 from detection.experiment.fitted_values import set_anchors, set_limits, set_size
+from detection.experiment.label_location import label_options
 from detection.experiment.model_files import load_detector
 from detection.experiment.reasoned_config import ReasonedConfig
 from detection.presets import comments_of, preset_path

@@ -29,9 +29,9 @@ from detection.data.loader import evaluation_batches, evaluation_parts
 from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
-from detection.experiment.datasets import test_augmentation, test_views
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.precision_trial import measure_inference
+from detection.experiment.resizes import test_augmentation, test_views
 from detection.networks.detections import Detections
 from detection.networks.faster_rcnn import FasterRCNN, View, to_original
 from detection.networks.rpn import RPN

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-_LOGGERS = ("detection.data.discovery", "detection.experiment.datasets")
+_LOGGERS = ("detection.data.discovery", "detection.experiment.datasets", "detection.experiment.class_matching")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.index_cache import open_kept
 from detection.data.readers.source import Source
-from detection.experiment.datasets import facts_of, load_split, locate
+from detection.experiment.datasets import facts_of, load_split
+from detection.experiment.label_location import locate
 
 
 def training_source(data: settings.Data) -> Source | None:

@@ -35,12 +35,7 @@ from detection.experiment.agreement import (
 )
 from detection.experiment.box_statistics import apply_box_statistics
 from detection.experiment.builders import build_fast_rcnn, build_rpn, pair
-from detection.experiment.datasets import (
-    has_test_split,
-    on_unreadable,
-    open_training_splits,
-    training_augmentation,
-)
+from detection.experiment.datasets import has_test_split, on_unreadable, open_training_splits
 from detection.experiment.earlier_versions import make_checkpoint_upgrade
 from detection.experiment.evaluation_interval import best_figure, recall_figure, with_interval
 from detection.experiment.fine_tuning import initialise_fast_rcnn, initialise_rpn
@@ -59,6 +54,7 @@ from detection.experiment.model_files import (
 from detection.experiment.periodic_evaluation import evaluate_detections, evaluate_proposals
 from detection.experiment.planned_batches import make_batches
 from detection.experiment.proposing import store_metadata, write_proposals
+from detection.experiment.resizes import training_augmentation
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
 from detection.training.consensus import require_agreement, require_same

@@ -26,7 +26,8 @@ from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.detector import Detector
 from detection.experiment.builders import pair
-from detection.experiment.datasets import match_classes, open_split
+from detection.experiment.class_matching import match_classes
+from detection.experiment.datasets import open_split
 from detection.experiment.inference import Inference, prepare_inference
 from detection.experiment.model_files import TrainedDetector, load_detector
 from detection.experiment.stored_configuration import change_stored_config
