@@ -16,6 +16,9 @@ _YOLO_LINE = re.compile(rb"\s*\d+(?:\.0*)?(?:[ \t]+" + _NUMBER + rb"){4,}[ \t]*\
 _DOTA_LINE = re.compile(rb"\s*(?:" + _NUMBER + rb"[ \t]+){8}[A-Za-z][\w-]*(?:[ \t]+[0-2])?[ \t]*\r?$", re.MULTILINE)
 _KITTI_LINE = re.compile(rb"[A-Za-z_]\w*(?:[ \t]+" + _NUMBER + rb"){14,15}[ \t]*\r?$", re.MULTILINE)
 _VISDRONE_LINE = re.compile(rb"\s*(?:-?\d+,){7}-?\d+,?[ \t]*\r?$", re.MULTILINE)
+_MOT_LINE = re.compile(rb"\s*\d+,-?\d+(?:,[ \t]*" + _NUMBER + rb"){5,8},?[ \t]*\r?$", re.MULTILINE)
+_CLASS_FIRST = re.compile(rb"[A-Za-z][\w -]*?(?:[ \t]+" + _NUMBER + rb"){4}[ \t]*\r?$", re.MULTILINE)
+_WIDER_START = re.compile(rb"[^\r\n]+\.jpe?g[ \t]*\r?\n\d+[ \t]*\r?\n(?:\d+ ){4}", re.IGNORECASE)
 _NAMELESS_ROW = re.compile(rb"[^\s;,|]+\.\w{3,4}[;,|](?:[ \t]*" + _NUMBER + rb"[;,|]){4}[^;,|\r\n]+\r?$", re.MULTILINE)
 _CSV_LINE = re.compile(rb"[^\r\n{}<>\[\]]*\b(?:x_?min|bbox|class|label)\b[^\r\n{}<>\[\]]*[,;\t|]", re.IGNORECASE)
 
@@ -63,11 +66,15 @@ def what_labels_are(start: bytes) -> str:
             return kind
     if text[257:262] == b"ustar":
         return "a tar archive; unpack it"
+    if _WIDER_START.match(text):
+        return f"a WIDER FACE list; {_CONVERT}"
     first = text.split(b"\n", 1)[0]
     for line, kind in (
         (_DOTA_LINE, f"a DOTA file of one image; {_CONVERT}"),
         (_KITTI_LINE, f"a KITTI file of one image; {_CONVERT}"),
         (_VISDRONE_LINE, f"a VisDrone file of one image, or MOT's of a video; {_CONVERT}"),
+        (_MOT_LINE, f"a MOT file of a video; {_CONVERT}"),
+        (_CLASS_FIRST, f"a text of a class and a box in each line (OIDv4's); {_CONVERT}"),
         (
             _NAMELESS_ROW,
             "a table of boxes; end its name in .csv, with a first line such as filename,xmin,ymin,xmax,ymax,class",

@@ -17,7 +17,7 @@ from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.listing import Listing
 from detection.data.readers import coco_layout, csv_layout, voc_layout, yolo_layout
 from detection.data.readers.coco import CocoSource
-from detection.data.readers.csv_table import read_table
+from detection.data.readers.csv_table import USUAL_NAMES, read_table
 from detection.data.readers.images import ImagesSource
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import TITLES, Format, Options, Source
@@ -106,7 +106,9 @@ def _nothing_found(listing: Listing, wanted: Format | None) -> str:
     kinds: dict[str, str] = {}
     for file in listing.with_ending(".json", ".jsonl", ".xml", ".txt", ".yaml", ".yml", ".csv", ".parquet", ".data"):
         kind = what_labels_are(start_of(listing.root / file))
-        if kind and not kind.startswith(("a COCO file", "a CSV table")):
+        if kind == "a CSV table":
+            kind += f", whose header names no image, or no box; {USUAL_NAMES}"
+        if kind and not kind.startswith("a COCO file"):
             kinds.setdefault(kind, file)
         if len(kinds) == 3:
             break
@@ -198,10 +200,7 @@ def source_of_files(annotations: Path, images: Path | None, which: str, options:
     if ending in (".csv", ".tsv") or kind == "a CSV table":
         table = read_table(annotations)
         if table is None:
-            raise UserError(
-                f"{annotations}: its header names no image, or no box; the usual names are filename, class, xmin, "
-                "ymin, xmax, ymax"
-            )
+            raise UserError(f"{annotations}: its header names no image, or no box; {USUAL_NAMES}")
         listing = Listing(images or annotations.parent)
         layout = csv_layout.layout_of_tables(listing, {str(annotations.resolve()): table}, options)
         return layout.splits[_choose(layout.splits, which, which) or next(iter(layout.splits))]()

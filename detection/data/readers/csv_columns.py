@@ -11,7 +11,7 @@ from typing import Literal
 _IMAGE = ("filename", "imagefilename", "imagefile", "imagename", "imagepath", "imgpath", "filepath", "path", "file",
           "imageid", "image", "imgname", "img", "frame", "id")  # fmt: skip
 _CLASS = ("class", "classname", "label", "labelname", "category", "categoryname", "objectclass", "object", "name",
-          "classid", "categoryid", "labelid")  # fmt: skip
+          "classid", "categoryid", "labelid", "annotationtag")  # fmt: skip
 _SPLIT = ("split", "set", "subset", "partition", "usage")
 _HEIGHT, _WIDTH = ("imageheight", "imgheight", "height", "imgh"), ("imagewidth", "imgwidth", "width", "imgw")
 _BOX = ("bbox", "box", "boundingbox", "bndbox")
@@ -26,6 +26,7 @@ _COORDINATES: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     ("edges", (("x1", "bboxx1"), ("y1", "bboxy1"), ("x2", "bboxx2"), ("y2", "bboxy2"))),
     ("edges", (("left",), ("top",), ("right",), ("bottom",))),
     ("edges", (("xtl",), ("ytl",), ("xbr",), ("ybr",))),
+    ("edges", (("upperleftcornerx",), ("upperleftcornery",), ("lowerrightcornerx",), ("lowerrightcornery",))),  # LISA
     ("edges", (("roix1",), ("roiy1",), ("roix2",), ("roiy2",))),
     ("centre_size", (("xcenter", "xcentre", "centerx", "cx", "xc"), ("ycenter", "ycentre", "centery", "cy", "yc"),
                      ("bboxwidth", "boxwidth", "w", "width"), ("bboxheight", "boxheight", "h", "height"))),
@@ -93,11 +94,13 @@ def _coordinates(position: object) -> tuple[Kind, tuple[int, ...]]:
 
 
 def columns_of_row(row: Sequence[str]) -> Columns | None:
-    """The columns of a file without header, by its first row: keras-retinanet's `path,x1,y1,x2,y2,class`; None if it is
-    of another form."""
-    if len(row) != 6 or "." not in row[0]:
-        return None
-    is_number = [bool(re.fullmatch(r"\s*-?[0-9.]+\s*", cell)) for cell in row[1:5]]
-    if all(is_number) or not "".join(row[1:]).strip():
+    """The columns of a file without header, by its first row: keras-retinanet's `path,x1,y1,x2,y2,class` or
+    makesense.ai's `class,x,y,width,height,image,image width,image height`; None if it is of another form."""
+    is_number = [bool(re.fullmatch(r"\s*-?[0-9.]+\s*", cell)) for cell in row]
+    if len(row) == 6 and "." in row[0] and (all(is_number[1:5]) or not "".join(row[1:]).strip()):
         return Columns(image=0, kind="edges", coordinates=(1, 2, 3, 4), category=5, header=False)
+    if len(row) == 8 and "." in row[5] and is_number == [is_number[0], *(4 * [True]), False, True, True]:
+        return Columns(
+            image=5, kind="corner_size", coordinates=(1, 2, 3, 4), category=0, width=6, height=7, header=False
+        )
     return None

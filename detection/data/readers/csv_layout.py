@@ -9,7 +9,7 @@ from pathlib import Path
 from backbones.common.errors import UserError
 from detection.common.label_kinds import start_of
 from detection.data.listing import Listing
-from detection.data.readers.csv_columns import columns_of
+from detection.data.readers.csv_columns import columns_of, columns_of_row
 from detection.data.readers.csv_table import CsvSource, Table, base_name, class_of, has_box, read_table
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
@@ -31,7 +31,8 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
 
 def _may_be_boxes(path: Path) -> bool:
     line = start_of(path).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
-    return any(columns_of(line.split(separator)) for separator in ",;\t|") or line.count(",") == 5
+    rows = [line.split(separator) for separator in ",;\t|"]
+    return any(columns_of(row) or columns_of_row(row) for row in rows) or line.count(",") == 5
 
 
 def layout_of_tables(listing: Listing, tables: dict[str, Table], options: Options) -> Layout:

@@ -28,6 +28,8 @@ from detection.data.readers.voc import find_alike
 from detection.data.split_words import SPLIT_WORDS
 from detection.data.tables import LARGEST_AREA, Tables
 
+USUAL_NAMES = "the usual names are filename, class, xmin, ymin, xmax, ymax"
+
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _NORMALISED = 1.0 + 1e-6
 

@@ -93,12 +93,14 @@ class VocSource:
         """The name of a label file's image."""
         near = os.path.relpath(file.path, self.images).replace(os.sep, "/")
         stem = PurePosixPath(near).stem
-        own = self.image_files.of_stem(f"{stem}.", near)
+        stated = PurePosixPath(file.name.replace("\\", "/")).name
+        same_stem = PurePosixPath(stated).stem == stem or stated == stem
+        # Of a.jpg and its mask a.png, the one that is named counts.
+        own = self.image_files.meant_by(stated, near) if same_stem else None
+        own = own or self.image_files.of_stem(f"{stem}.", near)
         if own is None:
             return resolve_names([file.name or stem], self.image_files, findings, near)[0]
-        stated = PurePosixPath(file.name.replace("\\", "/")).name
         if stated and stated.lower() != PurePosixPath(own).name.lower():
-            same_stem = PurePosixPath(stated).stem == stem or stated == stem
             kind = "image_ending" if same_stem else "image_of_label_file"
             findings.add(kind, 1, [f"{file.path}: {stated} → {own}"])
         return own

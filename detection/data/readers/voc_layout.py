@@ -32,7 +32,8 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
         UserError: there are several sets side by side, such as VOC2007 and VOC2012.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
-    for file in listing.with_ending(".xml"):
+    # Stanford Dogs' label files have no ending.
+    for file in listing.with_ending(".xml") or [file for file in listing.files if "." not in file.rpartition("/")[2]]:
         by_folder[file.rpartition("/")[0]].append(file)
     folders = {folder: files for folder, files in by_folder.items() if any(map(_is_voc(listing), files[:_SAMPLE]))}
     if not folders:
@@ -47,7 +48,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
     splits, evidence = _splits_by_list(listing, files)
     if not splits:
         splits = _splits_by_folder(files)
-        evidence = f"{next(iter(folders)) or '.'}/*.xml"
+        evidence = f"{next(iter(folders)) or '.'}/*{PurePosixPath(files[0]).suffix}"
     parsed = functools.cache(lambda: _parse(listing, files))
     edges_in_set = functools.cache(lambda: have_edges(parsed().values()))
 

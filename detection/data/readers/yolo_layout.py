@@ -301,6 +301,12 @@ class _LabelFiles:
             above, rest = parts[: max(0, end)], parts[max(0, end) :]
             places += ["/".join([*above, label, *rest]) for label in _LABEL_FOLDERS]
             places += ["/".join([*above, label]) for label in _LABEL_FOLDERS]
+        own_split = split_of(f"{folder}/x")
+        places += [  # makesense.ai's `labels_my-project-name_2024-11-28`
+            place
+            for place in self.listing.names_in
+            if place.rpartition("/")[2].lower().startswith("label") and split_of(f"{place}/x") in (None, own_split)
+        ]
         if self.listing.is_part:  # the user has named the folder of the labels
             places += [place for place in self.listing.names_in if place not in places]
         return list(dict.fromkeys(places))

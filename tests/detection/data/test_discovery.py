@@ -183,6 +183,11 @@ def test_several_data_sets_are_asked_about(tmp_path: Path) -> None:
         ({"a.json": '{"version": "5", "shapes": [], "imagePath": "a.jpg"}'}, r"a\.json is a LabelMe file of one image"),
         ({"annotations.xml": "<?xml?><annotations><meta></meta></annotations>"}, r"is a CVAT file of all images"),
         ({"a.txt": "684,8,273,116,0,0,0,0\n406,119,265,70,1,4,0,1"}, "a.txt is a VisDrone file"),
+        ({"gt.txt": "1,1,912,484,97,109,0,7,1"}, "gt.txt is a MOT file of a video"),
+        ({"det.txt": "1,-1,1359.1,413.27,120.26,362.77,2.3092,-1,-1,-1"}, "det.txt is a MOT file of a video"),
+        ({"a.txt": "Human hand 1.0 2.5 30 40.25"}, r"a\.txt is a text of a class and a box in each line"),
+        ({"a.txt": "0--Parade/0_1.jpg\n1\n449 330 122 149 0 0 0 0 0 0 \n"}, r"a\.txt is a WIDER FACE list"),
+        ({"a.csv": "photo,class,somewhere\na.jpg,cat,here"}, r"a\.csv is a CSV table, whose header names no image"),
         ({"gt.txt": "00000.ppm;774;411;815;446;11"}, "gt.txt is a table of boxes; end its name in .csv"),
         (
             {"metadata.jsonl": '{"file_name": "a.png", "objects": {"bbox": [[1, 2, 3, 4]]}}'},

@@ -29,6 +29,9 @@ BOX = [10, 5, 30, 25]
         ("filename,class,x_center,y_center,width,height", "a.jpg,cat,0.3333333333,0.375,0.3333333333,0.5"),
         ("filename\tleft\ttop\tright\tbottom\tcategory", "a.jpg\t10\t5\t30\t25\tcat"),
         (None, "images/a.jpg,10,5,30,25,cat"),  # keras-retinanet
+        (None, "cat,10,5,20,20,a.jpg,60,40"),  # makesense.ai
+        ("Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y",
+         "images/a.jpg;cat;10;5;30;25"),  # LISA's traffic signs
     ],
 )  # fmt: skip
 def test_headers(header: str | None, row: str, tmp_path: Path) -> None:

@@ -65,6 +65,22 @@ def test_an_image_belongs_to_the_label_file_of_its_name(tmp_path: Path) -> None:
     assert kinds_of(index) == {"image_ending": 2, "image_of_label_file": 1}
 
 
+def test_masks_of_the_images_names_are_not_taken_for_the_images(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "a.jpg")
+    draw(tmp_path / "annotations" / "trimaps" / "a.png")
+    write(tmp_path / "annotations" / "xmls" / "a.xml", voc("a.jpg", CAT))
+    index = opened(tmp_path)
+    assert list(objects_of(index)) == ["images/a.jpg"]
+    assert kinds_of(index) == {}
+
+
+def test_label_files_without_an_ending(tmp_path: Path) -> None:
+    draw(tmp_path / "Images" / "beagle" / "n1_1.jpg")
+    write(tmp_path / "Annotation" / "beagle" / "n1_1", voc("%s", CAT))
+    write(tmp_path / "LICENSE", "as is")
+    assert list(objects_of(opened(tmp_path))) == ["Images/beagle/n1_1.jpg"]
+
+
 def test_images_of_the_same_name_in_two_splits_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     for split in ("train", "test"):
         draw(tmp_path / "images" / split / "1.jpg")

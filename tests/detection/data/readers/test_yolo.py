@@ -123,6 +123,12 @@ def test_folders_without_data_yaml(files: dict[str, str], classes: list[str], tm
     assert named.category_names == ["rat", "cow"]
 
 
+def test_a_folder_of_labels_with_a_project_s_name(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "a.png")
+    write(tmp_path / "labels_my-project-name_2024-11-28" / "a.txt", LINE)
+    assert len(opened(tmp_path).boxes) == 1
+
+
 def test_classes_without_names_are_those_of_all_splits(tmp_path: Path) -> None:
     yolo_set(tmp_path)
     write(tmp_path / "valid" / "labels" / "valid2.txt", "7 0.5 0.5 0.1 0.1")
