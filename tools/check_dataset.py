@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         options_parser,
         output="folder of the page, or its name.html (default: runs/<name>)",
         default="the data set in --data, or the demo",
+        example="data.format=voc",
     )
     options = options_parser.parse_intermixed_args(arguments)
 
