@@ -1,4 +1,4 @@
-"""Object detection with an RPN and a Fast R-CNN that are trained apart and share no features.
+"""Object detection with an RPN and a Fast R-CNN that are trained separately and share no features.
 
 from detection import Detector, evaluate, train
 run = train("images_and_labels", minutes=10)

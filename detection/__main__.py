@@ -31,14 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     tools = _tools()
     options_parser = parser(
-        "Object detection with an RPN and a Fast R-CNN that are trained apart.", _epilog(tools), name=COMMAND
+        "Object detection with an RPN and a Fast R-CNN that are trained separately.", _epilog(tools), name=COMMAND
     )
     options_parser.add_argument(
         "--version", action="version", version=f"%(prog)s {importlib.metadata.version('resnext-detection')}"
     )
-    options_parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    options_parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
     options_parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, metavar="…", help="of the command; --help lists them"
+        "arguments", nargs=argparse.REMAINDER, metavar="…", help="options of the command; `COMMAND --help` lists them"
     )
     options = options_parser.parse_args(arguments)
     name = options.command.replace("-", "_")
@@ -76,8 +76,12 @@ def _epilog(tools: dict[str, Path]) -> str:
             "commands:",
             *lines,
             "",
-            f"`{COMMAND} COMMAND --help` is complete. A path that begins with configs/ names a configuration of the",
-            "project where the current folder has no such file, as in --config configs/modern/resnext50_32x4d.yaml.",
+            "to begin, with a folder DIR of images and labels in COCO, YOLO, Pascal VOC or CSV format:",
+            f"  {COMMAND} train --data DIR --minutes 30",
+            f"  {COMMAND} predict --weights runs/NAME/detector.pt images/",
+            "",
+            "A path that begins with configs/ names a configuration that is installed with the project, unless the",
+            "current folder has a file of that name: --config configs/modern/resnext50_32x4d.yaml.",
         ]
     )
 

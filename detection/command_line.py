@@ -177,8 +177,8 @@ def add_config_arguments(
     arguments: argparse.ArgumentParser,
     *,
     config: bool = True,
-    output: str = "folder of the run (output); runs/<name> by default",
-    default: str = "the demo (configs/demo.yaml), which draws its own images",
+    output: str = "folder of the run (output; default: runs/<name>)",
+    default: str = "configs/demo.yaml, the demo, which draws its own images",
     example: str = "rpn.training.steps=1000",
 ) -> None:
     """Adds --config, --data, --output and key=value, which `read_config` turns into a configuration."""
@@ -186,43 +186,47 @@ def add_config_arguments(
         arguments.add_argument(
             "--config",
             type=Path,
-            help=f"YAML file; without it, {default}",
+            metavar="FILE",
+            help=f"the configuration, a YAML file (default: {default})",
         )
-    arguments.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
+    arguments.add_argument("--data", metavar="DIR", help="folder of the data set (data.root)")
     arguments.add_argument("--output", metavar="DIR", help=output)
     arguments.add_argument(
         "overrides",
         nargs="*",
         metavar="key.sub=value",
-        help=f"any value of the configuration, such as {example}; checked like the file",
+        help=f"changes a value of the configuration, such as {example}",
     )
 
 
 def add_fitting_arguments(arguments: argparse.ArgumentParser) -> None:
     """Adds --minutes, --from, --device and key=value, by which a configuration is fitted to data."""
     arguments.add_argument(
-        "--minutes", type=float, metavar="N", help="time for the whole chain on this machine; by default the steps are "
-        "set by the number of images",
+        "--minutes", type=float, metavar="N", help="time for both trainings, proposals and evaluation together, on "
+        "this machine (default: the number of steps follows from the number of images)",
     )  # fmt: skip
     arguments.add_argument(
-        "--from", dest="init_from", type=Path, metavar="FILE", help="detector.pt that both networks start from"
+        "--from", dest="init_from", type=Path, metavar="FILE", help="detector.pt to start from, also of other classes"
     )
     arguments.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains (default: a GPU if there is one)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device to train on (default: a GPU if there is one)",
     )
     arguments.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="any value of the configuration, such as data.format=voc"
+        "overrides", nargs="*", metavar="key.sub=value", help="changes a value of the configuration: data.format=voc"
     )
 
 
 def add_training_arguments(arguments: argparse.ArgumentParser) -> None:
     """Adds --resume, --dry-run and --print-config, which every training tool has."""
-    arguments.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    arguments.add_argument("--resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     arguments.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything (missing demo images are drawn, missing weights downloaded), measure a few steps, "
-        "print the plan; nothing is written into the run's folder",
+        help="measure a few steps and print the plan and the time that the training will take; missing weights are "
+        "downloaded, but nothing is written into the run's folder",
     )
     arguments.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
 

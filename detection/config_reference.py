@@ -31,13 +31,14 @@ FILES = {"configuration.md": lambda: markdown(), "configuration.schema.json": la
 
 _HEADING = """# Configuration
 
-Every key of a configuration file, with its default. Generated from `detection/config.py` by
-`python -m detection.config_reference`; change it there. `python tools/new_config.py --data DIR` writes a file with
-values that fit your data, `--print-config` of a training tool prints the whole configuration, and `key.sub=value` on
-the command line changes any value. A file may name another one in `base:`, relative to itself, and change its values.
+Every key of a configuration file, with its default. `rpn.training.steps` is the key `steps` in the section `training`
+of the section `rpn`. `python tools/new_config.py --data DIR` writes a file with values that fit your data.
+`rpn.training.steps=9000` on the command line changes a value. `base:` names another file, relative to this one, whose
+values hold where this one states none. `--print-config` of a training tool prints the whole configuration.
 
-Editors with a YAML language server complete and check keys with this first line in a file:
-`# yaml-language-server: $schema=path/to/docs/configuration.schema.json`
+Editors with a YAML language server complete and check keys if a file begins with the line
+`# yaml-language-server: $schema=path/to/docs/configuration.schema.json`. This page is generated from
+`detection/config.py` by `python -m detection.config_reference`.
 """
 
 
@@ -102,7 +103,8 @@ def markdown() -> str:
         own = key.name.rpartition(".")[0]
         if own != section:
             section = own
-            parts.append(f"\n## {own or 'The experiment'}\n\n| key | default | values | |\n| --- | --- | --- | --- |")
+            heading = "| key | default | values | meaning |\n| --- | --- | --- | --- |"
+            parts.append(f"\n## {own or 'The experiment'}\n\n{heading}")
         cells = (f"`{key.name}`", f"`{_yaml(key.default)}`", _values(key), key.comment)
         parts.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
     return "\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Checks a data set before a long run: the annotations and every image. Your files are only read."""
+"""Checks the labels and every image of a data set, and writes a page with advice; no file of yours is changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPILOG = """examples:
   python tools/check_dataset.py --config mine.yaml
       both splits: data.train as a training reads it, data.test as an evaluation reads it
   python tools/check_dataset.py --data images_and_labels
-      a folder without a configuration: format, splits and classes are found out
+      a folder without a configuration: format, splits and classes are detected
 
 All findings of a split are reported at once, with counts and the first examples: first what the tools refuse, then
 what they repair (they never change your files) and what is implausible. Then the two splits are compared. Every image
@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add_config_arguments(
         options_parser,
-        output="folder of the page, or its file name.html; runs/<name> by default",
-        default="what --data holds, or else the demo",
+        output="folder of the page, or its name.html (default: runs/<name>)",
+        default="the data set in --data, or the demo",
+        example="data.format=voc",
     )
     options = options_parser.parse_intermixed_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Writes the network of any checkpoint: rpn.pt, or fastrcnn.pt and detector.pt."""
+"""Turns a checkpoint of a training into rpn.pt, or into fastrcnn.pt and detector.pt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares evaluated runs on the same test set: AP by class and object size with intervals, curves, configurations."""
+"""Compares evaluated runs on the same test set: AP by class and size with confidence intervals, configurations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EPILOG = """examples:
   python tools/compare_runs.py runs/a runs/b runs/c --output comparison.html --draws 1000
 
 Each run is a folder with evaluation/, as tools/eval_coco.py writes it, or such an evaluation folder itself. The first
-run is what the others are compared with. An interval is that of the bootstrap over the test images: a difference whose
-interval leaves out 0 is more than the choice of the test images explains. What another seed would change is not in
-it."""
+run is what the others are compared with. The confidence intervals are computed by a bootstrap over the test images: if
+the interval of a difference does not contain 0, the choice of the test images does not explain the difference. The
+intervals do not cover what changes with another seed of the training."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Writes a data set in any format that is read as COCO, YOLO or Pascal VOC into a new folder."""
+"""Converts a data set of any format that is read to COCO, YOLO or Pascal VOC, into a new folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/convert_dataset.py --data images_and_labels --to coco --output as_coco
-      every split that the folder has; the format is found out
+      every split that the folder has; its format is detected
   python tools/convert_dataset.py --data images_and_labels --to yolo --output divided data.split.test=0.2
-      a set that comes in one piece, divided
+      a set without splits, divided into train and test
   python tools/convert_dataset.py --config mine.yaml --to voc --output as_voc --cleaned --link
-      what a training gets of the splits of a configuration; the images are links
+      the splits of a configuration after the repairs that a training makes; images are linked instead of copied
 
 A conversion is not needed to train: all tools read the formats as they are. The original files are only read. Without
 --cleaned, boxes are written as they are stated."""
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(
         options_parser,
         output="the new folder; must not exist",
-        default="what --data holds",
+        default="the data set in --data",
         example="data.split.test=0.2",
     )
     options = options_parser.parse_intermixed_args(arguments)

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # earlier name
     options_parser.add_argument(
         "--no-ground-truth-proposals", dest="ground_truth_proposals", action="store_const", const=False,
-        help="do not also run the Fast R-CNN on the objects themselves, which tells what the proposals lose",
+        help="do not run the Fast R-CNN a second time on the objects themselves, which tells what the proposals lose",
     )  # fmt: skip
     options_parser.add_argument(
         "--backend", choices=("arrays", "pycocotools"),

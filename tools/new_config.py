@@ -14,7 +14,7 @@ EPILOG = """examples:
   python tools/new_config.py --data images_and_labels
       format, splits, classes, image size, anchors and limits by the data; writes images_and_labels.yaml
   python tools/new_config.py --data images_and_labels --minutes 30 --output half_hour.yaml
-      as many steps as both trainings, proposals and evaluations leave time for on this machine, by measured steps
+      as many steps as fit into half an hour on this machine, together with proposals and evaluations, by measured steps
   python tools/new_config.py --data images_and_labels --output tuned.yaml data.split.test=0.1 rpn.samples=128
       values of your own; the rest is fitted to them
 

@@ -15,6 +15,7 @@ from detection.command_line import parser, run
 
 EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
+      one image (in a photograph, the demo's detector finds nothing: it knows only drawn shapes)
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
   python tools/predict.py --weights runs/demo/detector.pt images/ --thresholds best
   python tools/predict.py --weights runs/demo/detector.pt aerial.tif --tile 800 --overlap 0.2
@@ -48,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser.add_argument(
         "--thresholds",
         metavar="best|FILE",
-        help="draw detections with at least the best score of their class (the best F1): those that the last "
-        "tools/eval_coco.py wrote beside the weights, in evaluation/thresholds.json, or those of a thresholds.json",
+        help="draw detections with at least the threshold of their class. best: the thresholds with the best F1, from "
+        "evaluation/thresholds.json beside the weights, which tools/eval_coco.py writes; or another such FILE",
     )
     options_parser.add_argument(
         "--tile",
@@ -58,7 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="detect in overlapping tiles of this side, and merge their detections: for small objects in large images",
     )
     options_parser.add_argument(
-        "--overlap", type=float, metavar="SHARE", help="least share of its side that a tile shares (default: 0.2)"
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="least overlap of two tiles, as a share of their side (default: 0.2)",
     )
     options_parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     options_parser.add_argument(

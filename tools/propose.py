@@ -1,4 +1,4 @@
-"""Writes the proposals of a trained RPN on a split of the data set."""
+"""Computes the proposals of a trained RPN on a split of the data set and writes them to a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detection.command_line import add_config_arguments, overrides, parser, run
 
 EPILOG = """examples:
   python tools/propose.py --weights runs/demo/rpn.pt
-      on the training split, for tools/train_fastrcnn.py (which writes them itself if they are missing)
+      on the training split, for tools/train_fastrcnn.py (which also does this if they are missing)
   python tools/propose.py --weights runs/demo/rpn.pt --split test --store test.st
       then: python tools/eval_coco.py --proposals test.st
   torchrun --nproc-per-node 8 tools/propose.py --weights …

@@ -14,20 +14,20 @@ from detection.command_line import DEMO, add_fitting_arguments, overrides, parse
 
 EPILOG = """examples:
   python tools/train.py --data images_and_labels
-      writes a configuration for them, runs/images_and_labels/images_and_labels.yaml, and trains by it
+      writes a configuration that fits them, runs/images_and_labels/images_and_labels.yaml, and trains with it
   python tools/train.py --data images_and_labels --minutes 30
-      as many steps as half an hour has room for on this machine
+      with as many steps as fit into half an hour on this machine
   python tools/train.py --data more_images --from runs/images_and_labels/detector.pt
       starts from the weights of a trained detector, also of other classes
   python tools/train.py --config mine.yaml
-      by a configuration; --data DIR is its data.root
+      trains with an existing configuration; --data DIR replaces its data.root
   python tools/train.py
       the demo
   torchrun --nproc-per-node 8 tools/train.py --config …
       on eight GPUs
 
-After Ctrl-C, a crash or a power cut, the same command goes on where it stopped. What is finished in the run's folder
-and fits is not done again. Another configuration needs another --output.
+After Ctrl-C, a crash or a power cut, the same command continues where it stopped; finished parts are not repeated.
+Another configuration needs another --output.
 
 next: python tools/predict.py --weights <output>/detector.pt IMAGES"""
 
@@ -35,17 +35,18 @@ next: python tools/predict.py --weights <output>/detector.pt IMAGES"""
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument(
-        "--config", type=Path, help="YAML file; without it, one is written for --data, or else the demo is trained"
-    )
+        "--config", type=Path, metavar="FILE",
+        help="the configuration, a YAML file (default: with --data, one is written; otherwise the demo is trained)",
+    )  # fmt: skip
     options_parser.add_argument("--data", metavar="DIR", help="folder of the data set (data.root)")
-    options_parser.add_argument("--output", metavar="DIR", help="folder of the run; runs/<name> by default")
+    options_parser.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/<name>)")
     add_fitting_arguments(options_parser)
     options = options_parser.parse_intermixed_args(arguments)
     fits = options.config is None and options.data is not None
     if options.minutes is not None and not fits:
         raise UserError(
-            "--minutes counts where a configuration is written for --data; for --config, write one with "
-            "tools/new_config.py --minutes, or change rpn.training.steps and fast_rcnn.training.steps"
+            "--minutes is for --data without --config, where a configuration is written. With --config, change "
+            "rpn.training.steps and fast_rcnn.training.steps, or write the file by tools/new_config.py --minutes"
         )
 
     from detection.experiment.training_run import run_for_config, run_for_data

@@ -22,7 +22,7 @@ EPILOG = """examples:
   python tools/train_fastrcnn.py
       the demo, after tools/train_rpn.py
   python tools/train_fastrcnn.py --config configs/paper/resnext101_32x4d.yaml --data /path/to/coco
-      the paper's Fast R-CNN on the proposals of <output>/rpn.pt, which are written first if they are missing
+      the paper's Fast R-CNN, on the proposals of <output>/rpn.pt, which are computed first if they are missing
   python tools/train_fastrcnn.py --config … --rpn other/rpn.pt
       on the proposals of another RPN
   torchrun --nproc-per-node 8 tools/train_fastrcnn.py …

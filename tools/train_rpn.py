@@ -30,9 +30,9 @@ EPILOG = """examples:
   python tools/train_rpn.py --config … --resume
       continues from the newest checkpoint
   python tools/train_rpn.py --config … --resume rpn.training.steps=9000
-      a finished run goes on with more steps
+      continues a finished run with more steps
   python tools/train_rpn.py --config mine.yaml init_from=old/detector.pt
-      starts from a trained detector, also of other classes (the same for tools/train_fastrcnn.py)
+      starts from a trained detector, also of other classes; also for tools/train_fastrcnn.py
 
 next: python tools/train_fastrcnn.py, with the same --config, --data and --output"""
 

@@ -76,7 +76,8 @@ def _card(folder: Path, trained: TrainedDetector, config: settings.Config, evalu
     sections = [
         _MARK,
         f"# {printable(config.name)}",
-        "A Faster R-CNN whose RPN and Fast R-CNN were trained apart and share no features; `detector.pt` holds both.",
+        "A Faster R-CNN whose RPN and Fast R-CNN were trained separately and share no features. `detector.pt` contains "
+        "both.",
         f"**Classes** ({len(names)}): {', '.join(names[:_CLASSES_SHOWN])}{more}.",
         "## Training\n\n" + _table([("", "RPN", "Fast R-CNN"), *_training(trained)]),
         "## Result\n\n" + (_result(evaluation) if evaluation else "Not evaluated yet."),
