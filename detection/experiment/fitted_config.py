@@ -175,11 +175,11 @@ def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minute
     more = ", …" if len(train.category_names) > 20 else ""
     time = "" if minutes is None else f", for {minutes:g} minutes on this machine"
     lines = [
-        f"Written by tools/new_config.py{time}: change what you like. Every value has its reason behind or above it; "
-        f"what begins with `{preset}:` is from the preset configs/{preset}/, which names its sources. Keys that are "
-        "not here have their defaults (docs/configuration.md).",
+        f"Written by tools/new_config.py{time}. Change values as you like; the comment behind or above each gives its "
+        f"reason. `{preset}:` marks values of the preset configs/{preset}/, which names the papers; `ours` are those "
+        "that no paper states. Keys that are not here have their defaults (docs/configuration.md).",
         f"data.train: {contents_of(train)}.",
-        "data.test: none: no AP is computed, and no best weights are kept."
+        "data.test: none; therefore no AP is computed, and the last weights are written instead of the best."
         if test is None
         else f"data.test: {contents_of(test)}.",
         f"Objects of each class in data.train: {classes}{more}.",
