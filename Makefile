@@ -1,6 +1,6 @@
-# make demo   draw a data set, train both networks on it, evaluate, leave images (under ten minutes on two CPU cores)
-# make test   the tests
-# Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), whatever state it is in, in the versions of constraints.txt.
+# make demo   draws a data set, trains both networks on it, evaluates, writes a report (under ten minutes on two CPU cores)
+# make test   runs the tests
+# Both first set up .venv from requirements.txt (the tests: requirements-dev.txt), in the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,8 +19,9 @@ demo: setup
 	$(RUN) tools/train_fastrcnn.py
 	$(RUN) tools/eval_coco.py --weights runs/demo/detector.pt
 	@echo
-	@echo "Look at runs/demo/evaluation/report.html. To find objects in images of your own:"
-	@echo "    $(RUN) tools/predict.py --weights runs/demo/detector.pt IMAGE…"
+	@echo "The report is runs/demo/evaluation/report.html. This detector knows six drawn shapes and nothing else."
+	@echo "To train one on images of your own, with labels in COCO, YOLO, Pascal VOC or CSV format in the folder DIR:"
+	@echo "    $(RUN) tools/train.py --data DIR --minutes 30"
 
 # pytest-xdist: one worker process per core, each with one thread (tests/conftest.py) and up to 1 GB, so at most 8. With
 # `worksteal` each worker runs neighbouring files, whose fixtures are made once, and an idle one takes over half of what another has left.
