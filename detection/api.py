@@ -112,7 +112,7 @@ def train(
             )
         )
     if minutes is not None:
-        raise UserError("minutes counts where a configuration is written; change its training.steps instead")
+        raise UserError("minutes is for data without a config; change the training.steps of the configuration instead")
     own = list(changes)
     for key, value in (("data.root", data), ("output", output)):
         if value is not None:

@@ -51,7 +51,7 @@ def test_train_by_a_configuration(data: Path, tmp_path: Path) -> None:
     run = detection.train(data, config=path, output=tmp_path / "it's", device="cpu")
     assert (tmp_path / "it's" / "detector.pt").is_file()
     assert run.figures is not None
-    with pytest.raises(UserError, match="minutes counts where a configuration is written"):
+    with pytest.raises(UserError, match="minutes is for data without a config"):
         detection.train(data, config=path, minutes=3)
     with pytest.raises(UserError, match="the folder of the data"):
         detection.train()
