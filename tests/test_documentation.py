@@ -143,7 +143,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-NEED_DOWNLOADS = ("/path/to/", "runs/paper_", "runs/imagenet_")  # parsed above
+NEED_DOWNLOADS = ("/path/to/", "runs/paper_", "runs/pyramid_", "runs/imagenet_")  # parsed above
 
 
 def _runs(command: Command) -> bool:
