@@ -146,7 +146,7 @@ def source_of_split(
         if len(layout.splits) == 1:
             only = next(iter(layout.splits))
             raise NoSuchSplit(
-                f"{root}: {layout} comes in one piece{notes}; data.split.test=0.2 divides it, data.{which}.name={only} "
+                f"{root}: {layout} has no splits{notes}; data.split.test=0.2 divides it, data.{which}.name={only} "
                 f"takes all of it, or name other labels as data.{which}.annotations and data.{which}.images"
             )
         raise NoSuchSplit(

@@ -160,24 +160,25 @@ KINDS: dict[str, Kind] = {
     ),
     "image_name_twice": Kind(
         "file names that several image ids share",
-        "taken as images of their own, in each of which the others' objects are background; give an image one id",
+        "used as different images, in each of which the objects annotated under the other ids are background; give an "
+        "image one id",
     ),
     "image_content_twice": Kind(
         "images with the same pixels as another one",
-        "taken as images of their own, in each of which the other's objects are background; keep one of them",
+        "used as different images, in each of which the objects annotated in the other are background; remove one",
     ),
     "image_nearly_twice": Kind(
-        "images that nearly equal another one (the same scaled, compressed anew, or taken a moment later)",
-        "taken as images of their own; they add little to a training",
+        "images that are nearly equal to another one (resized, compressed again, or taken a moment later)",
+        "used as different images; they add little to a training",
     ),
     "image_nearly_in_both_splits": Kind(
-        "images of data.test that nearly equal one of data.train",
-        "used in both; figures of images that were nearly trained on say little about others: keep what belongs "
+        "images of data.test that are nearly equal to one of data.train",
+        "used in both; AP on them is too high, because they are almost known from the training: keep what belongs "
         "together (a video, a place, a patient) in one split",
     ),
     "image_in_both_splits": Kind(
         "images of data.test with the same pixels as one of data.train",
-        "used in both; figures of images that were trained on say little about others",
+        "used in both; AP on them is too high, because they are known from the training: remove them from one split",
     ),
     "image_nearly_black": Kind(
         "images that are nearly black, as 12-bit data in 16 bits are",

@@ -125,7 +125,7 @@ def test_the_test_split_is_preferred_to_val_and_either_can_be_named(tmp_path: Pa
 def test_a_set_in_one_piece_asks_for_the_key_that_divides_it(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     write(tmp_path / "a.xml", voc("a.jpg", CAT))
-    with pytest.raises(UserError, match=r"comes in one piece; data\.split\.test=0\.2 divides it, data\.test\.name=all"):
+    with pytest.raises(UserError, match=r"has no splits; data\.split\.test=0\.2 divides it, data\.test\.name=all"):
         opened(tmp_path, "test")
     assert len(opened(tmp_path, "test", test=settings.Split("all"))) == 1
 
