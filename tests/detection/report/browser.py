@@ -65,6 +65,11 @@ class Tab:
         os.close(self._read)
         os.close(self._write)
 
+    def open(self, page: Path) -> None:
+        """Loads another page from the disk."""
+        self._call("Page.navigate", url=page.as_uri())
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(page.as_uri())}")
+
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
