@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,35 @@ def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> N
     nothing = np.zeros(len(content["annotations"]), dtype=bool)
     assert len(said(content, rows, share_of(content, nothing, 1.0), shared=("a.jpg",))) <= MOST
     assert len(IOU_THRESHOLDS) == 10
+
+
+def test_an_analysis_of_an_earlier_version_names_the_command_that_renews_it(
+    content: dict[str, Any], rows: np.ndarray
+) -> None:
+    """Whichever key is missing, at any depth, there is a sentence and no KeyError."""
+    truth = loaded(content)
+    figures = average_precision(truth, rows)
+    share = share_of(content, np.ones(len(content["annotations"]), dtype=bool), 0.95)
+    analysis = json.loads(json.dumps(analyse(truth, rows, figures, share, rows).content))
+    whole = advice(Seen(figures.to_dict(), analysis))
+    parts = [*analysis, *(f"{one}.{key}" for one in ("label_checks", "proposal_share") for key in analysis[one])]
+    parts += [f"label_checks.classes.{key}" for key in analysis["label_checks"]["classes"][0]]
+    told = {}
+    for part in parts:
+        *ways, last = part.split(".")
+        earlier = copy.deepcopy(analysis)
+        owners: list[dict[str, Any]] = [earlier]
+        for way in ways:
+            owners = [one for owner in owners for one in (owner[way] if way == "classes" else [owner[way]])]
+        for owner in owners:
+            del owner[last]
+        told[part] = advice(Seen(figures.to_dict(), earlier))
+    renewed = {part for part, sentences in told.items() if "an earlier version" in sentences[0]}
+    for part in renewed:
+        assert len(told[part]) == 1
+        assert f"lacks {part}" in told[part][0]
+        assert "tools/eval_coco.py --weights" in told[part][0]
+    assert {"box_offsets", "confusion_of_best", "label_checks.boxes_classified", "proposal_share.sides"} <= renewed
+    # what no rule reads changes nothing
+    assert set(parts) - renewed == {"proposal_share", "proposal_share.proposals", "label_checks.classes.other"}
+    assert told["label_checks.classes.other"] == told["proposal_share.proposals"] == whole
