@@ -18,6 +18,7 @@ RULES: tuple[Callable[[Seen], Iterable[Sentence]], ...] = (
     advice_on_data.exchanged_names,
     advice_on_data.moved_boxes,
     advice_on_data.missing_labels,
+    advice_on_data.rarer_labels,
     advice_on_data.unfound_labels,
     advice_on_mistakes.confusions,
     advice_on_proposals.proposals,

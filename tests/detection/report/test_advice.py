@@ -14,10 +14,11 @@ import detection.report.advice as advice_module
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.coco_parameters import IOU_THRESHOLDS
 from detection.evaluation.proposal_share import Coverage, ProposalShare, proposal_share
+from detection.experiment import class_rates
 from detection.experiment.analysis import analyse
 from detection.report import advice_on_data, advice_on_mistakes, advice_on_proposals
 from detection.report.advice import MOST, advice
-from detection.report.seen import LIMITS, Seen
+from detection.report.seen import LIMITS, RarerLabels, Seen
 from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
 
 RULES_OF = (advice_on_data, advice_on_mistakes, advice_on_proposals)
@@ -241,6 +242,18 @@ def test_scores_that_are_too_high(content: dict[str, Any]) -> None:
     assert "Scores are higher by 0." in " ".join(said(content, rows))
 
 
+def test_labels_that_are_rarer_in_a_split(content: dict[str, Any], rows: np.ndarray) -> None:
+    truth = loaded(content)
+    figures = average_precision(truth, rows)
+    rarer = [RarerLabels("cat", 0.5, 1.02, 1.0), RarerLabels("dog", 2.0, 0.9, 2.1), RarerLabels("bird", 0.25, 1.0, 1.0)]
+    first, second, *_ = advice(Seen(figures.to_dict(), analyse(truth, rows, figures).content, rarer=rarer))
+    assert first.startswith(
+        "An image has 0.50 objects of cat in train, and 1.02 in test; an image has 0.25 objects of bird in train, and "
+        "1.00 in test, which is more than chance: labels of cat, bird are probably missing in train"
+    )
+    assert second.startswith("An image has 0.90 objects of dog in test, and 2.00 in train")
+
+
 def test_shared_images_come_first(content: dict[str, Any], rows: np.ndarray) -> None:
     first = said(content, rows, shared=("a.jpg", "b.jpg"))[0]
     assert first.startswith("2 of 100 test images also stand in train (the first: a.jpg)")
@@ -265,7 +278,7 @@ def test_few_objects(rows: np.ndarray) -> None:
 
 
 def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> None:
-    rules = [Path(str(module.__file__)) for module in (advice_module, *RULES_OF)]
+    rules = [Path(str(module.__file__)) for module in (advice_module, *RULES_OF, class_rates)]
     source = "".join(path.read_text(encoding="utf-8") for path in rules)
     assert all(f'LIMITS["{name}"]' in source for name in LIMITS)
     rows = made_detections(content, 11, faults=0.9)
