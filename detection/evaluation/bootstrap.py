@@ -80,21 +80,23 @@ def _average_precision(matched: Matching, counts: np.ndarray, classes: int) -> n
 
     The draws of a block stand one after the other: a *group* is one class in one draw, and there are b · K of them.
     """
-    weights = counts[:, matched.images]
-    counted = running_sums(weights * matched.inside)
+    draws = len(counts)
+    inside = np.flatnonzero(matched.inside)
+    before = running_sums(matched.inside)  # of each detection, those of the range before it
+    counted = running_sums(counts[:, matched.images[inside]])
     targets = _sums(counts[:, matched.target_images], matched.target_classes, classes)
     present = np.flatnonzero(targets)
     needed = finds_needed(targets[present])
-    starts = _in_blocks(matched.starts[:-1], len(counts), len(matched.images))
+    starts = _in_blocks(before[matched.starts[:-1]], draws, len(inside))
     average = np.zeros(targets.shape)
     for finders, regular in matched.finds:
-        own = weights[:, finders]
-        found = own * regular
-        finds, corrections = running_sums(found), running_sums(found - own * matched.inside[finders])
+        weights = counts[:, matched.images[finders]]
+        found = weights * regular
+        finds, corrections = running_sums(found), running_sums(found - weights * matched.inside[finders])
         bounds = np.searchsorted(finders, matched.starts)
-        first, size = _in_blocks(bounds[:-1], len(counts), len(finders)), np.tile(np.diff(bounds), len(counts))
+        first, size = _in_blocks(bounds[:-1], draws, len(finders)), np.tile(np.diff(bounds), draws)
         number = finds[1:] - np.repeat(finds[first], size)
-        total = counted[_in_blocks(finders, len(counts), len(matched.images)) + 1] + corrections[1:]
+        total = counted[_in_blocks(before[finders + 1], draws, len(inside))] + corrections[1:]
         total -= np.repeat(counted[starts] + corrections[first], size)
         precision = np.divide(number, total, out=np.zeros(len(number)), where=total > 0)
         # A find that is drawn n times stands for n finds of the same precision.
@@ -102,7 +104,7 @@ def _average_precision(matched: Matching, counts: np.ndarray, classes: int) -> n
         average[present] += np.ascontiguousarray(levels).mean(axis=1)
     average /= len(matched.finds)
     average[targets == 0] = np.nan
-    return average.reshape(len(counts), classes)
+    return average.reshape(draws, classes)
 
 
 def _in_blocks(places: np.ndarray, draws: int, size: int) -> np.ndarray:

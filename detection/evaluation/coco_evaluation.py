@@ -108,7 +108,7 @@ class Matching:
     ids. inside: bool (D,), whether a detection's own area is in the range: it counts only then, but for the finds.
     finds: of each threshold, the detections that find an object, int64 (F,) ascending, and whether it is a target, bool
     (F,): they count then, and do not otherwise. Those without effect are left out. target_classes, target_images:
-    int64, of the targets.
+    int64, of the targets, by class.
     """
 
     starts: np.ndarray
