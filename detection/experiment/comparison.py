@@ -230,7 +230,7 @@ def _differing(configurations: Sequence[dict[str, Any]]) -> dict[str, list[str]]
     keys = dict.fromkeys(key for one in configurations for key in one if key not in _IGNORED)
     rows = {key: [one.get(key, "—") for one in configurations] for key in keys}
     return {
-        key: [str(value) for value in values]
+        key: [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
         for key, values in rows.items()
         if any(value != values[0] for value in values)
     }
