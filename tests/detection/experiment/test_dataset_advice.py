@@ -178,7 +178,8 @@ def test_it_is_drawn_in_a_browser(page: Path, tmp_path: Path) -> None:
             for dark in (False, True):
                 tab.resize(width, dark=dark)
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width
-                shown = "[...document.querySelectorAll('img, svg, p, td:not(.bar)')].filter(one => !one.closest('dialog'))"
+                shown = "[...document.querySelectorAll('img, svg, p, td:not(.bar)')]"
+                shown += ".filter(one => !one.closest('dialog'))"
                 assert tab.evaluate(f"{shown}.every(one => one.getBoundingClientRect().height > 0)")
                 back = tab.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert (max(map(int, re.findall(r"\d+", back))) < 60) == dark
