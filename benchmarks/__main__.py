@@ -39,6 +39,7 @@ BENCHMARKS = (
     Benchmark("data_pipeline", "data_pipeline", ["--repeats", "2"], 120, "decode, resize, flip, batch"),
     Benchmark("index_loading", "index_loading", ["--repeats", "1"], 150, "an annotation file of COCO's size"),
     Benchmark("evaluation", "evaluation", ["--repeats", "1", "--images", "2000"], 150, "COCO's figures"),
+    Benchmark("comparison", "comparison", ["--classes", "80"], 90, "comparing two runs, with intervals"),
     Benchmark("roi_align", "roi_align", ["--repeats", "1"], 120, "RoIAlign, forward and backward"),
     Benchmark("grouped", "grouped_convolution", ["--repeats", "1"], 120, "ResNeXt's 3×3, by implementation"),
     Benchmark("backbones", "backbones", ["--repeats", "1"], 300, "ResNeXt beside torchvision's and timm's"),

@@ -6,28 +6,27 @@
 Every fault is one change of the test labels, of inference or, with `--train`, of what a detector is trained on. It is
 evaluated as `tools/eval_coco.py` does it, into a folder of its own below `--work`. Each fault has the words by which a
 sentence of the page names it. A fault is missed if no sentence has its words, and a false alarm if a sentence has them
-although nothing was broken. The exit status is 1 if there is either.
+although nothing was broken. The exit status is 1 if there is either. In benchmarks/results/broken_data_<name of the
+run>.json, the rows of the faults that were tried are replaced, and the others stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
-import random
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from backbones.common.files import user_path
-from benchmarks.common import ROOT
+from benchmarks.common import RESULTS, ROOT, environment, table, write_result
+from benchmarks.data_faults import Content, Fault, anchor_sizes, test_faults, training_faults
 from detection import config as settings
 from detection.command_line import run
 from detection.config_file import change_config
@@ -41,140 +40,6 @@ from detection.experiment.run_folder import RunFolder
 from detection.experiment.stages import train_fast_rcnn, train_rpn
 from detection.training.distributed import process_group
 
-Content = dict[str, Any]  # of a COCO annotation file
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is broken, and the words by which a sentence names it (a regular expression; None: nothing is broken).
-
-    test, train: (annotations of the split, those of the other) → broken annotations. changes: of the configuration.
-    alarming: whether the words are a false alarm where nothing is broken.
-    """
-
-    named: str | None = None
-    test: Callable[[Content, Content], Content] | None = None
-    train: Callable[[Content, Content], Content] | None = None
-    changes: Callable[[settings.Config], Sequence[str]] = lambda config: ()
-    alarming: bool = True
-
-
-def half_removed(name: str) -> Callable[[Content, Content], Content]:
-    """Removes every other box of a class."""
-
-    def broken(content: Content, _: Content) -> Content:
-        number = next(one["id"] for one in content["categories"] if one["name"] == name)
-        own = [one["id"] for one in content["annotations"] if one["category_id"] == number]
-        kept = [one for one in content["annotations"] if one["id"] not in set(own[::2])]
-        return {**content, "annotations": kept}
-
-    return broken
-
-
-def shuffled_names(content: Content, _: Content) -> Content:
-    """Gives each class the name of the next one."""
-    ids = [one["id"] for one in content["categories"]]
-    following = dict(zip(ids, ids[1:] + ids[:1], strict=True))
-    annotations = [{**one, "category_id": following[one["category_id"]]} for one in content["annotations"]]
-    return {**content, "annotations": annotations}
-
-
-def shifted(content: Content, _: Content) -> Content:
-    """Moves every box by 30 % of its width and height, as where a centre is taken for a corner by mistake."""
-    content = copy.deepcopy(content)
-    for one in content["annotations"]:
-        x, y, width, height = one["bbox"]
-        one["bbox"] = [x + 0.3 * width, y + 0.3 * height, width, height]
-    return content
-
-
-def invented(content: Content, _: Content) -> Content:
-    """Adds boxes of the usual sizes where nothing is annotated, a sixth of all or 14."""
-    content, chance = copy.deepcopy(content), random.Random(0)
-    sizes = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
-    taken: dict[int, list[list[float]]] = {number: [] for number in sizes}
-    for one in content["annotations"]:
-        taken[one["image_id"]].append(one["bbox"])
-    number, wanted = 10**6, max(14, len(content["annotations"]) // 6)
-    for _attempt in range(100 * wanted):
-        model, image = chance.choice(content["annotations"]), chance.choice(list(sizes))
-        (_, _, width, height), (across, down) = model["bbox"], sizes[image]
-        if not (0 < width < across and 0 < height < down) or number - 10**6 == wanted:
-            continue
-        x, y = chance.uniform(0, across - width), chance.uniform(0, down - height)
-        if all(x >= a + w or a >= x + width or y >= b + h or b >= y + height for a, b, w, h in taken[image]):
-            number += 1
-            box = [x, y, width, height]
-            taken[image].append(box)
-            content["annotations"].append({**model, "id": number, "image_id": image, "bbox": box})
-    return content
-
-
-def leaked(content: Content, train: Content) -> Content:
-    """Adds a dozen training images to the test split."""
-    last = max(one["id"] for one in content["images"]) + 1
-    new = {one["id"]: last + place for place, one in enumerate(train["images"][:12])}
-    images = [{**one, "id": new[one["id"]]} for one in train["images"] if one["id"] in new]
-    own = [{**one, "image_id": new[one["image_id"]]} for one in train["annotations"] if one["image_id"] in new]
-    annotations = [{**one, "id": 10**6 + place} for place, one in enumerate(own)]
-    return {
-        **content,
-        "images": [*content["images"], *images],
-        "annotations": [*content["annotations"], *annotations],
-    }
-
-
-def smaller_images(config: settings.Config, divisor: int = 4) -> list[str]:
-    """A quarter of the sides."""
-    data = config.data
-    return [
-        f"data.test_shorter_side={data.test_shorter_side // divisor}",
-        f"data.test_longer_side={data.test_longer_side // divisor}",
-    ]
-
-
-def _sizes(config: settings.Config, factor: float) -> list[str]:
-    return [f"rpn.anchor_sizes={[round(factor * size, 2) for size in config.rpn.anchor_sizes]}"]
-
-
-def test_faults(content: Content) -> dict[str, Fault]:
-    """The faults that a trained detector is evaluated with."""
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    of_class = [one["category_id"] for one in content["annotations"]]
-    faults = {"nothing": Fault()}
-    for number, name in names.items():
-        if of_class.count(number) >= 25:
-            words = rf"labels of {re.escape(name)} are probably missing"
-            faults[f"half of the labels of {name} removed"] = Fault(words, half_removed(name))
-    if len(names) > 1:
-        faults["names shuffled"] = Fault("they look exchanged", shuffled_names)
-    faults["boxes shifted"] = Fault("lie to the left of the annotated boxes by .* and above them", shifted)
-    faults["boxes invented"] = Fault("whether there is an object in these boxes", invented)
-    faults["training images in test"] = Fault("test images also stand in train", leaked)
-    faults["images of a quarter"] = Fault(
-        "(network's input.*|less than 0.5 cost .*): larger images", changes=smaller_images, alarming=False
-    )
-    faults["three proposals"] = Fault(
-        "classify more proposals", changes=lambda config: ["rpn.test_proposals.after_nms=3"]
-    )
-    faults["no suppression"] = Fault("a lower fast_rcnn.nms_iou", changes=lambda config: ["fast_rcnn.nms_iou=0.95"])
-    return faults
-
-
-def training_faults(content: Content) -> dict[str, Fault]:
-    """The faults that a detector is trained with; the test split is sound."""
-    names = [one["name"] for one in content["categories"]]
-    faults = {
-        "trained: nothing": Fault(),
-        "trained: anchors too small": Fault(
-            "fit no anchor.*other anchors", changes=lambda config: _sizes(config, 1 / 6)
-        ),
-        "trained: anchors too large": Fault("fit no anchor.*other anchors", changes=lambda config: _sizes(config, 6)),
-    }
-    if len(names) > 1:
-        faults["trained: names shuffled"] = Fault("they look exchanged", train=shuffled_names)
-    return faults
-
 
 def main() -> int:
     options = _arguments().parse_args()
@@ -184,11 +49,31 @@ def main() -> int:
         said = dict(bench.evaluated(options.weights, options.only))
         if options.train:
             said |= dict(bench.trained(options.shorter_side, options.steps, options.only))
+    _write(options.weights.resolve().parent.name, said, bench)
     failed = [name for name, (_, failure) in said.items() if failure]
     print(
         f"\n{len(said) - len(failed)} of {len(said)} as they should be" + "".join(f"\n  not: {one}" for one in failed)
     )
     return 1 if failed else 0
+
+
+def _write(name: str, said: dict[str, tuple[list[str], str]], bench: Bench) -> None:
+    """Writes what was said into the result file of this data set."""
+    path = RESULTS / f"broken_data_{name}.json"
+    rows = {} if not path.exists() else {row[0]: row for row in json.loads(path.read_text())["tables"][0]["rows"]}
+    for fault, (sentences, failure) in said.items():
+        named = {**test_faults(bench.contents["test"]), **training_faults(bench.contents["test"])}[fault].named
+        telling = [one for one in sentences if named is not None and re.search(named, one)]
+        verdict = failure or ("no sentence about the data" if named is None else "named")
+        rows[fault] = [fault, verdict, " ".join(telling or sentences[:1])]
+    content = table(
+        f"{name}: what is broken on purpose, and what the report says",
+        ["broken", "the page", "its sentence (where nothing is broken or it is missed, the first)"],
+        list(rows.values()),
+    )
+    write_result(
+        path, {"title": f"Broken data: {name}", "environment": environment("broken_data"), "tables": [content]}
+    )
 
 
 class Bench:
@@ -214,7 +99,7 @@ class Bench:
         """The same with detectors trained from scratch for a few steps."""
 
         def train(name: str, config: settings.Config) -> Path:
-            config = dataclasses.replace(config, output=str(self.folder / _plain(name)))
+            config = dataclasses.replace(config, output=str(self.folder / _plain(name.partition(" (")[0])))
             folder = RunFolder.of(config)
             if not folder.detector.exists():
                 train_rpn(config, self.device, resume=True)
@@ -297,7 +182,7 @@ def _short(config: settings.Config, scale: float, steps: Sequence[int]) -> list[
         f"data.longer_side={round(scale * data.longer_side)}",
         f"data.test_shorter_side={round(scale * data.test_shorter_side)}",
         f"data.test_longer_side={round(scale * data.test_longer_side)}",
-        *_sizes(config, scale),
+        *anchor_sizes(config, scale),
     ]
     for network, number in zip(("rpn", "fast_rcnn"), steps, strict=True):
         changes += [f"{network}.training.{key}" for key in (f"steps={number}", "evaluate_every=null", "keep_best=null")]

@@ -5,7 +5,7 @@ images are drawn anew with replacement, as many as there are, and AP is computed
 once; a draw only changes how often each image counts. All detectors are measured on the same draws, so that the
 interval of a difference is narrower than the intervals of its sides suggest.
 
-Shapes: D detections, M images, K classes, B draws, I IoU thresholds, R recall levels.
+Shapes: D detections, M images, K classes, T targets, F finds (see `Matching`), B draws, b draws of a block.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.evaluation.coco_evaluation import MatchedDetections, matched_detections
+from detection.evaluation.coco_evaluation import Matching, matchings
 from detection.evaluation.coco_parameters import AREA_RANGES, RECALL_LEVELS
 from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.groups import running_sums
+from detection.evaluation.precision_recall import at_levels, finds_needed
 
 DRAWS = 200
 INTERVAL = 0.95
-_VALUES_AT_A_TIME = 4_000_000  # weights of detections in memory
+_VALUES_AT_A_TIME = 500_000  # of a block of draws; larger blocks do not fit the processor's cache, and are slower
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,12 @@ def bootstrap(ground_truth: GroundTruth, detections: np.ndarray, counts: np.ndar
     The first row of `counts` gives the figures of `average_precision`.
     """
     classes = len(ground_truth.category_ids)
-    sums = {name: np.zeros((len(counts), classes)) for name in AREA_RANGES}
-    matched = matched_detections(ground_truth, detections)
-    thresholds = {name: 0 for name in AREA_RANGES}
-    for name, one in matched:
-        sums[name] += _average_precision(one, counts, classes)
-        thresholds[name] += 1
-    by_class = {name: sums[name] / max(thresholds[name], 1) for name in AREA_RANGES}
+    by_class = {name: np.full((len(counts), classes), np.nan) for name in AREA_RANGES}
+    for name, matched in matchings(ground_truth, detections):
+        sizes = len(matched.images), len(matched.target_images), classes * len(RECALL_LEVELS)
+        step = max(1, _VALUES_AT_A_TIME // max(sizes))
+        for first in range(0, len(counts), step):
+            by_class[name][first : first + step] = _average_precision(matched, counts[first : first + step], classes)
     means = {name: _mean(values) for name, values in by_class.items()}
     return Draws({name: (float(v[0]), v[1:]) for name, v in means.items()}, (by_class["all"][0], by_class["all"][1:]))
 
@@ -74,37 +75,44 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.divide(sums, numbers, out=np.full(len(values), np.nan), where=numbers > 0)
 
 
-def _average_precision(matched: MatchedDetections, counts: np.ndarray, classes: int) -> np.ndarray:
-    """AP of each class on each draw, (B, K), NaN without targets."""
-    average = np.full((len(counts), classes), np.nan)
-    starts = np.searchsorted(matched.classes, np.arange(classes + 1))
-    object_order = np.argsort(matched.target_classes, kind="stable")
-    object_starts = np.searchsorted(matched.target_classes[object_order], np.arange(classes + 1))
-    for k in range(classes):
-        rows = slice(starts[k], starts[k + 1])
-        objects = object_order[object_starts[k] : object_starts[k + 1]]
-        if not len(objects):
-            continue
-        last = int(np.flatnonzero(matched.correct[rows]).max(initial=-1)) + 1  # what follows changes no precision
-        correct, images = matched.correct[rows][:last], matched.images[rows][:last]
-        step = max(1, _VALUES_AT_A_TIME // max(1, len(images)))
-        for first in range(0, len(counts), step):
-            some = slice(first, first + step)
-            targets = counts[some][:, matched.target_images[objects]].sum(axis=1)
-            average[some, k] = _of_draws(counts[some][:, images], correct, targets)
-    return average
+def _average_precision(matched: Matching, counts: np.ndarray, classes: int) -> np.ndarray:
+    """AP of each class on each draw of a block, (b, M) → (b, K), NaN without targets.
+
+    The draws of a block stand one after the other: a *group* is one class in one draw, and there are b · K of them.
+    """
+    draws = len(counts)
+    inside = np.flatnonzero(matched.inside)
+    before = running_sums(matched.inside)  # of each detection, those of the range before it
+    counted = running_sums(counts[:, matched.images[inside]])
+    targets = _sums(counts[:, matched.target_images], matched.target_classes, classes)
+    present = np.flatnonzero(targets)
+    needed = finds_needed(targets[present])
+    starts = _in_blocks(before[matched.starts[:-1]], draws, len(inside))
+    average = np.zeros(targets.shape)
+    for finders, regular in matched.finds:
+        weights = counts[:, matched.images[finders]]
+        found = weights * regular
+        finds, corrections = running_sums(found), running_sums(found - weights * matched.inside[finders])
+        bounds = np.searchsorted(finders, matched.starts)
+        first, size = _in_blocks(bounds[:-1], draws, len(finders)), np.tile(np.diff(bounds), draws)
+        number = finds[1:] - np.repeat(finds[first], size)
+        total = counted[_in_blocks(before[finders + 1], draws, len(inside))] + corrections[1:]
+        total -= np.repeat(counted[starts] + corrections[first], size)
+        precision = np.divide(number, total, out=np.zeros(len(number)), where=total > 0)
+        # A find that is drawn n times stands for n finds of the same precision.
+        levels = at_levels(np.repeat(precision, found.ravel()), finds[first + size] - finds[first], needed, present)
+        average[present] += np.ascontiguousarray(levels).mean(axis=1)
+    average /= len(matched.finds)
+    average[targets == 0] = np.nan
+    return average.reshape(draws, classes)
 
 
-def _of_draws(weights: np.ndarray, correct: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """AP of one class, (B,): weights (B, D) of its detections in order of score, correct (D,), targets (B,)."""
-    place = np.flatnonzero(correct)
-    total = np.cumsum(weights, axis=1, dtype=np.int32)[:, place]
-    found = np.cumsum(weights[:, place], axis=1, dtype=np.int32)
-    precision = np.divide(found, total, out=np.zeros(found.shape), where=total > 0)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)
-    values = np.full(len(weights), np.nan)
-    for draw in np.flatnonzero(targets).tolist():
-        recall = found[draw] / targets[draw]
-        values[draw] = best[draw][np.searchsorted(recall, RECALL_LEVELS)].mean()
-    return values
+def _in_blocks(places: np.ndarray, draws: int, size: int) -> np.ndarray:
+    """Places (n,) in an array of `size` → those in `draws` such arrays one after the other, (draws · n,)."""
+    return (np.arange(draws)[:, None] * size + places).ravel()
+
+
+def _sums(weights: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
+    """The sum of each class's weights in each draw, (b, T) and (T,) → int64 (b · K,)."""
+    groups = _in_blocks(classes, len(weights), number)
+    return np.bincount(groups, weights.ravel(), minlength=len(weights) * number).astype(np.int64)

@@ -100,40 +100,47 @@ class _Pairs:
 
 
 @dataclass(frozen=True)
-class MatchedDetections:
-    """The detections that count at one IoU threshold for one area range, by class and descending score, and targets.
+class Matching:
+    """The best detections of each class and image, by class and descending score, and what they find for one area
+    range at each IoU threshold: what `evaluate` computes AP from.
 
-    classes, images: int64, places in the ground truth's category and image ids; correct: bool. target_classes,
-    target_images: int64.
+    starts: int64 (K + 1,), where each class's detections begin; images: int64 (D,), places in the ground truth's image
+    ids. inside: bool (D,), whether a detection's own area is in the range: it counts only then, but for the finds.
+    finds: of each threshold, the detections that find an object, int64 (F,) ascending, and whether it is a target, bool
+    (F,): they count then, and do not otherwise. Those without effect are left out. target_classes, target_images:
+    int64, of the targets, by class.
     """
 
-    classes: np.ndarray
+    starts: np.ndarray
     images: np.ndarray
-    correct: np.ndarray
+    inside: np.ndarray
+    finds: list[tuple[np.ndarray, np.ndarray]]
     target_classes: np.ndarray
     target_images: np.ndarray
 
 
-def matched_detections(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tuple[str, MatchedDetections]]:
-    """Area range and matching, for each range with targets at each IoU threshold: what `evaluate` computes AP from.
-
-    Arguments as for `evaluate`.
-    """
+def matchings(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tuple[str, Matching]]:
+    """Area range and matching, for each range with targets. Arguments as for `evaluate`."""
     found, objects = _ranked(ground_truth, detections, DETECTION_LIMITS[-1]), _grouped(ground_truth)
     pairs = _overlapping_pairs(found, objects)
     images = len(ground_truth.image_ids)
+    starts = np.searchsorted(found.classes, np.arange(len(ground_truth.category_ids) + 1))
     for name, (low, high) in AREA_RANGES.items():
         ignored = objects.crowds | (objects.areas < low) | (objects.areas > high)
         if ignored.all():
             continue
         inside = (found.areas >= low) & (found.areas <= high)
+        finds = []
         for finders, regular in _finds(pairs, ignored, objects.crowds):
-            correct, counted = np.zeros(len(inside), dtype=bool), inside.copy()
-            correct[finders], counted[finders] = regular, regular
-            yield name, MatchedDetections(
-                found.classes[counted], found.cells[counted] % images, correct[counted],
-                objects.classes[~ignored], objects.cells[~ignored] % images,
-            )  # fmt: skip
+            kept = regular | inside[finders]
+            finds.append((finders[kept], regular[kept]))
+        targets = ~ignored
+        yield (
+            name,
+            Matching(
+                starts, found.cells % images, inside, finds, objects.classes[targets], objects.cells[targets] % images
+            ),
+        )
 
 
 def _ranked(ground_truth: GroundTruth, detections: np.ndarray, most: int) -> _Detections:

@@ -7,6 +7,7 @@ would change.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import yaml
 
 from backbones.common.errors import UserError
+from detection.config_file import config_from_dict, config_to_dict
 from detection.evaluation.bootstrap import DRAWS, Draws, bootstrap, draw_images, interval
 from detection.evaluation.coco_parameters import AREA_RANGES
 from detection.evaluation.ground_truth import GroundTruth
@@ -179,6 +181,11 @@ def _measured(value: float, draws: np.ndarray) -> Measured:
 
 
 def _dataset(folder: Path) -> dict[str, Any]:
+    if (folder / "results.json").is_file() and not (folder / DATASET).exists():
+        raise UserError(
+            f"{folder}: its evaluation is of an earlier version, which did not record the test set ({DATASET}); "
+            f"tools/eval_coco.py --weights {folder.parent / 'detector.pt'} evaluates anew (move the folder away first)"
+        )
     try:
         content = json.loads((folder / DATASET).read_text(encoding="utf-8"))
         if not (folder / "results.json").is_file() or not isinstance(content, dict):
@@ -197,27 +204,36 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, start=1)]
 
 
-def _configuration(path: Path) -> dict[str, str]:
-    """Key → value as text; empty if the run has no configuration."""
+def _configuration(path: Path) -> dict[str, Any]:
+    """Key → value; empty if the run has no configuration. Keys that an earlier version did not have are at
+    their defaults, so that they are no difference."""
     try:
-        return dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8")), ""))
-    except (OSError, yaml.YAMLError):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
+    with contextlib.suppress(UserError):
+        values = config_to_dict(config_from_dict(values, str(path)))
+    return dict(_flat(values, ""))
 
 
-def _flat(values: Any, prefix: str) -> list[tuple[str, str]]:
+def _flat(values: Any, prefix: str) -> list[tuple[str, Any]]:
     if not isinstance(values, Mapping) or not values:
-        return [(prefix, str(values))]
+        return [(prefix, values)]
     pairs = []
     for key, value in values.items():
         pairs += _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return pairs
 
 
-def _differing(configurations: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-    keys = dict.fromkeys(key for one in configurations for key in one)
-    rows = {key: [one.get(key, "—") for one in configurations] for key in keys if key not in _IGNORED}
-    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+def _differing(configurations: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Key → values as text, where the values differ; 64 and 64.0 do not."""
+    keys = dict.fromkeys(key for one in configurations for key in one if key not in _IGNORED)
+    rows = {key: [one.get(key, "—") for one in configurations] for key in keys}
+    return {
+        key: [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
+        for key, values in rows.items()
+        if any(value != values[0] for value in values)
+    }
 
 
 def _curves(roots: Sequence[Path], names: Sequence[str]) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -16,8 +16,10 @@ from detection.data.plausibility import LIMIT_OF_CLASS
 from detection.experiment import dataset_images
 from detection.experiment.anchor_advice import anchor_blocks
 from detection.experiment.checking import Verdict, similar_across
+from detection.experiment.class_rates import rarer_labels
 from detection.experiment.illustrations import evenly_spread
 from detection.experiment.run_folder import RunFolder
+from detection.report.advice_on_data import rarer_labels_texts
 from detection.report.dataset_page import Block, write_dataset_page
 from detection.report.page import ShownImage
 from detection.report.sections import Table
@@ -47,6 +49,8 @@ def write_page(config: settings.Config, verdicts: Sequence[Verdict], path: Path)
     if train is not None and not train.crowds.all():
         blocks += anchor_blocks(config, train, advice)
     blocks += _findings(verdicts)
+    if train is not None and "test" in splits:
+        advice += rarer_labels_texts(rarer_labels(train, splits["test"]))
     blocks += _similar(splits, advice)
     if train is not None:
         blocks += _grids(config, train)

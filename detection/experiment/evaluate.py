@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection import config as settings
 from detection.data.index import DatasetIndex
@@ -47,7 +46,7 @@ from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
-from detection.experiment.shared_images import images_also_in_train, training_source
+from detection.experiment.shared_images import compare_with_train, training_source
 from detection.experiment.shown_images import (
     SUGGESTIONS,
     require_own_drawings,
@@ -171,8 +170,8 @@ def _write_page(
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = _curves(folder.parent)
-    shared = None if training is None else _shared_images(config, training, index)
-    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config))
+    shared, rarer = compare_with_train(config.data, training, index)
+    seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config), rarer)
     told = advice(seen)
     write_report(
         folder,
@@ -197,14 +196,6 @@ def _known_settings(config: settings.Config) -> dict[str, Any]:
         "fast_rcnn.pooling": config.fast_rcnn.pooling,
         "rpn.test_proposals.after_nms": config.rpn.test_proposals.after_nms,
     }
-
-
-def _shared_images(config: settings.Config, training: Source, index: DatasetIndex) -> list[str] | None:
-    try:
-        return images_also_in_train(config.data, training, index)
-    except UserError as error:  # the evaluation is none of the training annotations' business
-        logger.warning("%s; whether test images also stand in train was not looked at", error)
-        return None
 
 
 def _in_train(shared: Sequence[str] | None) -> dict[str, str]:

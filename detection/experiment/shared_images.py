@@ -1,4 +1,5 @@
-"""The test split and the configuration → the test images whose files also stand in train.
+"""The test split and the configuration → the test images whose files also stand in train, and the classes that are
+rarer in one of the two.
 
 Equal files are found here, which needs few reads: only files of equal size are compared. Images that are equal in their
 pixels but not in their bytes are found by `tools/check_dataset.py`, which decodes every image.
@@ -6,6 +7,7 @@ pixels but not in their bytes are found by `tools/check_dataset.py`, which decod
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,8 +18,12 @@ from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.index_cache import open_kept
 from detection.data.readers.source import Source
+from detection.experiment.class_rates import rarer_labels
 from detection.experiment.datasets import facts_of, load_split
 from detection.experiment.label_location import locate
+from detection.report.seen import RarerLabels
+
+logger = logging.getLogger(__name__)
 
 
 def training_source(data: settings.Data) -> Source | None:
@@ -33,17 +39,34 @@ def training_source(data: settings.Data) -> Source | None:
     return source if source.labels.exists() and source.images.is_dir() else None
 
 
-def images_also_in_train(data: settings.Data, source: Source, test: DatasetIndex) -> list[str]:
+def compare_with_train(
+    data: settings.Data, source: Source | None, test: DatasetIndex
+) -> tuple[list[str] | None, list[RarerLabels]]:
+    """The test images that also stand in train, None if that is not known, and the classes of `rarer_labels`.
+
+    source: of `training_source`.
+    """
+    if source is None:
+        return None, []
+    try:
+        train = _open_training(data, source)
+    except UserError as error:  # the evaluation is none of the training annotations' business
+        logger.warning("%s; the test images were not compared with the training images", error)
+        return None, []
+    return images_also_in_train(source, train, test), rarer_labels(train, test)
+
+
+def _open_training(data: settings.Data, source: Source) -> DatasetIndex:
+    """The index of data.train, whose images need not be there."""
+    kept = open_kept(facts_of(data, "train", "present")) if data.cache else None
+    return kept.index if kept else load_split(data, "train", source, "listed")
+
+
+def images_also_in_train(source: Source, train: DatasetIndex, test: DatasetIndex) -> list[str]:
     """The names of the test images whose bytes are those of a training image, in the order of the split.
 
-    Args:
-        source: of `training_source`.
-
-    Raises:
-        UserError: the training labels cannot be used.
+    source: of `training_source`; train: the index of its labels.
     """
-    kept = open_kept(facts_of(data, "train", "present")) if data.cache else None
-    train = kept.index if kept else load_split(data, "train", source, "listed")
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path, size in _sizes(source.images / train.file_name(i) for i in range(len(train))):
         by_size[size].append(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from detection.report import advice_on_data, advice_on_mistakes, advice_on_proposals
+from detection.report.earlier_analysis import RENEWAL, missing_for_advice
 from detection.report.seen import DATA, LIMITS, Seen, Sentence
 
 MOST = 8  # sentences: a longer list is not read
@@ -17,6 +18,7 @@ RULES: tuple[Callable[[Seen], Iterable[Sentence]], ...] = (
     advice_on_data.exchanged_names,
     advice_on_data.moved_boxes,
     advice_on_data.missing_labels,
+    advice_on_data.rarer_labels,
     advice_on_data.unfound_labels,
     advice_on_mistakes.confusions,
     advice_on_proposals.proposals,
@@ -31,9 +33,14 @@ RULES: tuple[Callable[[Seen], Iterable[Sentence]], ...] = (
 
 def advice(seen: Seen) -> list[str]:
     """The sentences of all rules whose limits are exceeded, the most important first; never empty for a test set with
-    objects."""
+    objects. Of an analysis that an earlier version wrote, one sentence says how to renew it."""
     if not any(row["objects"] for row in seen.outcome["classes"]):
         return []
+    if missing := missing_for_advice(seen.analysis):
+        return [
+            f"The analysis was written by an earlier version and lacks {', '.join(missing)}, so nothing can be "
+            f"advised: {RENEWAL}."
+        ]
     sentences = [sentence for rule in RULES for sentence in rule(seen)]
     if seen.ap < LIMITS["nothing_found"]:
         sentences = [one for one in sentences if one.stake >= DATA]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from detection.report.seen import DATA, LIMITS, Seen, Sentence
+from detection.report.seen import DATA, LIMITS, RarerLabels, Seen, Sentence
 
 
 def shared_images(seen: Seen) -> Iterator[Sentence]:
@@ -95,6 +95,29 @@ def missing_labels(seen: Seen) -> Iterator[Sentence]:
                 f"labels of {name} are probably missing, in the test set and perhaps in train. Look at the suggestions "
                 "in label_suggestions.json.",
                 DATA + 0.1,
+            )
+
+
+def rarer_labels(seen: Seen) -> Iterator[Sentence]:
+    """Classes that one split has fewer objects of than chance explains."""
+    for text in rarer_labels_texts(seen.rarer):
+        yield Sentence(text, DATA + 0.05)
+
+
+def rarer_labels_texts(rarer: Sequence[RarerLabels]) -> Iterator[str]:
+    """A sentence for each split that has such classes."""
+    for split, other in (("train", "test"), ("test", "train")):
+        own = [one for one in rarer if getattr(one, split) < getattr(one, other)]
+        if own:
+            counts = "; ".join(
+                f"an image has {getattr(one, split):.2f} objects of {one.name} in {split}, and "
+                f"{getattr(one, other):.2f} in {other}"
+                for one in own[:5]
+            )
+            yield (
+                f"{counts[0].upper()}{counts[1:]}, which is more than chance: labels of "
+                f"{', '.join(one.name for one in own[:5])} are probably missing in {split}, unless the splits show "
+                f"different things. Look at images of {split} with their labels (tools/check_dataset.py)."
             )
 
 

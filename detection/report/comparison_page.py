@@ -38,6 +38,7 @@ def write_comparison(
         CannotWrite: the file cannot be written.
     """
     head = ["objects", *names, *(f"{name} − {names[0]}" for name in names[1:])]
+    sizes, classes = _unbroken(sizes), _unbroken(classes)
     page = render(
         "comparison.html.j2",
         title=f"Comparison of {', '.join(names)}",
@@ -48,7 +49,8 @@ def write_comparison(
         sizes=Table(["size", *head], sizes),
         classes=Table(["class", *head], classes, sortable=True, name="classes"),
         charts=[
-            Markup(chart("step", [Panel(printable(name), {printable(run): points for run, points in runs.items()})]))
+            # every run in every chart, so that each has one colour
+            Markup(chart("step", [Panel(printable(name), {printable(run): runs.get(run, ()) for run in names})]))
             for name, runs in curves.items()
         ],
         settings=Table(["key", *names], [[key, *values] for key, values in settings.items()],
@@ -56,3 +58,8 @@ def write_comparison(
     )  # fmt: skip
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _unbroken(rows: Cells) -> Cells:
+    """The cells with no line break within an interval."""
+    return [[row[0], *(cell.replace(" … ", "\u00a0…\u00a0") for cell in row[1:])] for row in rows]

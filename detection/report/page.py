@@ -25,6 +25,7 @@ from backbones.common.files import atomic_write
 from backbones.common.text import printable
 from detection.common.tool_names import as_called_here
 from detection.report import sections
+from detection.report.earlier_analysis import RENEWAL, missing_for_page
 from detection.report.kinds import KINDS, css_color
 from detection.report.template import render
 
@@ -84,7 +85,8 @@ def write_report(
     Args:
         title: the page's heading.
         average_precision, recall: the `to_dict()` of `AveragePrecision` and `ProposalRecall` (of detection.evaluation).
-        analysis: as `detection.experiment.analysis.analyse` makes it; needs `average_precision`.
+        analysis: as `detection.experiment.analysis.analyse` makes it; needs `average_precision`. One of an earlier
+            version that lacks a part of it is left out, and the page says so.
         advice: sentences on what to do next, see `detection.report.advice`.
         tables: the same for `report.txt`, each as text.
         facts: what was evaluated (weights, data set, configuration …), name to value.
@@ -97,13 +99,20 @@ def write_report(
     """
     folder = Path(folder)
     outcome, advice = average_precision, [as_called_here(sentence) for sentence in advice]
+    notes = [f"{outcome['images']} images, {outcome['detections']} detections", *outcome["notes"]] if outcome else []
+    if analysis and (missing := missing_for_page(analysis)):
+        notes.append(
+            f"the analysis was written by an earlier version and lacks {', '.join(missing)}; this page goes without "
+            f"it: {as_called_here(RENEWAL)}"
+        )
+        analysis = None
     page = render(
         "report.html.j2",
         title=title,
         facts=facts or {},
         advice=advice,
         figures=sections.coco_figures(outcome) if outcome else [],
-        notes=[f"{outcome['images']} images, {outcome['detections']} detections", *outcome["notes"]] if outcome else [],
+        notes=notes,
         charts=sections.score_charts(analysis) if analysis else [],
         mistakes=sections.mistakes(analysis["errors"]) if analysis else None,
         share=sections.proposals_or_classifier(analysis.get("proposal_share")) if analysis else None,

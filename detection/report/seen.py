@@ -13,6 +13,8 @@ LIMITS: dict[str, float] = {
     "confusion_share": 0.1,  # of all mistakes are one pair of classes
     "kind_cost": 0.03,  # AP that a kind of mistake takes
     "missing_share": 0.15,  # of a class's confident detections lie where nothing is annotated
+    "rate_share": 0.7,  # of the objects of a class that an image has in the other split
+    "rate_chance": 0.01,  # that a class looks rarer in a split although the images were divided at random
     "trusted_recall": 0.5,  # of the objects are found: a detector that overlooks more says little about labels
     "unfound_share": 0.02,  # of all objects are found by no detection, at sizes that are found as a rule
     "offset": 0.1,  # of a box's side, by which detections lie beside the annotated boxes in the median
@@ -41,17 +43,28 @@ class Sentence(NamedTuple):
 DATA = 2.0  # above every AP
 
 
+class RarerLabels(NamedTuple):
+    """A class that one split has fewer objects of than chance explains: objects an image in train and in test, and how
+    many would be expected in the rarer one."""
+
+    name: str
+    train: float
+    test: float
+    expected: float
+
+
 @dataclass(frozen=True)
 class Seen:
     """The `to_dict()` of the figures, the analysis (see `detection.experiment.analysis`), names of test images that
-    also stand in train, the curves of the training, and values of the configuration by key, as far as they are
-    known."""
+    also stand in train, the curves of the training, values of the configuration by key, as far as they are known, and
+    classes that are rarer in one of the splits."""
 
     outcome: Mapping[str, Any]
     analysis: Mapping[str, Any]
     shared_images: Sequence[str] = ()
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rarer: Sequence[RarerLabels] = ()
 
     @property
     def ap(self) -> float:

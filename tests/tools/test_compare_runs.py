@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detection.config_file import config_from_dict, write_config
 from detection.evaluation.average_precision import average_precision
 from detection.experiment.comparison import compare_runs
 from detection.experiment.results_file import read_results, write_results
@@ -74,10 +75,17 @@ def test_it_says_what_is_real_and_what_may_be_chance(runs: tuple[Path, Path, Pat
 
 def test_what_cannot_be_compared_is_refused(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", np.zeros((0, 7)), tmp_path / "elsewhere.json", fingerprint="g")
+    earlier = make_run(tmp_path / "earlier", np.zeros((0, 7)), tmp_path / "elsewhere.json")
+    (earlier / "evaluation" / "dataset.json").unlink()
     for names, message in (
         ([runs[0]], "name two or more"),
         ([runs[0], other], "evaluate both on the same test set"),
         ([runs[0], tmp_path], "holds no evaluation"),
+        (
+            [runs[0], earlier],
+            f"of an earlier version, which did not record the test set (dataset.json); tools/"
+            f"eval_coco.py --weights {earlier / 'detector.pt'} evaluates anew",
+        ),
     ):
         result = tool("compare_runs", *names, "--output", tmp_path / "c.html", check=False)
         assert result.returncode == 1
@@ -91,3 +99,14 @@ def test_evaluation_folders_and_moved_annotations_are_taken(runs: tuple[Path, Pa
     folders = [run / "evaluation" for run in runs[:2]]
     tool("compare_runs", *folders, "--annotations", moved, "--output", tmp_path / "c.html", "--draws", 20)
     assert str(moved) in (tmp_path / "c.html").read_text()
+
+
+def test_keys_that_an_earlier_version_lacked_are_no_difference(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    rows = read_results(runs[0] / "evaluation" / "results.json")
+    earlier, later = (make_run(tmp_path / name, rows, runs[0].parent / "test.json") for name in ("earlier", "later"))
+    values = {"backbone": {"weights": None, "freeze": None, "norm": "group"}}
+    (earlier / "config.yaml").write_text(json.dumps(values))
+    write_config(config_from_dict(values, "here"), later / "config.yaml")
+    assert compare_runs([earlier, later], draws=20).settings == {}
+    (later / "config.yaml").write_text("seed: 1\nunheard_of: 2\n")  # compared as it is
+    assert compare_runs([later, earlier], draws=20).settings["unheard_of"] == ["2", "—"]

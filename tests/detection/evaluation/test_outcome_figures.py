@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from detection.evaluation import groups, precision_recall
 from detection.evaluation.average_precision import average_precision
@@ -20,7 +24,7 @@ from detection.evaluation.object_attributes import ATTRIBUTES, by_attribute
 from detection.evaluation.outcomes import CORRECT, KINDS, Outcomes, outcomes_of
 from detection.evaluation.score_thresholds import score_thresholds
 from detection.evaluation.stable_matching import pairwise_iou
-from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
+from tests.detection.evaluation.made_detections import as_results, loaded, made_detections, made_ground_truth
 
 Made = tuple[dict[str, Any], np.ndarray, GroundTruth, Outcomes]
 
@@ -263,3 +267,63 @@ def test_an_image_without_objects_has_background_alone() -> None:
     assert [KINDS[kind] for kind in outcomes.kinds] == ["background"] * 2
     assert CORRECT not in outcomes.kinds
     assert by_attribute(truth, outcomes)["size"][0].average_precision is None
+
+
+def test_the_bootstrap_is_a_plain_loop_over_pycocotools_matches(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, rows, truth, _ = made
+    counts = draw_images(len(truth.image_ids), draws=6, seed=3)
+    counts[4, 1:] = 0  # one image alone: classes without objects
+    slow = slow_bootstrap(content, rows, counts)
+    for values_at_a_time in (1, 200_000):  # each draw by itself, all together
+        monkeypatch.setattr("detection.evaluation.bootstrap._VALUES_AT_A_TIME", values_at_a_time)
+        draws = bootstrap(truth, rows, counts)
+        by_class = np.vstack([draws.by_class[0], draws.by_class[1]])
+        np.testing.assert_allclose(by_class, slow[:, :, 0], rtol=0, atol=1e-12)
+        for place, name in enumerate(AREA_RANGES):
+            by_size = [draws.by_size[name][0], *draws.by_size[name][1]]
+            means = [np.mean(own[~np.isnan(own)]) if not np.isnan(own).all() else np.nan for own in slow[:, :, place]]
+            np.testing.assert_allclose(by_size, means, rtol=0, atol=1e-12)
+    assert np.isnan(slow[4]).any()
+
+
+def slow_bootstrap(content: dict[str, Any], rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AP of each class for each area range (B, K, A), NaN without targets: pycocotools matches, the rest are loops."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = content
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(as_results(rows)), "bbox")
+        evaluation.evaluate()
+    numbers = {image: place for place, image in enumerate(evaluation.params.imgIds)}
+    areas = [tuple(area) for area in evaluation.params.areaRng]
+    by_cell: dict[tuple[int, tuple[float, float]], list[dict[str, Any]]] = {}
+    for one in evaluation.evalImgs:
+        if one is not None:
+            by_cell.setdefault((one["category_id"], tuple(one["aRng"])), []).append(one)
+    result = np.full((len(counts), len(content["categories"]), len(areas)), np.nan)
+    for (category, area), images in by_cell.items():
+        k = evaluation.params.catIds.index(category)
+        for draw, count in enumerate(counts):
+            targets = sum(int(count[numbers[one["image_id"]]]) * int((one["gtIgnore"] == 0).sum()) for one in images)
+            if targets:
+                averages = [_slow_average(images, threshold, count, numbers, targets) for threshold in range(10)]
+                result[draw, k, areas.index(area)] = sum(averages) / 10
+    return result
+
+
+def _slow_average(
+    images: list[dict[str, Any]], threshold: int, count: np.ndarray, numbers: dict[int, int], targets: int
+) -> float:
+    detections = [
+        (-score, numbers[one["image_id"]], place, one["dtMatches"][threshold][place] > 0)
+        for one in images
+        for place, score in enumerate(one["dtScores"])
+        if not one["dtIgnore"][threshold][place]
+    ]
+    found, total, points = 0, 0, []
+    for _, image, _, correct in sorted(detections):
+        total += int(count[image])
+        found += int(count[image]) * correct
+        points.append((found / targets, found / total if total else 0.0))
+    levels = np.linspace(0, 1, 101).tolist()  # level / 100 differs in the last digit
+    return sum(max((p for recall, p in points if recall >= level), default=0.0) for level in levels) / 101

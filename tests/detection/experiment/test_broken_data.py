@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.broken_data import Bench, Fault, half_removed, invented, shifted, shuffled_names, training_faults
+from benchmarks.broken_data import Bench
+from benchmarks.data_faults import Fault, half_removed, invented, shifted, shuffled_names, training_faults
 from detection.config_file import load_config
 from detection.evaluation.average_precision import average_precision
 from detection.experiment.analysis import analyse

@@ -15,11 +15,13 @@ from backbones.common.errors import UserError
 from detection import config as settings
 from detection.config_file import load_config_of
 from detection.data.findings import KINDS
+from detection.data.index import DatasetIndex
 from detection.experiment.anchor_check import fitted_anchors, reach, scaled_objects, strides_of
 from detection.experiment.checking import DataConfig, check_splits
 from detection.experiment.dataset_advice import page_path, write_page
 from detection.experiment.datasets import open_split
 from detection.report.dataset_page import MARK
+from detection.report.seen import RarerLabels
 from tests.detection.pipeline import MINIATURE, tool
 from tests.detection.report.browser import Tab, find_browser
 
@@ -176,10 +178,27 @@ def test_it_is_drawn_in_a_browser(page: Path, tmp_path: Path) -> None:
             for dark in (False, True):
                 tab.resize(width, dark=dark)
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width
-                shown = "[...document.querySelectorAll('img, svg, p, td')].filter(one => !one.closest('dialog'))"
+                shown = "[...document.querySelectorAll('img, svg, p, td:not(.bar)')]"
+                shown += ".filter(one => !one.closest('dialog'))"
                 assert tab.evaluate(f"{shown}.every(one => one.getBoundingClientRect().height > 0)")
                 back = tab.evaluate("getComputedStyle(document.body).backgroundColor")
                 assert (max(map(int, re.findall(r"\d+", back))) < 60) == dark
         tab.click("#classes th:nth-child(2) button")
         tab.click("#classes th:nth-child(2) button")  # ascending
         assert tab.evaluate("document.querySelector('#classes tbody td').textContent") == "dog"
+
+
+def test_a_class_that_is_rarer_in_train_is_told(
+    config: settings.Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The splits of `write_set` are too small to show one."""
+    seen = []
+
+    def rarer(train: DatasetIndex, test: DatasetIndex) -> list[RarerLabels]:
+        seen.append((len(train), len(test)))
+        return [RarerLabels("dog", 0.5, 1.0, 1.0)]
+
+    monkeypatch.setattr("detection.experiment.dataset_advice.rarer_labels", rarer)
+    write_page(config, list(check_splits(config.data)), tmp_path / "page.html")
+    assert seen == [(4, 2)]
+    assert "labels of dog are probably missing in train" in (tmp_path / "page.html").read_text()

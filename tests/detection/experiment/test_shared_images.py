@@ -12,7 +12,9 @@ import pytest
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.experiment.datasets import open_split
-from detection.experiment.shared_images import images_also_in_train, training_source
+from detection.experiment.shared_images import compare_with_train, training_source
+from detection.report.advice_on_data import rarer_labels_texts
+from detection.report.seen import RarerLabels
 from tests.detection.pipeline import MINIATURE
 
 
@@ -27,11 +29,45 @@ def test_a_copy_under_another_name_is_found(data: Path) -> None:
     config = load_config(data / "miniature.yaml", [f"data.root={data}"])
     source = training_source(config.data)
     assert source is not None
-    assert images_also_in_train(config.data, source, open_split(config.data, "test")) == []
+    assert compare_with_train(config.data, source, open_split(config.data, "test"))[0] == []
     first_train = json.loads((data / "annotations/instances_train.json").read_text())["images"][2]["file_name"]
     second_test = json.loads((data / "annotations/instances_test.json").read_text())["images"][1]["file_name"]
     shutil.copy(data / "train" / first_train, data / "test" / second_test)
-    assert images_also_in_train(config.data, source, open_split(config.data, "test")) == [second_test]
+    assert compare_with_train(config.data, source, open_split(config.data, "test"))[0] == [second_test]
+
+
+def test_labels_that_were_forgotten_in_train_are_told_by_class(data: Path) -> None:
+    """Of one class, and of no other, train has a quarter of the objects."""
+    config = load_config(data / "miniature.yaml", [f"data.root={data / 'larger'}"])
+    data = data / "larger"
+    make_demo_dataset(data, train=120, test=60)
+    labels = data / "annotations/instances_train.json"
+    content = json.loads(labels.read_text())
+    stars = [one["id"] for one in content["annotations"] if one["category_id"] == 4]
+
+    def rarer() -> list[RarerLabels]:
+        source = training_source(config.data)
+        return compare_with_train(config.data, source, open_split(config.data, "test"))[1]
+
+    assert rarer() == []
+    kept = [one for one in content["annotations"] if one["id"] not in stars or one["id"] in stars[::4]]
+    labels.write_text(json.dumps({**content, "annotations": kept}))
+    (found,) = rarer()
+    assert found.name == "star"
+    assert found.train == pytest.approx(len(stars) / 4 / 120, abs=0.02)
+    assert found.train < 0.7 * found.expected
+    text = " ".join(rarer_labels_texts([found]))
+    assert f"An image has {found.train:.2f} objects of star in train, and {found.test:.2f} in test" in text
+    assert "labels of star are probably missing in train" in text
+
+
+def test_training_labels_that_cannot_be_read_are_no_obstacle(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(data / "miniature.yaml", [f"data.root={data}"])
+    source, test = training_source(config.data), open_split(config.data, "test")
+    (data / "annotations/instances_train.json").write_text("{")
+    assert compare_with_train(config.data, source, test) == (None, [])
+    assert "the test images were not compared with the training images" in caplog.text
+    assert compare_with_train(config.data, None, test) == (None, [])
 
 
 def test_without_training_images_nothing_is_said_and_nothing_is_drawn(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import detection.report.advice as advice_module
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.coco_parameters import IOU_THRESHOLDS
 from detection.evaluation.proposal_share import Coverage, ProposalShare, proposal_share
+from detection.experiment import class_rates
 from detection.experiment.analysis import analyse
 from detection.report import advice_on_data, advice_on_mistakes, advice_on_proposals
 from detection.report.advice import MOST, advice
-from detection.report.seen import LIMITS, Seen
+from detection.report.seen import LIMITS, RarerLabels, Seen
 from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
 
 RULES_OF = (advice_on_data, advice_on_mistakes, advice_on_proposals)
@@ -239,6 +242,18 @@ def test_scores_that_are_too_high(content: dict[str, Any]) -> None:
     assert "Scores are higher by 0." in " ".join(said(content, rows))
 
 
+def test_labels_that_are_rarer_in_a_split(content: dict[str, Any], rows: np.ndarray) -> None:
+    truth = loaded(content)
+    figures = average_precision(truth, rows)
+    rarer = [RarerLabels("cat", 0.5, 1.02, 1.0), RarerLabels("dog", 2.0, 0.9, 2.1), RarerLabels("bird", 0.25, 1.0, 1.0)]
+    first, second, *_ = advice(Seen(figures.to_dict(), analyse(truth, rows, figures).content, rarer=rarer))
+    assert first.startswith(
+        "An image has 0.50 objects of cat in train, and 1.02 in test; an image has 0.25 objects of bird in train, and "
+        "1.00 in test, which is more than chance: labels of cat, bird are probably missing in train"
+    )
+    assert second.startswith("An image has 0.90 objects of dog in test, and 2.00 in train")
+
+
 def test_shared_images_come_first(content: dict[str, Any], rows: np.ndarray) -> None:
     first = said(content, rows, shared=("a.jpg", "b.jpg"))[0]
     assert first.startswith("2 of 100 test images also stand in train (the first: a.jpg)")
@@ -263,7 +278,7 @@ def test_few_objects(rows: np.ndarray) -> None:
 
 
 def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> None:
-    rules = [Path(str(module.__file__)) for module in (advice_module, *RULES_OF)]
+    rules = [Path(str(module.__file__)) for module in (advice_module, *RULES_OF, class_rates)]
     source = "".join(path.read_text(encoding="utf-8") for path in rules)
     assert all(f'LIMITS["{name}"]' in source for name in LIMITS)
     rows = made_detections(content, 11, faults=0.9)
@@ -271,3 +286,35 @@ def test_the_list_is_short_and_every_limit_is_used(content: dict[str, Any]) -> N
     nothing = np.zeros(len(content["annotations"]), dtype=bool)
     assert len(said(content, rows, share_of(content, nothing, 1.0), shared=("a.jpg",))) <= MOST
     assert len(IOU_THRESHOLDS) == 10
+
+
+def test_an_analysis_of_an_earlier_version_names_the_command_that_renews_it(
+    content: dict[str, Any], rows: np.ndarray
+) -> None:
+    """Whichever key is missing, at any depth, there is a sentence and no KeyError."""
+    truth = loaded(content)
+    figures = average_precision(truth, rows)
+    share = share_of(content, np.ones(len(content["annotations"]), dtype=bool), 0.95)
+    analysis = json.loads(json.dumps(analyse(truth, rows, figures, share, rows).content))
+    whole = advice(Seen(figures.to_dict(), analysis))
+    parts = [*analysis, *(f"{one}.{key}" for one in ("label_checks", "proposal_share") for key in analysis[one])]
+    parts += [f"label_checks.classes.{key}" for key in analysis["label_checks"]["classes"][0]]
+    told = {}
+    for part in parts:
+        *ways, last = part.split(".")
+        earlier = copy.deepcopy(analysis)
+        owners: list[dict[str, Any]] = [earlier]
+        for way in ways:
+            owners = [one for owner in owners for one in (owner[way] if way == "classes" else [owner[way]])]
+        for owner in owners:
+            del owner[last]
+        told[part] = advice(Seen(figures.to_dict(), earlier))
+    renewed = {part for part, sentences in told.items() if "an earlier version" in sentences[0]}
+    for part in renewed:
+        assert len(told[part]) == 1
+        assert f"lacks {part}" in told[part][0]
+        assert "tools/eval_coco.py --weights" in told[part][0]
+    assert {"box_offsets", "confusion_of_best", "label_checks.boxes_classified", "proposal_share.sides"} <= renewed
+    # what no rule reads changes nothing
+    assert set(parts) - renewed == {"proposal_share", "proposal_share.proposals", "label_checks.classes.other"}
+    assert told["label_checks.classes.other"] == told["proposal_share.proposals"] == whole

@@ -1,5 +1,5 @@
 """The report in a real browser: drawn without the network, in light and dark, at two widths; sorted, filtered,
-zoomed."""
+zoomed. No page of a data set, an evaluation or a comparison is wider than the window."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from markupsafe import Markup
 
+from detection.report.charts import Panel, chart
+from detection.report.comparison_page import write_comparison
+from detection.report.dataset_page import Block, write_dataset_page
 from detection.report.page import ShownImage, embed_image, write_report
+from detection.report.sections import Table
 from tests.detection.report.browser import OPTIONS, Tab, find_browser
 from tests.detection.report.test_page import ANALYSIS, AVERAGE_PRECISION, RECALL
 
@@ -68,6 +73,76 @@ def test_it_is_drawn_whole(browser: str, page: Path, width: int, dark: bool, tmp
 def tab(browser: str, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     with Tab(browser, page, tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+LONG = "a_very_long_name_without_any_place_to_break_it_" * 3
+
+
+@pytest.fixture(scope="module")
+def wide_pages(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The three kinds of pages, with names and values that are wider than a telephone."""
+    folder = tmp_path_factory.mktemp("pages")
+    image = ShownImage(embed_image(np.full((300, 1000, 3), MAGENTA, dtype=np.uint8)), LONG)
+    table = Table(["split", *(f"column {number}" for number in range(9))], [[LONG, *["1,234,567"] * 9]])
+    curve = chart("step", [Panel(LONG, {"one": [(0.0, 1.0), (1.0, 2.0)]})])
+    write_dataset_page(
+        folder / "dataset.html",
+        title=LONG,
+        facts={"data.train": f"/{LONG}/{LONG}"},
+        advice=[LONG],
+        blocks=[Block(LONG, [LONG], [table], [(Markup(curve), LONG)], [f"anchor_sizes: [{LONG}]"], [image] * 5)],
+    )
+    cells = ["100", *["0.512 (0.480 … 0.540)"] * 3, *["+0.012 (-0.480 … +0.540)"] * 2]
+    write_comparison(
+        folder / "comparison.html",
+        names=["one", "two", LONG],
+        facts=[LONG],
+        verdicts=[LONG],
+        sizes=[["all", *cells]],
+        classes=[[LONG, *cells]],
+        settings={f"rpn.{LONG}": ["1", "2", LONG]},
+        curves={
+            "loss": {"one": [(1, 3.0), (2, 2.0)], "two": [(1, 3.0), (2, 1.0)]},
+            "AP": {"two": [(1, 0.1), (2, 0.2)]},
+        },
+    )
+    return {"report": page, "dataset": folder / "dataset.html", "comparison": folder / "comparison.html"}
+
+
+@pytest.mark.parametrize("kind", ["report", "dataset", "comparison"])
+def test_no_page_is_wider_than_the_window(browser: str, wide_pages: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    """A wide table scrolls within its section."""
+    with Tab(browser, wide_pages[kind], tmp_path / "profile") as opened:
+        for width in (400, 1600):
+            for dark in (False, True):
+                opened.resize(width, dark=dark)
+                assert opened.evaluate("document.documentElement.scrollWidth") == width
+                sections = opened.evaluate(
+                    "[...document.querySelectorAll('section')].map(one => one.getBoundingClientRect().right)"
+                )
+                assert sections
+                assert max(sections) <= width
+                spilled = opened.evaluate(
+                    "[...document.querySelectorAll('h1, h2, .soft, li, svg, img, pre')].filter(one => "
+                    f"one.getBoundingClientRect().right > {width}).map(one => one.outerHTML.slice(0, 200))"
+                )
+                assert spilled == []
+
+
+def test_a_run_has_one_colour_in_all_charts_of_a_comparison(
+    browser: str, wide_pages: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also where another run has no such curve."""
+    with Tab(browser, wide_pages["comparison"], tmp_path / "profile") as opened:
+        colours = opened.evaluate(
+            "[...document.querySelectorAll('svg')].map(svg => [...svg.querySelectorAll('polyline')]"
+            ".map(one => [one.getAttribute('stroke'), one.getAttribute('points') !== '']))"
+        )
+    loss, ap = colours
+    assert [has for _, has in loss] == [True, True, False]
+    assert [has for _, has in ap] == [False, True, False]
+    assert [colour for colour, _ in loss] == [colour for colour, _ in ap]
+    assert len({colour for colour, _ in ap}) == 3
 
 
 COLUMN = "[...document.querySelectorAll('#classes tbody tr')].map(row => row.children[{}].textContent)"

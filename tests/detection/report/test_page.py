@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.report import advice_on_proposals, kinds, sections, seen
+from detection.report import advice_on_proposals, earlier_analysis, kinds, sections, seen
+from detection.report.earlier_analysis import PAGE_KEYS
 from detection.report.page import ShownImage, ShownSuspicions, embed_image, read_curves, write_report
 
 FIGURES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
@@ -290,7 +291,22 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path: Path) -> None:
         read_curves(tmp_path / "absent.jsonl")
 
 
-@pytest.mark.parametrize("module", [sections, kinds, seen, advice_on_proposals])
+def test_an_analysis_of_an_earlier_version_is_left_out_in_a_sentence(tmp_path: Path) -> None:
+    """Whichever part is missing: the figures are shown, and what renews the rest."""
+    for part in PAGE_KEYS:
+        earlier = {key: value for key, value in ANALYSIS.items() if key != part}
+        page = write_report(tmp_path, title="x", average_precision=AVERAGE_PRECISION, analysis=earlier)
+        text = page.read_text(encoding="utf-8")
+        assert f"written by an earlier version and lacks {part}; this page goes without it" in text
+        assert "tools/eval_coco.py --weights FILE" in text
+        assert "Kinds of mistake" not in text
+        assert '<table id="classes"' in text
+    older = {key: ANALYSIS[key] for key in PAGE_KEYS}  # of the first version: all that the page shows
+    page = write_report(tmp_path, title="x", average_precision=AVERAGE_PRECISION, analysis=older)
+    assert "Kinds of mistake" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", [sections, kinds, seen, advice_on_proposals, earlier_analysis])
 def test_worked_examples(module: ModuleType) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
