@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write
-from backbones.common.locks import is_at, lock
+from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
+from detection.base_detector import BaseDetector
 from detection.common.json_stream import read_list
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
-from detection.detector import Detector, ImageDetections
+from detection.detector_interface import ImageDetections
+from detection.output_folder import distinct_names, identity, lock_folder
 from detection.report.drawing import draw_detections
 from detection.report.drawing_file import require_replaceable, save_drawing
 from detection.tiling import detect_in_tiles, tile_windows
@@ -30,7 +29,6 @@ from detection.tiling import detect_in_tiles, tile_windows
 logger = logging.getLogger(__name__)
 
 LISTING = "detections.json"
-_LOCK = ".predict.lock"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Summary:
 
 
 def predict(
-    detector: Detector,
+    detector: BaseDetector,
     paths: Sequence[Path],
     output: Path,
     *,
@@ -73,14 +71,14 @@ def predict(
     if tile is not None:
         tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
     files = find_images(paths, leave_out=output)
-    names = _distinct_names(files)
-    with _lock_folder(output):
+    names = distinct_names([file.stem for file in files], ".jpg")
+    with lock_folder(output):
         _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
         return _predict(detector, find, files, names, output, min_score)
 
 
 def _predict(
-    detector: Detector,
+    detector: BaseDetector,
     find: Callable[[np.ndarray], ImageDetections],
     files: Sequence[Path],
     names: Sequence[str],
@@ -130,67 +128,11 @@ def _predict(
     return Summary(len(files), unreadable, drawn)
 
 
-@contextlib.contextmanager
-def _lock_folder(output: Path) -> Iterator[None]:
-    """Locks the folder, which is created if missing, for one `predict` at a time; deletes the lock file at the end."""
-    path = output / _LOCK
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(path)
-    except OSError as error:
-        raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
-    if file is None:
-        raise UserError(
-            f"{output}: another process is writing its detections there; wait for it, or name another output"
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows cannot delete an open file
-            path.unlink()
-        file.close()
-
-
-def _open_locked(path: Path) -> IO[bytes] | None:
-    """The open file, created if missing and locked; None if another process holds the lock."""
-    while True:
-        file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the lock is held
-        try:
-            is_ours = lock(file)
-        except OSError:  # a file system without locks: run without a lock rather than not at all
-            return file
-        if is_ours and is_at(path, file):
-            return file
-        file.close()
-        if not is_ours:
-            return None
-
-
-def _distinct_names(files: Sequence[Path]) -> list[str]:
-    """A name in the output folder for each image: its own, with a number where two images share one."""
-    taken: set[str] = set()
-    names = []
-    for file in files:
-        name, number = f"{file.stem}.jpg", 1
-        while _as_on_disk(name) in taken:
-            number += 1
-            name = f"{file.stem}_{number}.jpg"
-        taken.add(_as_on_disk(name))
-        names.append(name)
-    return names
-
-
-def _as_on_disk(name: str) -> str:
-    """A key that is the same for names that some file system treats as equal: Windows ignores case, macOS also Unicode
-    normal forms."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
     """Raises a UserError if an input would be overwritten, or a file that no earlier call wrote."""
-    inputs = {_identity(file) for file in files if file.exists()}
+    inputs = {identity(file) for file in files if file.exists()}
     for target in (*targets, listing):
-        if target.exists() and _identity(target) in inputs:
+        if target.exists() and identity(target) in inputs:
             raise UserError(
                 f"{printable(str(target))}: is an input image, and would be overwritten; name another output (--output)"
             )
@@ -218,12 +160,6 @@ def _is_listing(path: Path) -> bool:
         )
     except UserError:
         return False
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """A key that is the same for all paths of a file, also through links and on file systems that ignore case."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:

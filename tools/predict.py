@@ -36,7 +36,13 @@ to."""
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images, or folders of them")
-    options_parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="detector.pt")
+    options_parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="detector.pt, or detector.onnx of tools/export.py, which is run without PyTorch",
+    )
     options_parser.add_argument(
         "--output", type=Path, default=Path("predictions"), metavar="DIR", help="output folder (default: predictions)"
     )
@@ -73,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = options_parser.parse_args(arguments)
 
-    from detection.detector import Detector
+    from detection.detector_file import load_detector_file, source_digest
     from detection.experiment import thresholds_file
     from detection.predict import predict
 
@@ -82,12 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.overlap is not None and options.tile is None:
         raise UserError("--overlap is that of tiles; give --tile, too")
     overlap = 0.2 if options.overlap is None else options.overlap
-    detector = Detector.load(options.weights, options.device, precision=options.precision)
+    detector = load_detector_file(options.weights, options.device, precision=options.precision)
     least: float | list[float] = 0.5 if options.min_score is None else options.min_score
     if options.thresholds is not None:
         beside = options.weights.parent / "evaluation" / thresholds_file.NAME
         file = beside if options.thresholds == "best" else user_path(options.thresholds)
-        least = thresholds_file.read_thresholds(file, options.weights, detector.categories.names)
+        least = thresholds_file.read_thresholds(
+            file, options.weights, detector.categories.names, source_digest(options.weights, detector)
+        )
     summary = predict(detector, options.paths, options.output, min_score=least, tile=options.tile, overlap=overlap)
     unreadable = f" ({summary.unreadable} unreadable)" if summary.unreadable else ""
     drawn = f"score {least:g} and above" if isinstance(least, float) else f"at least the scores in {file}"
