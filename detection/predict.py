@@ -64,9 +64,7 @@ def predict(
             cannot be written; a file would be overwritten that an earlier call did not write, or that was changed
             since; another process is writing there.
     """
-    for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
-        if not 0 <= score <= 1:
-            raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+    check_min_score(min_score)
     find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
     if tile is not None:
         tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
@@ -105,7 +103,7 @@ def _predict(
                     "file": str(file),
                     "width": image.shape[1],
                     "height": image.shape[0],
-                    "detections": _as_dicts(found),
+                    "detections": as_dicts(found),
                 }
             )
             shown = found.above(min_score)
@@ -168,7 +166,15 @@ def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Pat
         temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 
 
-def _as_dicts(found: ImageDetections) -> list[dict[str, Any]]:
+def check_min_score(min_score: float | Sequence[float]) -> None:
+    """Raises a UserError if a least score is not in 0–1."""
+    for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
+        if not 0 <= score <= 1:
+            raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+
+
+def as_dicts(found: ImageDetections) -> list[dict[str, Any]]:
+    """The detections as they are listed, boxes in pixels of the image."""
     return [
         {"category_id": category, "category": name, "score": round(score, 6), "box": [round(side, 2) for side in box]}
         for category, name, score, box in zip(
