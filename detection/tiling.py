@@ -11,7 +11,7 @@ Shapes: D detections, T tiles, H × W image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from backbones.common.errors import UserError
 from detection.detector_interface import ImageDetections
 
 AGREEMENT = 0.5
+_CELL = 512  # pixels; only objects near each other are compared
 _COVERED = 0.8  # a fragment with this share inside a whole object of its class is a part of it
 
 
@@ -100,17 +101,18 @@ def _objects(
 ) -> list[list[int]]:
     """The detections grouped by object: those that agree most are joined first, at most one of each tile."""
     pairs = []
-    by_tile = [np.flatnonzero(tiles == tile) for tile in range(len(windows))]
-    for one, other in itertools.combinations([tile for tile, own in enumerate(by_tile) if len(own)], 2):
-        start = np.maximum(windows[one, :2], windows[other, :2])
-        end = np.minimum(windows[one, 2:], windows[other, 2:])
-        if (start >= end).any():
+    starts = np.searchsorted(tiles, np.arange(len(windows) + 1))
+    for one, other in _tiles_that_overlap(windows):
+        common = np.concatenate(
+            [np.maximum(windows[one, :2], windows[other, :2]), np.minimum(windows[one, 2:], windows[other, 2:])]
+        )
+        first, second = (_within(boxes, common, starts[tile], starts[tile + 1]) for tile in (one, other))
+        if not len(first) or not len(second):
             continue
-        common = np.concatenate([start, end])
-        iou = _iou(_clipped(boxes[by_tile[one]], common), _clipped(boxes[by_tile[other]], common))
-        iou[labels[by_tile[one]][:, None] != labels[by_tile[other]]] = 0
+        iou = _iou(_clipped(boxes[first], common), _clipped(boxes[second], common))
+        iou[labels[first][:, None] != labels[second]] = 0
         for i, j in np.argwhere(iou >= AGREEMENT).tolist():
-            pairs.append((iou[i, j], int(by_tile[one][i]), int(by_tile[other][j])))
+            pairs.append((iou[i, j], int(first[i]), int(second[j])))
     group = [[place] for place in range(len(boxes))]
     for _, i, j in sorted(pairs, reverse=True):
         if group[i] is not group[j] and not {tiles[k] for k in group[i]} & {tiles[k] for k in group[j]}:
@@ -120,19 +122,46 @@ def _objects(
     return list({id(members): members for members in group}.values())
 
 
+def _tiles_that_overlap(windows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The pairs of tiles (T, 4) with a common area, found in a time that is proportional to the number of tiles."""
+    order = np.argsort(windows[:, 1], kind="stable")
+    tops = windows[order, 1]
+    ends = np.searchsorted(tops, windows[order, 3])
+    for place, one in enumerate(order.tolist()):
+        below = order[place + 1 : ends[place]]  # these begin above its lower end
+        beside = (windows[below, 0] < windows[one, 2]) & (windows[below, 2] > windows[one, 0])
+        yield from ((one, other) for other in below[beside].tolist())
+
+
+def _within(boxes: np.ndarray, area: np.ndarray, start: int, end: int) -> np.ndarray:
+    """The places from `start` to `end` of boxes that reach into an area (4,)."""
+    own = boxes[start:end]
+    return start + np.flatnonzero((own[:, :2] < area[2:]).all(axis=1) & (own[:, 2:] > area[:2]).all(axis=1))
+
+
 def _without_parts(boxes: np.ndarray, is_cut: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The objects to keep, in descending order of score, without fragments that lie within a whole object of their
     class."""
-    whole = np.flatnonzero(~is_cut)
+    whole: dict[tuple[int, int, int], list[int]] = {}
+    for place in np.flatnonzero(~is_cut).tolist():
+        for cell in _cells(boxes[place], labels[place]):
+            whole.setdefault(cell, []).append(place)
     kept = []
     for place in np.argsort(-scores, kind="stable").tolist():
-        others = whole[labels[whole] == labels[place]]
-        if is_cut[place] and len(others):
+        near = _cells(boxes[place], labels[place]) if is_cut[place] else ()
+        others = sorted({other for cell in near for other in whole.get(cell, ())})
+        if others:
             inside = _intersection(boxes[place : place + 1], boxes[others])[0]
             if (inside >= _COVERED * np.prod(boxes[place, 2:] - boxes[place, :2])).any():
                 continue
         kept.append(place)
     return np.array(kept, dtype=np.int64)
+
+
+def _cells(box: np.ndarray, label: int) -> Iterator[tuple[int, int, int]]:
+    """The squares of a grid that a box reaches into, each with the label."""
+    x0, y0, x1, y1 = (box // _CELL).astype(int).tolist()
+    return ((int(label), x, y) for x in range(x0, x1 + 1) for y in range(y0, y1 + 1))
 
 
 def _clipped(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
