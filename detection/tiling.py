@@ -20,6 +20,7 @@ from backbones.common.errors import UserError
 from detection.detector_interface import ImageDetections
 
 AGREEMENT = 0.5
+_NEAR, _NEAR_SHARE = 4, 0.05  # pixels, and share of an object's side, within which its box ends at a border
 _CELL = 512  # pixels; only objects near each other are compared
 _COVERED = 0.8  # a fragment with this share inside a whole object of its class is a part of it
 
@@ -62,8 +63,8 @@ def detect_in_tiles(
 def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, width: int) -> ImageDetections:
     """The detections in T tiles, boxes in pixels of their tile → those in the image, each object once.
 
-    Of the detections of one object, the best that no border cuts gives the box; if all are cut, the box encloses them.
-    The score is the best of them.
+    Of the detections of one object, the best that no border cuts gives the box, see `_is_cut`; if all are cut, the box
+    encloses them. The score is the best of them.
     """
     tiles = np.repeat(np.arange(len(found)), [len(one) for one in found])
     boxes = np.concatenate([one.boxes + window[[0, 1, 0, 1]] for one, window in zip(found, windows, strict=True)])
@@ -71,15 +72,15 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
     labels = np.concatenate([one.labels for one in found])
     ids = np.concatenate([one.category_ids for one in found])
     names = [name for one in found for name in one.names]
-    is_cut = _cut(boxes, windows[tiles], height, width)
+    borders = _inner_borders(windows, height, width)[tiles]
 
     merged_boxes, merged_cut, first = [], [], []
     for members in _objects(boxes, scores, labels, tiles, windows):
         own = np.array(sorted(members, key=lambda place: -scores[place]))
-        whole = own[~is_cut[own]]
+        hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
+        whole = own[~_is_cut(boxes[own], hull, borders[own])]
         merged_cut.append(not len(whole))
         first.append(own[0])
-        hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
         merged_boxes.append(boxes[whole[0]] if len(whole) else hull)
     places, all_boxes = np.array(first, dtype=np.int64), np.array(merged_boxes).reshape(-1, 4)
     kept = _without_parts(all_boxes, np.array(merged_cut, dtype=bool), labels[places], scores[places])
@@ -89,11 +90,22 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
     )
 
 
-def _cut(boxes: np.ndarray, windows: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which boxes (D, 4) reach a border of their tile (D, 4) that is not one of the image: bool (D,)."""
-    near = np.maximum(2, (windows[:, 2:] - windows[:, :2]).max(axis=1, initial=0) // 100)[:, None]
-    inner = windows != np.array([0, 0, width, height])
-    return ((np.abs(boxes - windows) <= near) & inner).any(axis=1)
+def _inner_borders(windows: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The borders (T, 4) of tiles; one that is also the image's lies at infinity."""
+    far = np.array([-np.inf, -np.inf, np.inf, np.inf])
+    return np.where(windows == np.array([0, 0, width, height]), far, windows)
+
+
+def _is_cut(boxes: np.ndarray, hull: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Which detections (M, 4) of one object a border of their tile (M, 4) cuts: bool (M,).
+
+    One that ends near the border is cut, because a detector finds the end of a fragment no more exactly than that of an
+    object; and one where another detection of the object, within their `hull`, goes on beyond the border.
+    """
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    near = np.maximum(_NEAR, _NEAR_SHARE * sides)
+    beyond = (hull - borders) * np.array([-1, -1, 1, 1]) > near
+    return ((np.abs(boxes - borders) <= near) | beyond).any(axis=1)
 
 
 def _objects(
