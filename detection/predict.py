@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ from detection.base_detector import BaseDetector
 from detection.common.json_stream import read_list
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
+from detection.data.tiff_windows import is_tiff
 from detection.detector_interface import ImageDetections
+from detection.huge_images import detect_in_tiff
 from detection.output_folder import distinct_names, identity, lock_folder
 from detection.report.drawing import draw_detections
 from detection.report.drawing_file import require_replaceable, save_drawing
@@ -65,23 +67,23 @@ def predict(
             since; another process is writing there.
     """
     check_min_score(min_score)
-    find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
     if tile is not None:
         tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
     files = find_images(paths, leave_out=output)
     names = distinct_names([file.stem for file in files], ".jpg")
     with lock_folder(output):
         _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
-        return _predict(detector, find, files, names, output, min_score)
+        return _predict(detector, files, names, output, min_score, tile, overlap)
 
 
 def _predict(
     detector: BaseDetector,
-    find: Callable[[np.ndarray], ImageDetections],
     files: Sequence[Path],
     names: Sequence[str],
     output: Path,
     min_score: float | Sequence[float],
+    tile: int | None,
+    overlap: float,
 ) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
@@ -91,26 +93,19 @@ def _predict(
     try:
         for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
-                image = read_image(file)
+                found, image, (height, width) = _detect(detector, file, tile, overlap)
             except ImageError as error:
                 logger.warning("%s", error)
                 entries.append({"file": str(file), "error": str(error)})
                 unreadable += 1
                 continue
-            found = find(image)
-            entries.append(
-                {
-                    "file": str(file),
-                    "width": image.shape[1],
-                    "height": image.shape[0],
-                    "detections": as_dicts(found),
-                }
-            )
+            entries.append({"file": str(file), "width": width, "height": height, "detections": as_dicts(found)})
             shown = found.above(min_score)
             drawn += len(shown)
+            scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
             save_drawing(
                 output / name,
-                draw_detections(image, shown.boxes, shown.labels, detector.categories.names, shown.scores),
+                draw_detections(image, shown.boxes * scale, shown.labels, detector.categories.names, shown.scores),
             )
             entries[-1]["drawing"] = name
     finally:
@@ -124,6 +119,26 @@ def _predict(
     if others:
         logger.warning("%s: %d images there are not of this call, and not in %s", output, len(others), LISTING)
     return Summary(len(files), unreadable, drawn)
+
+
+def _detect(
+    detector: BaseDetector, file: Path, tile: int | None, overlap: float
+) -> tuple[ImageDetections, np.ndarray, tuple[int, int]]:
+    """The detections in a file's image, an image to draw them on, and the (height, width) of the file's.
+
+    With tiles, a TIFF that `read_image` refuses, because it is too large, is read window by window; the image to draw
+    on is then smaller.
+    """
+    try:
+        image = read_image(file)
+    except ImageError as error:
+        if not is_tiff(file) or not file.is_file():
+            raise
+        if tile is None:
+            raise ImageError(f"{error}; if it is too large, --tile reads it window by window") from error
+        return detect_in_tiff(detector, file, tile, overlap)
+    find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
+    return find(image), image, image.shape[:2]
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:

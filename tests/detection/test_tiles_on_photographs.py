@@ -20,8 +20,8 @@ class Composition:
     """The annotated photographs of a split of COCO, side by side, and a detector that knows their objects.
 
     It is the image as well: no pixels are needed but the position of a tile. In a tile the detector finds the visible
-    part of each object of which enough is visible, with a score that grows with it, and with an error of at most `noise` of the object's
-    sides.
+    part of each object of which enough is visible, with a score that grows with it, and with an error of at most
+    `noise` of the object's sides.
     """
 
     def __init__(self, annotations: Path, noise: float = 0.0) -> None:
