@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from backbones.common.text import printable
 from detection.command_line import parser, run
 from detection.video import TRIES, Video, is_video
 
+_CHANGE = re.compile(r"(?:data|rpn|fast_rcnn|runtime)\.[a-z0-9_.]+=")
+
 EPILOG = """examples:
   python tools/predict.py --weights runs/demo/detector.pt street.jpg
       one image (in a photograph, the demo's detector finds nothing: it knows only drawn shapes)
   python tools/predict.py --weights detector.pt images/ more/*.png --output found --min-score 0.7
   python tools/predict.py --weights runs/demo/detector.pt images/ --thresholds best
   python tools/predict.py --weights runs/demo/detector.pt aerial.tif --tile 800 --overlap 0.2
+  python tools/predict.py --weights runs/demo/detector.pt aerial.tif fast_rcnn.detections=2000
   python tools/predict.py --weights detector.onnx clip.mp4 --every 2 --track
   python tools/predict.py --weights detector.onnx rtsp://user:password@host/stream
   python tools/predict.py --weights detector.onnx 0
@@ -52,7 +56,11 @@ frame confirms the object. It needs the package trackers (docs/use.md)."""
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="images, folders of them, videos, addresses of streams, or cameras (0)"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of them, videos, addresses of streams, or cameras (0); also key.sub=value, which changes "
+        "the detector's configuration, such as fast_rcnn.detections=2000",
     )
     options_parser.add_argument(
         "--weights",
@@ -111,8 +119,12 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--min-score and --thresholds exclude each other: give one of them")
     if options.overlap is not None and options.tile is None:
         raise UserError("--overlap is that of tiles; give --tile, too")
-    videos_given = [path for path in options.paths if is_video(path)]
-    images = [user_path(path) for path in options.paths if not is_video(path)]
+    changes = [text for text in options.paths if _CHANGE.match(text)]
+    paths = [text for text in options.paths if text not in changes]
+    if not paths:
+        raise UserError("no image or video is given")
+    videos_given = [path for path in paths if is_video(path)]
+    images = [user_path(path) for path in paths if not is_video(path)]
     if not videos_given:
         for name in ("every", "batch_size", "track", "video", "reconnect"):
             if getattr(options, name) is not None:
@@ -128,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     sources = [
         Video(source, every=1 if options.every is None else options.every, tries=tries) for source in videos_given
     ]
-    detector = load_detector_file(options.weights, options.device, precision=options.precision)
+    detector = load_detector_file(options.weights, options.device, precision=options.precision, changes=changes)
     least: float | list[float] = 0.5 if options.min_score is None else options.min_score
     if options.thresholds is not None:
         beside = options.weights.parent / "evaluation" / thresholds_file.NAME

@@ -60,6 +60,13 @@ def test_the_precision_of_an_exported_file_is_fixed() -> None:
         load_detector_file(EXPORTED, precision="bf16")
 
 
+def test_the_configuration_of_an_exported_file_is_fixed_and_that_of_a_detector_can_be_changed(image: Path) -> None:
+    change = ["fast_rcnn.detections=3"]
+    with pytest.raises(UserError, match=r"is fixed; export it again with fast_rcnn\.detections=3"):
+        load_detector_file(EXPORTED, changes=change)
+    assert len(load_detector_file(WEIGHTS, "cpu", changes=change)(image)) == 3
+
+
 def test_thresholds_are_those_of_the_file_s_source(image: Path, repository: Path, tmp_path: Path) -> None:
     names = load_detector_file(EXPORTED).categories.names
     digest = source_digest(EXPORTED, load_detector_file(EXPORTED))

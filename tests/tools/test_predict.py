@@ -60,6 +60,11 @@ def test_ctrl_c_leaves_whole_files_of_the_frames_up_to_then(repository: Path, tm
     assert sorted(path.name for path in output.iterdir()) == ["clip.jsonl", "clip.mp4"]
 
 
+def test_a_change_alone_is_no_image(repository: Path) -> None:
+    outcome = subprocess.run(command("fast_rcnn.detections=3"), cwd=repository, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (1, "error: no image or video is given\n")
+
+
 def test_options_of_videos_without_a_video_are_refused(repository: Path, tmp_path: Path) -> None:
     outcome = subprocess.run(command(tmp_path, "--no-video"), cwd=repository, capture_output=True, text=True)
     assert (outcome.returncode, outcome.stderr) == (
