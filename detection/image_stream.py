@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ def images_ahead(images: Any, ahead: int = AHEAD) -> Iterator[np.ndarray]:
     if isinstance(images, (str, os.PathLike)) and Path(images).is_dir():
         source: Iterator[Any] = iter(find_images([Path(images)]))
     elif is_video(images):
-        source = (frame.image for frame in Video(images))
+        video = Video(images)
+        return _decoded((frame.image for frame in video), max(1, ahead), video.close)
     elif is_one_image(images):
         raise UserError("this is one image; a stream is made of a folder of images, a video, or an iterable of images")
     else:
@@ -40,7 +41,8 @@ def images_ahead(images: Any, ahead: int = AHEAD) -> Iterator[np.ndarray]:
     return _decoded(source, max(1, ahead))
 
 
-def _decoded(source: Iterator[Any], ahead: int) -> Iterator[np.ndarray]:
+def _decoded(source: Iterator[Any], ahead: int, close: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
+    """close: ends the source, which may be waiting for a frame."""
     pool = ThreadPoolExecutor(1, "images ahead")
     try:
         waiting: deque[Future[np.ndarray | None]] = deque(pool.submit(_next, source) for _ in range(ahead))
@@ -48,6 +50,7 @@ def _decoded(source: Iterator[Any], ahead: int) -> Iterator[np.ndarray]:
             waiting.append(pool.submit(_next, source))
             yield image
     finally:
+        close()
         pool.shutdown(cancel_futures=True)
 
 

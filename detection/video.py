@@ -124,18 +124,21 @@ class Video:
         if self.is_live:
             self.frames = None
         self.broke = False
-        self._end = threading.Event()
+        self._end, self._is_read = threading.Event(), False
 
     def __iter__(self) -> Iterator[Frame]:
+        self._is_read = True
         try:
             yield from self._newest_frames() if self.is_live else self._all_frames()
         finally:
-            self.close()
+            self._end.set()
+            if not self.is_live:  # the thread that reads a stream releases it
+                self._capture.release()
 
     def close(self) -> None:
-        """Ends the iteration, also from another thread."""
+        """Ends the iteration, also that of another thread, after the frame that it reads."""
         self._end.set()
-        if not self.is_live:  # the thread that reads a stream releases it
+        if not self._is_read:
             self._capture.release()
 
     def _all_frames(self) -> Iterator[Frame]:
