@@ -61,6 +61,10 @@ class BaseDetector(ABC):
         """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
         return class_thresholds(scores, self.categories, other)
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
+        return height, width
+
     @abstractmethod
     def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
         """Detections in each of the images uint8 (H, W, 3), in their order."""

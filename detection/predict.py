@@ -26,7 +26,7 @@ from detection.huge_images import detect_in_tiff
 from detection.output_folder import distinct_names, identity, lock_folder
 from detection.report.drawing import draw_detections
 from detection.report.drawing_file import require_replaceable, save_drawing
-from detection.tiling import detect_in_tiles, tile_windows
+from detection.tiling import detect_in_tiles, scale_of_tiles, tile_windows
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def predict(
     check_min_score(min_score)
     if tile is not None:
         tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
+        logger.info("%s", scale_of_tiles(detector, tile))
     files = find_images(paths, leave_out=output)
     names = distinct_names([file.stem for file in files], ".jpg")
     with lock_folder(output):

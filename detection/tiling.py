@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
+from detection.base_detector import BaseDetector
 from detection.detector_interface import ImageDetections
 
 AGREEMENT = 0.5
@@ -40,6 +41,12 @@ def tile_windows(height: int, width: int, tile: int, overlap: float) -> np.ndarr
     step = max(1, int(tile * (1 - overlap)))
     starts = [[*range(0, max(side - tile, 0), step), max(side - tile, 0)] for side in (height, width)]
     return np.array([(x, y, min(x + tile, width), min(y + tile, height)) for y, x in itertools.product(*starts)])
+
+
+def scale_of_tiles(detector: BaseDetector, tile: int) -> str:
+    """What the detector does with tiles of this side, in words: it resizes one as an image of its size."""
+    side = detector.input_size(tile, tile)[0]
+    return f"tiles of {tile} pixels are resized to {side}: objects have {side / tile:.2g} of their size for the network"
 
 
 def detect_in_tiles(

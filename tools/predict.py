@@ -125,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("no image or video is given")
     videos_given = [path for path in paths if is_video(path)]
     images = [user_path(path) for path in paths if not is_video(path)]
+    if options.batch_size is not None and options.tile is not None:
+        raise UserError("--batch-size is for whole frames; with --tile, leave it out")
     if not videos_given:
         for name in ("every", "batch_size", "track", "video", "reconnect"):
             if getattr(options, name) is not None:

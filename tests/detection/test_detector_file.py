@@ -36,6 +36,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("size", [(50, 60), (300, 100), (1, 700)])
+def test_both_say_the_size_that_the_network_sees(size: tuple[int, int]) -> None:
+    detectors = load_detector_file(EXPORTED), load_detector_file(WEIGHTS, "cpu")
+    seen = {detector.input_size(*size) for detector in detectors}
+    assert len(seen) == 1
+    assert seen != {size}
+
+
 @pytest.mark.parametrize("tile", [None, 110])
 def test_predict_without_pytorch_finds_the_same(
     tile: int | None, image: Path, repository: Path, tmp_path: Path
@@ -45,6 +53,7 @@ def test_predict_without_pytorch_finds_the_same(
     command = [sys.executable, "-c", WITHOUT_PYTORCH, *options]
     outcome = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
+    assert ("tiles of 110 pixels are resized to " in outcome.stderr) == (tile is not None)
     predict(detection.Detector.load(WEIGHTS, "cpu"), [image], tmp_path / "pt", min_score=0.1, tile=tile)
     (got,), (expected,) = (json.loads((tmp_path / kind / "detections.json").read_text()) for kind in ("onnx", "pt"))
     assert len(expected["detections"]) >= 5

@@ -60,9 +60,16 @@ def test_ctrl_c_leaves_whole_files_of_the_frames_up_to_then(repository: Path, tm
     assert sorted(path.name for path in output.iterdir()) == ["clip.jsonl", "clip.mp4"]
 
 
-def test_a_change_alone_is_no_image(repository: Path) -> None:
-    outcome = subprocess.run(command("fast_rcnn.detections=3"), cwd=repository, capture_output=True, text=True)
-    assert (outcome.returncode, outcome.stderr) == (1, "error: no image or video is given\n")
+def test_arguments_that_do_not_go_together_are_refused(repository: Path) -> None:
+    for arguments, message in (
+        (["fast_rcnn.detections=3"], "no image or video is given"),
+        (
+            ["a.mp4", "--tile", "300", "--batch-size", "2"],
+            "--batch-size is for whole frames; with --tile, leave it out",
+        ),
+    ):
+        outcome = subprocess.run(command(*arguments), cwd=repository, capture_output=True, text=True)
+        assert (outcome.returncode, outcome.stderr) == (1, f"error: {message}\n")
 
 
 def test_options_of_videos_without_a_video_are_refused(repository: Path, tmp_path: Path) -> None:
