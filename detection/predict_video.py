@@ -76,8 +76,8 @@ def predict_video(
     the other file is `{"frame": number from 0 on, "time": seconds, "detections": [...]}`, the detections as in
     `detections.json` of `predict`, with "track" where objects are tracked.
 
-    Both files get their names when they are complete. On Ctrl-C, and after any other error than that of a file that
-    cannot be written, they are completed with the frames up to then, and the error is raised.
+    Both files get their names when they are complete. After Ctrl-C or an error they are completed with the frames up to
+    then, and the error is raised; where it is the annotated video that cannot be written, the other file is kept.
 
     Args:
         target: the path without an ending.
