@@ -48,7 +48,9 @@ class BaseDetector(ABC):
         return list(self._detect(map(as_array, images), batch_size))
 
     def stream(self, images: Any, *, batch_size: int = 1, ahead: int = AHEAD) -> Iterator[ImageDetections]:
-        """Detections in each image of a folder or of an iterable, one after the other, in their order.
+        """Detections in each image of a folder, a video or an iterable, one after the other, in their order.
+
+        A video is the path of a file, the URL of a stream or the number of a camera, see `detection.video`.
 
         Unlike a call with several images, it keeps neither images nor results: a thread decodes `ahead` images before
         they are needed, see `images_ahead`. The arguments are otherwise those of a call.
@@ -58,6 +60,10 @@ class BaseDetector(ABC):
     def thresholds(self, scores: Mapping[str, float], other: float = 0.5) -> list[float]:
         """The least score of each class, for `ImageDetections.above`; see `class_thresholds`."""
         return class_thresholds(scores, self.categories, other)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
+        return height, width
 
     @abstractmethod
     def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:

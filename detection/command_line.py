@@ -18,6 +18,7 @@ from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from backbones.common.text import printable
 from detection.common.environment import environment_number
+from detection.common.out_of_memory import is_out_of_memory, out_of_memory_message
 from detection.common.tool_names import COMMAND, as_called_here
 from detection.config import Config, Runtime
 from detection.config_file import Configuration, config_to_yaml, load_config, quoted
@@ -55,8 +56,6 @@ def run(main: Callable[[], int]) -> int:
             print("interrupted", file=sys.stderr)
             status = 130
         except Exception as error:
-            from detection.common.out_of_memory import is_out_of_memory, out_of_memory_message  # torch takes seconds
-
             if is_out_of_memory(error):
                 print(f"error: {out_of_memory_message(error)}", file=sys.stderr)
             elif not _is_one_of_several():

@@ -131,6 +131,10 @@ class Detector(BaseDetector):
         """The device of the networks."""
         return self._inference.device
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
+        return self._inference.resize.resized(height, width, seed=0)
+
     def __repr__(self) -> str:
         resize = self._inference.resize
         return (

@@ -71,12 +71,14 @@ class ImageDetections:
 
     def above(self, score: float | Sequence[float]) -> ImageDetections:
         """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
-        least = np.asarray(score)
-        if least.ndim:
-            least = least[self.labels - 1]
-        kept = np.flatnonzero(self.scores >= least)
+        kept = self.places_above(score)
         names = [self.names[place] for place in kept.tolist()]
         return ImageDetections(self.boxes[kept], self.scores[kept], self.labels[kept], names, self.category_ids[kept])
+
+    def places_above(self, score: float | Sequence[float]) -> np.ndarray:
+        """The places of the detections that `above` keeps."""
+        least = np.asarray(score)
+        return np.flatnonzero(self.scores >= (least[self.labels - 1] if least.ndim else least))
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """See `result_formats.coco_results`."""

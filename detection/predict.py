@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write
-from backbones.common.locks import is_at, lock
+from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
+from detection.base_detector import BaseDetector
 from detection.common.json_stream import read_list
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
-from detection.detector import Detector, ImageDetections
+from detection.data.tiff_windows import is_tiff
+from detection.detector_interface import ImageDetections
+from detection.huge_images import detect_in_tiff
+from detection.output_folder import distinct_names, identity, lock_folder
 from detection.report.drawing import draw_detections
 from detection.report.drawing_file import require_replaceable, save_drawing
-from detection.tiling import detect_in_tiles, tile_windows
+from detection.tiling import detect_in_tiles, scale_of_tiles, tile_windows
 
 logger = logging.getLogger(__name__)
 
 LISTING = "detections.json"
-_LOCK = ".predict.lock"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Summary:
 
 
 def predict(
-    detector: Detector,
+    detector: BaseDetector,
     paths: Sequence[Path],
     output: Path,
     *,
@@ -66,26 +66,25 @@ def predict(
             cannot be written; a file would be overwritten that an earlier call did not write, or that was changed
             since; another process is writing there.
     """
-    for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
-        if not 0 <= score <= 1:
-            raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
-    find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
+    check_min_score(min_score)
     if tile is not None:
         tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
+        logger.info("%s", scale_of_tiles(detector, tile))
     files = find_images(paths, leave_out=output)
-    names = _distinct_names(files)
-    with _lock_folder(output):
+    names = distinct_names([file.stem for file in files], ".jpg")
+    with lock_folder(output):
         _refuse_to_overwrite(files, [output / name for name in names], output / LISTING)
-        return _predict(detector, find, files, names, output, min_score)
+        return _predict(detector, files, names, output, min_score, tile, overlap)
 
 
 def _predict(
-    detector: Detector,
-    find: Callable[[np.ndarray], ImageDetections],
+    detector: BaseDetector,
     files: Sequence[Path],
     names: Sequence[str],
     output: Path,
     min_score: float | Sequence[float],
+    tile: int | None,
+    overlap: float,
 ) -> Summary:
     entries: list[dict[str, Any]] = []
     drawn = unreadable = 0
@@ -95,26 +94,19 @@ def _predict(
     try:
         for file, name in with_progress(zip(files, names, strict=True), len(files), "detecting"):
             try:
-                image = read_image(file)
+                found, image, (height, width) = _detect(detector, file, tile, overlap)
             except ImageError as error:
                 logger.warning("%s", error)
                 entries.append({"file": str(file), "error": str(error)})
                 unreadable += 1
                 continue
-            found = find(image)
-            entries.append(
-                {
-                    "file": str(file),
-                    "width": image.shape[1],
-                    "height": image.shape[0],
-                    "detections": _as_dicts(found),
-                }
-            )
+            entries.append({"file": str(file), "width": width, "height": height, "detections": as_dicts(found)})
             shown = found.above(min_score)
             drawn += len(shown)
+            scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
             save_drawing(
                 output / name,
-                draw_detections(image, shown.boxes, shown.labels, detector.categories.names, shown.scores),
+                draw_detections(image, shown.boxes * scale, shown.labels, detector.categories.names, shown.scores),
             )
             entries[-1]["drawing"] = name
     finally:
@@ -130,67 +122,31 @@ def _predict(
     return Summary(len(files), unreadable, drawn)
 
 
-@contextlib.contextmanager
-def _lock_folder(output: Path) -> Iterator[None]:
-    """Locks the folder, which is created if missing, for one `predict` at a time; deletes the lock file at the end."""
-    path = output / _LOCK
+def _detect(
+    detector: BaseDetector, file: Path, tile: int | None, overlap: float
+) -> tuple[ImageDetections, np.ndarray, tuple[int, int]]:
+    """The detections in a file's image, an image to draw them on, and the (height, width) of the file's.
+
+    With tiles, a TIFF that `read_image` refuses, because it is too large, is read window by window; the image to draw
+    on is then smaller.
+    """
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(path)
-    except OSError as error:
-        raise CannotWrite(f"{output} cannot be written: {error.strerror or error}. Name another output.") from error
-    if file is None:
-        raise UserError(
-            f"{output}: another process is writing its detections there; wait for it, or name another output"
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows cannot delete an open file
-            path.unlink()
-        file.close()
-
-
-def _open_locked(path: Path) -> IO[bytes] | None:
-    """The open file, created if missing and locked; None if another process holds the lock."""
-    while True:
-        file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the lock is held
-        try:
-            is_ours = lock(file)
-        except OSError:  # a file system without locks: run without a lock rather than not at all
-            return file
-        if is_ours and is_at(path, file):
-            return file
-        file.close()
-        if not is_ours:
-            return None
-
-
-def _distinct_names(files: Sequence[Path]) -> list[str]:
-    """A name in the output folder for each image: its own, with a number where two images share one."""
-    taken: set[str] = set()
-    names = []
-    for file in files:
-        name, number = f"{file.stem}.jpg", 1
-        while _as_on_disk(name) in taken:
-            number += 1
-            name = f"{file.stem}_{number}.jpg"
-        taken.add(_as_on_disk(name))
-        names.append(name)
-    return names
-
-
-def _as_on_disk(name: str) -> str:
-    """A key that is the same for names that some file system treats as equal: Windows ignores case, macOS also Unicode
-    normal forms."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        image = read_image(file)
+    except ImageError as error:
+        if not is_tiff(file) or not file.is_file():
+            raise
+        if tile is None:
+            raise ImageError(f"{error}; if it is too large, --tile reads it window by window") from error
+        return detect_in_tiff(detector, file, tile, overlap)
+    find = detector if tile is None else partial(detect_in_tiles, detector, tile=tile, overlap=overlap)
+    return find(image), image, image.shape[:2]
 
 
 def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing: Path) -> None:
     """Raises a UserError if an input would be overwritten, or a file that no earlier call wrote."""
-    inputs = {_identity(file) for file in files if file.exists()}
+    inputs = {identity(file) for file in files if file.exists()}
     for target in (*targets, listing):
-        if target.exists() and _identity(target) in inputs:
+        if target.exists() and identity(target) in inputs:
             raise UserError(
                 f"{printable(str(target))}: is an input image, and would be overwritten; name another output (--output)"
             )
@@ -220,19 +176,21 @@ def _is_listing(path: Path) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """A key that is the same for all paths of a file, also through links and on file systems that ignore case."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
     not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
     with atomic_write(path) as temporary:
         temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
 
 
-def _as_dicts(found: ImageDetections) -> list[dict[str, Any]]:
+def check_min_score(min_score: float | Sequence[float]) -> None:
+    """Raises a UserError if a least score is not in 0–1."""
+    for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
+        if not 0 <= score <= 1:
+            raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+
+
+def as_dicts(found: ImageDetections) -> list[dict[str, Any]]:
+    """The detections as they are listed, boxes in pixels of the image."""
     return [
         {"category_id": category, "category": name, "score": round(score, 6), "box": [round(side, 2) for side in box]}
         for category, name, score, box in zip(

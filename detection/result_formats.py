@@ -54,8 +54,8 @@ def supervision_detections(found: ImageDetections) -> supervision.Detections:
     """
     import numpy as np
 
-    # supervision requires opencv-python, whose files would replace those of opencv-python-headless.
-    library = _imported("supervision", "pip install --no-deps supervision; pip install scipy matplotlib defusedxml")
+    # Earlier releases require opencv-python, whose files would replace those of opencv-python-headless.
+    library = _imported("supervision", "pip install 'supervision>=0.31'")
     detections: supervision.Detections = library.Detections(
         xyxy=found.boxes.copy(),
         confidence=found.scores.copy(),

@@ -11,15 +11,18 @@ Shapes: D detections, T tiles, H × W image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from backbones.common.errors import UserError
+from detection.base_detector import BaseDetector
 from detection.detector_interface import ImageDetections
 
 AGREEMENT = 0.5
+_NEAR, _NEAR_SHARE = 4, 0.05  # pixels, and share of an object's side, within which its box ends at a border
+_CELL = 512  # pixels; only objects near each other are compared
 _COVERED = 0.8  # a fragment with this share inside a whole object of its class is a part of it
 
 
@@ -38,6 +41,12 @@ def tile_windows(height: int, width: int, tile: int, overlap: float) -> np.ndarr
     step = max(1, int(tile * (1 - overlap)))
     starts = [[*range(0, max(side - tile, 0), step), max(side - tile, 0)] for side in (height, width)]
     return np.array([(x, y, min(x + tile, width), min(y + tile, height)) for y, x in itertools.product(*starts)])
+
+
+def scale_of_tiles(detector: BaseDetector, tile: int) -> str:
+    """What the detector does with tiles of this side, in words: it resizes one as an image of its size."""
+    side = detector.input_size(tile, tile)[0]
+    return f"tiles of {tile} pixels are resized to {side}: objects have {side / tile:.2g} of their size for the network"
 
 
 def detect_in_tiles(
@@ -61,8 +70,8 @@ def detect_in_tiles(
 def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, width: int) -> ImageDetections:
     """The detections in T tiles, boxes in pixels of their tile → those in the image, each object once.
 
-    Of the detections of one object, the best that no border cuts gives the box; if all are cut, the box encloses them.
-    The score is the best of them.
+    Of the detections of one object, the best that no border cuts gives the box, see `_is_cut`; if all are cut, the box
+    encloses them. The score is the best of them.
     """
     tiles = np.repeat(np.arange(len(found)), [len(one) for one in found])
     boxes = np.concatenate([one.boxes + window[[0, 1, 0, 1]] for one, window in zip(found, windows, strict=True)])
@@ -70,15 +79,15 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
     labels = np.concatenate([one.labels for one in found])
     ids = np.concatenate([one.category_ids for one in found])
     names = [name for one in found for name in one.names]
-    is_cut = _cut(boxes, windows[tiles], height, width)
+    borders = _inner_borders(windows, height, width)[tiles]
 
     merged_boxes, merged_cut, first = [], [], []
     for members in _objects(boxes, scores, labels, tiles, windows):
         own = np.array(sorted(members, key=lambda place: -scores[place]))
-        whole = own[~is_cut[own]]
+        hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
+        whole = own[~_is_cut(boxes[own], hull, borders[own])]
         merged_cut.append(not len(whole))
         first.append(own[0])
-        hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
         merged_boxes.append(boxes[whole[0]] if len(whole) else hull)
     places, all_boxes = np.array(first, dtype=np.int64), np.array(merged_boxes).reshape(-1, 4)
     kept = _without_parts(all_boxes, np.array(merged_cut, dtype=bool), labels[places], scores[places])
@@ -88,11 +97,22 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
     )
 
 
-def _cut(boxes: np.ndarray, windows: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which boxes (D, 4) reach a border of their tile (D, 4) that is not one of the image: bool (D,)."""
-    near = np.maximum(2, (windows[:, 2:] - windows[:, :2]).max(axis=1, initial=0) // 100)[:, None]
-    inner = windows != np.array([0, 0, width, height])
-    return ((np.abs(boxes - windows) <= near) & inner).any(axis=1)
+def _inner_borders(windows: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The borders (T, 4) of tiles; one that is also the image's lies at infinity."""
+    far = np.array([-np.inf, -np.inf, np.inf, np.inf])
+    return np.where(windows == np.array([0, 0, width, height]), far, windows)
+
+
+def _is_cut(boxes: np.ndarray, hull: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Which detections (M, 4) of one object a border of their tile (M, 4) cuts: bool (M,).
+
+    One that ends near the border is cut, because a detector finds the end of a fragment no more exactly than that of an
+    object; and one where another detection of the object, within their `hull`, goes on beyond the border.
+    """
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    near = np.maximum(_NEAR, _NEAR_SHARE * sides)
+    beyond = (hull - borders) * np.array([-1, -1, 1, 1]) > near
+    return ((np.abs(boxes - borders) <= near) | beyond).any(axis=1)
 
 
 def _objects(
@@ -100,17 +120,18 @@ def _objects(
 ) -> list[list[int]]:
     """The detections grouped by object: those that agree most are joined first, at most one of each tile."""
     pairs = []
-    by_tile = [np.flatnonzero(tiles == tile) for tile in range(len(windows))]
-    for one, other in itertools.combinations([tile for tile, own in enumerate(by_tile) if len(own)], 2):
-        start = np.maximum(windows[one, :2], windows[other, :2])
-        end = np.minimum(windows[one, 2:], windows[other, 2:])
-        if (start >= end).any():
+    starts = np.searchsorted(tiles, np.arange(len(windows) + 1))
+    for one, other in _tiles_that_overlap(windows):
+        common = np.concatenate(
+            [np.maximum(windows[one, :2], windows[other, :2]), np.minimum(windows[one, 2:], windows[other, 2:])]
+        )
+        first, second = (_within(boxes, common, starts[tile], starts[tile + 1]) for tile in (one, other))
+        if not len(first) or not len(second):
             continue
-        common = np.concatenate([start, end])
-        iou = _iou(_clipped(boxes[by_tile[one]], common), _clipped(boxes[by_tile[other]], common))
-        iou[labels[by_tile[one]][:, None] != labels[by_tile[other]]] = 0
+        iou = _iou(_clipped(boxes[first], common), _clipped(boxes[second], common))
+        iou[labels[first][:, None] != labels[second]] = 0
         for i, j in np.argwhere(iou >= AGREEMENT).tolist():
-            pairs.append((iou[i, j], int(by_tile[one][i]), int(by_tile[other][j])))
+            pairs.append((iou[i, j], int(first[i]), int(second[j])))
     group = [[place] for place in range(len(boxes))]
     for _, i, j in sorted(pairs, reverse=True):
         if group[i] is not group[j] and not {tiles[k] for k in group[i]} & {tiles[k] for k in group[j]}:
@@ -120,19 +141,46 @@ def _objects(
     return list({id(members): members for members in group}.values())
 
 
+def _tiles_that_overlap(windows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The pairs of tiles (T, 4) with a common area, found in a time that is proportional to the number of tiles."""
+    order = np.argsort(windows[:, 1], kind="stable")
+    tops = windows[order, 1]
+    ends = np.searchsorted(tops, windows[order, 3])
+    for place, one in enumerate(order.tolist()):
+        below = order[place + 1 : ends[place]]  # these begin above its lower end
+        beside = (windows[below, 0] < windows[one, 2]) & (windows[below, 2] > windows[one, 0])
+        yield from ((one, other) for other in below[beside].tolist())
+
+
+def _within(boxes: np.ndarray, area: np.ndarray, start: int, end: int) -> np.ndarray:
+    """The places from `start` to `end` of boxes that reach into an area (4,)."""
+    own = boxes[start:end]
+    return start + np.flatnonzero((own[:, :2] < area[2:]).all(axis=1) & (own[:, 2:] > area[:2]).all(axis=1))
+
+
 def _without_parts(boxes: np.ndarray, is_cut: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The objects to keep, in descending order of score, without fragments that lie within a whole object of their
     class."""
-    whole = np.flatnonzero(~is_cut)
+    whole: dict[tuple[int, int, int], list[int]] = {}
+    for place in np.flatnonzero(~is_cut).tolist():
+        for cell in _cells(boxes[place], labels[place]):
+            whole.setdefault(cell, []).append(place)
     kept = []
     for place in np.argsort(-scores, kind="stable").tolist():
-        others = whole[labels[whole] == labels[place]]
-        if is_cut[place] and len(others):
+        near = _cells(boxes[place], labels[place]) if is_cut[place] else ()
+        others = sorted({other for cell in near for other in whole.get(cell, ())})
+        if others:
             inside = _intersection(boxes[place : place + 1], boxes[others])[0]
             if (inside >= _COVERED * np.prod(boxes[place, 2:] - boxes[place, :2])).any():
                 continue
         kept.append(place)
     return np.array(kept, dtype=np.int64)
+
+
+def _cells(box: np.ndarray, label: int) -> Iterator[tuple[int, int, int]]:
+    """The squares of a grid that a box reaches into, each with the label."""
+    x0, y0, x1, y1 = (box // _CELL).astype(int).tolist()
+    return ((int(label), x, y) for x in range(x0, x1 + 1) for y in range(y0, y1 + 1))
 
 
 def _clipped(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from detection.config_reference import keys_of
 from detection.data.demo import make_demo_dataset
 from detection.presets import preset_names, preset_path
 from tests.detection.pipeline import MINIATURE, save_untrained_networks, tool
+from tests.detection.videos import frame, write_video
 from tests.documented_commands import PAGES, REPOSITORY, Command, commands, parsed
 
 COMMANDS = commands()
@@ -137,6 +138,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", *named):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / name)
+    write_video(folder / "clip.mp4", [frame([(10, 10, 40, 40, 1)])] * 3)
     shutil.copytree(folder / "DIR", folder / "raccoon_voc", dirs_exist_ok=True)
     shutil.copy(folder / "runs/NAME/evaluation/results.json", folder)
     shutil.copy(folder / "DIR/annotations/instances_test.json", folder / "annotations.json")

@@ -55,8 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     options_parser.add_argument(
         "--max-detections", type=_limit, metavar="N",
-        help="with --results: how many detections per class and image count; other values than COCO's 100 give figures "
-        "that cannot be compared with published ones (default: 100)",
+        help="of a results file or a detector: how many detections per class and image count; other values than "
+        "COCO's 100 give figures that cannot be compared with published ones (default: 100, or fast_rcnn.detections "
+        "where that is higher)",
     )  # fmt: skip
     add_config_arguments(options_parser, config=False, output="folder for the results; by default `evaluation` "
                          "beside the weights or store")  # fmt: skip
@@ -82,7 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 0
     _refuse_idle(options, "this, whose ground truth is what the configuration names", ("annotations",))
-    _refuse_idle(options, "this; it counts with --results", ("max_detections",))
 
     from detection.config_file import config_from_dict
     from detection.data.proposal_store import ProposalStore
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse_idle(
             options,
             "the recall of stored proposals",
-            ("images", "ground_truth_proposals", "backend"),
+            ("images", "ground_truth_proposals", "backend", "max_detections"),
             ("backbone.", "rpn.", "fast_rcnn."),
         )
         if "config" not in store.metadata:
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(trained, TrainedDetector):
             _refuse_idle(
                 options, "the recall of an RPN, which is measured at up to 2,000 proposals an image",
-                ("images", "ground_truth_proposals", "backend"),
+                ("images", "ground_truth_proposals", "backend", "max_detections"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
     config = change_stored_config(stored, file, overrides(options))
@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             table = evaluate.evaluate_detector(
                 config, trained, device, folder, images=images, backend=options.backend or "arrays",
                 with_ground_truth=options.ground_truth_proposals is not False, weights=file,
+                limit=options.max_detections,
             ).table()  # fmt: skip
         if is_main():
             print(table)

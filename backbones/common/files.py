@@ -76,12 +76,14 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, ending: str = ".tmp") -> Iterator[Path]:
     """Yields a temporary path beside `path`; the file written there replaces `path` atomically when the block ends.
 
     The content reaches the disk before the name does (fsync of the file, then of its folder), so that even a power cut
     leaves the old file or the new one, never a part. If the block raises, the temporary file is removed and `path`
     stays as it was. If the process is killed, the temporary file stays until `path` is written again.
+
+    ending: of the temporary path, for a writer that chooses a format by it.
 
     Raises:
         CannotWrite: the folder cannot be written, or the disk is full.
@@ -89,7 +91,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file, temporary = _temporary_file(path)
+        file, temporary = _temporary_file(path, ending)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
@@ -113,14 +115,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         file.close()
 
 
-def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
+def _temporary_file(path: Path, ending: str) -> tuple[IO[bytes], Path]:
     """An empty file beside `path` for this writer alone: (the file, to be closed at the end; its path).
 
     Its name is always the same, so that the next writer of `path` reuses the file of a killed one. A lock on it shows
     that its writer is alive; a second writer at the same time gets a file of another name.
     """
     if hasattr(os, "O_NOFOLLOW"):  # not on Windows, where a locked file cannot be opened again for writing
-        usual = path.with_name(f".{path.name}.tmp")
+        usual = path.with_name(f".{path.name}{ending}")
         with contextlib.suppress(OSError):  # another user's file, a link, or a file system without locks
             file = os.fdopen(os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb+", buffering=0)
             try:
@@ -131,7 +133,7 @@ def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
                 file.close()
                 raise
             file.close()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=ending, dir=path.parent)
     return os.fdopen(descriptor, "rb+", buffering=0), Path(name)
 
 

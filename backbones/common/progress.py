@@ -26,12 +26,12 @@ def is_first_rank() -> bool:
 
 
 def with_progress(
-    items: Iterable[T], total: int, label: str, *, unit: str = "images", size: Callable[[T], int] = lambda _: 1
+    items: Iterable[T], total: int | None, label: str, *, unit: str = "images", size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
     """Yields `items` and shows on stderr how many of `total` are done.
 
     Args:
-        total: the number of units.
+        total: the number of units; None: unknown.
         label: the beginning of the line: "detecting on val2017".
         unit: the name of a unit.
         size: item → its number of units: for a batch, its images.
@@ -42,13 +42,15 @@ def with_progress(
     began = time.monotonic()
     with _bar_class()(total=total, desc=label, unit=f" {unit}") as bar:
         is_log = bar.disable
+        done = 0
         if is_log:
-            _print(f"{label}: {total} {unit}")
+            _print(label if total is None else f"{label}: {total} {unit}")
         for item in items:
             yield item
             bar.update(size(item))
+            done += size(item)
     if is_log:
-        _print(f"{label}: {total} {unit} in {format_duration(time.monotonic() - began)}")
+        _print(f"{label}: {done if total is None else total} {unit} in {format_duration(time.monotonic() - began)}")
 
 
 def in_notebook() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import sys
 
 _WORDS = (
     "can't allocate memory",  # PyTorch's allocator of a CPU
@@ -24,7 +24,8 @@ _REMEDY = (
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed. PyTorch's GPU allocator, Python and NumPy have a class for it; PyTorch's CPU
     allocator and the GPU libraries raise a plain RuntimeError, and OpenCV its own error."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    torch = sys.modules.get("torch")  # an error of PyTorch can only be raised where it is imported
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     is_one_of_theirs = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
     return is_one_of_theirs and any(words in str(error) for words in _WORDS)

@@ -16,6 +16,16 @@ AREA_RANGES: dict[str, tuple[float, float]] = {
 DETECTION_LIMITS = (1, 10, 100)  # detections of one class in one image
 
 
+def limit_for(detections: int) -> int:
+    """The largest limit of detections for a detector that gives at most so many an image: COCO's 100, or, so that all
+    of them are looked at, their number.
+
+    >>> limit_for(20), limit_for(1000)
+    (100, 1000)
+    """
+    return max(DETECTION_LIMITS[-1], detections)
+
+
 def detection_limits(most: int) -> tuple[int, ...]:
     """COCO's limits with `most` in place of the largest.
 

@@ -30,7 +30,8 @@ from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.readers.source import Source
-from detection.evaluation.average_precision import AveragePrecision, Backend, average_precision
+from detection.evaluation.average_precision import LIMIT, AveragePrecision, Backend, average_precision
+from detection.evaluation.coco_parameters import limit_for
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.proposal_share import proposal_share
 from detection.evaluation.recall import ProposalRecall
@@ -82,6 +83,7 @@ def evaluate_detector(
     backend: Backend = "arrays",
     with_ground_truth: bool = True,
     weights: Path | None = None,
+    limit: int | None = None,
 ) -> AveragePrecision:
     """The COCO figures of a detector on data.test, the same on every rank; rank 0 writes the folder.
 
@@ -92,6 +94,7 @@ def evaluate_detector(
         with_ground_truth: also detect with the objects as proposals, which tells what the proposals lose; the box head
             runs twice.
         weights: the file of the detector, by which its thresholds are named; None writes no thresholds.
+        limit: how many detections per class and image count; None: see `limit_for`.
 
     Raises:
         UserError: the data set lacks a class of the detector or has others; files cannot be read or written; a file
@@ -107,6 +110,7 @@ def evaluate_detector(
     network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(network, config, device, choose=True)
     training = training_source(config.data)
+    most = limit_for(config.fast_rcnn.detections) if limit is None else limit
     found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
 
@@ -114,7 +118,12 @@ def evaluate_detector(
         results, figures_file = folder / "results.json", folder / "figures.json"
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
-            figures = average_precision(ground_truth, detections, backend=backend)
+            figures = average_precision(ground_truth, detections, limit=most, backend=backend)
+            if limit is None and most > LIMIT:
+                figures.notes.append(
+                    f"up to {most} detections of a class and image are counted, as fast_rcnn.detections; published "
+                    f"figures count {LIMIT} (--max-detections {LIMIT})"
+                )
             if inference.precision.name != "fp32":
                 figures.notes.append(f"computed in {inference.precision}; runtime.precision=fp32 computes in float32")
             if not any(row.objects for row in figures.classes):
@@ -127,9 +136,9 @@ def evaluate_detector(
             ideal = None if found is None else rounded(found.with_ground_truth)
             share = None
             if found is not None and ideal is not None:
-                of_ideal = average_precision(ground_truth, ideal).figures
-                most = config.rpn.test_proposals.after_nms
-                share = proposal_share(found.coverage, most, figures.figures, of_ideal)
+                of_ideal = average_precision(ground_truth, ideal, limit=most).figures
+                proposals = config.rpn.test_proposals.after_nms
+                share = proposal_share(found.coverage, proposals, figures.figures, of_ideal)
             analysis = analyse(ground_truth, detections, figures, share, ideal)
             _write_json(folder / "analysis.json", analysis.content)
             if weights is not None:

@@ -28,6 +28,7 @@ from detection.data.index import DatasetIndex
 from detection.data.loader import evaluation_batches, evaluation_parts
 from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
+from detection.evaluation.coco_parameters import limit_for
 from detection.evaluation.recall import ProposalRecall, RecallAccumulator
 from detection.experiment.ground_truth_loading import ground_truth_of
 from detection.experiment.precision_trial import measure_inference
@@ -270,9 +271,10 @@ def propose(
 
 
 def average_precision_of(inference: Inference[FasterRCNN], index: DatasetIndex) -> tuple[AveragePrecision, np.ndarray]:
-    """The COCO figures of a detector on a split, and its detections, the same on every rank."""
+    """The COCO figures of a detector on a split, and its detections, the same on every rank. See `limit_for`."""
     detections = detect(inference, index)
-    figures = on_main(lambda: average_precision(ground_truth_of(index), detections))
+    limit = limit_for(inference.network.detections)
+    figures = on_main(lambda: average_precision(ground_truth_of(index), detections, limit=limit))
     return figures, detections
 
 

@@ -34,8 +34,10 @@ def write_thresholds(
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_thresholds(path: Path, detector: Path, names: Sequence[str]) -> list[float]:
+def read_thresholds(path: Path, detector: Path, names: Sequence[str], digest: str | None = None) -> list[float]:
     """The thresholds of the detector's K classes, in the order of its labels.
+
+    digest: the SHA-256 of the `detector.pt`; None: that of the file `detector`.
 
     Raises:
         UserError: the file is missing or no thresholds file, or belongs to another detector.
@@ -48,11 +50,11 @@ def read_thresholds(path: Path, detector: Path, names: Sequence[str]) -> list[fl
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); {remedy}") from error
     try:
-        digest = content["detector_sha256"]
+        chosen_for = content["detector_sha256"]
         found = [(row["name"], float(row["threshold"])) for row in content["classes"]]
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path} is no file of thresholds ({error!r}); {remedy}") from error
-    if digest != sha256_of(detector):
+    if chosen_for != (digest or sha256_of(detector)):
         raise UserError(f"{path}: its thresholds were chosen for another detector than {detector}; {remedy} anew")
     if [name for name, _ in found] != list(names) or not all(math.isfinite(value) for _, value in found):
         raise UserError(f"{path}: its classes are not those of {detector}, or a threshold is no number; {remedy} anew")

@@ -144,12 +144,15 @@ class Detector(BaseDetector):
         if waiting:
             yield waiting
 
-    def _padded(self, image: np.ndarray) -> tuple[int, ...]:
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
         settings = self.metadata["settings"]
-        height, width = image.shape[:2]
         factor = min(settings["shorter_side"] / min(height, width), settings["longer_side"] / max(height, width))
-        divisor = settings["size_divisor"]
-        return tuple(-(-max(1, int(side * factor + 0.5)) // divisor) for side in (height, width))
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+    def _padded(self, image: np.ndarray) -> tuple[int, ...]:
+        divisor = self.metadata["settings"]["size_divisor"]
+        return tuple(-(-side // divisor) for side in self.input_size(*image.shape[:2]))
 
 
 def _onnxruntime() -> Any:

@@ -19,6 +19,7 @@ from detection.report.captions import PAPER, Color, draw_captions, titled
 from detection.report.lettering import caption_of
 
 SMALLEST_LONGER_SIDE = 480  # in a smaller image, a caption would cover its object
+_MOST_CAPTIONS = 500  # more would hide the image, and the time to place them grows with the square of their number
 _FIRST_COLORS = (
     (0, 110, 255),  # blue
     (255, 136, 0),  # orange
@@ -55,7 +56,8 @@ def draw_detections(
     names: Sequence[str],
     scores: np.ndarray | Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The image with a solid box per detection and a caption of class name and score; the best scores are on top.
+    """The image with a solid box per detection and a caption of class name and score; the best scores are on top, and
+    of more than 500 detections the best 500 have captions.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -81,7 +83,8 @@ def draw_found(
         order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
     for number in order[::-1]:
         _solid_box(canvas, corners[number], colors[number])
-    draw_captions(canvas, corners[order], [texts[number] for number in order], [colors[number] for number in order])
+    named = order[:_MOST_CAPTIONS]
+    draw_captions(canvas, corners[named], [texts[number] for number in named], [colors[number] for number in named])
     return canvas
 
 

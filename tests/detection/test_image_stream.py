@@ -12,6 +12,7 @@ import pytest
 
 from backbones.common.errors import UserError
 from detection.image_stream import images_ahead
+from tests.detection.videos import frame, write_video
 
 
 def numbered(number: int) -> np.ndarray:
@@ -45,6 +46,15 @@ def test_an_error_comes_after_the_images_before_it(tmp_path: Path) -> None:
     assert next(stream)[0, 0, 0] == 1
     with pytest.raises(UserError, match=r"torn\.png"):
         next(stream)
+
+
+def test_a_video_is_read_ahead_and_closed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", [frame([(5 * n, 10, 5 * n + 30, 40, 1)]) for n in range(20)])
+    assert len(list(images_ahead(path))) == 20
+    stream = images_ahead(str(path))
+    assert next(stream).shape == (120, 160, 3)
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("images ahead")]
 
 
 def test_one_image_is_no_stream() -> None:

@@ -38,7 +38,7 @@ def test_it_prints_the_published_reference(shared_data: Path, backend: list[str]
         ("--weights {networks}/rpn.pt --annotations mine.json", "--annotations"),
         ("--proposals x.st --annotations mine.json", "--annotations"),
         ("--results r.json --annotations a.json --output there", "--output"),
-        ("--weights {networks}/detector.pt --max-detections 300", "--max-detections"),
+        ("--weights {networks}/rpn.pt --max-detections 300", "--max-detections"),
         ("--results r.json --annotations a.json --data there", "--data"),
         ("--results r.json --annotations a.json --images 0", "--images"),
         ("--weights {networks}/rpn.pt --no-ground-truth-proposals", "--no-ground-truth-proposals"),
@@ -295,3 +295,16 @@ def test_a_data_set_with_other_ids_or_another_order_gives_the_same_figures(
     refused = tool("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "3", *other, check=False)
     assert refused.returncode == 1
     assert "its classes are not those of the detector: only the former lists 'something else'" in refused.stderr
+
+
+def test_thousands_of_detections_are_counted_where_they_are_configured(networks: Path, tmp_path: Path) -> None:
+    command = ("eval_coco", "--weights", networks / "detector.pt", "--output", tmp_path / "out", "--images", "0")
+    changes = ("fast_rcnn.detections=1000", "fast_rcnn.min_score=0.0", "fast_rcnn.nms_iou=1.0")
+    said = tool(*command, "--no-ground-truth-proposals", *changes).stdout
+    assert "maxDets=1000 ]" in said.splitlines()[0]
+    assert "up to 1000 detections of a class and image are counted, as fast_rcnn.detections" in said
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert "AR_1000" in figures["figures"]
+    assert figures["detections"] > 100 * figures["images"]
+    said = tool(*command, "--no-ground-truth-proposals", "--max-detections", 100, *changes).stdout
+    assert "maxDets=100 ]" in said.splitlines()[0]

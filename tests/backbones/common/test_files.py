@@ -30,6 +30,13 @@ def test_the_file_is_whole_and_has_ordinary_permissions(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["x.txt"]
 
 
+def test_the_temporary_path_has_the_ending_that_is_asked_for(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "x.mp4", ending=".tmp.mp4") as temporary:
+        assert temporary.name.endswith(".tmp.mp4")
+        temporary.write_text("content")
+    assert os.listdir(tmp_path) == ["x.mp4"]
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x")])
 def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "x.txt"

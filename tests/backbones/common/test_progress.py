@@ -36,6 +36,11 @@ def test_a_log_gets_a_line_at_the_beginning_and_one_at_the_end(capsys: pytest.Ca
     assert capsys.readouterr().err == "detecting on val: 5 images in 0:00\n"
 
 
+def test_a_number_that_is_not_known_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(with_progress(iter("abc"), None, "detecting on camera 0", unit="frames")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "detecting on camera 0\ndetecting on camera 0: 3 frames in 0:00\n"
+
+
 def test_a_log_does_not_call_done_what_was_broken_off(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in with_progress(range(5), 5, "drawing", unit="pages"):
         break

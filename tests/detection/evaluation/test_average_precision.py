@@ -337,3 +337,18 @@ def test_another_limit_equals_pycocotools(limit: int) -> None:
     own, theirs = (evaluated(content, detections, limit=limit, backend=backend).to_dict() for backend in BACKENDS)
     assert own == theirs
     assert (own["figures"] == evaluated(content, detections).figures) == (limit == 100)
+
+
+def test_a_thousand_detections_equal_pycocotools() -> None:
+    """An image of 200 objects of a class with 1,300 detections of it, of which the 1,000 best count."""
+    generator = np.random.default_rng(0)
+    content = crowded(200)
+    boxes = np.array([one["bbox"] for one in content["annotations"]], dtype=float)
+    found = np.sort(generator.integers(0, len(boxes), 1300))
+    images = [content["annotations"][place]["image_id"] for place in found]
+    moved = boxes[found] + generator.normal(0, 0.6, (len(found), 4))
+    detections = np.column_stack([images, moved, generator.random(len(found)).round(3), np.ones(len(found))])
+    own, theirs = (evaluated(content, detections, limit=1000, backend=backend).to_dict() for backend in BACKENDS)
+    assert own == theirs
+    figures = [evaluated(content, detections, limit=limit).figures["AP"] for limit in (100, 1000, 3000)]
+    assert figures[0] < figures[1] < figures[2]  # type: ignore[operator]
