@@ -334,6 +334,11 @@ class Findings:
                 place = example if isinstance(example, Example) else Example(example)
                 finding.examples.append(Example(printable(example), place.image, place.box))
 
+    def extend(self, others: Findings) -> None:
+        """Adds other findings after these."""
+        for kind, finding in others.by_kind.items():
+            self.add(kind, finding.count, finding.examples)
+
     def count(self, kind: str) -> int:
         """The number of defects of `kind`."""
         return self.by_kind[kind].count if kind in self.by_kind else 0

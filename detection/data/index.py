@@ -39,6 +39,7 @@ from detection.data.repairs import (
     distinct_images,
     link,
 )
+from detection.data.row_parts import by_image, taken
 from detection.data.tables import Tables
 from detection.data.tensor_file import MappedPart
 
@@ -287,22 +288,32 @@ def load_index(
             digests, thumbnails = look_at_images(root, files, there, sizes, is_stated, findings)
     category_ids, category_names = categories_of(tables, findings)
     links = link(tables, image_ids, category_ids, findings)
-    boxes, usable = corner_boxes(tables, links, sizes, findings)
-    annotation_ids = annotation_ids_of(tables, findings)
+    if named_by_id := tables.place_of is None:
+        _release_links(tables, links, image_ids)
+    later = Findings(purpose)  # found before the boxes are overwritten, but told after their defects
+    annotation_ids = annotation_ids_of(tables, later)
     if check != "listed" and sizes is not None:
-        find_implausible(tables, links, sizes, category_names, findings, closely=check == "sound")
+        find_implausible(tables, links, sizes, category_names, later, closely=check == "sound")
+    boxes, usable = corner_boxes(tables, links, sizes, findings, in_place=named_by_id and purpose == "training")
+    findings.extend(later)
     if findings.refused:
         raise UnusableLabels(f"{file}: cannot be used:\n{findings.refusal()}", findings, root)
 
     heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
     stated = _stated(tables, links, len(rows)) if purpose == "evaluation" else None
-    if tables.place_of is None:  # no message names a row of the tables from here on
-        tables.boxes = np.zeros((0, 4))
+    objects, offsets = by_image(usable, links.image_rows, len(rows), annotation_ids)
+    unordered, crowds, areas = links.labels, tables.crowds, tables.areas
+    if named_by_id:  # no message names a row of the tables from here on
+        tables.boxes, tables.crowds, tables.areas = np.zeros((0, 4)), np.zeros(0, dtype=bool), np.zeros(0)
         tables.annotation_ids = tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
-    objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
-    boxes, annotation_ids = boxes[objects], annotation_ids[objects]
-    labels, crowds, areas = links.labels[objects].astype(np.int64), tables.crowds[objects], tables.areas[objects]
-    del objects, links, usable
+        tables.image_id_of = None
+    del links, usable
+    boxes = taken(boxes, objects)  # one column after the other, each instead of the unordered one
+    labels = taken(unordered, objects, np.int64)
+    del unordered
+    annotation_ids = taken(annotation_ids, objects, np.int64)
+    crowds, areas = taken(crowds, objects), taken(areas, objects)
+    del objects
     content = {
         "image_ids": image_ids,
         "heights": heights.astype(np.int32),
@@ -342,24 +353,22 @@ def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
-    rows, offsets = _by_image(links.kept, links, images)
-    labels = links.labels[rows].astype(np.int64)
-    return StatedObjects(offsets, tables.boxes[rows], labels, tables.crowds[rows], tables.areas[rows])
+    rows, offsets = by_image(links.kept, links.image_rows, images)
+    return StatedObjects(
+        offsets,
+        taken(tables.boxes, rows),
+        taken(links.labels, rows, np.int64),
+        taken(tables.crowds, rows),
+        taken(tables.areas, rows),
+    )
 
 
-def _by_image(
-    kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of the annotations `kept`, grouped by image, within an image sorted by `order` if given, else in the
-    file's order; the offset at which each image's rows begin).
-    """
-    rows = np.flatnonzero(kept)
-    image_of = links.image_rows[rows]
-    if order is not None and not (order[1:] >= order[:-1]).all():
-        rows = rows[np.lexsort([order[rows], image_of])]
-    elif not (image_of[1:] >= image_of[:-1]).all():
-        rows = rows[np.argsort(image_of, kind="stable")]
-    return rows, np.concatenate([[0], np.cumsum(np.bincount(image_of, minlength=images))]).astype(np.int64)
+def _release_links(tables: Tables, links: Links, image_ids: np.ndarray) -> None:
+    """Empties the columns that `links` stands for from here on, if it does so for every annotation."""
+    if links.kept.all():
+        image_rows = links.image_rows
+        tables.image_id_of = lambda row: int(image_ids[image_rows[row]])
+        tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:
