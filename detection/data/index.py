@@ -43,6 +43,8 @@ from detection.data.row_parts import by_image, taken
 from detection.data.tables import Tables
 from detection.data.tensor_file import MappedPart
 
+_OF_OBJECTS = ("boxes", "labels", "crowds", "annotation_ids", "areas")
+
 
 class _Mappable:
     """Pickles arrays that lie in a mapped file as their places in it."""
@@ -96,6 +98,9 @@ class DatasetIndex(_Mappable):
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
     with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels
     list only the classes that occur in them.
+
+    A subset gathers a column of its objects when it is first asked for. `objects` reads those of one image from the
+    index that it is a subset of.
     """
 
     name: str
@@ -144,8 +149,35 @@ class DatasetIndex(_Mappable):
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes (G, 4), labels (G,), crowds (G,)) of image i, as views."""
+        if "boxes" not in vars(self):
+            whole, images = vars(self)["_source"]
+            found: tuple[np.ndarray, np.ndarray, np.ndarray] = whole.objects(int(images[i]))
+            return found
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return self.boxes[rows], self.labels[rows], self.crowds[rows]
+
+    def __getattr__(self, name: str) -> Any:
+        source = vars(self).get("_source")
+        if source is None or name not in _OF_OBJECTS:
+            raise AttributeError(name)
+        whole, images = source
+        column = vars(self)[name] = getattr(whole, name)[_gather(whole.offsets, images)[0]]
+        return column
+
+    def __getstate__(self) -> dict[str, Any]:
+        source = vars(self).get("_source")
+        if source is None or MappedPart.of(source[0].boxes) is not None:
+            return super().__getstate__()
+        own = {name: getattr(self, name) for name in _OF_OBJECTS}  # not all of what this is a part of
+        return {name: value for name, value in (super().__getstate__() | own).items() if name != "_source"}
+
+    @property
+    def has_target(self) -> np.ndarray:
+        """Whether each image has an object that is not a crowd region, bool (M,)."""
+        found = np.diff(self.offsets) > 0
+        if self.crowds.any():
+            found[found] = np.logical_or.reduceat(~self.crowds, self.offsets[:-1][found])
+        return found
 
     @property
     def aspect_ratios(self) -> np.ndarray:
@@ -167,23 +199,24 @@ class DatasetIndex(_Mappable):
         images = np.asarray(indices, dtype=np.int64)
         objects, offsets = _gather(self.offsets, images)
         letters, name_offsets = _gather(self.name_offsets, images)
-        return dataclasses.replace(
-            self,
-            image_ids=self.image_ids[images],
-            heights=self.heights[images],
-            widths=self.widths[images],
-            name_bytes=self.name_bytes[letters],
-            name_offsets=name_offsets,
-            offsets=offsets,
-            boxes=self.boxes[objects],
-            labels=self.labels[objects],
-            crowds=self.crowds[objects],
-            annotation_ids=self.annotation_ids[objects],
-            areas=self.areas[objects],
-            stated=self.stated and self.stated.subset(images),
-            digests=None if self.digests is None else self.digests[images],
-            thumbnails=None if self.thumbnails is None else self.thumbnails[images],
-        )
+        own = vars(self) | {
+            "image_ids": self.image_ids[images],
+            "heights": self.heights[images],
+            "widths": self.widths[images],
+            "name_bytes": self.name_bytes[letters],
+            "name_offsets": name_offsets,
+            "offsets": offsets,
+            "stated": self.stated and self.stated.subset(images),
+            "digests": None if self.digests is None else self.digests[images],
+            "thumbnails": None if self.thumbnails is None else self.thumbnails[images],
+        }
+        if not isinstance(objects, slice):  # not all as they are
+            own = {name: value for name, value in own.items() if name not in _OF_OBJECTS}
+            whole, of_whole = own.get("_source", (self, slice(None)))
+            own["_source"] = whole, images if whole is self else of_whole[images]
+        part = object.__new__(DatasetIndex)
+        vars(part).update(own)
+        return part
 
     def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
         """The same split with its classes in another order: the new label l was label order[l - 1] + 1.
@@ -219,10 +252,7 @@ class DatasetIndex(_Mappable):
         Raises:
             UserError: there is no such image.
         """
-        targets = self.offsets
-        if self.crowds.any():
-            targets = np.concatenate([[0], np.cumsum(~self.crowds)])[self.offsets]
-        kept = np.flatnonzero(np.diff(targets))
+        kept = np.flatnonzero(self.has_target)
         if len(kept) == 0:
             raise UserError(f"{self.annotation_file}: no image has an object that could be trained on")
         return self.subset(kept)

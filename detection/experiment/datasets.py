@@ -244,7 +244,7 @@ def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
 
 def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
     """Logs how many images of a split have no object, and are left out of the training or are background in it."""
-    if data.keep_empty and (empty := len(whole) - len(whole.non_empty())):
+    if data.keep_empty and (empty := int((~whole.has_target).sum())):
         text = "%s: %d of %d images have no object and are trained on as background (data.keep_empty)"
         on_main(lambda: logger.info(text, whole.annotation_file, empty, len(whole)))
     if len(kept) < len(whole):
