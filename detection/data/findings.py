@@ -238,6 +238,9 @@ KINDS: dict[str, Kind] = {
     "size_unreadable": Kind(
         "images without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
+    "image_member_twice": Kind(
+        "images that are in the tar files more than once", "which one is meant? Leave one in", refuse=True
+    ),
     "image_missing": Kind("images without a file", "give the folder that holds them, or take them out", refuse=True),
     "image_unreadable": Kind(
         "images that cannot be read, or are of another size", "replace them, or take them out", refuse=True

@@ -20,8 +20,10 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection.data.findings import Findings, Purpose, UnusableLabels
 from detection.data.image_checks import (
-    find_files,
+    ImagePlaces,
+    find_images,
     look_at_images,
+    path_of_image,
     refuse_names_that_lead_out,
     sizes_of,
     without_unusable_images,
@@ -40,6 +42,7 @@ from detection.data.repairs import (
     link,
 )
 from detection.data.row_parts import by_image, taken
+from detection.data.shards import open_shards
 from detection.data.tables import Tables
 from detection.data.tensor_file import MappedPart
 
@@ -97,7 +100,7 @@ class DatasetIndex(_Mappable):
     stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
     with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels
-    list only the classes that occur in them.
+    list only the classes that occur in them. tars, places int64 (M, 3): see `image_checks.ImagePlaces`.
 
     A subset gathers a column of its objects when it is first asked for. `objects` reads those of one image from the
     index that it is a subset of.
@@ -125,6 +128,8 @@ class DatasetIndex(_Mappable):
     digests: np.ndarray | None = None
     thumbnails: np.ndarray | None = None
     open_classes: bool = False
+    tars: list[str] | None = None
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -145,7 +150,7 @@ class DatasetIndex(_Mappable):
         """
         if self.image_root is None:
             raise ValueError(f"the index of {self.annotation_file} was loaded without images")
-        return self.image_root / self.file_name(i)
+        return path_of_image(self.image_root, self.file_name(i), i, self.tars, self.places)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes (G, 4), labels (G,), crowds (G,)) of image i, as views."""
@@ -209,6 +214,7 @@ class DatasetIndex(_Mappable):
             "stated": self.stated and self.stated.subset(images),
             "digests": None if self.digests is None else self.digests[images],
             "thumbnails": None if self.thumbnails is None else self.thumbnails[images],
+            "places": None if self.places is None else self.places[images],
         }
         if not isinstance(objects, slice):  # not all as they are
             own = {name: value for name, value in own.items() if name not in _OF_OBJECTS}
@@ -274,8 +280,8 @@ def load_index(
     Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind.
 
     Args:
-        images: the folder of the image files. None if only stored detections are compared with the objects: then the
-            images' names and sizes are not needed and not checked.
+        images: the folder of the image files, or tar files that hold them (see `shards`). None if only stored
+            detections are compared with the objects: then the images' names and sizes are not needed and not checked.
         purpose: what the index is for. "evaluation" adds `.stated` and follows pycocotools where training differs.
         check: what is required of the images. "listed": nothing; only those without a stated size are opened.
             "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each can be
@@ -301,21 +307,23 @@ def load_index(
         tables, open_classes = source.read(findings, of_files=root is not None), source.open_classes
     if part is not None:
         tables = tables.of_images(part(tables))
+    shards = None if root is None else open_shards(root)
     if root is not None and check != "listed" and (skip_missing or skip_unreadable):
-        tables = without_unusable_images(tables, root, skip_missing, skip_unreadable, findings)
+        tables = without_unusable_images(tables, root, shards, skip_missing, skip_unreadable, findings)
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
-    sizes, files, digests, thumbnails = None, names, None, None
+    places, sizes, digests, thumbnails = None, None, None, None
     if root is not None:
         stated_sizes = tables.heights[rows], tables.widths[rows]
         there = refuse_names_that_lead_out(names, findings)
-        if check != "listed":
-            files, there = find_files(root, names, there, findings)
-        sizes = sizes_of(root, image_ids, files, there, stated_sizes, findings)
+        places = ImagePlaces(root, names, there)
+        if check != "listed" or shards is not None:
+            places = find_images(root, shards, names, there, findings if check != "listed" else Findings())
+        sizes = sizes_of(places, image_ids, stated_sizes, findings)
         if check == "sound":
             is_stated = (stated_sizes[0] > 0) & (stated_sizes[1] > 0)
-            digests, thumbnails = look_at_images(root, files, there, sizes, is_stated, findings)
+            digests, thumbnails = look_at_images(places, sizes, is_stated, findings)
     category_ids, category_names = categories_of(tables, findings)
     links = link(tables, image_ids, category_ids, findings)
     if named_by_id := tables.place_of is None:
@@ -361,7 +369,9 @@ def load_index(
     fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
     return DatasetIndex(
         name=name,
-        image_root=root,
+        image_root=None if places is None else places.root,
+        tars=None if places is None else places.tars,
+        places=None if places is None else places.places,
         annotation_file=file,
         category_names=category_names,
         fingerprint=fingerprint,
@@ -370,7 +380,7 @@ def load_index(
         digests=digests,
         thumbnails=thumbnails,
         open_classes=open_classes,
-        **(content | _packed(files)),
+        **(content | (_packed(places.files) if places else {})),
     )
 
 
