@@ -207,7 +207,7 @@ def _members(file: Path) -> tuple[list[str], np.ndarray]:
                 if end > length:
                     raise UserError(f"{file}: is cut short within the member {member.name}; get it again")
                 after = f" after the member {member.name}"
-                tar.members = []  # type: ignore[assignment]  # which would hold an object for each
+                tar.members = []  # type: ignore[attr-defined]  # which would hold an object for each
                 if member.isreg() and not member.issparse():
                     names.append(member.name.removeprefix("./"))
                     places.append((member.offset_data, member.size))

@@ -22,8 +22,8 @@ def test_rows_are_grouped_as_by_a_sort_of_several_keys(ordered: bool, monkeypatc
     order = None if ordered else random.integers(-5, 60, 200)
     rows, offsets = by_image(kept, images, 31, order)
     candidates = np.flatnonzero(kept)
-    within = candidates if order is None else order[candidates]
-    assert rows.tolist() == candidates[np.lexsort([candidates, within, images[candidates]])].tolist()
+    within: np.ndarray = candidates if order is None else order[candidates]
+    assert rows.tolist() == candidates[np.lexsort((candidates, within, images[candidates]))].tolist()
     assert np.diff(offsets).tolist() == np.bincount(images[candidates], minlength=31).tolist()
 
 
