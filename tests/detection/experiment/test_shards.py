@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detection.config_file import load_config
+from detection.data import index_cache
 from detection.data.demo import make_demo_dataset
+from detection.data.images import read_image
 from detection.data.shards import MemberPath
 from detection.experiment.datasets import open_split
 from detection.experiment.shared_images import images_also_in_train, training_source
@@ -60,7 +64,12 @@ def test_the_converter_writes_tar_files_that_all_tools_find(folder: Path, tmp_pa
     with tarfile.open(root / "images/train/train-000001.tar") as tar:
         assert [member.name for member in tar] == sorted(member.name for member in tar)
         assert len(tar.getmembers()) == 3
-    assert tool("check_dataset", "--data", root).stdout.count("nothing to repair") == 2  # found without being named
+    said = [
+        tool("check_dataset", "--data", folder / name, "--output", tmp_path / "page.html").stdout
+        for name in ("files", "shards")  # the latter are found without being named
+    ]
+    assert said[0].replace("/files/", "/shards/") == said[1]
+    assert "8 images, 25 objects" in said[1]
     back = tmp_path / "back"
     tool("convert_dataset", "--data", root, "--to", "coco", "--output", back, "--link")
     for split in ("train", "test"):
@@ -80,6 +89,29 @@ def test_test_images_that_are_also_in_the_training_tar_files_are_found(folder: P
     assert source is not None
     assert isinstance(open_split(config.data, "train").path(0), MemberPath)
     assert len(images_also_in_train(config.data, source, test)) == len(test) == 8
+
+
+def test_the_kept_index_holds_the_places_until_a_tar_file_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    root = Path(shutil.copytree(folder / "shards", tmp_path / "set"))
+    data = load_config(folder / "miniature.yaml", [f"data.root={root}", *SHARDS]).data
+    pixels = [read_image(open_split(data, "train").path(i)) for i in range(8)]
+    kept = open_split(data, "train")
+    assert isinstance(kept.boxes.base, np.memmap)  # it comes from the cache
+    assert all(np.array_equal(read_image(kept.path(i)), own) for i, own in enumerate(pixels))
+    tar = root / "images/train/train-000000.tar"
+    with tarfile.open(tar) as opened:
+        contents = [(member, opened.extractfile(member).read()) for member in opened]  # type: ignore[union-attr]
+    with tarfile.open(tar, "w") as opened:  # the images in another order
+        for member, content in reversed(contents):
+            opened.addfile(member, io.BytesIO(content))
+    again = open_split(data, "train")
+    assert not isinstance(again.boxes.base, np.memmap)
+    assert all(np.array_equal(read_image(again.path(i)), own) for i, own in enumerate(pixels))
 
 
 def test_both_trainings_and_the_evaluation_give_the_bits_of_files(folder: Path, tmp_path: Path) -> None:
