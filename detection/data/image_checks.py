@@ -5,10 +5,11 @@ Shapes: M images.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,15 @@ def find_files(image_root: Path, names: Sequence[str], within: np.ndarray, findi
 
     A file whose name is spelled differently is found, too (see `file_names`). within bool (M,): the names to look for.
     """
-    listings: dict[str, set[str]] = {}
+    sought, folders = np.flatnonzero(within).tolist(), set()
+    keys = np.empty(len(sought), dtype=np.int64)
+    for place, i in enumerate(sought):
+        folder, _ = parts = os.path.split(names[i])
+        folders.add(folder)
+        keys[place] = hash(parts)  # 64 bits: a set of millions of names would take hundreds of MB
+    present = [np.fromiter(_hashes_of_files(image_root, folder), np.int64) for folder in folders]
     there = np.zeros(len(names), dtype=bool)
-    for i in np.flatnonzero(within).tolist():
-        folder, file = os.path.split(names[i])
-        if folder not in listings:
-            listings[folder] = _files_in(image_root / folder)
-        there[i] = file in listings[folder]
+    there[sought] = np.isin(keys, np.concatenate([np.zeros(0, np.int64), *present]))
     if there[within].all():
         return ImagePlaces(image_root, list(names), there)
     found = _matched(names, within, present_files(image_root), findings, lambda name: str(image_root / name))
@@ -144,12 +147,12 @@ def find_images(
     return find_members(shards, names, within, findings)
 
 
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+def _hashes_of_files(root: Path, folder: str) -> Iterator[int]:
+    """The hash of (folder, name) for each file in a folder below the root."""
+    with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield hash((folder, entry.name))
 
 
 def sizes_of(
