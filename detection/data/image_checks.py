@@ -164,9 +164,12 @@ def sizes_of(
     unusable.
     """
     there = images.there
-    heights, widths = (side.copy() for side in stated)
+    heights, widths = stated
     unusable = (heights < 0) | (widths < 0)
     absent = ~unusable & ((heights == 0) | (widths == 0))
+    if not (unusable.any() or absent.any()):
+        return stated
+    heights, widths = heights.copy(), widths.copy()
     for i in np.flatnonzero(absent & there).tolist():
         try:
             heights[i], widths[i] = image_size(images.path(i))

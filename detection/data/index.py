@@ -41,7 +41,7 @@ from detection.data.repairs import (
     distinct_images,
     link,
 )
-from detection.data.row_parts import by_image, taken
+from detection.data.row_parts import by_image, parts_of, taken
 from detection.data.shards import open_shards
 from detection.data.tables import Tables
 from detection.data.tensor_file import MappedPart
@@ -311,7 +311,9 @@ def load_index(
     if root is not None and check != "listed" and (skip_missing or skip_unreadable):
         tables = without_unusable_images(tables, root, shards, skip_missing, skip_unreadable, findings)
     rows = distinct_images(tables, findings)
-    image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
+    image_ids, names = tables.image_ids[rows], tables.names
+    if not isinstance(rows, slice):
+        names = [names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
     places, sizes, digests, thumbnails = None, None, None, None
     if root is not None:
@@ -325,9 +327,8 @@ def load_index(
             is_stated = (stated_sizes[0] > 0) & (stated_sizes[1] > 0)
             digests, thumbnails = look_at_images(places, sizes, is_stated, findings)
     category_ids, category_names = categories_of(tables, findings)
-    links = link(tables, image_ids, category_ids, findings)
-    if named_by_id := tables.place_of is None:
-        _release_links(tables, links, image_ids)
+    named_by_id = tables.place_of is None
+    links = link(tables, image_ids, category_ids, findings, in_place=named_by_id)
     later = Findings(purpose)  # found before the boxes are overwritten, but told after their defects
     annotation_ids = annotation_ids_of(tables, later)
     if check != "listed" and sizes is not None:
@@ -337,9 +338,9 @@ def load_index(
     if findings.refused:
         raise UnusableLabels(f"{file}: cannot be used:\n{findings.refusal()}", findings, root)
 
-    heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
-    stated = _stated(tables, links, len(rows)) if purpose == "evaluation" else None
-    objects, offsets = by_image(usable, links.image_rows, len(rows), annotation_ids)
+    heights, widths = sizes or (np.zeros(len(names)), np.zeros(len(names)))
+    stated = _stated(tables, links, len(names)) if purpose == "evaluation" else None
+    objects, offsets = by_image(usable, links.image_rows, len(names), annotation_ids)
     unordered, crowds, areas = links.labels, tables.crowds, tables.areas
     if named_by_id:  # no message names a row of the tables from here on
         tables.boxes, tables.crowds, tables.areas = np.zeros((0, 4)), np.zeros(0, dtype=bool), np.zeros(0)
@@ -347,10 +348,10 @@ def load_index(
         tables.image_id_of = None
     del links, usable
     boxes = taken(boxes, objects)  # one column after the other, each instead of the unordered one
+    areas, crowds = taken(areas, objects), taken(crowds, objects)
     labels = taken(unordered, objects, np.int64)
     del unordered
     annotation_ids = taken(annotation_ids, objects, np.int64)
-    crowds, areas = taken(crowds, objects), taken(areas, objects)
     del objects
     content = {
         "image_ids": image_ids,
@@ -385,11 +386,12 @@ def load_index(
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
-    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
-    return {
-        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
-    }
+    letters, offsets = bytearray(), np.zeros(len(names) + 1, dtype=np.int64)
+    for part in parts_of(len(names)):
+        encoded = [text.encode("utf-8", "surrogateescape") for text in names[part]]
+        letters += b"".join(encoded)
+        offsets[part.start + 1 : part.stop + 1] = [len(text) for text in encoded]
+    return {"name_bytes": np.frombuffer(letters, dtype=np.uint8), "name_offsets": np.cumsum(offsets)}
 
 
 def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
@@ -401,14 +403,6 @@ def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
         taken(tables.crowds, rows),
         taken(tables.areas, rows),
     )
-
-
-def _release_links(tables: Tables, links: Links, image_ids: np.ndarray) -> None:
-    """Empties the columns that `links` stands for from here on, if it does so for every annotation."""
-    if links.kept.all():
-        image_rows = links.image_rows
-        tables.image_id_of = lambda row: int(image_ids[image_rows[row]])
-        tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.data.findings import Example, Findings
+from detection.data.findings import EXAMPLES_KEPT, Example, Findings
 from detection.data.repairs import Links, annotation_example
 from detection.data.row_parts import parts_of
 from detection.data.tables import Tables
@@ -80,23 +80,28 @@ def find_implausible(
 
 def _find_misread_boxes(objects: _Objects, findings: Findings) -> None:
     """Adds boxes that seem to be given as fractions of the image, or by their corners."""
-    tiny, corners_fit, over = (np.zeros(len(objects.boxes), dtype=bool) for _ in range(3))
+    tiny: list[int] = []  # the first rows of those found, and below the numbers of all
+    over: list[int] = []
+    tiny_count = fitting_count = over_count = 0
     sizes = np.stack([objects.widths, objects.heights], axis=1)
     for part in parts_of(len(objects.boxes)):
-        boxes, limits = objects.boxes[part], sizes[objects.image_rows[part]]
-        sized = objects.sound[part] & (boxes[:, 2:] > 0).all(axis=1)
-        with np.errstate(over="ignore", invalid="ignore"):
+        rows = part.start + np.flatnonzero(objects.sound[part])
+        boxes, limits = objects.boxes[rows], sizes[objects.image_rows[rows]]
+        with np.errstate(over="ignore"):
             ends = boxes[:, :2] + boxes[:, 2:]
-        tiny[part] = sized & (boxes[:, :2] >= -0.01).all(axis=1) & (ends <= 1.01).all(axis=1)
-        tiny[part] &= (limits >= _SMALL_IMAGE).all(axis=1)
-        corners_fit[part] = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits + 1).all(axis=1)
-        corners_fit[part] &= objects.sound[part]
-        over[part] = objects.sound[part] & (ends > limits + 1).any(axis=1)
+        is_tiny = (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] >= -0.01).all(axis=1) & (ends <= 1.01).all(axis=1)
+        is_tiny &= (limits >= _SMALL_IMAGE).all(axis=1)
+        is_over = (ends > limits + 1).any(axis=1)
+        as_corners = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits + 1).all(axis=1)
+        tiny_count, over_count = tiny_count + int(is_tiny.sum()), over_count + int(is_over.sum())
+        fitting_count += int(as_corners.sum())
+        tiny += rows[is_tiny][: EXAMPLES_KEPT - len(tiny)].tolist()
+        over += rows[is_over][: EXAMPLES_KEPT - len(over)].tolist()
     count = int(objects.sound.sum())
-    if 2 * tiny.sum() > count:
-        findings.add("boxes_as_fractions", int(tiny.sum()), objects.named(tiny))
-    if count >= _FEW and corners_fit.sum() > 0.99 * count and over.sum() > 0.2 * count:
-        findings.add("boxes_as_corners", int(over.sum()), objects.named(over))
+    if 2 * tiny_count > count:
+        findings.add("boxes_as_fractions", tiny_count, map(objects.name_of, tiny))
+    if count >= _FEW and fitting_count > 0.99 * count and over_count > 0.2 * count:
+        findings.add("boxes_as_corners", over_count, map(objects.name_of, over))
 
 
 def _find_too_many_crowds(objects: _Objects, findings: Findings) -> None:

@@ -25,8 +25,8 @@ ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed th
 class Links:
     """The image and the label of each annotation.
 
-    image_rows int32 (T,): the row of each one's image, −1 if it is not listed. labels int16 or int32 (T,): 0 if its
-    category is not listed. kept bool (T,): both are.
+    image_rows (T,): the row of each one's image, −1 if it is not listed. labels (T,): 0 if its category is not listed.
+    Both are int16, int32 or int64. kept bool (T,): both are listed.
     """
 
     image_rows: np.ndarray
@@ -34,8 +34,11 @@ class Links:
     kept: np.ndarray
 
 
-def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the images by ascending id, each once; repeated identical entries are skipped."""
+def distinct_images(tables: Tables, findings: Findings) -> np.ndarray | slice:
+    """Rows of the images by ascending id, each once; repeated identical entries are skipped. All of them, if they stand
+    in the file like that."""
+    if (tables.image_ids[1:] > tables.image_ids[:-1]).all():
+        return slice(None)
     ids, first = np.unique(tables.image_ids, return_index=True)
     first_of = first[np.searchsorted(ids, tables.image_ids)]
     for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
@@ -69,43 +72,67 @@ def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
-def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings) -> Links:
-    """Finds each annotation's image among `image_ids` and its label among `category_ids`."""
-    image_rows = _find(image_ids, tables.image_of)
-    labels = _find(category_ids, tables.category_of)
+def link(
+    tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings, *, in_place: bool = False
+) -> Links:
+    """Finds each annotation's image among `image_ids` and its label among `category_ids`.
+
+    in_place: whether the result may take the memory of the tables' columns, which are empty afterwards.
+    """
+    image_rows, stray, stray_ids = _find(image_ids, tables.image_of, in_place)
+    labels, unknown, unknown_ids = _find(category_ids, tables.category_of, in_place)
     labels += 1
-    stray = np.flatnonzero(image_rows < 0)
-    stray = stray[tables.image_of[stray] != MISSING]
-    if len(stray) and len(stray) == len(image_rows):
+    if in_place:
+        tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
+        tables.image_id_of = lambda row: int(
+            image_ids[image_rows[row]] if image_rows[row] >= 0 else stray_ids[np.searchsorted(stray, row)]
+        )
+    named = stray[stray_ids != MISSING]
+    if len(named) and len(named) == len(image_rows):
         findings.add("all_without_image", 1)
-    findings.add("annotation_without_image", len(stray), _examples(tables, stray))
-    unknown = np.flatnonzero(labels == 0)
-    unknown = unknown[(tables.category_of[unknown] != MISSING) & (image_rows[unknown] >= 0)]
-    examples = (annotation_example(tables, row, f"category {tables.category_of[row]}: ") for row in unknown.tolist())
-    findings.add("category_unknown", len(unknown), examples)
-    return Links(image_rows, labels, (image_rows >= 0) & (labels > 0))
+    findings.add("annotation_without_image", len(named), _examples(tables, named))
+    counted = (unknown_ids != MISSING) & (image_rows[unknown] >= 0)
+    examples = (
+        annotation_example(tables, row, f"category {number}: ")
+        for row, number in zip(unknown[counted].tolist(), unknown_ids[counted].tolist(), strict=True)
+    )
+    findings.add("category_unknown", int(counted.sum()), examples)
+    kept = image_rows >= 0
+    kept &= labels > 0
+    return Links(image_rows, labels, kept)
 
 
-def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Position of each wanted id in `known` (distinct, any order), −1 if it is not there: int32, or int16 where a
-    position and 1 after it fit."""
-    found = np.full(len(wanted), -1, dtype=np.int16 if len(known) < np.iinfo(np.int16).max else np.int32)
-    if len(known) == 0:
-        return found
+def _find(known: np.ndarray, wanted: np.ndarray, in_place: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(position of each wanted id in `known` (distinct, any order), −1 if it is not there, (n,); the rows of those that
+    are not there; their ids).
+
+    in_place: whether the positions may overwrite `wanted`.
+    """
+    kind = np.dtype(np.int16 if len(known) < np.iinfo(np.int16).max else np.int32)  # holds a position, and 1 after it
+    found = wanted if in_place and wanted.itemsize >= kind.itemsize else np.empty(len(wanted), dtype=kind)
     order = np.argsort(known)
-    low, high = int(known[order[0]]), int(known[order[-1]])
+    low, high = (int(known[order[0]]), int(known[order[-1]])) if len(known) else (0, -1)
+    row_of = None
     if high - low < 8 * len(known):  # ids as they usually are: a table of them is many times faster than a search
         row_of = np.full(high - low + 1, -1, dtype=np.int32)
-        row_of[known - low] = np.arange(len(known))
-        for part in parts_of(len(wanted)):
-            own = wanted[part].astype(np.int64)
-            listed = (own >= low) & (own <= high)
-            found[part] = np.where(listed, row_of[np.where(listed, own, low) - low], -1)
-        return found
+        row_of[known - low] = np.arange(len(known), dtype=np.int32)
+    nothing = np.zeros(0, dtype=np.int64)
+    absent, absent_ids = [nothing], [nothing]
     for part in parts_of(len(wanted)):
-        position = order[np.searchsorted(known, wanted[part].astype(np.int64), sorter=order).clip(max=len(known) - 1)]
-        found[part] = np.where(known[position] == wanted[part], position, -1)
-    return found
+        own = wanted[part].astype(np.int64)
+        if row_of is None:
+            position = order[np.searchsorted(known, own, sorter=order).clip(max=len(known) - 1)]
+            position = np.where(known[position] == own, position, -1)
+        elif len(known):
+            listed = (own >= low) & (own <= high)
+            position = np.where(listed, row_of[np.where(listed, own, low) - low], -1)
+        else:
+            position = np.full(len(own), -1)
+        rows = np.flatnonzero(position < 0)
+        absent.append(part.start + rows)
+        absent_ids.append(own[rows])
+        found[part] = position
+    return found, np.concatenate(absent), np.concatenate(absent_ids)
 
 
 def corner_boxes(
@@ -129,7 +156,8 @@ def corner_boxes(
     examples: list[list[Example]] = [[] for _ in _BOX_DEFECTS]
     limits = None
     if sizes is not None:  # row −1, no image, has no size
-        limits = np.append(np.stack([sizes[1], sizes[0]], axis=1), [[0, 0]], axis=0)
+        limits = np.zeros((len(sizes[0]) + 1, 2), dtype=np.int32)
+        limits[:-1, 0], limits[:-1, 1] = sizes[1], sizes[0]
     for part in parts_of(len(boxes)):
         own = None if limits is None else limits[links.image_rows[part]]
         corners, defects = _corners_and_defects(stated[part], own)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-ROWS = 1 << 18  # of a part
+ROWS = 1 << 16  # of a part
 
 
 def parts_of(rows: int) -> Iterator[slice]:
@@ -41,12 +41,14 @@ def by_image(
         rows = np.argsort(order, kind="stable").astype(kind)
         rows = rows[kept[rows]]
     else:
-        rows = np.flatnonzero(kept).astype(kind)
+        rows = np.arange(len(kept), dtype=kind) if kept.all() else np.flatnonzero(kept).astype(kind)
     # Whole numbers are sorted in place; a sort of rows would take three times the memory.
-    keys = taken(image_rows, rows, np.int64)
-    keys <<= 32
-    keys |= np.arange(len(rows), dtype=kind)
+    keys = np.empty(len(rows), dtype=np.int64)
+    for part in parts_of(len(rows)):
+        keys[part] = (image_rows[rows[part]].astype(np.int64) << 32) | np.arange(part.start, part.stop)
     keys.sort()
     offsets = np.searchsorted(keys, np.arange(images + 1) << 32).astype(np.int64)
-    keys &= (1 << 32) - 1
-    return taken(rows, keys), offsets
+    for part in parts_of(len(rows)):
+        keys[part] = rows[keys[part] & ((1 << 32) - 1)]
+    del rows
+    return keys.astype(kind), offsets
