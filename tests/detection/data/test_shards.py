@@ -18,6 +18,7 @@ from backbones.common.errors import UserError
 from detection.data.augmentation import Augmentation
 from detection.data.batch_plan import BatchPlan
 from detection.data.dataset import DetectionDataset
+from detection.data.findings import UnusableLabels
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex, load_index
 from detection.data.loader import training_batches
@@ -136,8 +137,9 @@ def test_a_member_in_two_tar_files_is_refused_if_it_is_wanted(loose: DatasetInde
     assert load(loose, folder).findings.summary() == ""
     with tarfile.open(folder / "all-00.tar", "a") as tar:
         tar.add(loose.path(0), "1.png")
-    with pytest.raises(UserError, match=r"1\.png in all-00\.tar, twice"):
+    with pytest.raises(UnusableLabels, match=r"1\.png in all-00\.tar, twice") as caught:
         load(loose, folder)
+    assert caught.value.findings.count("image_member_twice") == 1
 
 
 def test_a_tar_file_that_is_cut_short_or_damaged_is_named_with_the_member(loose: DatasetIndex, pack: Pack) -> None:
