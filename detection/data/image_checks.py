@@ -78,8 +78,9 @@ def find_members(shards: Shards, names: Sequence[str], within: np.ndarray, findi
     if not there[within].all():
         places = f"in none of the {len(shards.tars)} tar files of {shards.root}"
         files, there = _matched(names, within, set(row_of), findings, lambda name: f"{name} {places}")
-    rows = np.array([row_of[file] if found else -1 for file, found in zip(files, there.tolist(), strict=True)])
-    places_of = np.where(there[:, None], shards.places[rows], -1) if len(shards.places) else np.full((len(rows), 3), -1)
+    places_of = np.full((len(names), 3), -1, dtype=np.int64)
+    rows = [row_of[files[i]] for i in np.flatnonzero(there).tolist()]
+    places_of[there] = shards.places[np.array(rows, dtype=np.int64)]
     return ImagePlaces(shards.root, files, there, shards.tars, places_of)
 
 

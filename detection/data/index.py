@@ -216,10 +216,10 @@ class DatasetIndex(_Mappable):
             "thumbnails": None if self.thumbnails is None else self.thumbnails[images],
             "places": None if self.places is None else self.places[images],
         }
-        if not isinstance(objects, slice):  # not all as they are
+        whole, of_whole = own.get("_source", (self, None))
+        if of_whole is not None or not isinstance(objects, slice):  # the objects are not all as they are in the whole
             own = {name: value for name, value in own.items() if name not in _OF_OBJECTS}
-            whole, of_whole = own.get("_source", (self, slice(None)))
-            own["_source"] = whole, images if whole is self else of_whole[images]
+            own["_source"] = whole, images if of_whole is None else of_whole[images]
         part = object.__new__(DatasetIndex)
         vars(part).update(own)
         return part

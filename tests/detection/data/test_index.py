@@ -501,6 +501,18 @@ def test_columns_of_a_subset_are_gathered_when_they_are_asked_for(load: Load, so
         _ = part.box  # type: ignore[attr-defined]
 
 
+def test_a_subset_of_a_subset_that_leaves_no_object_out(load: Load, sound: dict[str, Any]) -> None:
+    sound["images"].insert(0, {"id": 5, "file_name": "c.png", "height": 10, "width": 10})  # between the two
+    sound["images"].insert(0, {"id": 1, "file_name": "d.png", "height": 10, "width": 10})
+    index = load(sound)
+    assert index.image_ids.tolist() == [1, 3, 5, 7]
+    part = index.subset([0, 2, 3]).subset([1, 2])
+    assert part.image_ids.tolist() == [5, 7]
+    assert [len(part.objects(i)[0]) for i in range(2)] == [0, 2]
+    assert part.annotation_ids.tolist() == [2, 3]
+    assert part.subset([1]).objects(0)[1].tolist() == part.labels.tolist() == [1, 2]
+
+
 def test_images_with_targets_are_those_with_an_object_that_is_no_crowd(load: Load, sound: dict[str, Any]) -> None:
     random = np.random.default_rng(0)
     sound["images"] = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in range(50)]
