@@ -154,13 +154,12 @@ class ProposalWriter:
             file.write(self.image_ids.tobytes())
             file.write(offsets.tobytes())
             for positions, chunk_counts, boxes, scores in self._chunks():
-                ends = np.cumsum(chunk_counts)
-                first = np.flatnonzero(np.diff(positions, prepend=-2) != 1)  # of each run of neighbours in the store
-                for one, following in zip(first.tolist(), [*first[1:].tolist(), len(positions)], strict=True):
-                    begin, end = int(ends[one] - chunk_counts[one]), int(ends[following - 1])
+                end = 0
+                for position, count in zip(positions.tolist(), chunk_counts.tolist(), strict=True):
+                    begin, end = end, end + count
                     for name, rows in (("boxes", boxes[begin:end]), ("scores", scores[begin:end])):
                         row_bytes = rows.itemsize * (4 if name == "boxes" else 1)
-                        file.seek(places[name].start + row_bytes * int(offsets[positions[one]]))
+                        file.seek(places[name].start + row_bytes * int(offsets[position]))
                         file.write(rows.tobytes())
             file.flush()
             seal(temporary)

@@ -114,6 +114,14 @@ def test_the_kept_index_holds_the_places_until_a_tar_file_changes(
     assert all(np.array_equal(read_image(again.path(i)), own) for i, own in enumerate(pixels))
 
 
+def test_a_training_gives_the_bits_of_files(folder: Path, tmp_path: Path) -> None:
+    for name, changes in (("files", FILES), ("shards", [*SHARDS, "runtime.workers=2"])):
+        steps = ["rpn.training.steps=2", "rpn.training.milestones=[]"]
+        tool("train_rpn", *arguments_for(folder / "miniature.yaml", folder / name, tmp_path / name, changes + steps))
+    assert_equal_weights(tmp_path / "files/rpn.pt", tmp_path / "shards/rpn.pt")
+
+
+@pytest.mark.slow
 def test_both_trainings_and_the_evaluation_give_the_bits_of_files(folder: Path, tmp_path: Path) -> None:
     """Of the tar files, workers read, and each training is killed once and resumed."""
     for name, changes in (("files", FILES), ("shards", [*SHARDS, "runtime.workers=2"])):
