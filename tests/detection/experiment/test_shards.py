@@ -18,8 +18,8 @@ from detection.data import index_cache
 from detection.data.demo import make_demo_dataset
 from detection.data.images import read_image
 from detection.data.shards import MemberPath
-from detection.experiment.datasets import open_split
-from detection.experiment.shared_images import images_also_in_train, training_source
+from detection.experiment.datasets import load_split, open_split
+from detection.experiment.shared_images import compare_with_train, images_also_in_train, training_source
 from tests.detection.machines import Place, agent_arguments, two_namespaces
 from tests.detection.pipeline import (
     MINIATURE,
@@ -87,8 +87,13 @@ def test_test_images_that_are_also_in_the_training_tar_files_are_found(folder: P
     config = load_config(folder / "miniature.yaml", [f"data.root={tmp_path / 'set'}", *SHARDS])
     source, test = training_source(config.data), open_split(config.data, "test")
     assert source is not None
-    assert isinstance(open_split(config.data, "train").path(0), MemberPath)
-    assert len(images_also_in_train(config.data, source, test)) == len(test) == 8
+    train = open_split(config.data, "train")
+    assert isinstance(train.path(0), MemberPath)
+    listed = load_split(config.data, "train", source, "listed")
+    for one in (train, listed):
+        assert len(images_also_in_train(source, one, test)) == len(test) == 8
+    (tmp_path / "set/images/train/train-000001.tar").write_bytes(b"")
+    assert compare_with_train(config.data, source, test) == (None, [])  # an evaluation goes on without
 
 
 def test_the_kept_index_holds_the_places_until_a_tar_file_changes(
