@@ -45,7 +45,9 @@ class Split:
     # The labels, relative to data.root: a COCO or CSV file, a data.yaml, or a folder of Pascal VOC or YOLO files. null:
     # found according to data.layout
     annotations: str | None = None
-    images: str | None = None  # folder of the images that the labels name, relative to data.root
+    # Folder of the images that the labels name, relative to data.root. With COCO labels, they may be in tar files:
+    # their folder, a single one, or a pattern such as shards/train-{000000..000099}.tar
+    images: str | None = None
     limit: int | None = within(None, 1, STEPS)  # only the first `limit` images, for experiments
 
 

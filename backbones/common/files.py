@@ -27,10 +27,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        return sha256_of_stream(file)
+
+
+def sha256_of_stream(file: IO[bytes]) -> str:
+    """The SHA-256 of what an open file has left. Raises OSError."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

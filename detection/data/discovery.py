@@ -21,6 +21,7 @@ from detection.data.readers.csv_table import USUAL_NAMES, read_table
 from detection.data.readers.images import ImagesSource
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import TITLES, Format, Options, Source
+from detection.data.shards import shard_files
 from detection.data.split_words import split_of
 
 logger = logging.getLogger(__name__)
@@ -181,11 +182,22 @@ def _choose(splits: Mapping[str, object], which: str, name: str) -> str | None:
 def source_of_files(annotations: Path, images: Path | None, which: str, options: Options) -> Source:
     """The labels that a configuration names: a COCO file, a data.yaml, a CSV file, or a folder of XML or YOLO files.
 
-    images: the folder of the images; None: sought in the labels' own folder.
+    images: the folder of the images, or with COCO labels tar files (see `shards`); None: sought in the labels' own
+    folder.
 
     Raises:
         UserError: there are no such labels, or they are of a kind that is not read, which the message names.
     """
+    source = _source_of_files(annotations, images, which, options)
+    if images is not None and source.format != "coco" and shard_files(images) is not None:
+        raise UserError(
+            f"data.{which}.images: images in tar files are read with COCO labels, and {annotations} is "
+            f"{TITLES[source.format]}; tools/convert_dataset.py --to coco --shards N writes both"
+        )
+    return source
+
+
+def _source_of_files(annotations: Path, images: Path | None, which: str, options: Options) -> Source:
     start = start_of(annotations)
     kind = what_labels_are(start)
     ending = annotations.suffix.lower()

@@ -238,6 +238,9 @@ KINDS: dict[str, Kind] = {
     "size_unreadable": Kind(
         "images without size whose file cannot be read", "add `width` and `height`, or the file", refuse=True
     ),
+    "image_member_twice": Kind(
+        "images that are in the tar files more than once", "which one is meant? Leave one in", refuse=True
+    ),
     "image_missing": Kind("images without a file", "give the folder that holds them, or take them out", refuse=True),
     "image_unreadable": Kind(
         "images that cannot be read, or are of another size", "replace them, or take them out", refuse=True
@@ -333,6 +336,11 @@ class Findings:
             for _, example in zip(range(wanted), examples, strict=False):
                 place = example if isinstance(example, Example) else Example(example)
                 finding.examples.append(Example(printable(example), place.image, place.box))
+
+    def extend(self, others: Findings) -> None:
+        """Adds other findings after these."""
+        for kind, finding in others.by_kind.items():
+            self.add(kind, finding.count, finding.examples)
 
     def count(self, kind: str) -> int:
         """The number of defects of `kind`."""

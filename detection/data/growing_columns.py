@@ -9,22 +9,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_SPARE = 8  # a column grows by this part of itself
+_SPARE = 32  # a column grows by this part of itself
+_WHOLE = (np.int16, np.int32, np.int64)
 
 
 class GrowingColumns:
-    """Columns of a table, extended block by block. Their kinds and widths are those of the first block."""
+    """Columns of a table, extended block by block. Their kinds and widths are those of the first block.
 
-    def __init__(self) -> None:
+    narrow: whether int64 columns are kept with as few bytes a number as their numbers need: int16, int32 or int64.
+    """
+
+    def __init__(self, *, narrow: bool = False) -> None:
         self._columns: list[np.ndarray] = []
         self._rows = 0
+        self._narrow = narrow
 
     def add(self, block: Sequence[np.ndarray]) -> None:
         """Appends one array to each column."""
         if not self._columns:
-            self._columns = [np.empty((0, *values.shape[1:]), values.dtype) for values in block]
+            self._columns = [np.empty((0, *values.shape[1:]), self._least(values)) for values in block]
         rows = self._rows + len(block[0])
-        for column, values in zip(self._columns, block, strict=True):
+        for number, values in enumerate(block):
+            column = self._columns[number]
+            if (dtype := np.promote_types(column.dtype, self._least(values))) != column.dtype:
+                column = self._columns[number] = column.astype(dtype)
             if rows > len(column):  # memory of this size is moved by its page table, not copied
                 column.resize((rows + rows // _SPARE, *column.shape[1:]), refcheck=False)
             column[self._rows : rows] = values
@@ -35,3 +43,10 @@ class GrowingColumns:
         for column in self._columns:
             column.resize((self._rows, *column.shape[1:]), refcheck=False)
         return self._columns
+
+    def _least(self, values: np.ndarray) -> np.dtype:
+        """The narrowest kind of number that a column with these values may have."""
+        if not self._narrow or values.dtype != np.int64:
+            return values.dtype
+        low, high = (int(function(initial=0)) for function in (values.min, values.max))
+        return np.dtype(next(one for one in _WHOLE if np.iinfo(one).min <= low and high <= np.iinfo(one).max))

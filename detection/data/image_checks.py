@@ -5,10 +5,11 @@ Shapes: M images.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from detection.data.decoder_complaints import decoder_complaints
 from detection.data.file_names import leads_out, match_file_names, present_files
 from detection.data.findings import Example, Findings
 from detection.data.images import ORIENTATION_TAG, ImageError, image_size, image_sizes, read_image
+from detection.data.shards import Shards, open_file, path_of_member
 from detection.data.similar_images import SIDE, thumbnail
 from detection.data.tables import Tables
 
@@ -39,24 +41,86 @@ def refuse_names_that_lead_out(names: Sequence[str], findings: Findings) -> np.n
     return within
 
 
-def find_files(
-    image_root: Path, names: Sequence[str], within: np.ndarray, findings: Findings
-) -> tuple[list[str], np.ndarray]:
-    """(the file of each name, relative to `image_root`; whether it is there, bool (M,)), by one listing of each folder.
+@dataclass(frozen=True)
+class ImagePlaces:
+    """Where the images of a split are.
+
+    root: their folder. files: M names relative to it, or of members of its tar files. there bool (M,): those that
+    exist, or were not looked for. tars: the tar files' names relative to the root; places int64 (M, 3): see `Shards`,
+    −1 for an image that is not there; both None for image files.
+    """
+
+    root: Path
+    files: list[str]
+    there: np.ndarray
+    tars: list[str] | None = None
+    places: np.ndarray | None = None
+
+    def path(self, i: int) -> Path:
+        """The path of image i."""
+        return path_of_image(self.root, self.files[i], i, self.tars, self.places)
+
+
+def path_of_image(root: Path, file: str, i: int, tars: Sequence[str] | None, places: np.ndarray | None) -> Path:
+    """The path of image i of an `ImagePlaces`."""
+    if tars is None or places is None or places[i, 0] < 0:
+        return root / file
+    return path_of_member(root, tars, file, places[i])
+
+
+def find_members(shards: Shards, names: Sequence[str], within: np.ndarray, findings: Findings) -> ImagePlaces:
+    """The member of each name; see `find_files`. Names of several members are counted."""
+    row_of = dict(zip(shards.names, range(len(shards.names)), strict=True))
+    if len(row_of) < len(shards.names):
+        _count_repeated_members(shards, set(names), findings)
+    there = np.fromiter((name in row_of for name in names), bool, len(names)) & within
+    files = list(names)
+    if not there[within].all():
+        places = f"in none of the {len(shards.tars)} tar files of {shards.root}"
+        files, there = _matched(names, within, set(row_of), findings, lambda name: f"{name} {places}")
+    places_of = np.full((len(names), 3), -1, dtype=np.int64)
+    rows = [row_of[files[i]] for i in np.flatnonzero(there).tolist()]
+    places_of[there] = shards.places[np.array(rows, dtype=np.int64)]
+    return ImagePlaces(shards.root, files, there, shards.tars, places_of)
+
+
+def _count_repeated_members(shards: Shards, wanted: set[str], findings: Findings) -> None:
+    first: dict[str, int] = {}
+    for row, name in enumerate(shards.names):
+        other = first.setdefault(name, row)
+        if other != row and name in wanted:
+            one, two = (shards.tars[int(shards.places[place, 0])] for place in (other, row))
+            where = f"{one} and in {two}" if one != two else f"{one}, twice"
+            findings.add("image_member_twice", 1, [f"{name} in {where}"])
+
+
+def find_files(image_root: Path, names: Sequence[str], within: np.ndarray, findings: Findings) -> ImagePlaces:
+    """The file of each name, by one listing of each folder.
 
     A file whose name is spelled differently is found, too (see `file_names`). within bool (M,): the names to look for.
     """
-    listings: dict[str, set[str]] = {}
+    sought, folders = np.flatnonzero(within).tolist(), set()
+    keys = np.empty(len(sought), dtype=np.int64)
+    for place, i in enumerate(sought):
+        folder, _ = parts = os.path.split(names[i])
+        folders.add(folder)
+        keys[place] = hash(parts)  # 64 bits: a set of millions of names would take hundreds of MB
+    present = [np.fromiter(_hashes_of_files(image_root, folder), np.int64) for folder in folders]
     there = np.zeros(len(names), dtype=bool)
-    for i in np.flatnonzero(within).tolist():
-        folder, file = os.path.split(names[i])
-        if folder not in listings:
-            listings[folder] = _files_in(image_root / folder)
-        there[i] = file in listings[folder]
+    there[sought] = np.isin(keys, np.concatenate([np.zeros(0, np.int64), *present]))
     if there[within].all():
-        return list(names), there
+        return ImagePlaces(image_root, list(names), there)
+    found = _matched(names, within, present_files(image_root), findings, lambda name: str(image_root / name))
+    return ImagePlaces(image_root, *found)
+
+
+def _matched(
+    names: Sequence[str], within: np.ndarray, present: set[str], findings: Findings, describe: Callable[[str], str]
+) -> tuple[list[str], np.ndarray]:
+    """(the file of each name; whether it is among those present, bool (M,)). describe: an absent name, in messages."""
+    there = np.zeros(len(names), dtype=bool)
     sought = np.flatnonzero(within).tolist()
-    matched = match_file_names([names[i] for i in sought], present_files(image_root))
+    matched = match_file_names([names[i] for i in sought], present)
     findings.add(
         "image_respelled",
         len(matched.respelled),
@@ -65,7 +129,7 @@ def find_files(
     findings.add(
         "image_missing",
         len(matched.absent),
-        (f"{image_root / name}" + (f" ({remark})" if remark else "") for name, remark in matched.absent),
+        (describe(name) + (f" ({remark})" if remark else "") for name, remark in matched.absent),
     )
     files = list(names)
     for i, file in zip(sought, matched.files, strict=True):
@@ -75,33 +139,41 @@ def find_files(
     return files, there
 
 
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+def find_images(
+    root: Path, shards: Shards | None, names: Sequence[str], within: np.ndarray, findings: Findings
+) -> ImagePlaces:
+    """`find_members` if the images are in tar files, else `find_files`."""
+    if shards is None:
+        return find_files(root, names, within, findings)
+    return find_members(shards, names, within, findings)
+
+
+def _hashes_of_files(root: Path, folder: str) -> Iterator[int]:
+    """The hash of (folder, name) for each file in a folder below the root."""
+    with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield hash((folder, entry.name))
 
 
 def sizes_of(
-    image_root: Path,
-    image_ids: np.ndarray,
-    files: Sequence[str],
-    there: np.ndarray,
-    stated: tuple[np.ndarray, np.ndarray],
-    findings: Findings,
+    images: ImagePlaces, image_ids: np.ndarray, stated: tuple[np.ndarray, np.ndarray], findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heights and widths int64 (M,), the absent ones from the files' headers.
 
-    there bool (M,): the files that exist. stated: heights and widths as the label file gives them, 0 where it gives
-    none, negative where its value is unusable.
+    stated: heights and widths as the label file gives them, 0 where it gives none, negative where its value is
+    unusable.
     """
-    heights, widths = (side.copy() for side in stated)
+    there = images.there
+    heights, widths = stated
     unusable = (heights < 0) | (widths < 0)
     absent = ~unusable & ((heights == 0) | (widths == 0))
+    if not (unusable.any() or absent.any()):
+        return stated
+    heights, widths = heights.copy(), widths.copy()
     for i in np.flatnonzero(absent & there).tolist():
         try:
-            heights[i], widths[i] = image_size(image_root / files[i])
+            heights[i], widths[i] = image_size(images.path(i))
             findings.add("size_missing", 1, [f"image {image_ids[i]}"])
         except ImageError as error:
             findings.add("size_unreadable", 1, [f"image {image_ids[i]}: {error}"])
@@ -111,11 +183,14 @@ def sizes_of(
     return heights, widths
 
 
-def without_unusable_images(tables: Tables, root: Path, missing: bool, unreadable: bool, findings: Findings) -> Tables:
+def without_unusable_images(
+    tables: Tables, root: Path, shards: Shards | None, missing: bool, unreadable: bool, findings: Findings
+) -> Tables:
     """The tables without the images that have no file, or no size in labels and file; they are counted."""
     nobody = Findings()
     within = refuse_names_that_lead_out(tables.names, nobody)
-    files, there = find_files(root, tables.names, within, nobody)
+    images = find_images(root, shards, tables.names, within, nobody)
+    there = images.there
     kept = np.ones(len(tables.names), dtype=bool)
     if missing:
         kept &= there | ~within
@@ -124,7 +199,7 @@ def without_unusable_images(tables: Tables, root: Path, missing: bool, unreadabl
         np.flatnonzero(there & (tables.heights == 0) & (tables.widths == 0)) if unreadable else np.zeros(0, np.int64)
     )
     if len(sizeless):
-        found = image_sizes([root / files[i] for i in sizeless.tolist()])
+        found = image_sizes([images.path(i) for i in sizeless.tolist()])
         left_out = sizeless[found[:, 0] == 0]
         kept[left_out] = False
         findings.add("image_unreadable_left_out", len(left_out), (tables.names[i] for i in left_out.tolist()))
@@ -146,12 +221,7 @@ class _Look:
 
 
 def look_at_images(
-    image_root: Path,
-    files: Sequence[str],
-    there: np.ndarray,
-    sizes: tuple[np.ndarray, np.ndarray],
-    stated: np.ndarray,
-    findings: Findings,
+    images: ImagePlaces, sizes: tuple[np.ndarray, np.ndarray], stated: np.ndarray, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes every image and returns digests of their pixels, uint8 (M, DIGEST_BYTES), and their thumbnails, uint8
     (M, SIDE, SIDE) (see `similar_images`); zeros for those not decoded.
@@ -160,15 +230,15 @@ def look_at_images(
     equal images; nearly black images; rotated images whose EXIF orientation contradicts the other images' sizes.
 
     Args:
-        files, there: see `find_files`. sizes: heights and widths (M,). stated: whether the label file states the size,
-            bool (M,).
+        sizes: heights and widths (M,). stated: whether the label file states the size, bool (M,).
     """
+    files, there = images.files, images.there
     heights, widths = sizes
     looks: dict[int, _Look] = {}
     sought = np.flatnonzero(there & (heights < UNKNOWN_SIDE)).tolist()
 
     def look(i: int) -> _Look:
-        return _look(image_root / files[i], (int(heights[i]), int(widths[i])), bool(stated[i]))
+        return _look(images.path(i), (int(heights[i]), int(widths[i])), bool(stated[i]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(sought), _TOGETHER):
@@ -185,7 +255,7 @@ def look_at_images(
                     findings.add(
                         "image_doubtful",
                         min(1, len(own)),
-                        [Example(f"{image_root / files[i]}: {text}", files[i]) for text in own[:1]],
+                        [Example(f"{images.path(i)}: {text}", files[i]) for text in own[:1]],
                     )
     sound = {i: one for i, one in looks.items() if one.problem is None}
     dark = [
@@ -248,7 +318,7 @@ def _look(path: Path, size: tuple[int, int], stated: bool) -> _Look:
 def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """(orientation 1 to 8, (width, height) of the stored pixels)."""
     try:
-        with Image.open(path) as header:
+        with open_file(path) as file, Image.open(file) as header:
             tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives after rotation
             size = int(tags.get(_TIFF_WIDTH, header.width)), int(tags.get(_TIFF_HEIGHT, header.height))
             if header.format == "PNG" and "exif" not in header.info:  # Pillow would decode all pixels to find it

@@ -31,6 +31,7 @@ from backbones.common.errors import UserError
 from backbones.common.text import printable
 from detection.data.image_kinds import RAW_FILE, is_raw, readable_formats, what_it_is
 from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, png_is_sound
+from detection.data.shards import MemberPath, open_file
 
 try:
     import cv2
@@ -126,7 +127,7 @@ def image_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
 
 def _size_and_turn(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
     _check_file(path)
-    with _error_of_file(path), open(path, "rb") as file:
+    with _error_of_file(path), open_file(path) as file:
         header = _open(path, file)
         orientation = _orientation(header, file)
         return *_upright_size(header, orientation), orientation >= 5
@@ -148,16 +149,17 @@ def rgb_over_white(image: Image.Image) -> np.ndarray:
 def _check_file(path: str | os.PathLike[str]) -> None:
     """Raises ImageError if there is no such file, or it is none that can be read."""
     with _error_of_file(path):
-        status = os.stat(path)
+        status = os.stat(path.tar if isinstance(path, MemberPath) else path)
+        size = path.size if isinstance(path, MemberPath) else status.st_size
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could block for ever
             raise ImageError(f"{_name(path)}: is no file")
-        if status.st_size > FILE_LIMIT:
-            raise ImageError(f"{_name(path)}: has {status.st_size} bytes, more than the {FILE_LIMIT} accepted")
+        if size > FILE_LIMIT:
+            raise ImageError(f"{_name(path)}: has {size} bytes, more than the {FILE_LIMIT} accepted")
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     _check_file(path)
-    with _error_of_file(path), open(path, "rb") as file:
+    with _error_of_file(path), open_file(path) as file:
         return file.read()
 
 

@@ -20,8 +20,10 @@ import numpy as np
 from backbones.common.errors import UserError
 from detection.data.findings import Findings, Purpose, UnusableLabels
 from detection.data.image_checks import (
-    find_files,
+    ImagePlaces,
+    find_images,
     look_at_images,
+    path_of_image,
     refuse_names_that_lead_out,
     sizes_of,
     without_unusable_images,
@@ -39,8 +41,12 @@ from detection.data.repairs import (
     distinct_images,
     link,
 )
+from detection.data.row_parts import by_image, parts_of, taken
+from detection.data.shards import open_shards
 from detection.data.tables import Tables
 from detection.data.tensor_file import MappedPart
+
+_OF_OBJECTS = ("boxes", "labels", "crowds", "annotation_ids", "areas")
 
 
 class _Mappable:
@@ -94,7 +100,10 @@ class DatasetIndex(_Mappable):
     stated: the objects that an evaluation compares detections with; None for an index that was loaded for training.
     Nothing above depends on the purpose. digests: uint8 (M, 16), of the images' pixels, for an index that was loaded
     with check="sound"; thumbnails uint8 (M, 16, 16): likewise, see `similar_images`. open_classes: whether the labels
-    list only the classes that occur in them.
+    list only the classes that occur in them. tars, places int64 (M, 3): see `image_checks.ImagePlaces`.
+
+    A subset gathers a column of its objects when it is first asked for. `objects` reads those of one image from the
+    index that it is a subset of.
     """
 
     name: str
@@ -119,6 +128,8 @@ class DatasetIndex(_Mappable):
     digests: np.ndarray | None = None
     thumbnails: np.ndarray | None = None
     open_classes: bool = False
+    tars: list[str] | None = None
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -139,12 +150,39 @@ class DatasetIndex(_Mappable):
         """
         if self.image_root is None:
             raise ValueError(f"the index of {self.annotation_file} was loaded without images")
-        return self.image_root / self.file_name(i)
+        return path_of_image(self.image_root, self.file_name(i), i, self.tars, self.places)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes (G, 4), labels (G,), crowds (G,)) of image i, as views."""
+        if "boxes" not in vars(self):
+            whole, images = vars(self)["_source"]
+            found: tuple[np.ndarray, np.ndarray, np.ndarray] = whole.objects(int(images[i]))
+            return found
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return self.boxes[rows], self.labels[rows], self.crowds[rows]
+
+    def __getattr__(self, name: str) -> Any:
+        source = vars(self).get("_source")
+        if source is None or name not in _OF_OBJECTS:
+            raise AttributeError(name)
+        whole, images = source
+        column = vars(self)[name] = getattr(whole, name)[_gather(whole.offsets, images)[0]]
+        return column
+
+    def __getstate__(self) -> dict[str, Any]:
+        source = vars(self).get("_source")
+        if source is None or MappedPart.of(source[0].boxes) is not None:
+            return super().__getstate__()
+        own = {name: getattr(self, name) for name in _OF_OBJECTS}  # not all of what this is a part of
+        return {name: value for name, value in (super().__getstate__() | own).items() if name != "_source"}
+
+    @property
+    def has_target(self) -> np.ndarray:
+        """Whether each image has an object that is not a crowd region, bool (M,)."""
+        found = np.diff(self.offsets) > 0
+        if self.crowds.any():
+            found[found] = np.logical_or.reduceat(~self.crowds, self.offsets[:-1][found])
+        return found
 
     @property
     def aspect_ratios(self) -> np.ndarray:
@@ -166,23 +204,25 @@ class DatasetIndex(_Mappable):
         images = np.asarray(indices, dtype=np.int64)
         objects, offsets = _gather(self.offsets, images)
         letters, name_offsets = _gather(self.name_offsets, images)
-        return dataclasses.replace(
-            self,
-            image_ids=self.image_ids[images],
-            heights=self.heights[images],
-            widths=self.widths[images],
-            name_bytes=self.name_bytes[letters],
-            name_offsets=name_offsets,
-            offsets=offsets,
-            boxes=self.boxes[objects],
-            labels=self.labels[objects],
-            crowds=self.crowds[objects],
-            annotation_ids=self.annotation_ids[objects],
-            areas=self.areas[objects],
-            stated=self.stated and self.stated.subset(images),
-            digests=None if self.digests is None else self.digests[images],
-            thumbnails=None if self.thumbnails is None else self.thumbnails[images],
-        )
+        own = vars(self) | {
+            "image_ids": self.image_ids[images],
+            "heights": self.heights[images],
+            "widths": self.widths[images],
+            "name_bytes": self.name_bytes[letters],
+            "name_offsets": name_offsets,
+            "offsets": offsets,
+            "stated": self.stated and self.stated.subset(images),
+            "digests": None if self.digests is None else self.digests[images],
+            "thumbnails": None if self.thumbnails is None else self.thumbnails[images],
+            "places": None if self.places is None else self.places[images],
+        }
+        whole, of_whole = own.get("_source", (self, None))
+        if of_whole is not None or not isinstance(objects, slice):  # the objects are not all as they are in the whole
+            own = {name: value for name, value in own.items() if name not in _OF_OBJECTS}
+            own["_source"] = whole, images if of_whole is None else of_whole[images]
+        part = object.__new__(DatasetIndex)
+        vars(part).update(own)
+        return part
 
     def in_class_order(self, order: Sequence[int] | np.ndarray) -> DatasetIndex:
         """The same split with its classes in another order: the new label l was label order[l - 1] + 1.
@@ -218,10 +258,7 @@ class DatasetIndex(_Mappable):
         Raises:
             UserError: there is no such image.
         """
-        targets = self.offsets
-        if self.crowds.any():
-            targets = np.concatenate([[0], np.cumsum(~self.crowds)])[self.offsets]
-        kept = np.flatnonzero(np.diff(targets))
+        kept = np.flatnonzero(self.has_target)
         if len(kept) == 0:
             raise UserError(f"{self.annotation_file}: no image has an object that could be trained on")
         return self.subset(kept)
@@ -243,8 +280,8 @@ def load_index(
     Defects are repaired and counted in `.findings`, or refused: `findings.py` lists every kind.
 
     Args:
-        images: the folder of the image files. None if only stored detections are compared with the objects: then the
-            images' names and sizes are not needed and not checked.
+        images: the folder of the image files, or tar files that hold them (see `shards`). None if only stored
+            detections are compared with the objects: then the images' names and sizes are not needed and not checked.
         purpose: what the index is for. "evaluation" adds `.stated` and follows pycocotools where training differs.
         check: what is required of the images. "listed": nothing; only those without a stated size are opened.
             "present": each has a file, and boxes that are implausible as a whole are reported. "sound": each can be
@@ -270,39 +307,52 @@ def load_index(
         tables, open_classes = source.read(findings, of_files=root is not None), source.open_classes
     if part is not None:
         tables = tables.of_images(part(tables))
+    shards = None if root is None else open_shards(root)
     if root is not None and check != "listed" and (skip_missing or skip_unreadable):
-        tables = without_unusable_images(tables, root, skip_missing, skip_unreadable, findings)
+        tables = without_unusable_images(tables, root, shards, skip_missing, skip_unreadable, findings)
     rows = distinct_images(tables, findings)
-    image_ids, names = tables.image_ids[rows], [tables.names[i] for i in rows.tolist()]
+    image_ids, names = tables.image_ids[rows], tables.names
+    if not isinstance(rows, slice):
+        names = [names[i] for i in rows.tolist()]
     count_shared_names(names, findings)
-    sizes, files, digests, thumbnails = None, names, None, None
+    places, sizes, digests, thumbnails = None, None, None, None
     if root is not None:
         stated_sizes = tables.heights[rows], tables.widths[rows]
         there = refuse_names_that_lead_out(names, findings)
-        if check != "listed":
-            files, there = find_files(root, names, there, findings)
-        sizes = sizes_of(root, image_ids, files, there, stated_sizes, findings)
+        places = ImagePlaces(root, names, there)
+        if check != "listed" or shards is not None:
+            places = find_images(root, shards, names, there, findings if check != "listed" else Findings())
+        sizes = sizes_of(places, image_ids, stated_sizes, findings)
         if check == "sound":
             is_stated = (stated_sizes[0] > 0) & (stated_sizes[1] > 0)
-            digests, thumbnails = look_at_images(root, files, there, sizes, is_stated, findings)
+            digests, thumbnails = look_at_images(places, sizes, is_stated, findings)
     category_ids, category_names = categories_of(tables, findings)
-    links = link(tables, image_ids, category_ids, findings)
-    boxes, usable = corner_boxes(tables, links, sizes, findings)
-    annotation_ids = annotation_ids_of(tables, findings)
+    named_by_id = tables.place_of is None
+    links = link(tables, image_ids, category_ids, findings, in_place=named_by_id)
+    later = Findings(purpose)  # found before the boxes are overwritten, but told after their defects
+    annotation_ids = annotation_ids_of(tables, later)
     if check != "listed" and sizes is not None:
-        find_implausible(tables, links, sizes, category_names, findings, closely=check == "sound")
+        find_implausible(tables, links, sizes, category_names, later, closely=check == "sound")
+    boxes, usable = corner_boxes(tables, links, sizes, findings, in_place=named_by_id and purpose == "training")
+    findings.extend(later)
     if findings.refused:
         raise UnusableLabels(f"{file}: cannot be used:\n{findings.refusal()}", findings, root)
 
-    heights, widths = sizes or (np.zeros(len(rows)), np.zeros(len(rows)))
-    stated = _stated(tables, links, len(rows)) if purpose == "evaluation" else None
-    if tables.place_of is None:  # no message names a row of the tables from here on
-        tables.boxes = np.zeros((0, 4))
+    heights, widths = sizes or (np.zeros(len(names)), np.zeros(len(names)))
+    stated = _stated(tables, links, len(names)) if purpose == "evaluation" else None
+    objects, offsets = by_image(usable, links.image_rows, len(names), annotation_ids)
+    unordered, crowds, areas = links.labels, tables.crowds, tables.areas
+    if named_by_id:  # no message names a row of the tables from here on
+        tables.boxes, tables.crowds, tables.areas = np.zeros((0, 4)), np.zeros(0, dtype=bool), np.zeros(0)
         tables.annotation_ids = tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
-    objects, offsets = _by_image(usable, links, len(rows), annotation_ids)
-    boxes, annotation_ids = boxes[objects], annotation_ids[objects]
-    labels, crowds, areas = links.labels[objects].astype(np.int64), tables.crowds[objects], tables.areas[objects]
-    del objects, links, usable
+        tables.image_id_of = None
+    del links, usable
+    boxes = taken(boxes, objects)  # one column after the other, each instead of the unordered one
+    areas, crowds = taken(areas, objects), taken(crowds, objects)
+    labels = taken(unordered, objects, np.int64)
+    del unordered
+    annotation_ids = taken(annotation_ids, objects, np.int64)
+    del objects
     content = {
         "image_ids": image_ids,
         "heights": heights.astype(np.int32),
@@ -320,7 +370,9 @@ def load_index(
     fingerprint = _fingerprint(content, category_names)  # of the names as stated, not as found on disk
     return DatasetIndex(
         name=name,
-        image_root=root,
+        image_root=None if places is None else places.root,
+        tars=None if places is None else places.tars,
+        places=None if places is None else places.places,
         annotation_file=file,
         category_names=category_names,
         fingerprint=fingerprint,
@@ -329,37 +381,28 @@ def load_index(
         digests=digests,
         thumbnails=thumbnails,
         open_classes=open_classes,
-        **(content | _packed(files)),
+        **(content | (_packed(places.files) if places else {})),
     )
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
-    encoded = [text.encode("utf-8", "surrogateescape") for text in names]
-    return {
-        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "name_offsets": np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64),
-    }
+    letters, offsets = bytearray(), np.zeros(len(names) + 1, dtype=np.int64)
+    for part in parts_of(len(names)):
+        encoded = [text.encode("utf-8", "surrogateescape") for text in names[part]]
+        letters += b"".join(encoded)
+        offsets[part.start + 1 : part.stop + 1] = [len(text) for text in encoded]
+    return {"name_bytes": np.frombuffer(letters, dtype=np.uint8), "name_offsets": np.cumsum(offsets)}
 
 
 def _stated(tables: Tables, links: Links, images: int) -> StatedObjects:
-    rows, offsets = _by_image(links.kept, links, images)
-    labels = links.labels[rows].astype(np.int64)
-    return StatedObjects(offsets, tables.boxes[rows], labels, tables.crowds[rows], tables.areas[rows])
-
-
-def _by_image(
-    kept: np.ndarray, links: Links, images: int, order: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows of the annotations `kept`, grouped by image, within an image sorted by `order` if given, else in the
-    file's order; the offset at which each image's rows begin).
-    """
-    rows = np.flatnonzero(kept)
-    image_of = links.image_rows[rows]
-    if order is not None and not (order[1:] >= order[:-1]).all():
-        rows = rows[np.lexsort([order[rows], image_of])]
-    elif not (image_of[1:] >= image_of[:-1]).all():
-        rows = rows[np.argsort(image_of, kind="stable")]
-    return rows, np.concatenate([[0], np.cumsum(np.bincount(image_of, minlength=images))]).astype(np.int64)
+    rows, offsets = by_image(links.kept, links.image_rows, images)
+    return StatedObjects(
+        offsets,
+        taken(tables.boxes, rows),
+        taken(links.labels, rows, np.int64),
+        taken(tables.crowds, rows),
+        taken(tables.areas, rows),
+    )
 
 
 def _fingerprint(content: dict[str, np.ndarray], category_names: list[str]) -> str:

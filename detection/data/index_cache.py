@@ -158,6 +158,7 @@ def _write(
         "category_names": index.category_names,
         "fingerprint": index.fingerprint,
         "open_classes": index.open_classes,
+        "tars": index.tars,
         "purpose": index.findings.purpose,
         "findings": [
             [kind, finding.count, [[str(one), one.image, one.box] for one in finding.examples]]
@@ -198,6 +199,7 @@ def _index(path: Path, metadata: Mapping[str, Any], places: Mapping[str, Place])
         fingerprint=metadata["fingerprint"],
         findings=findings,
         open_classes=metadata["open_classes"],
+        tars=metadata["tars"],
         stated=StatedObjects(**stated) if stated else None,
         **own,
     )

@@ -17,7 +17,15 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, user_path
 from detection.data.index import DatasetIndex
-from detection.data.tensor_file import HEADER_LIMIT, NoChecksums, find_damage, map_array, read_header
+from detection.data.tensor_file import (
+    HEADER_LIMIT,
+    NoChecksums,
+    fetch,
+    find_damage,
+    map_array,
+    read_header,
+    read_sparingly,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +83,8 @@ class ProposalStore:
             self._offsets = np.array(map_array(self.path, places["offsets"]))
             self._boxes = map_array(self.path, places["boxes"])
             self._scores = map_array(self.path, places["scores"])
+            read_sparingly(self._boxes)
+            read_sparingly(self._scores)
             self._order = np.argsort(self.image_ids, kind="stable")
             self._sorted_ids = self.image_ids[self._order]
             fit = bool((np.diff(self._sorted_ids) > 0).all() and (np.diff(self._offsets) >= 0).all())
@@ -181,6 +191,8 @@ class ProposalStore:
 
     def _checked(self, image_id: int, limit: int | None) -> np.ndarray:
         rows = self._rows(image_id, limit)
+        for column in (self._boxes, self._scores):
+            fetch(column, rows.start, rows.stop)
         boxes = np.array(self._boxes[rows])
         fault = fault_of(boxes, self._scores[rows])
         if fault is not None:

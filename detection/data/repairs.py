@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from detection.common.seeds import GOLDEN, mix64
-from detection.data.findings import Example, Findings
+from detection.data.findings import EXAMPLES_KEPT, Example, Findings
+from detection.data.row_parts import ROWS, parts_of
 from detection.data.tables import MISSING, Tables
 
-ROWS = 1 << 18  # rows of a table that are computed with at a time, so that intermediate arrays stay small
 ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed the edge by that much in a correct file
 
 
@@ -25,8 +25,8 @@ ROUNDING = 0.011  # pixels; COCO writes two decimals, so x + width may exceed th
 class Links:
     """The image and the label of each annotation.
 
-    image_rows int32 (T,): the row of each one's image, −1 if it is not listed. labels int32 (T,): 0 if its category is
-    not listed. kept bool (T,): both are.
+    image_rows (T,): the row of each one's image, −1 if it is not listed. labels (T,): 0 if its category is not listed.
+    Both are int16, int32 or int64. kept bool (T,): both are listed.
     """
 
     image_rows: np.ndarray
@@ -34,8 +34,11 @@ class Links:
     kept: np.ndarray
 
 
-def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
-    """Rows of the images by ascending id, each once; repeated identical entries are skipped."""
+def distinct_images(tables: Tables, findings: Findings) -> np.ndarray | slice:
+    """Rows of the images by ascending id, each once; repeated identical entries are skipped. All of them, if they stand
+    in the file like that."""
+    if (tables.image_ids[1:] > tables.image_ids[:-1]).all():
+        return slice(None)
     ids, first = np.unique(tables.image_ids, return_index=True)
     first_of = first[np.searchsorted(ids, tables.image_ids)]
     for row in np.flatnonzero((first_of != np.arange(len(first_of))) & (tables.image_ids != MISSING)).tolist():
@@ -49,7 +52,7 @@ def distinct_images(tables: Tables, findings: Findings) -> np.ndarray:
 
 def count_shared_names(names: Sequence[str], findings: Findings) -> None:
     """Counts the file names that several image ids share."""
-    if len(set(names)) < len(names):
+    if len(np.unique(np.fromiter(map(hash, names), np.int64, len(names)))) < len(names):  # a set would take much memory
         shared = [name for name, count in Counter(names).items() if count > 1 and name != "?"]
         findings.add("image_name_twice", len(shared), shared)
 
@@ -69,69 +72,118 @@ def categories_of(tables: Tables, findings: Findings) -> tuple[np.ndarray, list[
     return np.array([number for number, _ in ordered], dtype=np.int64), names
 
 
-def link(tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings) -> Links:
-    """Finds each annotation's image among `image_ids` and its label among `category_ids`."""
-    image_rows = _find(image_ids, tables.image_of)
-    labels = _find(category_ids, tables.category_of) + 1
-    stray = (image_rows < 0) & (tables.image_of != MISSING)
-    if len(stray) and stray.all():
+def link(
+    tables: Tables, image_ids: np.ndarray, category_ids: np.ndarray, findings: Findings, *, in_place: bool = False
+) -> Links:
+    """Finds each annotation's image among `image_ids` and its label among `category_ids`.
+
+    in_place: whether the result may take the memory of the tables' columns, which are empty afterwards.
+    """
+    image_rows, stray, stray_ids = _find(image_ids, tables.image_of, in_place)
+    labels, unknown, unknown_ids = _find(category_ids, tables.category_of, in_place)
+    labels += 1
+    if in_place:
+        tables.image_of = tables.category_of = np.zeros(0, dtype=np.int64)
+        tables.image_id_of = lambda row: int(
+            image_ids[image_rows[row]] if image_rows[row] >= 0 else stray_ids[np.searchsorted(stray, row)]
+        )
+    named = stray[stray_ids != MISSING]
+    if len(named) and len(named) == len(image_rows):
         findings.add("all_without_image", 1)
-    findings.add("annotation_without_image", int(stray.sum()), _examples(tables, stray))
-    unknown = (labels == 0) & (tables.category_of != MISSING) & (image_rows >= 0)
+    findings.add("annotation_without_image", len(named), _examples(tables, named))
+    counted = (unknown_ids != MISSING) & (image_rows[unknown] >= 0)
     examples = (
-        annotation_example(tables, row, f"category {tables.category_of[row]}: ")
-        for row in np.flatnonzero(unknown).tolist()
+        annotation_example(tables, row, f"category {number}: ")
+        for row, number in zip(unknown[counted].tolist(), unknown_ids[counted].tolist(), strict=True)
     )
-    findings.add("category_unknown", int(unknown.sum()), examples)
-    return Links(image_rows, labels, (image_rows >= 0) & (labels > 0))
+    findings.add("category_unknown", int(counted.sum()), examples)
+    kept = image_rows >= 0
+    kept &= labels > 0
+    return Links(image_rows, labels, kept)
 
 
-def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Position of each wanted id in `known` (distinct, any order), int32, −1 if it is not there."""
-    found = np.full(len(wanted), -1, dtype=np.int32)
-    if len(known) == 0:
-        return found
+def _find(known: np.ndarray, wanted: np.ndarray, in_place: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(position of each wanted id in `known` (distinct, any order), −1 if it is not there, (n,); the rows of those that
+    are not there; their ids).
+
+    in_place: whether the positions may overwrite `wanted`.
+    """
+    kind = np.dtype(np.int16 if len(known) < np.iinfo(np.int16).max else np.int32)  # holds a position, and 1 after it
+    found = wanted if in_place and wanted.itemsize >= kind.itemsize else np.empty(len(wanted), dtype=kind)
     order = np.argsort(known)
-    low, high = int(known[order[0]]), int(known[order[-1]])
+    low, high = (int(known[order[0]]), int(known[order[-1]])) if len(known) else (0, -1)
+    row_of = None
     if high - low < 8 * len(known):  # ids as they usually are: a table of them is many times faster than a search
         row_of = np.full(high - low + 1, -1, dtype=np.int32)
-        row_of[known - low] = np.arange(len(known))
-        for part in parts_of(len(wanted)):
-            listed = (wanted[part] >= low) & (wanted[part] <= high)
-            found[part] = np.where(listed, row_of[np.where(listed, wanted[part], low) - low], -1)
-        return found
+        row_of[known - low] = np.arange(len(known), dtype=np.int32)
+    nothing = np.zeros(0, dtype=np.int64)
+    absent, absent_ids = [nothing], [nothing]
     for part in parts_of(len(wanted)):
-        position = order[np.searchsorted(known, wanted[part], sorter=order).clip(max=len(known) - 1)]
-        found[part] = np.where(known[position] == wanted[part], position, -1)
-    return found
-
-
-def parts_of(rows: int) -> Iterator[slice]:
-    """Slices of at most `ROWS` rows that cover so many."""
-    return (slice(begin, min(begin + ROWS, rows)) for begin in range(0, rows, ROWS))
+        own = wanted[part].astype(np.int64)
+        if row_of is None:
+            position = order[np.searchsorted(known, own, sorter=order).clip(max=len(known) - 1)]
+            position = np.where(known[position] == own, position, -1)
+        elif len(known):
+            listed = (own >= low) & (own <= high)
+            position = np.where(listed, row_of[np.where(listed, own, low) - low], -1)
+        else:
+            position = np.full(len(own), -1)
+        rows = np.flatnonzero(position < 0)
+        absent.append(part.start + rows)
+        absent_ids.append(own[rows])
+        found[part] = position
+    return found, np.concatenate(absent), np.concatenate(absent_ids)
 
 
 def corner_boxes(
-    tables: Tables, links: Links, sizes: tuple[np.ndarray, np.ndarray] | None, findings: Findings
+    tables: Tables,
+    links: Links,
+    sizes: tuple[np.ndarray, np.ndarray] | None,
+    findings: Findings,
+    *,
+    in_place: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(boxes float32 (T, 4), corners clipped to their images; usable bool (T,): those with an area after clipping).
 
-    sizes: the images' heights and widths; None if unknown: then no box is clipped.
+    sizes: the images' heights and widths; None if unknown: then no box is clipped. in_place: whether the result may
+    take the memory of `tables.boxes`, which are empty afterwards.
     """
-    boxes = np.empty((len(tables.boxes), 4), dtype=np.float32)
-    defects = np.zeros(len(boxes), dtype=np.uint8)  # 1 + the number in _BOX_DEFECTS, or 0
+    stated = tables.boxes
+    in_place = in_place and stated.flags.owndata and stated.flags.c_contiguous
+    boxes = _first_half(stated) if in_place else np.empty((len(stated), 4), dtype=np.float32)
+    usable = links.kept.copy()
+    counts = [0] * len(_BOX_DEFECTS)
+    examples: list[list[Example]] = [[] for _ in _BOX_DEFECTS]
     limits = None
     if sizes is not None:  # row −1, no image, has no size
-        limits = np.append(np.stack([sizes[1], sizes[0]], axis=1), [[0, 0]], axis=0)
+        limits = np.zeros((len(sizes[0]) + 1, 2), dtype=np.int32)
+        limits[:-1, 0], limits[:-1, 1] = sizes[1], sizes[0]
     for part in parts_of(len(boxes)):
         own = None if limits is None else limits[links.image_rows[part]]
-        boxes[part], defects[part] = _corners_and_defects(tables.boxes[part], own)
-    defects[~links.kept] = 0
-    for number, kind in enumerate(_BOX_DEFECTS, start=1):
-        found = defects == number
-        findings.add(kind, int(found.sum()), _examples(tables, found))
-    clipped = 1 + _BOX_DEFECTS.index("box_overhanging")
-    return boxes, links.kept & ((defects == 0) | (defects == clipped))
+        corners, defects = _corners_and_defects(stated[part], own)
+        defects[~links.kept[part]] = 0
+        for number, kind in enumerate(_BOX_DEFECTS):
+            rows = np.flatnonzero(defects == number + 1)
+            counts[number] += len(rows)
+            if len(examples[number]) < EXAMPLES_KEPT:
+                examples[number] += _examples(tables, part.start + rows)
+            if kind != "box_overhanging":
+                usable[part.start + rows] = False
+        boxes[part] = corners  # overwrites, in place, rows that have been used
+    for kind, count, own_examples in zip(_BOX_DEFECTS, counts, examples, strict=True):
+        findings.add(kind, count, own_examples)
+    if in_place:
+        del boxes
+        tables.boxes = np.zeros((0, 4))
+        stated.resize((-(-len(usable) // 2), 4), refcheck=False)
+        boxes = _first_half(stated, len(usable))
+    return boxes, usable
+
+
+def _first_half(stated: np.ndarray, rows: int | None = None) -> np.ndarray:
+    """The beginning of the memory of float64 boxes (T, 4) as float32 boxes, T or `rows` of them."""
+    rows = len(stated) if rows is None else rows
+    return stated.reshape(-1).view(np.float32)[: 4 * rows].reshape(rows, 4)
 
 
 # Each annotation is counted as the first kind that applies. The second "box_zero_size" is too thin for float32.
@@ -174,7 +226,7 @@ def annotation_ids_of(tables: Tables, findings: Findings) -> np.ndarray:
     """The ids (T,), absent ones numbered after the last."""
     ids = tables.annotation_ids
     zero = ids == 0
-    findings.add("annotation_id_zero", int(zero.sum()), _examples(tables, zero))
+    findings.add("annotation_id_zero", int(zero.sum()), _examples(tables, np.flatnonzero(zero)))
     if not (ids[1:] > ids[:-1]).all():  # they ascend in most files
         ordered = np.sort(ids)
         again = ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != MISSING)]
@@ -239,12 +291,12 @@ def annotation_name(tables: Tables, row: int) -> str:
     if tables.place_of is not None:
         return tables.place_of(row)
     number = tables.annotation_ids[row]
-    return f"annotation {'without id' if number == MISSING else number} of image {tables.image_of[row]}"
+    return f"annotation {'without id' if number == MISSING else number} of image {tables.image_id(row)}"
 
 
 def annotation_example(tables: Tables, row: int, before: str = "") -> Example:
     """An annotation as an example, with its image and its box; `before` stands before its name."""
-    image = _image_name(tables, tables.image_of[row])
+    image = _image_name(tables, tables.image_id(row))
     return Example(before + annotation_name(tables, row), image, tables.boxes[row].tolist())
 
 
@@ -253,5 +305,5 @@ def _image_name(tables: Tables, image_id: int) -> str | None:
     return tables.names[rows[0]] if len(rows) else None
 
 
-def _examples(tables: Tables, mask: np.ndarray) -> list[Example]:
-    return [annotation_example(tables, row) for row in np.flatnonzero(mask)[:8].tolist()]
+def _examples(tables: Tables, rows: np.ndarray) -> list[Example]:
+    return [annotation_example(tables, row) for row in rows[:EXAMPLES_KEPT].tolist()]

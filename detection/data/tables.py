@@ -21,10 +21,11 @@ class Tables:
     """The content of a label file, in its order.
 
     image_ids, heights, widths int64 (M,): a size of 0 stands for an absent one. names: M file names.
-    annotation_ids (`MISSING` if absent), image_of, category_of int64 (T,): the ids of each annotation, its image and
-    its category. boxes float64 (T, 4) as x, y, width, height in pixels; crowds bool (T,); areas float64 (T,).
-    categories: (id, name) as the file lists them. place_of: row of an annotation → where it stands, for messages; None:
-    annotations are named by their ids.
+    annotation_ids (`MISSING` if absent), image_of, category_of int16, int32 or int64 (T,): the ids of each annotation,
+    its image and its category. boxes float64 (T, 4) as x, y, width, height in pixels; crowds bool (T,); areas float64
+    (T,). categories: (id, name) as the file lists them. place_of: row of an annotation → where it stands, for messages;
+    None: annotations are named by their ids. image_id_of: row of an annotation → the id of its image, where `image_of`
+    is no longer held; else None.
     """
 
     image_ids: np.ndarray
@@ -39,6 +40,11 @@ class Tables:
     areas: np.ndarray
     categories: list[tuple[int, str]]
     place_of: Callable[[int], str] | None = None
+    image_id_of: Callable[[int], int] | None = None
+
+    def image_id(self, row: int) -> int:
+        """The id of an annotation's image."""
+        return int(self.image_of[row] if self.image_id_of is None else self.image_id_of(row))
 
     def of_images(self, kept: np.ndarray) -> Tables:
         """The content without the images that are not kept, bool (M,), and without their annotations. Annotations of

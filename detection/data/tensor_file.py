@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import threading
 import zlib
@@ -226,6 +227,29 @@ def map_array(path: str | os.PathLike[str], place: Place, mode: Literal["r", "c"
     if place.size == 0:
         return np.zeros(place.shape, dtype=place.dtype)
     return np.memmap(path, dtype=place.dtype, mode=mode, offset=place.start, shape=place.shape)
+
+
+def read_sparingly(array: np.ndarray) -> None:
+    """Tells the system, where it can be told, that a mapped array is read at random places. By itself it would read as
+    much of the file around each as the disk's read-ahead is set to, several MB on some."""
+    mapped = array.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+
+
+def fetch(array: np.ndarray, begin: int, end: int) -> None:
+    """Asks the system to read these rows of a mapped array in one piece, rather than page by page as they are used."""
+    mapped = array.base
+    if (
+        isinstance(array, np.memmap)
+        and isinstance(mapped, mmap.mmap)
+        and hasattr(mmap, "MADV_WILLNEED")
+        and end > begin
+    ):
+        row = array.itemsize * math.prod(array.shape[1:])
+        first = array.offset % mmap.ALLOCATIONGRANULARITY + begin * row  # in the map, which begins at a page
+        page = first - first % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, first + (end - begin) * row - page)
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ def check_splits(data: settings.Data, sources: Mapping[Which, Source] | None = N
 
 def _headline(data: settings.Data, which: str, index: DatasetIndex) -> str:
     images = f"{len(index)} images"
-    targets = np.add.reduceat(np.append(~index.crowds, False), index.offsets[:-1]) * (np.diff(index.offsets) > 0)
-    empty = int((targets == 0).sum())
+    empty = int((~index.has_target).sum())
     if empty:
         images += f" ({empty} without objects"
         if which == "train":

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import CannotWrite, user_path
@@ -15,6 +18,7 @@ from detection import config as settings
 from detection.data.discovery import find_layout
 from detection.data.index import DatasetIndex, load_index
 from detection.data.readers.layout import WHOLE
+from detection.data.shards import MemberPath, open_file, size_of
 from detection.data.writers import coco, voc, yolo
 from detection.data.writers.objects import Split, as_repaired, as_stated, new_names
 from detection.experiment.class_matching import match_classes
@@ -28,13 +32,16 @@ _ORDER = ("train", "trainval", "val", "test")
 _WRITERS = {"coco": coco, "yolo": yolo, "voc": voc}
 
 
-def convert(data: settings.Data, target: Target, output: Path, *, cleaned: bool = False, link: bool = False) -> str:
+def convert(
+    data: settings.Data, target: Target, output: Path, *, cleaned: bool = False, link: bool = False, shards: int = 0
+) -> str:
     """Writes the data set of a configuration into the new folder `output`; the original files are only read.
 
     Args:
         cleaned: write what a training gets, boxes clipped to their images and without those that have no area, in place
             of the boxes as they are stated.
         link: link the images instead of copying them.
+        shards: write the images of each split into so many tar files, for COCO; 0: as files.
 
     Returns:
         What was written, in words.
@@ -63,7 +70,12 @@ def convert(data: settings.Data, target: Target, output: Path, *, cleaned: bool 
         writer = _WRITERS[target]
         lost = writer.write_labels(partial, splits, categories)
         for split in splits:
-            _place_images(split, partial / writer.image_folder(split.name), link)
+            folder = partial / writer.image_folder(split.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            if shards:
+                _write_shards(split, folder, shards)
+            else:
+                _place_images(split, folder, link)
         partial.chmod(0o755)
         os.replace(partial, output)
     except OSError as error:
@@ -114,15 +126,30 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _place_images(split: Split, folder: Path, link: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(split.files):
         source = split.index.path(i)
         if not (link and _link(source, folder / name)):
-            shutil.copyfile(source, folder / name)
+            with open_file(source) as file, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+
+
+def _write_shards(split: Split, folder: Path, shards: int) -> None:
+    """Writes the images in their order into tar files of about equally many. The same images give the same bytes."""
+    for number, part in enumerate(np.array_split(np.arange(len(split.files)), min(shards, len(split.files)))):
+        with tarfile.open(folder / f"{split.name}-{number:06d}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            for i in part.tolist():
+                source = split.index.path(i)
+                member = tarfile.TarInfo(split.files[i])
+                member.size = size_of(source)
+                with open_file(source) as file:
+                    tar.addfile(member, file)
 
 
 def _link(source: Path, link: Path) -> bool:
-    """Makes a link and returns whether it could: Windows allows it to administrators and in its developer mode."""
+    """Makes a link and returns whether it could: Windows allows it to administrators and in its developer mode; to an
+    image in a tar file there is none."""
+    if isinstance(source, MemberPath):
+        return False
     try:
         link.symlink_to(source.resolve())
     except OSError:

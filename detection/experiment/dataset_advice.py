@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from detection import config as settings
 from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex
 from detection.data.plausibility import LIMIT_OF_CLASS
+from detection.data.shards import image_paths
 from detection.experiment import dataset_images
 from detection.experiment.anchor_advice import anchor_blocks
 from detection.experiment.checking import Verdict, similar_across
@@ -138,17 +139,27 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _paths_of(verdict: Verdict) -> Callable[[str], Path] | None:
+    """Name of an image of a split → its path; None if the split has no images."""
+    index = verdict.index
+    if index is not None and index.tars is not None:
+        rows = {index.file_name(i): i for i in range(len(index))}
+        return lambda name: index.path(rows[name]) if name in rows else Path(name)
+    return None if verdict.root is None else image_paths(verdict.root)
+
+
 def _findings(verdicts: Sequence[Verdict]) -> list[Block]:
     """Every kind of finding, with the images and boxes of its examples."""
     blocks = []
     for verdict in verdicts:
         findings = verdict.findings
+        path_of = _paths_of(verdict)
         for kind, finding in findings.by_kind.items() if findings is not None else ():
             assert findings is not None
             then, refused = KINDS[kind].outcome(findings.purpose)
             shown: list[ShownImage] = []
             for example in finding.examples:
-                image = None if verdict.root is None else dataset_images.of_example(verdict.root, example)
+                image = None if path_of is None else dataset_images.of_example(path_of, example)
                 shown += [image] if image is not None else []
             drawn = {image.caption for image in shown}
             texts = [f"{'Refused' if refused else 'What is done'}: {then}."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -57,12 +57,12 @@ def augmented(data: settings.Data, index: DatasetIndex, images: Sequence[int], s
         yield ShownImage(embed_image(drawn, longest=_SHOWN), caption)
 
 
-def of_example(root: Path, example: Example) -> ShownImage | None:
+def of_example(path_of: Callable[[str], Path], example: Example) -> ShownImage | None:
     """A finding's image, and if it names an object the box and what is around it; None if it names no image that can be
-    read."""
+    read. path_of: see `image_paths`."""
     if example.image is None:
         return None
-    image = read(root / example.image)
+    image = read(path_of(example.image))
     if image is None:
         return None
     if example.box is not None and np.isfinite(example.box).all():

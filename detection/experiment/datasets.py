@@ -21,6 +21,7 @@ from detection.data.index import DatasetIndex, load_index
 from detection.data.index_cache import is_kept, keep, open_kept
 from detection.data.proposal_store import ProposalStore
 from detection.data.readers.source import Source
+from detection.data.shards import shard_files
 from detection.experiment.class_matching import match_classes
 from detection.experiment.label_location import label_options, locate
 from detection.training.consensus import require_same, together
@@ -154,15 +155,16 @@ def files_of(data: settings.Data, which: Literal["train", "test"], source: Sourc
     """
     root = user_path(data.root)
     own = data.train if data.split.test is not None else getattr(data, which)
+    images = shard_files(source.images) or [source.images]
     if source.format == "coco" and own.annotations is not None and own.images is not None:
-        return [source.labels, source.images]
+        return [source.labels, *images, *([source.images] if source.images.is_dir() else ())]
     named = [split for split in (data.train, data.test) if split.annotations is not None or split.images is not None]
     paths = [
         root / user_path(path) for split in named for path in (split.annotations, split.images) if path is not None
     ]
     paths += [path.parent for path in paths if path.is_file()]
     searched = own.annotations is None
-    return [*([root] if searched else ()), source.labels, source.images, *(path for path in paths if path.exists())]
+    return [*([root] if searched else ()), source.labels, *images, *(path for path in paths if path.exists())]
 
 
 def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:
@@ -244,7 +246,7 @@ def training_images(data: settings.Data, index: DatasetIndex) -> DatasetIndex:
 
 def log_images_left_out(data: settings.Data, whole: DatasetIndex, kept: DatasetIndex) -> None:
     """Logs how many images of a split have no object, and are left out of the training or are background in it."""
-    if data.keep_empty and (empty := len(whole) - len(whole.non_empty())):
+    if data.keep_empty and (empty := int((~whole.has_target).sum())):
         text = "%s: %d of %d images have no object and are trained on as background (data.keep_empty)"
         on_main(lambda: logger.info(text, whole.annotation_file, empty, len(whole)))
     if len(kept) < len(whole):

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.common.errors import UserError
-from backbones.common.files import sha256_of, user_path
+from backbones.common.files import sha256_of_stream, user_path
 from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.index_cache import open_kept
 from detection.data.readers.source import Source
+from detection.data.shards import image_paths, open_file, shard_files, size_of
 from detection.experiment.class_rates import rarer_labels
 from detection.experiment.datasets import facts_of, load_split
 from detection.experiment.label_location import locate
@@ -36,7 +37,11 @@ def training_source(data: settings.Data) -> Source | None:
         source = locate(data, "train")
     except UserError:
         return None
-    return source if source.labels.exists() and source.images.is_dir() else None
+    try:
+        there = source.images.is_dir() or shard_files(source.images) is not None
+    except UserError:
+        there = False
+    return source if source.labels.exists() and there else None
 
 
 def compare_with_train(
@@ -50,10 +55,11 @@ def compare_with_train(
         return None, []
     try:
         train = _open_training(data, source)
+        shared = images_also_in_train(source, train, test)
     except UserError as error:  # the evaluation is none of the training annotations' business
         logger.warning("%s; the test images were not compared with the training images", error)
         return None, []
-    return images_also_in_train(source, train, test), rarer_labels(train, test)
+    return shared, rarer_labels(train, test)
 
 
 def _open_training(data: settings.Data, source: Source) -> DatasetIndex:
@@ -66,16 +72,26 @@ def images_also_in_train(source: Source, train: DatasetIndex, test: DatasetIndex
     """The names of the test images whose bytes are those of a training image, in the order of the split.
 
     source: of `training_source`; train: the index of its labels.
+
+    Raises:
+        UserError: tar files with the training images cannot be used.
     """
+    rows = range(len(train))
+    if train.image_root is None:
+        path_of = image_paths(source.images)
+        paths: Iterable[Path] = (path_of(train.file_name(i)) for i in rows)
+    else:
+        paths = map(train.path, rows)
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path, size in _sizes(source.images / train.file_name(i) for i in range(len(train))):
+    for path, size in _sizes(paths):
         by_size[size].append(path)
     digests: dict[Path, str | None] = {}
 
     def digest(path: Path) -> str | None:
         if path not in digests:
             try:
-                digests[path] = sha256_of(path)
+                with open_file(path) as file:
+                    digests[path] = sha256_of_stream(file)
             except OSError:
                 digests[path] = None
         return digests[path]
@@ -91,6 +107,6 @@ def images_also_in_train(source: Source, train: DatasetIndex, test: DatasetIndex
 def _sizes(paths: Iterable[Path]) -> Iterable[tuple[Path, int]]:
     for path in paths:
         try:
-            yield path, path.stat().st_size
+            yield path, size_of(path)
         except OSError:
             continue

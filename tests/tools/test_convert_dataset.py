@@ -31,6 +31,7 @@ def test_the_examples_work(place: Path) -> None:
         "written: as_coco\ntrain: 5 images, 5 objects\n",
         "written: divided\ntrain: 4 images, 4 objects\ntest: 1 images, 1 objects\n",
         "written: as_voc\ntrain: 4 images, 4 objects\ntest: 1 images, 1 objects\n",
+        "written: as_shards\ntrain: 5 images, 5 objects\n",
     ]
     checked = tool("check_dataset", "--data", "as_voc").stdout
     assert checked.count("nothing to repair") == 2

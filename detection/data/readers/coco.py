@@ -48,7 +48,7 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
         if kind and not kind.startswith("a COCO file"):
             raise UserError(f"{content}: is no COCO annotation file, but {kind}")
     names: list[str] = []
-    images, annotations = GrowingColumns(), GrowingColumns()
+    images, annotations = GrowingColumns(), GrowingColumns(narrow=True)
     images.add(_images([], names, findings))
     annotations.add(_annotations([], findings))
     categories: list[tuple[int, str]] = []

@@ -23,6 +23,7 @@ from detection.data.listing import Listing
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
+from detection.data.shards import shard_files
 from detection.data.split_words import split_of
 
 _LOOKED_AT = 1 << 22  # bytes at a file's beginning and at its end that are searched for its members
@@ -79,10 +80,21 @@ def source_of_file(listing: Listing, file: str, split: str) -> CocoSource:
     names = _first_names(path)
     near = f"{file.rpartition('/')[0]}/{split}/{_year(file)}"
     base = _image_folder(listing, names, near)
+    if base is None and (shards := _shard_folder(listing, near)) is not None:
+        return CocoSource(path, listing.root / shards)
     if base is None:
         return CocoSource(path, listing.root, listing.image_files, near)
     below = [name.removeprefix(f"{base}/") for name in listing.below(base)]
     return CocoSource(path, listing.root / base, ImageFiles(below), near)
+
+
+def _shard_folder(listing: Listing, near: str) -> str | None:
+    """The folder of the tar files that hold the images; among several the one whose path shares most with `near`."""
+    folders = sorted({file.rpartition("/")[0] for file in listing.with_ending(".tar")})
+    folders = [folder for folder in folders if shard_files(listing.root / folder) is not None]
+    parts = set(near.lower().split("/"))
+    alike = [len(parts & set(folder.lower().split("/"))) for folder in folders]
+    return folders[alike.index(max(alike))] if alike and alike.count(max(alike)) == 1 else None
 
 
 def _year(file: str) -> str:

@@ -481,3 +481,51 @@ def test_pickle_keeps_everything(load: Load, sound: dict[str, Any]) -> None:
     assert copied.fingerprint == index.fingerprint
     assert copied.file_name(0) == "b.png"
     assert np.array_equal(copied.boxes, index.boxes)
+
+
+def test_columns_of_a_subset_are_gathered_when_they_are_asked_for(load: Load, sound: dict[str, Any]) -> None:
+    index = load(sound)
+    part = index.subset([1, 0]).subset([0])
+    assert "boxes" not in vars(part)
+    for ours, theirs in zip(part.objects(0), index.objects(1), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert "boxes" not in vars(part)
+    copied = pickle.loads(pickle.dumps(part))
+    assert "_source" not in vars(copied)  # not the whole index, whose arrays are in memory
+    for one in (part, copied):
+        assert (one.annotation_ids.tolist(), one.areas.tolist()) == ([2, 3], [2380, 20.5])
+        assert (one.labels.tolist(), one.crowds.tolist()) == ([1, 2], [True, False])
+        assert one.boxes.tolist() == [[0.5, 0, 60, 40], [10, 10, 15, 15]]
+    assert part.in_class_order([1, 0]).labels.tolist() == [2, 1]
+    with pytest.raises(AttributeError, match="box"):
+        _ = part.box  # type: ignore[attr-defined]
+
+
+def test_a_subset_of_a_subset_that_leaves_no_object_out(load: Load, sound: dict[str, Any]) -> None:
+    sound["images"].insert(0, {"id": 5, "file_name": "c.png", "height": 10, "width": 10})  # between the two
+    sound["images"].insert(0, {"id": 1, "file_name": "d.png", "height": 10, "width": 10})
+    index = load(sound)
+    assert index.image_ids.tolist() == [1, 3, 5, 7]
+    part = index.subset([0, 2, 3]).subset([1, 2])
+    assert part.image_ids.tolist() == [5, 7]
+    assert [len(part.objects(i)[0]) for i in range(2)] == [0, 2]
+    assert part.annotation_ids.tolist() == [2, 3]
+    assert part.subset([1]).objects(0)[1].tolist() == part.labels.tolist() == [1, 2]
+
+
+def test_images_with_targets_are_those_with_an_object_that_is_no_crowd(load: Load, sound: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    sound["images"] = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in range(50)]
+    sound["annotations"] = [
+        {"id": n, "image_id": int(random.integers(50)), "category_id": 5, "bbox": [1, 1, 5, 5], "area": 25,
+         "iscrowd": int(random.random() < 0.5)}
+        for n in range(1, 61)
+    ]  # fmt: skip
+    expected = {one["image_id"] for one in sound["annotations"] if not one["iscrowd"]}
+    index = load(sound)
+    assert np.flatnonzero(index.has_target).tolist() == sorted(expected)
+    assert 0 < len(expected) < len({one["image_id"] for one in sound["annotations"]}) < 50
+    assert index.non_empty().image_ids.tolist() == sorted(expected)
+    for annotation in sound["annotations"]:
+        annotation["iscrowd"] = 0
+    assert load(sound).has_target.sum() == len({one["image_id"] for one in sound["annotations"]})

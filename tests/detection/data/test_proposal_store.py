@@ -394,6 +394,20 @@ def test_reading_an_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
     assert all_of_them > 15_000  # so the measure does notice what is read
 
 
+def test_images_without_proposals_at_the_edges_of_pages(tmp_path: Path) -> None:
+    """What is asked of the system before an image is read must lie in the map."""
+    counts = [0, 256, 0, 255, 1, 1000, 0]  # 256 boxes fill a page
+    writer = ProposalWriter(tmp_path / "p", METADATA, range(len(counts)))
+    for image_id, count in enumerate(counts):
+        writer.add(image_id, np.full((count, 4), image_id), np.zeros(count))
+    writer.finish()
+    store = ProposalStore.open(tmp_path / "p")
+    for image_id, count in enumerate(counts):
+        boxes = store.boxes(image_id)
+        assert boxes.shape == (count, 4)
+        assert (boxes == image_id).all()
+
+
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, make_index: Callable[..., DatasetIndex]) -> None:
     """Where a training opens a store: in the header, the ids, the offsets, boxes and scores."""
     index = make_index([(20, 30), (30, 20), (20, 20)])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,6 +27,7 @@ from toy_run import Settings, ToyNetwork, elastic_agent, figures_of, run
 from backbones.common.errors import UserError
 from detection.training import distributed
 from detection.training.artifacts import load_artifact
+from tests.detection.machines import Place, agent_arguments, two_namespaces
 
 StartRanks = Callable[..., list[Session]]
 HERE = Path(__file__).parent
@@ -216,43 +215,14 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint(torchrun, tmp_path: Path) -> No
     assert len(list((tmp_path / "run").glob("checkpoint_*.pt"))) == 1
 
 
-@dataclass
-class Place:
-    """Where an agent runs: the command that takes it there, its address and its network interface."""
-
-    command: list[str]
-    address: str
-    interface: str
-
-
 @pytest.fixture(params=["namespaces", "loopback"])
 def places(request: pytest.FixtureRequest) -> Iterator[list[Place]]:
     """Two: each in a network namespace of its own, joined by a cable, as two machines are; or both on this one."""
     if request.param == "loopback":
         yield [Place([], "127.0.0.1", "lo")] * 2
         return
-    names = [f"toy{os.getpid()}{end}" for end in "ab"]
-    places = [Place(["ip", "netns", "exec", name], f"10.213.77.{i}", name) for i, name in enumerate(names, start=1)]
-    made: list[str] = []
-    try:
-        for name in names:
-            _ip("netns", "add", name)
-            made.append(name)
-        _ip("link", "add", names[0], "netns", names[0], "type", "veth", "peer", "name", names[1], "netns", names[1])
-        for place in places:
-            _ip("-n", place.interface, "address", "add", f"{place.address}/24", "dev", place.interface)
-            for interface in ("lo", place.interface):
-                _ip("-n", place.interface, "link", "set", interface, "up")
+    with two_namespaces() as places:
         yield places
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"NO NAMESPACES: they could not be made here ({error}), so no two machines were tried")
-    finally:
-        for name in made:
-            _ip("netns", "delete", name)
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 @pytest.mark.slow
@@ -262,10 +232,7 @@ def test_two_machines(start_ranks: StartRanks, torchrun, places: list[Place], tm
     port = free_port()
     agents = []
     for number, place in enumerate(places):
-        arguments = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(number)]
-        arguments += ["--rdzv-backend", "c10d", "--rdzv-id", "toy", "--rdzv-endpoint", f"{places[0].address}:{port}"]
-        # By itself an agent compares the endpoint with what its host's name resolves to.
-        arguments += ["--local-addr", place.address, "--rdzv-conf", f"is_host={int(number == 0)}"]
+        arguments = agent_arguments(places, number, port)
         program = [str(tmp_path / "run"), "steps=20"]
         agents.append(torchrun(arguments, program, place.command, GLOO_SOCKET_IFNAME=place.interface))
     assert [agent.wait(120) for agent in agents] == [0, 0]
