@@ -3,7 +3,8 @@
 format          "resnext-detection"
 version         of this format, a number
 kind            "image": the file takes one image; "batch": several
-precision       of the weights
+precision       of the layers: "fp32", "fp16", "int8"
+quantization    of int8: what is quantised (`detection.export.quantization`)
 categories      ids and names of the classes, in the order of the labels 1..K
 settings        image sizes and thresholds
 licences        of the weights that each network began from; null: none, or not known
@@ -32,14 +33,16 @@ from detection.export.onnx_program import PACKAGES
 from detection.training.artifacts import versions
 
 
-def describe(trained: TrainedDetector, config: settings.Config, weights: Path, kind: str) -> dict[str, str]:
-    """The metadata of a file, all but "verification"."""
+def describe(
+    trained: TrainedDetector, config: settings.Config, weights: Path, kind: str, precision: str = "fp32"
+) -> dict[str, str]:
+    """The metadata of a file, all but "quantization" and "verification"."""
     provenance = {"rpn": trained.rpn.provenance, "fastrcnn": trained.fast_rcnn.provenance}
     data, limits, fast = config.data, config.rpn.test_proposals, config.fast_rcnn
     values = {
         "version": runtime.VERSION,
         "kind": kind,
-        "precision": "fp32",
+        "precision": precision,
         "categories": {"ids": trained.categories.ids, "names": trained.categories.names},
         "settings": {
             "shorter_side": data.test_shorter_side,
@@ -69,7 +72,7 @@ def _licence(provenance: Mapping[str, Any]) -> str | None:
 
 def _package_versions() -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, "openvino"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

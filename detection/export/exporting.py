@@ -1,69 +1,51 @@
 """A `detector.pt` → one file that detects without this project, written after it has shown that it detects the same.
 
-detector.onnx   for onnxruntime and others; `detection.export.runtime.Detector` loads it
-detector.pt2    torch.export's format, for PyTorch and torchvision alone
+detector.onnx               for onnxruntime and others; `detection.export.runtime.Detector` loads it
+detector.xml, detector.bin  for OpenVINO; the same class loads it
+detector.pt2                torch.export's format, for PyTorch and torchvision alone
 
+The first two can be in reduced precision. They are then verified by the AP that they lose.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
 from detection import config as settings
-from detection.data.image_search import find_images
-from detection.data.images import ImageError, read_image
-from detection.data.index import DatasetIndex
 from detection.detector import Detector
 from detection.experiment.builders import pair
-from detection.experiment.class_matching import match_classes
-from detection.experiment.datasets import open_split
 from detection.experiment.inference import Inference, prepare_inference
 from detection.experiment.model_files import TrainedDetector, load_detector
 from detection.experiment.stored_configuration import change_stored_config
 from detection.export.description import describe
-from detection.export.formats import Candidate, OnnxCandidate, Pt2Candidate
+from detection.export.formats import Candidate, OnnxCandidate, OpenVinoCandidate, Pt2Candidate
 from detection.export.network import BatchDetector, ImageDetector
-from detection.export.onnx_program import require_packages
+from detection.export.onnx_program import onnx_model, require_packages
+from detection.export.openvino_session import IR, require_openvino, weights_of
+from detection.export.quantization import quantize
+from detection.export.reduced import MAX_LOSS, Reference, require_small_loss
 from detection.export.suppression import nms, onnx_nms
-from detection.export.verification import Detect, Image, Verification, verify
+from detection.export.verification import Detect, Verification, verify
+from detection.export.verification_images import IMAGES, calibration_inputs, images_to_verify_on
 from detection.networks.faster_rcnn import FasterRCNN
+from detection.training.low_precision import convert
 
 logger = logging.getLogger(__name__)
 
 ONNX, PT2 = ".onnx", ".pt2"
-IMAGES = 100  # to verify on
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sources:
-    """The images of a verification, and their annotations if they have any."""
-
-    paths: list[Path]
-    index: DatasetIndex | None
-    of: str
-
-    def read(self) -> Iterator[Image]:
-        """The images that can be read; the others are named in warnings."""
-        for number, path in enumerate(self.paths):
-            size, image_id = None, number
-            if self.index is not None:
-                size = int(self.index.heights[number]), int(self.index.widths[number])
-                image_id = int(self.index.image_ids[number])
-            try:
-                yield Image(str(path), image_id, read_image(path, size))
-            except ImageError as error:
-                logger.warning("%s", error)
+FORMATS = {ONNX: "ONNX", IR: "OpenVINO", PT2: "torch.export"}
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 def export_detector(
@@ -71,6 +53,9 @@ def export_detector(
     output: Path,
     *,
     batch: bool = False,
+    precision: Precision = "fp32",
+    calibration: Sequence[Path] = (),
+    max_loss: float = MAX_LOSS,
     images: Sequence[Path] = (),
     limit: int | None = IMAGES,
     changes: Sequence[str] = (),
@@ -78,8 +63,13 @@ def export_detector(
     """Writes the detector of a `detector.pt` as one file, after comparing it with the `Detector` on images.
 
     Args:
-        output: its ending chooses the format, ".onnx" or ".pt2".
-        batch: the file takes several images at once, padded to one size, instead of one (ONNX only).
+        output: its ending chooses the format: ".onnx", ".xml" (OpenVINO, whose weights are beside it as ".bin") or
+            ".pt2".
+        batch: the file takes several images at once, padded to one size, instead of one (not for ".pt2").
+        precision: of the layers. "fp16" is `training.low_precision.convert`, of OpenVINO only how the weights are
+            stored; "int8" is `quantization`. Not for ".pt2".
+        calibration: images and folders that "int8" measures the activations' ranges in.
+        max_loss: of AP, that a file in reduced precision may have.
         images: images and folders to compare on; by default those of the test split of the configuration.
         limit: at most this many of them, spread evenly; None takes all.
         changes: changes to the configuration, as of `Detector.load`.
@@ -89,38 +79,95 @@ def export_detector(
 
     Raises:
         UserError: the output has another ending or cannot be written; packages are missing; the weights or images
-            cannot be used; the file does not detect the same. An earlier file at `output` is then unchanged.
+            cannot be used; the file does not detect the same, or loses too much AP. An earlier file at `output` is then
+            unchanged.
     """
-    if output.suffix not in (ONNX, PT2):
-        raise UserError(f"{output}: its ending chooses the format: {ONNX} (ONNX) or {PT2} (torch.export)")
-    if output.suffix == ONNX:
-        require_packages()
-    elif batch:
-        raise UserError(f"{output}: a file for batches is written as {ONNX}")
+    _require_format(output, batch, precision, calibration)
     trained = load_detector(weights)
     config = change_stored_config(trained.config, weights, changes)
     _require_exportable(config, weights)
-    sources = _sources(config, trained, images, limit)
-    detector, other_forms = _inference(config, trained, "fastest"), _inference(config, trained, "plain")
-    description = describe(trained, config, weights, "batch" if batch else "image")
+    sources = images_to_verify_on(config, trained.categories, images, limit)
+    detector = _detect(_inference(config, trained, "fastest"), trained)
+    plain = _inference(config, trained, "plain")
+    description = describe(trained, config, weights, "batch" if batch else "image", precision)
+    network = copy.deepcopy(plain.network)
+    if precision == "fp16" and output.suffix == ONNX:
+        logger.info("fp16 is for GPUs: on a CPU onnxruntime converts around each layer, slower than in fp32")
+        convert(network, torch.float16)
     module = (BatchDetector if batch else ImageDetector)(
-        other_forms.network, other_forms.resize, other_forms.size_divisor, nms if output.suffix == PT2 else onnx_nms
+        network,
+        plain.resize,
+        plain.size_divisor,
+        nms if output.suffix == PT2 else onnx_nms,
+        convolution_first=precision != "int8",  # in int8 the convolution costs less than a second pooling
+        float64=output.suffix != IR,
     )
     with tempfile.TemporaryDirectory() as folder:
-        kind = Pt2Candidate if output.suffix == PT2 else OnnxCandidate
-        candidate: Candidate = kind(module, description, Path(folder))
-        result = verify(
-            candidate.detect,
-            _detect(detector, trained),
-            _detect(other_forms, trained),
-            sources.read(),
-            len(sources.paths),
-            of=sources.of,
-            index=sources.index,
-        )
-        with atomic_write(output) as temporary:
-            candidate.write(temporary, {**description, "verification": json.dumps(result.to_dict())})
+        make = partial(_candidate, output.suffix, precision, description, Path(folder))
+        if precision == "fp32":
+            candidate = make(module if output.suffix == PT2 else onnx_model(module))
+            result = verify(
+                candidate.detect,
+                detector,
+                _detect(plain, trained),
+                sources.read(),
+                len(sources.paths),
+                of=sources.of,
+                index=sources.index,
+            )
+        else:
+            reference = Reference(detector, sources.read, len(sources.paths), of=sources.of, index=sources.index)
+            model = onnx_model(module)
+            if precision == "int8":
+                inputs = calibration_inputs(calibration, batch)
+                model, done = quantize(
+                    model, inputs, lambda one, what: reference.loss(make(one).detect, what), max_loss
+                )
+                logger.info("%s", done.summary())
+                description["quantization"] = json.dumps(done.to_dict())
+            candidate = make(model)
+            result = reference.compare(candidate.detect)
+            require_small_loss(result, max_loss, precision)
+        candidate.write(output, {**description, "verification": json.dumps(result.to_dict())})
     return result
+
+
+def _candidate(
+    suffix: str, precision: Precision, description: Mapping[str, str], folder: Path, program: Any
+) -> Candidate:
+    """The file of a program: the module for `PT2`, else an ONNX model."""
+    if suffix == PT2:
+        return Pt2Candidate(program, description, folder)
+    if suffix == IR:
+        return OpenVinoCandidate(program, description, folder, half=precision == "fp16")
+    return OnnxCandidate(program, description, folder)
+
+
+def _require_format(output: Path, batch: bool, precision: Precision, calibration: Sequence[Path]) -> None:
+    """Raises UserError for an ending that is no format, options that do not go together, and missing packages."""
+    if output.suffix not in FORMATS:
+        formats = ", ".join(f"{ending} ({name})" for ending, name in FORMATS.items())
+        raise UserError(f"{output}: its ending chooses the format: {formats}")
+    if output.suffix == PT2:
+        if batch or precision != "fp32":
+            what = "for batches" if batch else f"in {precision}"
+            raise UserError(f"{output}: a file {what} is written as {ONNX} or {IR}")
+        return
+    if bool(calibration) != (precision == "int8"):
+        raise UserError(
+            "int8 measures the ranges of activations in images: add --calibrate DIR, some hundred images of the kind "
+            "that the detector is for (those of the training will do)"
+            if precision == "int8"
+            else "images to calibrate on (--calibrate) are for int8: add --int8"
+        )
+    require_packages()
+    if output.suffix == IR:
+        require_openvino()
+        if weights_of(output).exists() and not output.exists():
+            raise UserError(
+                f"{weights_of(output)} exists, which is where the weights of {output.name} would be written: remove it "
+                "if it is not needed, or choose another name"
+            )
 
 
 def _require_exportable(config: settings.Config, weights: Path) -> None:
@@ -140,28 +187,6 @@ def _require_exportable(config: settings.Config, weights: Path) -> None:
             f"{weights}: an exported file detects in one view of an image with plain non-maximum suppression; add "
             f"{' '.join(remedies)} to the command"
         )
-
-
-def _sources(config: settings.Config, trained: TrainedDetector, images: Sequence[Path], limit: int | None) -> _Sources:
-    if images:
-        paths = find_images(images)
-        return _Sources([paths[i] for i in _spread(len(paths), limit)], None, ", ".join(path.name for path in images))
-    try:
-        index = open_split(config.data, "test")
-    except UserError as error:
-        raise UserError(
-            f"the images to verify the file on cannot be used: {error}\nName others with --verify DIR, or the folder "
-            "of the data set with --data DIR"
-        ) from error
-    categories = trained.categories
-    index = match_classes(index, categories.ids, categories.names, "the detector")
-    index = index.subset(_spread(len(index), limit))
-    return _Sources([index.path(i) for i in range(len(index))], index, f"the test split, {index.annotation_file.name}")
-
-
-def _spread(count: int, limit: int | None) -> np.ndarray:
-    """Positions of at most `limit` of `count`, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int))
 
 
 def _inference(

@@ -21,6 +21,7 @@ from detection.export.suppression import NMS, UNLIMITED, nms, suppress_by, survi
 from detection.geometry import boxes as box_ops
 from detection.geometry.tensors import take
 from detection.kernels.choice import PLAIN, use_kernels
+from detection.kernels.region_features import region_features, region_features_convolution_first
 from detection.networks.faster_rcnn import FasterRCNN, to_original
 
 
@@ -32,16 +33,29 @@ class BatchDetector(nn.Module):
         resize: the resize to the size that the networks were trained for, without random choices.
         size_divisor: padded sides of the network's input are multiples of this.
         form: the form of NMS.
+        convolution_first: the order of a C4 head; see `region_features_convolution_first`.
+        float64: see `detection.export.resizing.resize`.
     """
 
-    def __init__(self, network: FasterRCNN, resize: Augmentation, size_divisor: int, form: NMS = nms) -> None:
+    def __init__(
+        self,
+        network: FasterRCNN,
+        resize: Augmentation,
+        size_divisor: int,
+        form: NMS = nms,
+        *,
+        convolution_first: bool = True,
+        float64: bool = True,
+    ) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        use_kernels(self.network, dataclasses.replace(PLAIN, suppress=suppress_by(form)))
+        head = region_features_convolution_first if convolution_first else region_features
+        use_kernels(self.network, dataclasses.replace(PLAIN, suppress=suppress_by(form), region_features=head))
         (self.shorter_side,) = resize.shorter_sides
         self.longer_side = resize.longer_side_max
         self.size_divisor = size_divisor
         self.form = form
+        self.float64 = float64
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes float32 (N, D, 4) in pixels of the images, scores float32 (N, D), labels int64 (N, D) in 1..K, and
@@ -53,7 +67,7 @@ class BatchDetector(nn.Module):
         """
         new_sizes = network_sizes(sizes, self.shorter_side, self.longer_side)
         height, width = (self._padded(new_sizes[:, side]) for side in range(2))
-        resized = resize(images, sizes, new_sizes, height, width).permute(0, 3, 1, 2)
+        resized = resize(images, sizes, new_sizes, height, width, float64=self.float64).permute(0, 3, 1, 2)
         regions, _, counts = self.network.propose(resized, new_sizes, sizes)
         # Always as many, so that all later sizes are fixed: torch.export is slow with long expressions for sizes.
         regions = functional.pad(regions, (0, 0, 0, self.network.proposals - regions.shape[1]))
@@ -93,9 +107,20 @@ class BatchDetector(nn.Module):
 class ImageDetector(nn.Module):
     """One image of any size → its detections. Takes the arguments of `BatchDetector`."""
 
-    def __init__(self, network: FasterRCNN, resize: Augmentation, size_divisor: int, form: NMS = nms) -> None:
+    def __init__(
+        self,
+        network: FasterRCNN,
+        resize: Augmentation,
+        size_divisor: int,
+        form: NMS = nms,
+        *,
+        convolution_first: bool = True,
+        float64: bool = True,
+    ) -> None:
         super().__init__()
-        self.batch_detector = BatchDetector(network, resize, size_divisor, form)
+        self.batch_detector = BatchDetector(
+            network, resize, size_divisor, form, convolution_first=convolution_first, float64=float64
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes float32 (D, 4) in pixels of the image, scores float32 (D,) descending, and labels int64 (D,) in 1..K,

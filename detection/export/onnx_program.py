@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from backbones.common.errors import UserError
+from detection.export.layers import name_nodes
 from detection.export.network import BatchDetector, ImageDetector
 from detection.export.runtime import seal
 
@@ -81,9 +82,7 @@ def onnx_model(module: ImageDetector | BatchDetector) -> onnx.ModelProto:
     assert exported is not None
     model = exported.model_proto
     _require_standard_operators(model)
-    for node in model.graph.node:
-        del node.metadata_props[:]  # names of this machine's files
-        node.doc_string = ""
+    name_nodes(model)
     return model
 
 

@@ -1,4 +1,5 @@
-"""The runtime of exported detectors: `detector.onnx` and images → detections, without PyTorch.
+"""The runtime of exported detectors: `detector.onnx`, or `detector.xml` for OpenVINO, and images → detections, without
+PyTorch.
 
     from detection.export.runtime import Detector
 
@@ -6,7 +7,7 @@
     found = detector("street.jpg")  # an ImageDetections, as of detection.Detector
 
 It needs the packages of requirements-runtime.txt, and not PyTorch. OpenCV, where installed, decodes JPEG and PNG
-faster.
+faster. A file for OpenVINO needs openvino in place of onnxruntime.
 
 Shapes: N images, H × W their padded size, D detections.
 """
@@ -29,6 +30,7 @@ from backbones.common.text import printable
 from detection.base_detector import BaseDetector
 from detection.common.categories import Categories, checked_categories
 from detection.detector_interface import ImageDetections, classes_shown
+from detection.export.openvino_session import IR, OpenVinoSession, require_sealed
 
 FORMAT = "resnext-detection"
 VERSION = 1
@@ -48,10 +50,10 @@ def seal(model: bytes) -> bytes:
 
 
 class Detector(BaseDetector):
-    """Images → detections, as `detection.Detector`, by onnxruntime. It may be called from several threads.
+    """Images → detections, as `detection.Detector`, by onnxruntime or OpenVINO. It may be called from several threads.
 
     Args:
-        session: an `onnxruntime.InferenceSession` of the file.
+        session: an `onnxruntime.InferenceSession` or an `OpenVinoSession` of the file.
         metadata: the file's metadata; see `Detector.load`.
         where: the file, for messages.
 
@@ -74,14 +76,17 @@ class Detector(BaseDetector):
 
         Args:
             device: "cpu", "cuda", "cuda:1", or "auto", which uses a GPU if onnxruntime was built for it and finds one.
+                OpenVINO's files run on the CPU.
             threads: on the CPU; 0: as many as it has cores.
 
         Raises:
-            UserError: onnxruntime is not installed; the file is missing, damaged, changed after its export, not an
-                exported detector, or of a newer version; no such device.
+            UserError: onnxruntime or OpenVINO is not installed; the file is missing, damaged, changed after its export,
+                not an exported detector, or of a newer version; no such device.
         """
         path = user_path(path)
         where = printable(str(path))
+        if path.suffix == IR:
+            return cls._load_ir(path, where, device, threads)
         sealed = _check_digest(path, where)
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
@@ -100,6 +105,17 @@ class Detector(BaseDetector):
             raise UserError(f"{where} was changed after its export, or is cut short; {_EXPORT_AGAIN}")
         return cls(session, metadata, where)
 
+    @classmethod
+    def _load_ir(cls, path: Path, where: str, device: str, threads: int) -> Detector:
+        if device not in ("auto", "cpu"):
+            raise UserError(f'device "{device}" was asked for, but a file for OpenVINO runs on the CPU: cpu or auto')
+        try:
+            require_sealed(path, where, _EXPORT_AGAIN)
+        except OSError as error:
+            raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
+        session = OpenVinoSession(path, where, threads)
+        return cls(session, session.metadata, where)
+
     @property
     def device(self) -> str:
         """ "cpu" or "cuda"."""
@@ -107,9 +123,11 @@ class Detector(BaseDetector):
 
     def __repr__(self) -> str:
         sizes = self.metadata["settings"]
+        engine = "OpenVINO" if isinstance(self._session, OpenVinoSession) else "onnxruntime"
         return (
             f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
-            f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, onnxruntime, {self.device}>"
+            f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, {engine}, {self.device}, "
+            f"{self.metadata.get('precision', 'fp32')}>"
         )
 
     def _detect(self, images: Iterable[np.ndarray], batch_size: int) -> Iterator[ImageDetections]:
@@ -222,7 +240,7 @@ def _checked_metadata(metadata: Mapping[str, str], where: str) -> tuple[dict[str
         UserError: they are not those of an exported detector, or of a newer version.
     """
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{where} is an ONNX model of another origin; needed is a detector that tools/export.py wrote")
+        raise UserError(f"{where} is a model of another origin; needed is a detector that tools/export.py wrote")
     try:
         values: dict[str, Any] = {
             key: value if key in ("format", "sha256") else json.loads(value) for key, value in metadata.items()

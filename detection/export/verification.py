@@ -12,7 +12,7 @@ Shapes: D detections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -58,6 +58,10 @@ class Verification:
         box_difference, score_difference: the largest, in pixels and in scores, over all other images.
         average_precision: AP of the detector and of the file on these images, if they have annotations.
         of: where the images are from.
+        matched: of a file in reduced precision, the share of the detections of both that have their like in the other
+            (`detection.export.reduced`); the differences are those of these.
+        truth: what AP was computed with, "annotations", or "detections" of the detector itself.
+        tolerance: what was allowed.
     """
 
     of: str
@@ -67,6 +71,8 @@ class Verification:
     box_difference: float = 0.0
     score_difference: float = 0.0
     average_precision: dict[str, float | None] | None = None
+    matched: float | None = None
+    truth: str = "annotations"
     tolerance: dict[str, float] = field(default_factory=lambda: {"box": BOX, "score": SCORE})
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,15 +81,22 @@ class Verification:
 
     def summary(self) -> str:
         """In words, of one or two lines."""
+        of_these = ""
+        if self.matched is not None:
+            of_these = (
+                f"{self.matched:.1%} have their like in the file's (the same class, IoU {self.tolerance['iou']:g}, "
+                f"scores to {self.tolerance['score']:g}), among these "
+            )
         text = (
-            f"verified on {self.images} images ({self.of}): {self.detections} detections, the largest differences "
-            f"{self.box_difference:.2g} pixels and {self.score_difference:.2g} in scores"
+            f"verified on {self.images} images ({self.of}): {self.detections} detections, {of_these}the largest "
+            f"differences {self.box_difference:.2g} pixels and {self.score_difference:.2g} in scores"
         )
         if self.undecided:
             text += f"; in {self.undecided} more images rounding decides, in PyTorch too"
         if self.average_precision is not None:
             both = (f"{value:.4f}" if value is not None else "—" for value in self.average_precision.values())
-            text += "\nAP on these images: detector {}, file {}".format(*both)
+            on = "these images" if self.truth == "annotations" else "the detector's own surest detections"
+            text += "\nAP on {}: detector {}, file {}".format(on, *both)
         return text
 
 
@@ -132,14 +145,13 @@ def verify(
     result = Verification(of)
     differing: list[str] = []
     rows: dict[str, list[np.ndarray]] = {"detector": [], "file": []}
-    progress = iter(with_progress(images, count, "verifying"))
-    while together := list(islice(progress, _TOGETHER)):
+    for together in in_groups(images, count, "verifying"):
         pixels = [image.pixels for image in together]
         for image, found, expected in zip(together, file(pixels), detector(pixels), strict=True):
             result.images += 1
             result.detections += len(expected)
-            rows["detector"].append(_rows(image.image_id, expected))
-            rows["file"].append(_rows(image.image_id, found))
+            rows["detector"].append(detection_rows(image.image_id, expected))
+            rows["file"].append(detection_rows(image.image_id, found))
             outcome = difference(found, expected)
             if isinstance(outcome, str) and _rounding_decides(image, expected, other_forms):
                 result.undecided += 1
@@ -182,7 +194,14 @@ def _require_same(result: Verification, differing: list[str]) -> None:
         )
 
 
-def _rows(image_id: int, found: ImageDetections) -> np.ndarray:
+def in_groups(images: Iterable[Image], count: int, what: str) -> Iterator[list[Image]]:
+    """The images, some at a time, with a progress line. count: of them at most; what: happens to them."""
+    progress = iter(with_progress(images, count, what))
+    while together := list(islice(progress, _TOGETHER)):
+        yield together
+
+
+def detection_rows(image_id: int, found: ImageDetections) -> np.ndarray:
     """The detections of an image as rows of `detection.evaluation.results`."""
     x0, y0, x1, y1 = found.boxes.astype(np.float64).T
     return np.stack(

@@ -1,7 +1,8 @@
 """Feature maps + regions → one vector for each region: RoI pooling, conv5, and the mean over its output map.
 
-Three forms: `region_features` in the plain order, `region_features_in_parts` in parts within a GPU's limits, and
-`region_features_reordered` in an order that is faster on a CPU:
+Four forms: `region_features` in the plain order, `region_features_in_parts` in parts within a GPU's limits,
+`region_features_convolution_first` for exported files, and `region_features_reordered` in an order that is faster on a
+CPU:
 
 conv5's first block begins with two 1×1 convolutions, its own first one and its shortcut's, each followed by batch
 normalisation. If its statistics are constant, both convolutions are affine. RoIAlign is linear, so it may come before
@@ -48,6 +49,9 @@ _MOST_POOLED = 1 << 30
 """Number of values that a GPU pools at once at inference: torchvision's kernels use 32-bit indices, and beyond 2³¹
 values they return zeros without an error."""
 
+_WIDE = 1024
+"""Channels: onnxruntime pools a value by RoIAlign in the time of about 900 multiply-adds of a convolution."""
+
 # A slice of the R regions of each image → conv5's maps (N·r, C5, …) for these r regions.
 _Conv5Of = Callable[[slice], Tensor]
 
@@ -73,6 +77,21 @@ def region_features_reordered(pooling: RoIPooling, conv5: nn.Module, maps: Seque
         own = [([features[i : i + 1] for features in maps], regions[i : i + 1]) for i in range(len(regions))]
         return torch.cat([region_features_reordered(pooling, conv5, *one) for one in own])
     return _in_parts(_cheapest_order(pooling, conv5, maps, regions), regions, _BATCH)
+
+
+def region_features_convolution_first(
+    pooling: RoIPooling, conv5: nn.Module, maps: Sequence[Tensor], regions: Tensor
+) -> Tensor:
+    """The same as `region_features`, in operators that can be exported: conv5's first convolution runs on the maps if
+    the pooling is linear, and if it is so wide that this saves more than the second pooling costs."""
+    block = _affine_start(conv5)
+    if block is None or pooling.method == "max" or block.in_channels < _WIDE:
+        return region_features(pooling, conv5, maps, regions)
+    weight, shift = _affine(block.conv1, block.bn1)
+    opening = pool_regions(pooling, [functional.conv2d(features, weight) for features in maps], regions)
+    opening = functional.relu(opening + shift[:, None, None])
+    assert block.downsample is not None
+    return _mean(_finish(conv5, opening, block.downsample(pool_regions(pooling, maps, regions))))
 
 
 def _learns(conv5: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""A network for inference → the same in bfloat16, its weights converted once.
+"""A network for inference → the same in bfloat16 or float16, its weights converted once.
 
 Autocast converts the weights of each layer at every call, and its input too. Here both have the low precision from the
 start: the input of the trunk is converted, and all maps stay in it. What turns numbers into decisions keeps float32:

@@ -20,10 +20,11 @@ from detection.data.images import read_image
 from detection.detector_interface import ImageDetections
 from detection.experiment.builders import build_fast_rcnn, build_rpn
 from detection.experiment.model_files import Trained, TrainedDetector, save_detector
-from detection.export import exporting
-from detection.export.exporting import export_detector
+from detection.export import exporting, reduced
+from detection.export.exporting import Precision, export_detector
 from detection.export.runtime import Detector
 from detection.export.verification import difference
+from detection.export.verification_images import spread
 from tests.detection.pipeline import REPOSITORY, tool
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -45,10 +46,19 @@ def assert_same(got: ImageDetections, expected: ImageDetections) -> None:
 
 
 def test_an_ending_that_is_no_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"its ending chooses the format: \.onnx .* or \.pt2"):
+    with pytest.raises(UserError, match=r"chooses the format: \.onnx \(ONNX\), \.xml \(OpenVINO\), \.pt2 \(torch"):
         export_detector(WEIGHTS, tmp_path / "detector.engine")
-    with pytest.raises(UserError, match=r"a file for batches is written as \.onnx"):
+    with pytest.raises(UserError, match=r"a file for batches is written as \.onnx or \.xml"):
         export_detector(WEIGHTS, tmp_path / "detector.pt2", batch=True)
+    with pytest.raises(UserError, match=r"a file in fp16 is written as \.onnx or \.xml"):
+        export_detector(WEIGHTS, tmp_path / "detector.pt2", precision="fp16")
+
+
+def test_int8_needs_images_to_calibrate_on_and_nothing_else_does(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"add --calibrate DIR"):
+        export_detector(WEIGHTS, tmp_path / "detector.onnx", precision="int8")
+    with pytest.raises(UserError, match=r"are for int8: add --int8"):
+        export_detector(WEIGHTS, tmp_path / "detector.onnx", calibration=[tmp_path])
 
 
 @pytest.mark.parametrize("missing", [("onnx",), ("onnxscript", "onnxruntime")])
@@ -59,6 +69,21 @@ def test_missing_packages_are_named_with_the_command(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"{', '.join(missing)} (is|are) not installed.*pip install onnx onnxscript"):
         export_detector(WEIGHTS, tmp_path / "detector.onnx")
+
+
+def test_without_openvino_it_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"openvino is not installed.*run: pip install openvino"):
+        export_detector(WEIGHTS, tmp_path / "detector.xml")
+
+
+def test_a_file_that_has_the_name_of_the_weights_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OPENVINO MISSING: nothing was written for it")
+    other = tmp_path / "detector.bin"
+    other.write_text("of somebody")
+    with pytest.raises(UserError, match=r"detector\.bin exists, which is where the weights of detector\.xml would be"):
+        export_detector(WEIGHTS, tmp_path / "detector.xml")
+    assert other.read_text() == "of somebody"
 
 
 def test_without_images_it_says_how_to_name_some(tmp_path: Path) -> None:
@@ -96,8 +121,8 @@ def test_values_fixed_by_training_cannot_be_changed(data: Path, tmp_path: Path) 
 class OtherDetections:
     """A candidate that finds nothing."""
 
-    def __init__(self, module: object, metadata: object, folder: Path) -> None:
-        del module, metadata, folder
+    def __init__(self, model: object, metadata: object, folder: Path) -> None:
+        del model, metadata, folder
 
     def detect(self, images: list[np.ndarray]) -> list[ImageDetections]:
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
@@ -108,17 +133,21 @@ def test_a_file_that_detects_something_else_is_not_written(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "OnnxCandidate", OtherDetections)
+    monkeypatch.setattr(exporting, "onnx_model", lambda module: None)
     earlier = tmp_path / "detector.onnx"
     earlier.write_text("an earlier file")
     with pytest.raises(UserError, match="does not detect the same as the detector in 6 of 6 images"):
         export_detector(WEIGHTS, earlier, images=[data / "test"])
+    monkeypatch.setattr(reduced, "SURE", 0.0)  # its scores are low
+    with pytest.raises(UserError, match=r"in fp16 the AP on 6 images \(test\) falls by 1\.0000, more than 0\.01"):
+        export_detector(WEIGHTS, earlier, precision="fp16", images=[data / "test"])
     assert earlier.read_text() == "an earlier file"
     assert [path.name for path in tmp_path.iterdir()] == ["detector.onnx"]
 
 
 def test_images_are_spread_over_the_split() -> None:
-    assert exporting._spread(10, 3).tolist() == [0, 4, 9]
-    assert exporting._spread(3, 100).tolist() == exporting._spread(3, None).tolist() == [0, 1, 2]
+    assert spread(10, 3).tolist() == [0, 4, 9]
+    assert spread(3, 100).tolist() == spread(3, None).tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -138,6 +167,37 @@ def test_a_file_is_written_and_verified_on_the_test_split(options: tuple[str, ..
     reference = detection.Detector.load(WEIGHTS, "cpu", changes=["fast_rcnn.min_score=0.02"])
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
     assert_same(detector(image), reference(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("a.onnx", "fp16"), ("a.onnx", "int8"), ("a.xml", "fp32"), ("a.xml", "fp16"), ("a.xml", "int8")],
+)
+def test_other_forms_are_written_with_their_average_precision(
+    name: str, precision: Precision, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a detector whose scores are low and spread by chance: int8 changes more than in one that has learnt."""
+    monkeypatch.setattr(reduced, "SURE", 0.0)
+    if name.endswith(".xml"):
+        pytest.importorskip("openvino", reason="OPENVINO MISSING: nothing was written for it")
+    result = export_detector(
+        WEIGHTS,
+        tmp_path / name,
+        precision=precision,
+        calibration=[data / "train"] if precision == "int8" else [],
+        max_loss=0.5,
+        images=[data / "test"],
+    )
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ([".bin", ".xml"] if ".xml" in name else [".onnx"])
+    detector = Detector.load(tmp_path / name, "cpu", threads=1)
+    assert detector.metadata["precision"] == precision
+    assert detector.metadata["verification"] == json.loads(json.dumps(result.to_dict()))
+    assert ("quantization" in detector.metadata) == (precision == "int8")
+    assert (result.average_precision is None) == (precision == "fp32")
+    assert (result.matched is None) == (precision == "fp32")
+    assert result.matched is None or result.matched > (0.5 if precision == "int8" else 0.95)
+    assert detector(np.zeros((1, 1, 3), dtype=np.uint8)).boxes.shape[1] == 4
 
 
 @pytest.mark.slow

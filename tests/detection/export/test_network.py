@@ -19,6 +19,7 @@ from detection.export.suppression import nms, onnx_nms
 from detection.export.verification import difference
 from detection.geometry.anchors import Anchors
 from detection.geometry.roi_pooling import RoIPooling
+from detection.kernels import region_features
 from detection.networks.box_heads import TwoLayerBoxHead
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
@@ -74,8 +75,13 @@ def assert_same(got: ImageDetections, expected: ImageDetections) -> None:
     assert outcome[1] < 1e-5
 
 
+@pytest.mark.parametrize("wide", [1, 1 << 20])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_detects_what_the_detector_detects(name: str, images: list[np.ndarray]) -> None:
+def test_it_detects_what_the_detector_detects(
+    name: str, wide: int, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with conv5's first convolution before the pooling, which wide networks have there."""
+    monkeypatch.setattr(region_features, "_WIDE", wide)
     network = NETWORKS[name]()
     detector = Detector(copy.deepcopy(network), CLASSES, RESIZE)
     module = ImageDetector(network, RESIZE, 32)

@@ -31,6 +31,19 @@ def test_the_bytes_are_opencvs(sides: tuple[int, int]) -> None:
         np.testing.assert_array_equal(got[0, : expected.shape[0], : expected.shape[1]].numpy(), expected)
 
 
+@pytest.mark.parametrize("sides", [(60, 100), (120, 160), (640, 250), (600, 1000)])
+def test_without_float64_they_are_the_same(sides: tuple[int, int]) -> None:
+    augmentation = Augmentation((sides[0],), sides[1])
+    for height, width in SHAPES:
+        image = pixels(height, width)
+        expected = augmentation(image, NOTHING, None, 0).image
+        sizes = torch.tensor([[height, width]])
+        got = resize(
+            torch.from_numpy(image)[None], sizes, network_sizes(sizes, *sides), *expected.shape[:2], float64=False
+        )
+        np.testing.assert_array_equal(got[0].numpy(), expected)
+
+
 def test_images_of_a_batch_are_resized_as_alone() -> None:
     augmentation = Augmentation((40,), 60)
     images = [pixels(height, width, seed) for seed, (height, width) in enumerate([(30, 50), (50, 30), (45, 45)])]

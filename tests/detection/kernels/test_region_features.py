@@ -17,6 +17,7 @@ from detection.geometry.roi_pooling import Method, RoIPooling
 from detection.kernels import region_features as module
 from detection.kernels.region_features import (
     region_features,
+    region_features_convolution_first,
     region_features_in_parts,
     region_features_reordered,
 )
@@ -48,6 +49,24 @@ def plainly(conv5: nn.Module, features: torch.Tensor, regions: torch.Tensor, bin
     else:
         pooled = torchvision.ops.roi_pool(features, list(regions - torch.tensor([0.0, 0, 1, 1])), bins, 1 / 16)
     return conv5(pooled).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("wide", [1, 1 << 20])
+@pytest.mark.parametrize("method", ["align", "max"])
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_the_order_of_exported_files_gives_the_same_vectors(
+    norm: str, method: Method, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WIDE", wide)
+    conv5, regions = conv5_of(norm).eval(), odd_boxes()
+    features = maps_of(conv5.in_channels)  # type: ignore[arg-type]
+    with FlopCounterMode(display=False) as plain:
+        expected = plainly(conv5, features, regions, 7, method)
+    with FlopCounterMode(display=False) as counter:
+        found = region_features_convolution_first(RoIPooling(method, 7, [16], 2), conv5, [features], regions)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    reordered = (norm, method, wide) == ("frozen", "align", 1)
+    assert (counter.get_total_flops() != plain.get_total_flops()) == reordered
 
 
 @pytest.fixture
