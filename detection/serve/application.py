@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from backbones.common.errors import UserError
 from detection.data.images import ImageError
@@ -101,7 +102,7 @@ def create_application(
             if most == 1 and isinstance(outcomes[0], ImageError):
                 raise HTTPException(422, str(outcomes[0]))
             return outcomes, time.perf_counter() - begin
-        except HTTPException as error:
+        except StarletteHTTPException as error:  # ours, and those of a form's parser
             status = error.status_code
             raise
         finally:

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive
 from backbones.common.text import printable
 
 _FIELDS = 8  # text fields of a form, which are ignored
+_MORE_FILES = 100  # of a form, beyond those accepted, that are told from a damaged form
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ async def _whole_body(request: Request) -> list[tuple[str, bytes]]:
 
 
 async def _form_files(request: Request, most: int) -> list[tuple[str, bytes]]:
-    async with request.form(max_files=most + 1, max_fields=_FIELDS) as form:
+    async with request.form(max_files=most + _MORE_FILES, max_fields=_FIELDS) as form:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(files) > most:
             raise HTTPException(413, f"there are more than the {most} image(s) accepted here")

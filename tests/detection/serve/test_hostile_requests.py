@@ -38,6 +38,7 @@ def served(detector: Detector) -> Iterator[Served]:
     with Served(detector, SECONDS, limits=limits) as running:
         yield running
         assert running.metric("detector_requests_pending") == 0
+        assert running.metric('detector_requests_total{status="500"}') == 0
         assert running.ask("/detect", IMAGE)[0] == 200
 
 
@@ -76,6 +77,8 @@ def text_bomb() -> bytes:
         (b"no form", {"Content-Type": "multipart/form-data"}, 400, ""),
         (form(IMAGE)[0][:-60], form()[1], 400, ""),
         (*form(IMAGE, IMAGE), 413, "more than the 1 image"),
+        (*form(*[b"x"] * 20), 413, "more than the 1 image"),
+        (*form(*[b"x"] * 1000), 400, "Too many files"),
         (*form(), 400, "no image"),
         (*form(b""), 400, "no image"),
     ],
