@@ -47,6 +47,7 @@ _SAMPLES = 200  # of the memory, at most
 
 def main() -> int:
     options = _arguments().parse_args()
+    about = environment("serve", packages=("fastapi", "uvicorn"))
     if options.stand_in:
         arguments = ["-m", "benchmarks.serve_stand_in"]
         mixed = _mixed(_small_images())
@@ -62,7 +63,6 @@ def main() -> int:
     else:
         name, title = "serve", "The server under load"
         found = _compare(options.weights, _jpegs(options.images), options.seconds, options.rounds)
-    about = environment("serve", packages=("fastapi", "uvicorn"))
     print("", *map(markdown, found["tables"]), sep="\n\n")
     output = options.output or RESULTS / f"{name}.json"
     write_result(output, {"title": title, "environment": about, **found})
@@ -123,7 +123,7 @@ def _one_run(
     images, batches = (
         after[f"detector_batch_images_{one}"] - before[f"detector_batch_images_{one}"] for one in ("sum", "count")
     )
-    lost += _lost(outcome, before, after)
+    lost += lost_requests(outcome, before, after)
     return outcome, images / batches
 
 
@@ -175,7 +175,7 @@ def _soak(
         ended.set()
         watcher.join()
         samples.append((time.perf_counter() - begin, server.memory(), outcome.statuses.total()))
-        lost = _lost(outcome, before, server.metrics())
+        lost = lost_requests(outcome, before, server.metrics())
     kept = samples[:: -(-len(samples) // _SAMPLES)]
     return {
         "tables": [
@@ -194,7 +194,7 @@ def _soak(
             _lost_table(lost, outcome.statuses.total()),
         ],
         "memory": [dict(zip(("seconds", "mb", "answers"), one, strict=True)) for one in kept],
-        "megabytes_an_hour": _slope(samples),
+        "megabytes_an_hour": slope(samples),
         "lost": dict(lost),
     }
 
@@ -205,11 +205,11 @@ def _memory_rows(at_start: float, samples: Sequence[tuple[float, float, float]])
         took, megabytes, answers = samples[round(share * (len(samples) - 1))]
         rows.append([f"{took / 60:.1f} minutes", f"{answers:,.0f}", f"{megabytes:.1f} MB"])
     rows.append(["most of all", "", f"{max(megabytes for _, megabytes, _ in samples):.1f} MB"])
-    rows.append(["slope of the second half", "", f"{_slope(samples):+.1f} MB an hour"])
+    rows.append(["slope of the second half", "", f"{slope(samples):+.1f} MB an hour"])
     return rows
 
 
-def _slope(samples: Sequence[tuple[float, float, float]]) -> float:
+def slope(samples: Sequence[tuple[float, float, float]]) -> float:
     """MB an hour, of the line through the second half of the samples."""
     half = samples[len(samples) // 2 :]
     if len(half) < 2:
@@ -217,7 +217,7 @@ def _slope(samples: Sequence[tuple[float, float, float]]) -> float:
     return 3600 * statistics.linear_regression([one[0] for one in half], [one[1] for one in half]).slope
 
 
-def _lost(outcome: Outcome, before: dict[str, float], after: dict[str, float]) -> Counter[str]:
+def lost_requests(outcome: Outcome, before: dict[str, float], after: dict[str, float]) -> Counter[str]:
     """What went wrong, by kind, with the number of times."""
     lost = Counter(outcome.wrong)
     counted = answers_counted(after)
