@@ -89,12 +89,7 @@ def create_application(
             with accepted(), memory.of_one() as add_bytes:
                 files = await read_images(request, limits, most, add_bytes)
                 calls = asyncio.gather(*(batcher.detect(data, name) for name, data in files), return_exceptions=True)
-                try:
-                    outcomes = await asyncio.wait_for(calls, limits.answer_seconds)
-                except asyncio.TimeoutError:
-                    raise HTTPException(
-                        503, f"there was no answer within {limits.answer_seconds:g} s", {"Retry-After": "5"}
-                    ) from None
+                outcomes = await _results(calls, request, limits.answer_seconds)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, ImageError):
                     raise HTTPException(503, str(outcome)) if isinstance(outcome, UserError) else outcome
@@ -162,3 +157,22 @@ def create_application(
         return interface_page(application.openapi())
 
     return application
+
+
+async def _results(
+    calls: asyncio.Future[list[Answer | BaseException]], request: Request, seconds: float
+) -> list[Answer | BaseException]:
+    """What the calls for a request return; they are cancelled if that takes too long, or if the client goes away.
+
+    Raises:
+        HTTPException: 503, or 499, which nobody receives.
+    """
+    gone = asyncio.ensure_future(request.receive())  # what comes after the body is the connection's end
+    done, _ = await asyncio.wait((calls, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if calls in done:
+        return calls.result()
+    calls.cancel()
+    if gone in done:
+        raise HTTPException(499, "the client closed the connection before its answer")
+    raise HTTPException(503, f"there was no answer within {seconds:g} s", {"Retry-After": "5"})

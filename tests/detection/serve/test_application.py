@@ -85,6 +85,27 @@ def test_an_answer_that_takes_too_long(detector: Detector) -> None:
         assert "detector_requests_pending 0.0" in running.ask("/metrics")[1]
 
 
+def test_a_client_that_goes_away_costs_no_computation(detector: Detector) -> None:
+    slow = Slow(detector)
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(IMAGE)
+    with Served(slow) as running:
+        first = threading.Thread(target=running.ask, args=("/detect", IMAGE))
+        first.start()
+        while running.metric("detector_batch_images_count") < 1:
+            time.sleep(0.01)
+        with running.connect() as connection:
+            connection.sendall(head + IMAGE)
+            while running.metric("detector_requests_pending") < 2:
+                time.sleep(0.01)
+        while running.metric("detector_requests_pending") > 1:
+            time.sleep(0.01)
+        slow.go.set()
+        first.join()
+        assert running.ask("/detect", IMAGE)[0] == 200
+        assert running.metric("detector_batch_images_sum") == 2
+        assert running.metric('detector_requests_total{status="499"}') == 1
+
+
 def test_the_token_is_needed_for_detections_and_metrics(detector: Detector) -> None:
     with Served(detector, token="sésame") as running:
         for given in (None, "Bearer wrong", "Basic sésame"):
