@@ -113,13 +113,15 @@ class _Connection(H11Protocol):
         self._head_timer = self.loop.call_later(self.seconds_allowed, self._end_without_head, self.cycle)
 
     def _end_without_head(self, last: Any) -> None:
-        if self.cycle is last and self.conn.our_state is h11.IDLE and not self.transport.is_closing():
+        if self.cycle is not last or self.transport.is_closing():
+            return
+        if self.conn.our_state is h11.IDLE:  # otherwise the body of the last request still arrives, after its answer
             text = f"the request's head did not arrive within {self.seconds_allowed:g} s".encode()
             head = [("Content-Type", "text/plain"), ("Content-Length", str(len(text))), ("Connection", "close")]
             answer = h11.Response(status_code=408, headers=head, reason=b"Request Timeout")
             for event in (answer, h11.Data(data=text), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
+        self.transport.close()
 
 
 class _LingeringTransport:
@@ -146,4 +148,5 @@ class _LingeringTransport:
         self.lingers = True
         self._transport.write_eof()
         self._transport.resume_reading()
-        self.end_timer = self._connection.loop.call_later(_LINGER_SECONDS, self._transport.abort)
+        seconds = min(_LINGER_SECONDS, self._connection.seconds_allowed)
+        self.end_timer = self._connection.loop.call_later(seconds, self._transport.abort)

@@ -158,6 +158,25 @@ def test_slow_clients_are_ended_and_hold_nobody_up(served: Served) -> None:
     assert SECONDS <= time.monotonic() - begin < 5 * SECONDS
 
 
+def ends_while_sending(client: socket.socket) -> bool:
+    """Whether the server ends a connection on which bytes go on arriving, within ten seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            client.sendall(b"x")
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_body_without_end_is_not_read_without_end_after_its_answer(served: Served) -> None:
+    with served.connect() as client:
+        client.sendall((HEAD % (1 << 40)).replace(b"/detect", b"/other"))
+        assert b" 404 " in client.recv(1 << 16)
+        assert ends_while_sending(client)
+
+
 @pytest.mark.parametrize(
     "head",
     [b"X: " + b"x" * (1 << 17), b"\r\n".join(b"X-%d: x" % number for number in range(20_000))],
