@@ -61,7 +61,8 @@ def main() -> int:
         name, title = "serve_soak", f"The server for {options.minutes:g} minutes"
         found = _soak(arguments, _mixed(_jpegs(options.images)), lambda _, now: now < 60 * options.minutes)
     else:
-        name, title = "serve", "The server under load"
+        kinds = [path.suffix[1:] for path in options.weights]
+        name, title = "_".join(["serve", *kinds]), f"The server under load, weights .{' and .'.join(kinds)}"
         found = _compare(options.weights, _jpegs(options.images), options.seconds, options.rounds)
     print("", *map(markdown, found["tables"]), sep="\n\n")
     output = options.output or RESULTS / f"{name}.json"
@@ -95,7 +96,16 @@ def _compare(weights: Sequence[Path], images: Sequence[bytes], duration: float, 
                 numbers.append(figures)
                 print(*row, sep="  ", flush=True)
         after = {name: server.memory() for name, server in servers.items()}
-    columns = ("weights", "images", "clients", "answers a second", "p50", "p99", "images of a batch", "answers")
+    columns = (
+        "weights",
+        "images",
+        "clients",
+        "answers a second (lowest – highest)",
+        "p50",
+        "p99",
+        "images of a batch",
+        "answers",
+    )
     memory = [[*name, f"{before[name]:.0f} MB", f"{after[name]:.0f} MB"] for name in servers]
     return {
         "tables": [
@@ -144,7 +154,7 @@ def _throughput(
         "answers": statuses.total(),
     }
     row = [
-        *(*name, str(clients), f"{statistics.mean(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"),
+        *(*name, str(clients), f"{statistics.median(rates):.1f} ({min(rates):.1f} – {max(rates):.1f})"),
         *(seconds(figures["p50"]), seconds(figures["p99"]), f"{figures['images']:.1f}", _by_status(statuses)),
     ]
     return row, figures
@@ -284,8 +294,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="detector.pt, detector.onnx, or both")
     parser.add_argument("--images", type=Path, metavar="DIR", help=f"JPEGs; the first {_MOST_IMAGES} are sent")
-    parser.add_argument("--seconds", type=float, default=10, help="of a run (default: 10)")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each setting (default: 2)")
+    parser.add_argument("--seconds", type=float, default=4, help="of a run (default: 4)")
+    parser.add_argument("--rounds", type=int, default=4, help="runs of each setting (default: 4)")
     parser.add_argument("--minutes", type=float, help="watch the memory of a mixed load for so long")
     parser.add_argument("--stand-in", action="store_true", help="a detector that answers at once, and a mixed load")
     parser.add_argument("--requests", type=int, default=100_000, help="with --stand-in (default: 100000)")
