@@ -17,7 +17,7 @@ RUN pip install --no-cache-dir --no-deps .
 FROM python:${PYTHON}-slim
 ARG USER_ID=10001
 COPY --from=build /environment /environment
-ENV PATH=/environment/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/environment/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 USER ${USER_ID}:${USER_ID}
 WORKDIR /tmp
 EXPOSE 8000
