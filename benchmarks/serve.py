@@ -79,7 +79,7 @@ def _compare(weights: Sequence[Path], images: Sequence[bytes], duration: float, 
         servers = {}
         for path, (setting, more) in itertools.product(weights, SETTINGS.items()):
             server = ServerProcess(["tools/serve.py", "--weights", str(path), "--port", "0", *more])
-            servers[path.suffix, setting] = stack.enter_context(server)
+            servers[str(path), setting] = stack.enter_context(server)
             load(server.port, requests, 1, lambda number: number < _WARM_UP)
         before = {name: server.memory() for name, server in servers.items()}
         rows, numbers = [], []
@@ -133,7 +133,7 @@ def _one_run(
     images, batches = (
         after[f"detector_batch_images_{one}"] - before[f"detector_batch_images_{one}"] for one in ("sum", "count")
     )
-    lost += lost_requests(outcome, before, after)
+    lost.update(lost_requests(outcome, before, after))  # `+=` would drop negative differences
     return outcome, images / batches
 
 
