@@ -23,7 +23,7 @@ from types import TracebackType
 from backbones.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE = 900.0  # seconds that a client waits for an answer
+_PATIENCE = 86400.0  # seconds that a client waits for an answer: other work of the machine may stop the server
 
 
 @dataclass(frozen=True)

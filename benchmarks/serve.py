@@ -41,7 +41,7 @@ CLIENTS = (1, 8, 64)
 SOAK_CLIENTS = 8
 _WARM_UP = 16  # requests that are not counted
 _MOST_IMAGES = 100
-_PATIENT = ("--timeout", "900", "--body-timeout", "900")  # on a machine whose other work stops the server for a while
+_PATIENT = ("--timeout", "86400", "--body-timeout", "86400")  # other work may stop the server for a while
 _SAMPLES = 200  # of the memory, at most
 
 
