@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="0: a free one (default: 8000)")
     add("--token-file", type=Path, metavar="FILE", help=f"file with the bearer token; or set {TOKEN_VARIABLE}")
-    add("--batch-size", type=int, default=1, metavar="N", help="images detected at once (default: 1, the best on a CPU)")
+    add("--batch-size", type=int, default=1, metavar="N", help="images detected at once (default: 1, best on a CPU)")
     add("--batch-wait", type=float, default=0.0, metavar="MS", help="a batch waits so long for images (default: 0)")
     add("--max-body", type=float, default=32, metavar="MIB", help="of one request (default: 32)")
     add("--max-total", type=float, default=256, metavar="MIB", help="of all requests; more get 429 (default: 256)")
