@@ -174,6 +174,9 @@ class Detector(BaseDetector):
 
 
 def _onnxruntime() -> Any:
+    # From 1.29 on its packages report what runs to Microsoft, and leave an identifier in the home folder, unless this
+    # is set before it is imported (microsoft/onnxruntime, pull request 27379).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

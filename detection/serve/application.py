@@ -1,4 +1,4 @@
-"""The HTTP interface of a detector, as a FastAPI application.
+"""The HTTP interface of a detector, and its pages, as a FastAPI application.
 
 Nothing that a client sends is opened as a path or a URL: an image is the bytes of the request.
 """
@@ -11,14 +11,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from backbones.common.errors import UserError
 from detection.data.images import ImageError
+from detection.serve.answers import REFUSALS, BatchDetections, TimedDetections, as_json
 from detection.serve.batching import Answer, Batcher
-from detection.serve.requests import Limits, read_images, require_token
+from detection.serve.pages import front_page, interface_page
+from detection.serve.requests import BodyMemory, Limits, read_images, require_token
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -52,6 +56,7 @@ def create_application(
     images = Histogram("detector_batch_images", "Images of a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry)
     pending = Gauge("detector_requests_pending", "Requests accepted and not yet answered.", registry=registry)
     batcher = Batcher(detector, batch_size=batch_size, wait=wait, pixel_limit=limits.pixels, on_batch=images.observe)
+    memory = BodyMemory(limits.total_bytes)
     under_way = 0
 
     @contextlib.asynccontextmanager
@@ -81,15 +86,10 @@ def create_application(
         status = 500
         try:
             require_token(request, token)
-            with accepted():
-                files = await read_images(request, limits, most)
+            with accepted(), memory.of_one() as add_bytes:
+                files = await read_images(request, limits, most, add_bytes)
                 calls = asyncio.gather(*(batcher.detect(data, name) for name, data in files), return_exceptions=True)
-                try:
-                    outcomes = await asyncio.wait_for(calls, limits.answer_seconds)
-                except asyncio.TimeoutError:
-                    raise HTTPException(
-                        503, f"there was no answer within {limits.answer_seconds:g} s", {"Retry-After": "5"}
-                    ) from None
+                outcomes = await _results(calls, request, limits.answer_seconds)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, ImageError):
                     raise HTTPException(503, str(outcome)) if isinstance(outcome, UserError) else outcome
@@ -97,16 +97,25 @@ def create_application(
             if most == 1 and isinstance(outcomes[0], ImageError):
                 raise HTTPException(422, str(outcomes[0]))
             return outcomes, time.perf_counter() - begin
-        except HTTPException as error:
+        except StarletteHTTPException as error:  # ours, and those of a form's parser
             status = error.status_code
             raise
         finally:
             answered.labels(status).inc()
             seconds.observe(time.perf_counter() - begin)
 
-    application = FastAPI(title="Object detection", version="1", lifespan=lifespan)
+    # FastAPI's own page of the interface would load its scripts from the internet.
+    application = FastAPI(title="Object detection", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # It puts the token into the schema; `require_token` is what asks for it.
+    secured = [Depends(HTTPBearer(auto_error=False, description="the server's token"))] if token else []
+    refusals = REFUSALS if token else {status: one for status, one in REFUSALS.items() if status != 401}
 
-    @application.post("/detect", openapi_extra=_body({"image": _BINARY["schema"]}, raw=True))
+    @application.post(
+        "/detect",
+        openapi_extra=_body({"image": _BINARY["schema"]}, raw=True),
+        responses={200: {"model": TimedDetections, "description": "the detections"}, **refusals},
+        dependencies=secured,
+    )
     async def detect(request: Request) -> JSONResponse:
         """Detections in one image, sent as the body or as the file of a form."""
         outcomes, took = await detections(request, 1)
@@ -114,7 +123,13 @@ def create_application(
         return JSONResponse({**as_json(outcomes[0]), "seconds": round(took, 4)})
 
     @application.post(
-        "/detect/batch", openapi_extra=_body({"images": {"type": "array", "items": _BINARY["schema"]}}, raw=False)
+        "/detect/batch",
+        openapi_extra=_body({"images": {"type": "array", "items": _BINARY["schema"]}}, raw=False),
+        responses={
+            200: {"model": BatchDetections, "description": "the detections"},
+            **{status: one for status, one in refusals.items() if status != 422},
+        },
+        dependencies=secured,
     )
     async def detect_batch(request: Request) -> JSONResponse:
         """Detections in each file of a form, in their order; an image that cannot be used has "error" instead."""
@@ -127,23 +142,37 @@ def create_application(
         """That the server runs."""
         return {"status": "ok"}
 
-    @application.get("/metrics", response_class=Response)
+    @application.get("/metrics", response_class=PlainTextResponse, dependencies=secured)
     async def metrics(request: Request) -> Response:
         """The server's figures for Prometheus."""
         require_token(request, token)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    @application.get("/", include_in_schema=False)
+    async def front() -> HTMLResponse:
+        return front_page(needs_token=token is not None, body_bytes=limits.body_bytes)
+
+    @application.get("/docs", include_in_schema=False)
+    async def interface() -> HTMLResponse:
+        return interface_page(application.openapi())
+
     return application
 
 
-def as_json(answer: Answer) -> dict[str, Any]:
-    """The answer for one image: its size in pixels, and boxes `[x0, y0, x1, y1]` in them, scores, labels and names."""
-    found = answer.detections
-    return {
-        "width": answer.width,
-        "height": answer.height,
-        "boxes": [[round(side, 2) for side in box] for box in found.boxes.tolist()],
-        "scores": [round(score, 6) for score in found.scores.tolist()],
-        "labels": found.labels.tolist(),
-        "names": found.names,
-    }
+async def _results(
+    calls: asyncio.Future[list[Answer | BaseException]], request: Request, seconds: float
+) -> list[Answer | BaseException]:
+    """What the calls for a request return; they are cancelled if that takes too long, or if the client goes away.
+
+    Raises:
+        HTTPException: 503, or 499, which nobody receives.
+    """
+    gone = asyncio.ensure_future(request.receive())  # what comes after the body is the connection's end
+    done, _ = await asyncio.wait((calls, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if calls in done:
+        return calls.result()
+    calls.cancel()
+    if gone in done:
+        raise HTTPException(499, "the client closed the connection before its answer")
+    raise HTTPException(503, f"there was no answer within {seconds:g} s", {"Retry-After": "5"})

@@ -123,6 +123,8 @@ def test_dependencies_are_the_lines_of_the_requirements_files(installed: Path, r
     assert asked["export"] | asked["openvino"] | asked["tiff"] < asked["dev"]
     runtime = _lines(repository / "requirements-runtime.txt")
     assert runtime < asked[""] | asked["detection"] | asked["export"]
+    assert asked["serve"] == _lines(repository / "requirements-serve.txt")
+    assert asked["serve"] < asked["dev"]
 
 
 def _lines(requirements: Path) -> set[str]:
@@ -139,6 +141,11 @@ def _plain(requirement: str) -> str:
 def test_type_checkers_find_the_types(installed: Path) -> None:
     for package in ("backbones", "detection"):
         assert (installed / package / "py.typed").is_file()
+
+
+def test_the_pages_of_the_server_are_installed(installed: Path, repository: Path) -> None:
+    for path in (repository / "detection" / "serve" / "static").iterdir():
+        assert (installed / "detection" / "serve" / "static" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_every_module_is_installed(installed: Path, repository: Path) -> None:

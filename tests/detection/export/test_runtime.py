@@ -227,6 +227,17 @@ def test_devices() -> None:
     assert Detector.load(FILES / "detector.onnx", threads=1).device in ("cpu", "cuda")
 
 
+def test_it_reports_to_nobody(tmp_path: Path) -> None:
+    """onnxruntime with its reports on leaves an identifier in the home folder."""
+    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
+    code = f"from detection.export.runtime import Detector; Detector.load({str(FILES / 'detector.onnx')!r}, 'cpu')"
+    command = [sys.executable, "-c", code]
+    root = Path(detection.__file__).parents[1]
+    subprocess.run(command, cwd=root, env={**surroundings, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_without_onnxruntime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="run: pip install onnxruntime"):

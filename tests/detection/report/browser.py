@@ -1,4 +1,4 @@
-"""A real browser, driven over its DevTools pipe: opens a page, evaluates expressions in it, clicks.
+"""A real browser, driven over its DevTools pipe: opens a page, evaluates expressions in it, clicks, drops files.
 
 The pipe (`--remote-debugging-pipe`) is a pair of file descriptors with one JSON text each, ended by a zero byte; it
 needs no package and no port.
@@ -6,6 +6,7 @@ needs no package and no port.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
@@ -21,7 +22,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 OPTIONS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-quic",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=http://127.0.0.1:9",  # no network
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--proxy-server=http://127.0.0.1:9",  # no network
 ]  # fmt: skip
 
 
@@ -34,9 +35,9 @@ def find_browser() -> str:
 
 
 class Tab:
-    """An open page; a context manager."""
+    """An open page, of a file or of a server on 127.0.0.1; a context manager."""
 
-    def __init__(self, browser: str, page: Path, profile: Path) -> None:
+    def __init__(self, browser: str, page: Path | str, profile: Path) -> None:
         if os.name == "nt":
             pytest.skip("THE BROWSER'S PIPE IS NOT SUPPORTED on Windows: the report was not operated in a browser")
         ours_read, theirs_write = os.pipe()
@@ -53,8 +54,9 @@ class Tab:
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._call("Page.enable")
-        self._call("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        url = page if isinstance(page, str) else page.as_uri()
+        self._call("Page.navigate", url=url)
+        self.wait(f"document.readyState === 'complete' && location.protocol === '{url.partition(':')[0]}:'")
 
     def __enter__(self) -> Tab:
         return self
@@ -85,13 +87,26 @@ class Tab:
 
     def click(self, selector: str) -> None:
         """A click of the mouse on the middle of the first element that the selector finds."""
-        middle = self.evaluate(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
-            "one.scrollIntoView({block: 'center'});"
-            "const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()"
-        )
+        x, y = self._middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
-            self._call("Input.dispatchMouseEvent", type=kind, x=middle[0], y=middle[1], button="left", clickCount=1)
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def drop(self, selector: str, *files: Path) -> None:
+        """Drops files on the middle of the first element that the selector finds."""
+        x, y = self._middle(selector)
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def choose(self, selector: str, *files: Path) -> None:
+        """Chooses files in the file input that the selector finds."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
+    def screenshot(self) -> bytes:
+        """A PNG of what the window shows."""
+        return base64.b64decode(self._call("Page.captureScreenshot")["data"])
 
     def resize(self, width: int, height: int = 900, *, dark: bool = False) -> None:
         """Sets the size of the window in pixels, and which colours the reader prefers."""
@@ -104,8 +119,21 @@ class Tab:
         self._call("Input.insertText", text=text)
 
     def press_escape(self) -> None:
+        self.press("Escape", 27)
+
+    def press(self, key: str, code: int) -> None:
+        """Presses a key without a letter, such as "ArrowRight", whose virtual code on Windows is `code`."""
         for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape", windowsVirtualKeyCode=27)
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def _middle(self, selector: str) -> tuple[float, float]:
+        """The middle of the first element that the selector finds, which is scrolled into view."""
+        x, y = self.evaluate(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+            "one.scrollIntoView({block: 'center'});"
+            "const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()"
+        )
+        return x, y
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
