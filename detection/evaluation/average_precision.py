@@ -189,13 +189,16 @@ def average_precision(
 
 def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str]:
     """A note where even a perfect detector could not find all objects of a class in an image."""
-    targets = np.column_stack([ground_truth.object_image_ids, ground_truth.object_category_ids])[~ground_truth.crowds]
-    cells, counts = np.unique(targets, axis=0, return_counts=True)
+    images = np.searchsorted(ground_truth.image_ids, ground_truth.object_image_ids[~ground_truth.crowds])
+    classes = np.searchsorted(ground_truth.category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
+    number = len(ground_truth.category_ids)
+    cells, counts = np.unique(images * number + classes, return_counts=True)
     crowded = np.flatnonzero(counts > limit)
     if not len(crowded):
         return []
     most = crowded[counts[crowded].argmax()]
-    image_id, category_id = cells[most].tolist()
+    image_id = ground_truth.image_ids[cells[most] // number]
+    category_id = ground_truth.category_ids[cells[most] % number]
     return [
         f"{len(crowded)} times an image has more than {limit} objects of one class (the most: image id {image_id}, "
         f"{counts[most]} of category id {category_id}), where the {limit} best detections of a class are looked at: "
