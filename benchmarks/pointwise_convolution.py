@@ -62,7 +62,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
-IMPLEMENTATIONS: Mapping[str, Convolution] = {
+IMPLEMENTATIONS: dict[str, Convolution] = {
     "conv2d": functional.conv2d,
     "oneDNN": pointwise_conv2d,
     "product": product,
