@@ -81,7 +81,7 @@ def test_by_group_on_a_cpu_is_torchvisions_to_the_bit(count: int) -> None:
     scores, groups = torch.rand(count), torch.randint(0, 5, (count,))
     expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.4)
     assert suppression.suppress_by_group_on_cpu(boxes, scores, groups, 0.4).tolist() == expected.tolist()
-    if count > 1:
+    if count > 900:
         assert 0 < len(expected) < count
 
 
