@@ -230,8 +230,12 @@ def _any_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
             raise _IrregularError  # JSON has neither .5 nor 1.
     count = int(lengths.max() + 7) // 8
     parts = [words[starts + 8 * i] & _FIRST[np.clip(lengths - 8 * i, 0, 8)] for i in range(count)]
-    texts = np.stack(parts, axis=1).astype("<u8").view(f"S{8 * count}")[:, 0]
+    texts = np.stack(parts, axis=1).astype("<u8")
+    characters = texts.view(np.uint8)
     try:
-        return texts.astype(np.float64), np.ones(len(starts), dtype=bool)
+        numbers = texts.view(f"S{8 * count}")[:, 0].astype(np.float64)
     except ValueError:
         raise _IrregularError from None
+    if ((characters[:, :-1] == ord(".")) & (characters[:, 1:] == ord("e"))).any() or not np.isfinite(numbers).all():
+        raise _IrregularError  # JSON has no 1.e5, and infinity is left to those who name its place
+    return numbers, np.ones(len(starts), dtype=bool)
