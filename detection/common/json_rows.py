@@ -102,8 +102,10 @@ def _model(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[re.Match
     """The runs of an object; which of them are its numbers; which of these are wanted, in the order of `fields`."""
     try:
         pairs: list[tuple[str, object]] = json.loads(text, object_pairs_hook=list)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _IrregularError from None
+    if b"\\" in text:  # perhaps an escaped quote, which `_STRING` does not know
+        raise _IrregularError
     found: dict[str, list[int]] = {}
     count = 0
     for key, value in pairs:

@@ -116,6 +116,7 @@ def test_lists_that_are_not_alike_are_left_to_json(tmp_path: Path, second: str) 
         '[{"image_id": 1, "image_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]', '[{"image_id": 1, "score": 1}]',
         '[{"image_id": true, "bbox": [1, 2, 3, 4], "score": 1}]',
         '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1, "name": "a"}]',
+        r'[{"a\"1": 7, "image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', '[{"image_id": ' + "[" * 100_000 + "}]",
     ],
 )  # fmt: skip
 def test_other_texts_are_left_to_json(tmp_path: Path, text: str) -> None:
