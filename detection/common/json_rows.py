@@ -84,8 +84,7 @@ def _rows(text: bytes, fields: Mapping[str, int | None]) -> np.ndarray:
     edges = np.flatnonzero(marks[1:] != marks[:-1]) + (1 + _LONGEST)
     if between.strip() != b"," or _RUN.search(between) or len(edges) % (2 * len(runs)):
         raise _IrregularError
-    edges = edges.reshape(-1, len(runs), 2)
-    starts, ends = edges[:, numbers].transpose(2, 1, 0).copy()
+    starts, ends = edges.reshape(-1, len(runs), 2)[:, numbers].transpose(2, 1, 0).copy()
     padded = np.frombuffer(_PADDING + text + _PADDING, dtype=np.uint8)
     words = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded, strides=(1,))  # that at each position
     places = [runs[number] for number in numbers]
