@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .blocks import Bottleneck
 from .cifar import CIFAR, cifar_stem
 from .common.errors import UserError
+from .initial_weights import fill_normal
 from .input_format import IMAGENET, InputFormat
 from .normalization import conv_norm, freeze_batch_norm, make_normalization
 from .variants import VARIANTS, Variant, find_variant
@@ -88,9 +89,7 @@ class Trunk(nn.Module):
             self.add_module(f"layer{index + 1}", Stage(variant, index, norm=norm))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(
-                    module.weight, 0.0, math.sqrt(2.0 / (math.prod(module.kernel_size) * module.out_channels))
-                )
+                fill_normal(module.weight, math.sqrt(2.0 / (math.prod(module.kernel_size) * module.out_channels)))
 
     def stage(self, level: str) -> Stage:
         """The stage whose output is the map of `level`."""

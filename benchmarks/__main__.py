@@ -6,8 +6,9 @@
 
 Each runs in a process of its own, with fewer repeats than by itself, and replaces its result file. One that fails or
 exceeds its budget of time is reported at the end, and the exit status is then 1; its earlier result stays.
-`benchmarks.bccd`, `.pretraining`, `.classification` and `.recipes`, which train for long, are not among them: their
-results are those of the commands which the table names.
+`benchmarks.bccd`, `.pretraining`, `.classification` and `.recipes`, which train for long, are not among them, nor is
+`.pointwise_convolution`, whose result changes with PyTorch alone: their results are those of the commands which the
+table names.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = (
     Benchmark("imports", "imports", ["--repeats", "2"], 120, "start-up of the package and of each tool"),
+    Benchmark("training_loop", "training_loop", ["--repeats", "3"], 60, "the host's own time of a step"),
     Benchmark("data_pipeline", "data_pipeline", ["--repeats", "2"], 120, "decode, resize, flip, batch"),
     Benchmark("index_loading", "index_loading", ["--repeats", "1"], 150, "an annotation file of COCO's size"),
     Benchmark("evaluation", "evaluation", ["--repeats", "1", "--images", "2000"], 150, "COCO's figures"),

@@ -5,7 +5,8 @@
     python -m benchmarks.data_pipeline --quick                      to see that it runs
 
 One thread; the files are in the system's cache. The pipelines (`data_peers.py`) must give the same images and boxes;
-that is checked first. Then they take turns, as wholes and step by step. Besides: how long worker processes take to
+that is checked first. Then they take turns, as wholes and step by step; so do decoders of JPEGs, with simplejpeg and
+PyTurboJPEG where they are installed. Besides: how long worker processes take to
 start, how many cores a GPU of a given speed would need (a calculation), and what decoding a JPEG at a half, a quarter
 or an eighth of its size would gain where the network wants less than that.
 """
@@ -17,7 +18,6 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.data_peers import IMAGENET, Detectron, Ours, Ready, Torchvision, Work
-from benchmarks.photographs import JPEG_QUALITY, draw, photographs
+from benchmarks.jpeg_decoding import REDUCED_CASES, decoders_table, reduced_table
+from benchmarks.photographs import photographs
 from detection.command_line import run
 from detection.data.coco.layout import resolve_split
 from detection.data.index import load_index
@@ -57,10 +58,6 @@ GPUS = (
 COCO_IMAGES = 118_287
 # The three resample with weights of 5 to 24 bits, two of them between bytes: a rounding at each of two passes.
 _MOST_GREY_LEVELS, _MOST_MEAN_LEVELS, _MOST_PIXELS = 4.0, 0.6, 0.01
-_SAME = 100.0  # dB; OpenCV's answer for equal images is 361
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-# (height, width) of files and the shorter side wanted
-_REDUCED_CASES = (((480, 640), 240), ((1500, 2000), 600), ((3000, 4000), 600))
 
 
 def main() -> int:
@@ -82,9 +79,10 @@ def main() -> int:
         steps = {name: interleaved(functions, repeats) for name, functions in parts(work, options.batch).items()}
         images = len(index)
         tables = [wholes_table(whole, images, _what(work, options.batch)), parts_table(steps, images)]
+        tables.append(decoders_table([index.path(i) for i in range(len(index))], repeats))
         workers = worker_runs(Path(folder), repeats, options.quick)
         tables += [workers_table(workers), cores_table(1 / next(iter(workers.values()))[1].per_image)]
-    tables.append(reduced_table(repeats, _REDUCED_CASES[: 1 if options.quick else None]))
+    tables.append(reduced_table(repeats, REDUCED_CASES[: 1 if options.quick else None]))
     print("\n" + "\n\n".join(map(markdown, tables)))
     output = options.output or (None if options.quick or options.data else RESULTS / "data_pipeline.json")
     if output is not None:
@@ -208,38 +206,6 @@ def worker_runs(folder: Path, repeats: int, quick: bool) -> dict[str, dict[int, 
         )
         for method in methods
     }
-
-
-def reduced_row(size: tuple[int, int], side: int, repeats: int) -> list[str]:
-    """A JPEG of `size` decoded whole, or reduced as far as it stays no smaller than wanted, and then resized until its
-    shorter side is `side`: both times, and how close either comes to the mean over areas of the whole image."""
-    _, encoded = cv2.imencode(".jpg", draw(np.random.default_rng(0), size), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    divisor = max(one for one in _REDUCED if min(size) / one >= side)
-    target = (round(size[1] * side / min(size)), side)
-
-    def decode(flag: int, method: int = cv2.INTER_LINEAR) -> np.ndarray:
-        decoded = cv2.imdecode(encoded, flag)
-        assert decoded is not None
-        return cv2.resize(decoded, target, interpolation=method)
-
-    ideal = decode(cv2.IMREAD_COLOR, cv2.INTER_AREA)
-    functions = {"whole": partial(decode, cv2.IMREAD_COLOR), "reduced": partial(decode, _REDUCED[divisor])}
-    timings = interleaved(functions, repeats, least_seconds=0.5)
-    quality = [cv2.PSNR(function(), ideal) for function in functions.values()]
-    return [
-        f"{size[1]} × {size[0]} → {target[0]} × {target[1]}",
-        f"1/{divisor}",
-        *(seconds(timing.median) for timing in timings.values()),
-        f"{timings['reduced'].ratio_to(timings['whole']):.2f}",
-        *("the same" if decibels > _SAME else f"{decibels:.1f} dB" for decibels in quality),
-    ]
-
-
-def reduced_table(repeats: int, cases: Sequence[tuple[tuple[int, int], int]]) -> dict[str, Any]:
-    """What decoding at a reduced size would gain."""
-    title = "Decoding at a reduced size, not used: decode and resize, and the likeness (PSNR) to the mean over areas"
-    columns = ["image", "reduced to", "whole", "reduced", "ratio", "likeness, whole", "likeness, reduced"]
-    return table(title, columns, [reduced_row(size, side, repeats) for size, side in cases])
 
 
 def wholes_table(timings: Mapping[str, Timing], images: int, what: str) -> dict[str, Any]:

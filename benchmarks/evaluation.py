@@ -1,12 +1,18 @@
-"""COCO's figures for val2017's numbers of images and objects: ours beside pycocotools, time and peak memory.
+"""COCO's figures for val2017's numbers of images and objects: ours beside pycocotools and two fast evaluators.
 
     python -m benchmarks.evaluation
 
-It first writes annotations (5,000 images, 36,781 objects, 80 classes) and detections (100 an image: displaced
-objects and noise) into a temporary folder. Each evaluation, from the two files to the figures, runs in a process of its
-own, so that its peak memory is its own, and the two take turns. The benchmark stops if any figure or any class's AP
-differs by more than 1e-9. Ours is measured with 1 and with 1,203 classes, too. Medians are printed and written to
-benchmarks/results/evaluation.json.
+It first writes annotations (5,000 images, 36,781 objects, one in a hundred a crowd region) and detections (100 an
+image: displaced objects and noise) of 1, 80 and 1,203 classes into a temporary folder. Each evaluation runs in a
+process of its own, so that its peak memory is its own, and they take turns:
+
+- from the two files to the figures;
+- from an array of detections to the figures: the ground truth has been read by whoever evaluates, as it is when a
+  network is evaluated while it is trained.
+
+hotcoco and ultrafast-pycocotools compute on all cores, the others on one. pycocotools evaluates the 80 classes alone.
+The benchmark stops if a figure or a class's AP of two of them differs by more than 1e-9. An evaluator that is not
+installed is left out, with a message. Medians are printed and written to benchmarks/results/evaluation.json.
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +38,8 @@ import numpy as np
 from benchmarks.index_loading import peak_memory
 
 OURS, PEER = "ours", "pycocotools"
+FAST = {"hotcoco": "hotcoco", "ultrafast-pycocotools": "ultrafast_pycocotools"}  # distribution: module
+FILES, ARRAYS = "files", "arrays"
 IMAGES, OBJECTS, DETECTIONS, CATEGORIES = 5_000, 36_781, 100, 80  # the detections are those of one image
 CLASS_COUNTS = (1, CATEGORIES, 1_203)
 TOLERANCE = 1e-9
@@ -89,57 +98,64 @@ def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
     return np.round(np.concatenate([corners, sides], axis=1), 2)
 
 
-def evaluate_and_report(who: str, annotations: Path, results: Path) -> None:
+def evaluate_and_report(who: str, kind: str, annotations: Path, results: Path) -> None:
     """Evaluates in this process and prints, as JSON, seconds, memory, figures, and AP and AP@0.5 of each class."""
-    load, evaluate = ours() if who == OURS else pycocotools()
-    before, begin = peak_memory(), time.perf_counter()
+    read_truth, read_results, evaluate = ours() if who == OURS else like_pycocotools(FAST.get(who, who))
     with contextlib.redirect_stdout(io.StringIO()):
-        loaded = load(annotations, results)
+        found: Any = str(results)
+        if kind == ARRAYS:
+            from detection.experiment.results_file import read_results as read_array
+
+            truth, found = read_truth(annotations), read_array(results)
+        before, begin = peak_memory(), time.perf_counter()
+        if kind == FILES:
+            truth = read_truth(annotations)
+        detections = read_results(truth, found)
         middle = time.perf_counter()
-        figures, classes = evaluate(*loaded)
+        figures, classes = evaluate(truth, detections)
     end, peak = time.perf_counter(), peak_memory()
     report: dict[str, Any] = {"reading": middle - begin, "evaluating": end - middle, "together": end - begin}
     report |= {"growth_mb": peak - before, "peak_mb": peak, "figures": figures, "classes": classes}
     print(json.dumps(report))
 
 
-def ours() -> tuple[Any, Any]:
-    """How this project reads the two files, and how it evaluates what it has read."""
+def ours() -> tuple[Any, Any, Any]:
+    """How this project reads an annotation file, takes detections (a file or an array), and evaluates both."""
     from detection.evaluation.average_precision import average_precision
     from detection.experiment.ground_truth_loading import load_ground_truth
     from detection.experiment.results_file import read_results
-
-    def load(annotations: Path, results: Path) -> tuple[Any, Any]:
-        return load_ground_truth(annotations), read_results(results)
 
     def evaluate(truth: Any, detections: Any) -> tuple[list[float], list[list[float | None]]]:
         outcome = average_precision(truth, detections)
         classes = [[row.average_precision, row.average_precision_50] for row in outcome.classes]
         return [-1.0 if value is None else value for value in outcome.figures.values()], classes
 
-    return load, evaluate
+    return load_ground_truth, lambda _, found: found if isinstance(found, np.ndarray) else read_results(found), evaluate
 
 
-def pycocotools() -> tuple[Any, Any]:
-    """The same of pycocotools, as its own demo goes about it."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def load(annotations: Path, results: Path) -> tuple[Any, Any]:
-        truth = COCO(str(annotations))
-        return truth, truth.loadRes(str(results))
+def like_pycocotools(module: str) -> tuple[Any, Any, Any]:
+    """The same of pycocotools and of those that have its interface, as its own demo goes about it."""
+    if module == PEER:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    else:
+        COCO, COCOeval = (getattr(import_module(module), name) for name in ("COCO", "COCOeval"))
 
     def evaluate(truth: Any, detections: Any) -> tuple[list[float], list[list[float | None]]]:
         evaluation = COCOeval(truth, detections, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recall levels, classes
+        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # thresholds, recall levels, classes
         tables = (precision, precision[:1])
         classes = [[mean_of_present(table[:, :, k]) for table in tables] for k in range(precision.shape[2])]
-        return evaluation.stats.tolist(), classes
+        return [float(value) for value in evaluation.stats], classes
 
-    return load, evaluate
+    return lambda path: COCO(str(path)), lambda truth, found: truth.loadRes(found), evaluate
+
+
+def is_installed(distribution: str) -> bool:
+    return find_spec(FAST[distribution]) is not None
 
 
 def mean_of_present(values: np.ndarray) -> float | None:
@@ -148,12 +164,12 @@ def mean_of_present(values: np.ndarray) -> float | None:
     return float(present.mean()) if present.size else None
 
 
-def run(who: str, files: tuple[Path, Path], root: Path) -> dict[str, Any]:
+def run(who: str, kind: str, files: tuple[Path, Path], root: Path) -> dict[str, Any]:
     """`evaluate_and_report` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.evaluation", "--evaluate", who, *map(str, files)]
+    command = [sys.executable, "-m", "benchmarks.evaluation", "--evaluate", who, kind, *map(str, files)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout
     report: dict[str, Any] = json.loads(output.splitlines()[-1])
-    print(f"{who:12} {report['together']:7.2f} s, {report['growth_mb']:6.0f} MB", flush=True)
+    print(f"  {who:22} {kind:7} {report['together']:7.2f} s, {report['growth_mb']:6.0f} MB", flush=True)
     return report
 
 
@@ -170,8 +186,32 @@ def medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in (*TIMES, *MEMORY)}
 
 
-def cells(measured: Mapping[str, float]) -> list[str]:
-    return [*(f"{measured[key]:.2f} s" for key in TIMES), *(f"{measured[key]:.0f} MB" for key in MEMORY)]
+def measured(files: tuple[Path, Path], count: int, repeats: int, root: Path) -> dict[str, dict[str, list[Any]]]:
+    """The runs of everyone on files of `count` classes, by kind and by who."""
+    print(f"{count:,} classes", flush=True)
+    runs: dict[str, dict[str, list[Any]]] = {}
+    for kind in (FILES, ARRAYS):
+        who = [OURS, *filter(is_installed, FAST)]
+        if kind == FILES and count == CATEGORIES:
+            who.append(PEER)
+        runs[kind] = {one: [] for one in who}
+        for _ in range(repeats):
+            for one, own in runs[kind].items():
+                own.append(run(one, kind, files, root))
+    return runs
+
+
+def rows(runs: Mapping[int, Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]], kind: str) -> list[list[str]]:
+    """Of one kind: classes, who, times and memory, and the time of ours by theirs."""
+    found = []
+    for count, kinds in runs.items():
+        middle = {who: medians(own) for who, own in kinds[kind].items()}
+        for who, own in middle.items():
+            ratio = middle[OURS]["together"] / own["together"]
+            times = [f"{own[key]:.2f} s" for key in TIMES]
+            memory = [f"{own[key]:.0f} MB" for key in MEMORY]
+            found.append([f"{count:,}", who, *times, *memory, "" if who == OURS else f"{ratio:.2f}"])
+    return found
 
 
 def main() -> None:
@@ -179,59 +219,51 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="evaluations of each kind (default: 3)")
     parser.add_argument("--images", type=int, default=IMAGES, help=f"images (default: {IMAGES:,})")
     parser.add_argument("--output", type=Path, help="result file (default: benchmarks/results/evaluation.json)")
-    parser.add_argument("--evaluate", nargs=3, metavar=("WHO", "ANNOTATIONS", "RESULTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--evaluate", nargs=4, metavar=("WHO", "KIND", "TRUTH", "RESULTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.evaluate:
-        who, *paths = arguments.evaluate
-        evaluate_and_report(who, *map(Path, paths))
+        who, kind, *paths = arguments.evaluate
+        evaluate_and_report(who, kind, *map(Path, paths))
         return
     from benchmarks import common  # here, so that the processes that evaluate do not hold what it imports
 
-    runs: dict[str, list[dict[str, Any]]] = {OURS: [], PEER: []}
-    growth: dict[int, list[dict[str, Any]]] = {}
+    for distribution in FAST:
+        if not is_installed(distribution):
+            print(f"{distribution} is left out: it is not installed (pip install {distribution})")
+    runs = {}
     for count in CLASS_COUNTS:
         with tempfile.TemporaryDirectory() as folder:
             files = write_data(Path(folder), arguments.images, count)
-            if count != CATEGORIES:
-                growth[count] = [run(OURS, files, common.ROOT) for _ in range(arguments.repeats)]
-                continue
-            for _ in range(arguments.repeats):
-                for who, own in runs.items():
-                    own.append(run(who, files, common.ROOT))
-            growth[count] = runs[OURS]
-    difference = max(largest_difference(one, other) for one, other in zip(runs[OURS], runs[PEER], strict=True))
+            runs[count] = measured(files, count, arguments.repeats, common.ROOT)
+    difference = max(
+        largest_difference(own[0], kinds[FILES][OURS][0])
+        for kinds in runs.values()
+        for everyone in kinds.values()
+        for own in everyone.values()
+    )
     if not difference <= TOLERANCE:
         raise SystemExit(f"the figures differ by up to {difference:g}: times of different results say nothing")
 
-    middle = {who: medians(own) for who, own in runs.items()}
-    ratios = [f"{middle[OURS][key] / middle[PEER][key]:.3f}" for key in (*TIMES, *MEMORY)]
-    title = f"Evaluating {arguments.images * DETECTIONS:,} detections in {arguments.images:,} images"
-    columns = ["reading", "evaluating", "together", "memory it adds at its peak", "memory of the process at its peak"]
-    comparison = common.table(
-        f"From two files to the figures, {CATEGORIES} classes; largest difference of any figure or class's AP: "
-        f"{difference:.1g}",
-        ["", *columns],
-        [[OURS, *cells(middle[OURS])], [PEER, *cells(middle[PEER])], ["ratio", *ratios]],
-    )
-    by_classes = common.table(
-        "Ours, as many detections of more classes",
-        ["classes", *columns],
-        [[f"{count:,}", *cells(medians(own))] for count, own in growth.items()],
-    )
+    columns = ["classes", "", *TIMES, "memory it adds at its peak", "memory of the process at its peak"]
+    said = f"largest difference of any figure or class's AP: {difference:.1g}"
+    tables = [
+        common.table(f"From {what} to the figures; {said}", [*columns, "our time by theirs"], rows(runs, kind))
+        for kind, what in ((FILES, "two files"), (ARRAYS, "an array of detections"))
+    ]
     result = {
-        "title": title,
-        "environment": common.environment("evaluation"),
-        "tables": [comparison, by_classes],
+        "title": f"Evaluating {arguments.images * DETECTIONS:,} detections in {arguments.images:,} images",
+        "environment": common.environment("evaluation", packages=[PEER, *filter(is_installed, FAST)]),
+        "tables": tables,
         "difference": difference,
         "runs": {
-            who: [{key: one[key] for key in (*TIMES, *MEMORY, "figures")} for one in own] for who, own in runs.items()
+            f"{count} classes": {
+                kind: {who: [{key: one[key] for key in (*TIMES, *MEMORY)} for one in own] for who, own in of.items()}
+                for kind, of in kinds.items()
+            }
+            for count, kinds in runs.items()
         },
-        "growth": {
-            count: [{key: one[key] for key in (*TIMES, *MEMORY)} for one in own] for count, own in growth.items()
-        },
-        "pycocotools": version("pycocotools"),
     }
-    print("\n\n".join(["", common.markdown(comparison), common.markdown(by_classes)]))
+    print("\n\n".join(["", *map(common.markdown, tables)]))
     common.write_result(arguments.output or common.RESULTS / "evaluation.json", result)
 
 

@@ -1,8 +1,9 @@
 """Detections and ground truth → the twelve COCO figures and AP per class.
 
-Axes of `precision` (I, R, K, A, L) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
+Axes of `precision` (I, R, K, A) and `recall` (I, K, A, L): I the ten IoU thresholds 0.50 … 0.95, R the 101 recall
 levels, K categories, A the four area ranges (all, small, medium, large), L the three limits of detections a class and
-image (1, 10, 100; the last may be changed, and the names of the figures with it).
+image (1, 10, 100; the last may be changed, and the names of the figures with it). Precision is that at the last limit:
+no figure needs another.
 
 A backend computes these two tables; the figures are read from them. "arrays" is our own (`coco_evaluation`),
 "pycocotools" the reference (`pycocotools_evaluation`). Their results are equal bit by bit.
@@ -172,14 +173,14 @@ def average_precision(
             category_id,
             name,
             objects[k],
-            _mean_of_present(precision[:, :, k, 0, -1]),
-            _mean_of_present(precision[0, :, k, 0, -1]),
+            _mean_of_present(precision[:, :, k, 0]),
+            _mean_of_present(precision[0, :, k, 0]),
         )
         for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
     ]
     curves = {}
     for threshold in CURVES:
-        values = precision[np.isclose(IOU_THRESHOLDS, threshold)][0, :, :, 0, -1]
+        values = precision[np.isclose(IOU_THRESHOLDS, threshold)][0, :, :, 0]
         present = values[0] > -1
         if present.any():
             curves[f"{threshold:g}"] = values[:, present].mean(axis=1).tolist()
@@ -188,13 +189,16 @@ def average_precision(
 
 def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str]:
     """A note where even a perfect detector could not find all objects of a class in an image."""
-    targets = np.column_stack([ground_truth.object_image_ids, ground_truth.object_category_ids])[~ground_truth.crowds]
-    cells, counts = np.unique(targets, axis=0, return_counts=True)
+    images = np.searchsorted(ground_truth.image_ids, ground_truth.object_image_ids[~ground_truth.crowds])
+    classes = np.searchsorted(ground_truth.category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
+    number = len(ground_truth.category_ids)
+    cells, counts = np.unique(images * number + classes, return_counts=True)
     crowded = np.flatnonzero(counts > limit)
     if not len(crowded):
         return []
     most = crowded[counts[crowded].argmax()]
-    image_id, category_id = cells[most].tolist()
+    image_id = ground_truth.image_ids[cells[most] // number]
+    category_id = ground_truth.category_ids[cells[most] % number]
     return [
         f"{len(crowded)} times an image has more than {limit} objects of one class (the most: image id {image_id}, "
         f"{counts[most]} of category id {category_id}), where the {limit} best detections of a class are looked at: "
@@ -214,7 +218,7 @@ def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) 
 
 
 def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: str, notes: list[str]) -> np.ndarray:
-    unknown = ~np.isin(rows[:, 6], ground_truth.category_ids)
+    unknown = ~np.isin(rows[:, 6].astype(np.int64), ground_truth.category_ids)
     if not unknown.any():
         return rows
     ids = ", ".join(str(int(number)) for number in np.unique(rows[unknown, 6])[:5])
@@ -235,9 +239,9 @@ def _figure(
     area_range: str,
     limit: int,
 ) -> float | None:
-    """One figure; `limit` is a position in the limits."""
-    values = precision if kind == "precision" else recall
-    values = values[..., list(AREA_RANGES).index(area_range), limit]
+    """One figure; `limit` is a position in the limits, the last one for precision."""
+    values = precision if kind == "precision" else recall[..., limit]
+    values = values[..., list(AREA_RANGES).index(area_range)]
     return _mean_of_present(values if threshold is None else values[np.isclose(IOU_THRESHOLDS, threshold)])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, RECALL_LEVELS
 from detection.evaluation.ground_truth import GroundTruth
-from detection.evaluation.groups import pairs_within, ranks_within, running_sums
+from detection.evaluation.groups import descending_order, pairs_within, ranks_within, running_sums, stable_order
 from detection.evaluation.precision_recall import at_levels, finds_needed
 from detection.evaluation.stable_matching import UNMATCHED, stable_matching
 
@@ -34,14 +34,13 @@ def evaluate(
         limits: L ascending maxima of detections per class and image that are considered.
 
     Returns:
-        precision (I, R, K, A, L) and recall (I, K, A, L), −1 where a class has no targets.
+        precision (I, R, K, A), at the largest limit, and recall (I, K, A, L), −1 where a class has no targets.
     """
     found, objects = _ranked(ground_truth, detections, limits[-1]), _grouped(ground_truth)
     pairs = _overlapping_pairs(found, objects)
     classes = len(ground_truth.category_ids)
-    shape = (classes, len(AREA_RANGES), len(limits))
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_LEVELS), *shape), -1.0)
-    recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_LEVELS), classes, len(AREA_RANGES)), -1.0)
+    recall = np.full((len(IOU_THRESHOLDS), classes, len(AREA_RANGES), len(limits)), -1.0)
     starts = np.searchsorted(found.classes, np.arange(classes + 1))
     for area, (low, high) in enumerate(AREA_RANGES.values()):
         ignored = objects.crowds | (objects.areas < low) | (objects.areas > high)
@@ -51,13 +50,16 @@ def evaluate(
             continue
         needed = finds_needed(targets[present])
         inside = (found.areas >= low) & (found.areas <= high)
-        counted = [running_sums(inside & (found.ranks < limit)) for limit in limits]
+        counted = running_sums(inside)
         for threshold, (finders, regular) in enumerate(_finds(pairs, ignored, objects.crowds)):
-            for limit, most in enumerate(limits):
-                best = found.ranks[finders] < most
-                precisions, hits = _hits(finders[best], regular[best], inside, counted[limit], starts)
-                recall[threshold, present, area, limit] = hits[present] / targets[present]
-                precision[threshold, :, present, area, limit] = at_levels(precisions, hits, needed, present)
+            precisions, hits = _hits(finders, regular, inside, counted, starts)
+            precision[threshold, :, present, area] = at_levels(precisions, hits, needed, present)
+            correct = finders[regular]
+            ranks, own = found.ranks[correct], found.classes[correct]
+            for limit, most in enumerate(limits[:-1]):
+                within = np.bincount(own[ranks < most], minlength=classes)
+                recall[threshold, present, area, limit] = within[present] / targets[present]
+            recall[threshold, present, area, -1] = hits[present] / targets[present]
     return precision, recall
 
 
@@ -146,7 +148,9 @@ def matchings(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tup
 def _ranked(ground_truth: GroundTruth, detections: np.ndarray, most: int) -> _Detections:
     images = np.searchsorted(ground_truth.image_ids, detections[:, 0])
     classes = np.searchsorted(ground_truth.category_ids, detections[:, 6])
-    order = np.lexsort((images, -detections[:, 5], classes))
+    order = stable_order(images)
+    order = order[descending_order(detections[order, 5])]
+    order = order[stable_order(classes[order])]
     cells = (classes * len(ground_truth.image_ids) + images)[order]
     ranks = ranks_within(cells)
     kept = ranks < most
@@ -161,7 +165,7 @@ def _grouped(ground_truth: GroundTruth) -> _Objects:
     images = np.searchsorted(ground_truth.image_ids, ground_truth.object_image_ids)
     classes = np.searchsorted(ground_truth.category_ids, ground_truth.object_category_ids)
     cells = classes * len(ground_truth.image_ids) + images
-    order = np.argsort(cells, kind="stable")
+    order = stable_order(cells)
     return _Objects(
         classes[order], cells[order], ground_truth.boxes[order], ground_truth.areas[order], ground_truth.crowds[order]
     )
@@ -209,9 +213,10 @@ def _finds(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Iterator[t
     asked[in_crowd] = np.arange(len(ignored), places)  # a copy of the crowd region for each of these pairs
     regular = np.zeros(places, dtype=bool)
     regular[: len(ignored)] = ~ignored
-    for threshold in IOU_THRESHOLDS:
+    for threshold in IOU_THRESHOLDS:  # ascending
         enough = overlap >= threshold
-        taker = stable_matching(asker[enough], asked[enough], asker[enough], places)
+        asker, asked, overlap = asker[enough], asked[enough], overlap[enough]
+        taker = stable_matching(asker, asked, asker, places)
         taken = np.flatnonzero(taker != UNMATCHED)
         taken = taken[np.argsort(taker[taken])]
         yield taker[taken], regular[taken]
@@ -226,7 +231,7 @@ def _hits(
         finders, regular: (F,), see `_finds`.
         inside: bool (D,), whether a detection's own area is in the area range: an unmatched detection is a false
             positive only then. One that finds an ignored object never counts; one that finds a target always does.
-        counted: int64 (D + 1,), running sums of `inside` within the limit.
+        counted: int64 (D + 1,), running sums of `inside`.
         starts: int64 (K + 1,), where each class's detections begin.
     """
     first = np.searchsorted(finders, starts)

@@ -50,7 +50,7 @@ def evaluate(
         evaluation.params.maxDets = list(limits)
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
+    return evaluation.eval["precision"][..., -1], evaluation.eval["recall"]
 
 
 def _annotations(

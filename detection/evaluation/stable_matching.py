@@ -20,7 +20,8 @@ def stable_matching(asker: np.ndarray, asked: np.ndarray, rank: np.ndarray, boxe
 
     Args:
         asker, asked, rank: int64 (P,), the pairs: number of the scored box, number of the ground-truth box, place of
-            the scored box in order of score. Sorted by asker, then by preference, the most preferred first.
+            the scored box in order of score. Sorted by asker, then by preference, the most preferred first; the askers
+            of one ground-truth box are in the order of rank.
         boxes: how many ground-truth boxes there are.
 
     The rule processes the scored boxes one by one, which can take thousands of steps. Its result is the stable matching
@@ -34,9 +35,12 @@ def stable_matching(asker: np.ndarray, asked: np.ndarray, rank: np.ndarray, boxe
     [0, 1]
     """
     held = np.full(boxes, UNMATCHED)
+    is_first = np.ones(len(asker), dtype=bool)
     while asker.size:
-        favourite = np.flatnonzero(np.diff(asker, prepend=-1))
-        np.minimum.at(held, asked[favourite], rank[favourite])
+        is_first = is_first[: len(asker)]
+        np.not_equal(asker[1:], asker[:-1], out=is_first[1:])
+        favourite = np.flatnonzero(is_first)[::-1]
+        held[asked[favourite]] = rank[favourite]  # of several for one place, numpy keeps the last: the best rank
         standing = rank <= held[asked]
         if standing.all():
             break

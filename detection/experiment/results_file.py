@@ -17,6 +17,7 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection.common.json_columns import box_column, number_column, shortened
+from detection.common.json_rows import read_number_rows
 from detection.common.json_stream import read_list
 from detection.evaluation.results import COLUMNS, checked, rounded
 
@@ -54,13 +55,16 @@ def _entry(row: list[float]) -> str:
 def read_results(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a COCO results file of boxes into an array (D, 7), in the file's order.
 
-    Other fields (`segmentation` …) are ignored. The file is read in blocks; only in a block with an unusual value are
-    the entries checked one by one.
+    Other fields (`segmentation` …) are ignored. A file whose entries are alike is parsed by array operations. Others
+    are read in blocks; only in a block with an unusual value are the entries checked one by one.
 
     Raises:
         UserError: not JSON, not a list, or an entry without the four fields or with unusable values; the message names
             its position.
     """
+    alike = read_number_rows(Path(path), {"image_id": None, "bbox": 4, "score": None, "category_id": None})
+    if alike is not None:
+        return checked(alike, str(path))
     parts = [np.zeros((0, COLUMNS))]
     position = 0
     for block in read_list(Path(path)):

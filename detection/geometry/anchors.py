@@ -25,6 +25,8 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     tensor([[-32., -32.,  32.,  32.]])
     """
     size = torch.tensor(sizes, dtype=torch.float64)[:, None]
+    if size.is_meta:  # a network is built without memory; there the root would load PyTorch's compiler
+        return torch.empty(len(sizes) * len(ratios), 4)
     root = torch.tensor(ratios, dtype=torch.float64).sqrt()[None, :]
     half_width, half_height = (size / root / 2).flatten(), (size * root / 2).flatten()
     return torch.stack([-half_width, -half_height, half_width, half_height], dim=1).float()

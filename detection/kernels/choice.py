@@ -21,6 +21,7 @@ from detection.kernels.suppression import (
     suppress,
     suppress_by_group,
     suppress_by_group_in_double,
+    suppress_by_group_on_cpu,
     suppress_in_blocks,
     suppress_in_one_call,
 )
@@ -53,6 +54,7 @@ class Kernels:
 PLAIN = Kernels()
 CPU = Kernels(
     suppress=suppress_in_blocks,
+    suppress_by_group=suppress_by_group_on_cpu,
     pool_regions=pool_regions_on_cpu,
     region_features=region_features_reordered,
     answer_for=answer_in_windows,

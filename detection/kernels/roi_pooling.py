@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torchvision
 from torch import Tensor
 
 from backbones.constants import constant
@@ -90,6 +89,8 @@ def _assigned(pooling: RoIPooling, maps: Sequence[Tensor], regions: Tensor) -> t
 def _pool_from_map(
     pooling: RoIPooling, features: Tensor, image: Tensor, boxes: Tensor, stride: int, step: int
 ) -> Tensor:
+    import torchvision  # here, because it takes longer to import than PyTorch
+
     # At least single precision: in bf16 a corner near pixel 1000 would be off by up to 2 pixels.
     precise = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     boxes = _inclusive(boxes, precise) if pooling.method == "max" else boxes.to(precise.dtype)

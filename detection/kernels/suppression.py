@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor
 
 from detection.geometry import boxes as box_ops
+from detection.kernels.torchvision_nms import nms, nms_by_group
 
 _BLOCK = 512  # boxes in one round of `_first_survivors`; 256 and 1024 were no faster for 12,000 → 2,000
 
@@ -54,7 +54,14 @@ def suppress_in_one_call(boxes: Tensor, valid: Tensor, threshold: float, limit: 
 def suppress_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """NMS of boxes (R, 4) within each group (R,), such as a class of an image: positions of the kept boxes, in
     descending order of score."""
+    import torchvision  # here, see `torchvision_nms`
+
     return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
+
+
+def suppress_by_group_on_cpu(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """The same as `suppress_by_group` on a CPU, without the import of torchvision, which takes a second."""
+    return nms_by_group(boxes, scores, groups, threshold)
 
 
 def suppress_by_group_in_double(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
@@ -105,4 +112,4 @@ def _first_survivors(boxes: Tensor, threshold: float, limit: int) -> Tensor:
 def _nms(boxes: Tensor, threshold: float) -> Tensor:
     """The full NMS of sorted boxes (R, 4)."""
     descending = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
-    return torchvision.ops.nms(boxes, descending, threshold)
+    return nms(boxes, descending, threshold)

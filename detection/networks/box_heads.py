@@ -129,7 +129,8 @@ class ConvolutionBoxHead(PooledBoxHead):
         self.convolutions = nn.Sequential()
         for number in range(convolutions):
             convolution = nn.Conv2d(in_channels if number == 0 else channels, channels, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            if not convolution.weight.is_meta:  # see `fill_normal`
+                nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
             self.convolutions.append(convolution)
             self.convolutions.append(make_normalization("group", channels))
             self.convolutions.append(nn.ReLU(inplace=True))

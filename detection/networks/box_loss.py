@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from detection.geometry.coding import BoxCoder
 
@@ -29,12 +28,17 @@ def iou_loss(boxes: Tensor, ground_truth: Tensor) -> Tensor:
     return 1 - shared / (sum(areas) - shared + 1e-7)
 
 
-_IOU_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "iou": iou_loss,
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
-}
+def _loss_of(kind: BoxLossKind) -> Callable[[Tensor, Tensor], Tensor]:
+    if kind == "iou":
+        return iou_loss
+    from torchvision import ops  # here: inference does without it, see `detection.kernels.torchvision_nms`
+
+    losses = {
+        "giou": ops.generalized_box_iou_loss,
+        "diou": ops.distance_box_iou_loss,
+        "ciou": ops.complete_box_iou_loss,
+    }
+    return losses[kind]
 
 
 class BoxLoss:
@@ -69,5 +73,5 @@ class BoxLoss:
             unit = reference.new_tensor([0.0, 0.0, 1.0, 1.0])
             chosen = is_object[..., None]
             boxes = coder.decode(torch.where(chosen, targets, 0), torch.where(chosen, reference, unit))
-            loss = _IOU_LOSSES[self.kind](boxes, torch.where(chosen, ground_truth, unit))
+            loss = _loss_of(self.kind)(boxes, torch.where(chosen, ground_truth, unit))
         return torch.where(is_object, loss, 0) * self.weight

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from backbones.initial_weights import fill_normal
 from detection.geometry.coding import BoxCoder
 from detection.networks.box_heads import BoxHead
 
@@ -56,7 +57,7 @@ def output_layers(channels: int, classes: int, boxes: int) -> tuple[nn.Linear, n
     """
     layers = nn.Linear(channels, classes + 1), nn.Linear(channels, 4 * boxes)
     for layer, std in zip(layers, (0.01, 0.001), strict=True):
-        nn.init.normal_(layer.weight, std=std)
+        fill_normal(layer.weight, std)
         nn.init.zeros_(layer.bias)
     return layers
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backbones.initial_weights import fill_normal
 from detection.kernels.choice import PLAIN
 
 
@@ -33,7 +34,7 @@ class RPNHead(nn.Module):
         self.objectness = nn.Conv2d(channels, anchors_per_position, 1)
         self.box = nn.Conv2d(channels, 4 * anchors_per_position, 1)
         for layer in (self.conv, self.objectness, self.box):
-            nn.init.normal_(layer.weight, std=0.01)
+            fill_normal(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.kernels = PLAIN
 

@@ -13,7 +13,8 @@ from backbones.common.errors import UserError
 from benchmarks import data_pipeline, loader_runs
 from benchmarks.common import OURS, PEER
 from benchmarks.data_peers import Detectron, Ours, Torchvision, Work
-from benchmarks.data_pipeline import MAPPER, STEPS, agreements, parts, reduced_row, wholes
+from benchmarks.data_pipeline import MAPPER, STEPS, agreements, parts, wholes
+from benchmarks.jpeg_decoding import decoders_table, reduced_row
 from benchmarks.photographs import photographs
 
 
@@ -74,12 +75,21 @@ def test_decoding_at_a_reduced_size_is_compared_with_the_mean_over_areas() -> No
     assert all(float(cell.removesuffix(" dB")) > 15 for cell in row[-2:])
 
 
+def test_all_decoders_give_the_same_pixels(tmp_path: Path) -> None:
+    photographs(tmp_path, 2, (96, 128))
+    content = decoders_table(sorted(tmp_path.rglob("*.jpg")), 1)
+    assert [row[0] for row in content["rows"]][:3] == ["ours, which checks the file", "OpenCV", "Pillow"]
+    assert all(int(row[-1]) <= 1 for row in content["rows"])
+
+
 @pytest.mark.slow
 def test_the_benchmark_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "data_pipeline.json"
     monkeypatch.setattr("sys.argv", ["data_pipeline", "--quick", "--output", str(output)])
     assert data_pipeline.main() == 0
-    assert [len(one["rows"]) for one in json.loads(output.read_text())["tables"]] == [3, 3, 4, 4, 1]
+    wholes_rows, steps, decoders, *others = (len(one["rows"]) for one in json.loads(output.read_text())["tables"])
+    assert (wholes_rows, steps, others) == (3, 3, [4, 4, 1])
+    assert decoders >= 3  # more where further decoders are installed
 
 
 @pytest.mark.slow

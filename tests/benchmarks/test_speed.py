@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from backbones.common.errors import UserError
 from backbones.grouped.implementations import BlockDiagonal
-from benchmarks import detector, grouped_convolution, roi_align
+from benchmarks import detector, grouped_convolution, pointwise_convolution, roi_align, training_loop
 from benchmarks.common import OURS, PEER, Timing
 from benchmarks.detector import in_precision, parts, steps
 from benchmarks.roofline import operations
@@ -100,3 +101,19 @@ def test_roi_align_refuses_to_time_what_differs(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(roi_align, "roi_align", lambda *arguments: right(*arguments) * 1.001)
     with pytest.raises(UserError, match="differs"):
         roi_align.compared(roi_align.Case(5, 1, 4, 6, 6, 2))
+
+
+@pytest.mark.parametrize("benchmark", [pointwise_convolution, training_loop])
+def test_small_benchmarks_run(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, output = torch.get_num_threads(), tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["benchmark", "--quick", "--output", str(output)])
+    assert benchmark.main() == 0
+    tables = json.loads(output.read_text())["tables"]
+    assert all(len(row) == len(one["columns"]) for one in tables for row in one["rows"])
+    assert torch.get_num_threads() == before
+
+
+def test_implementations_of_a_pointwise_convolution_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pointwise_convolution.IMPLEMENTATIONS, "wrong", lambda x, w, b: torch.conv2d(x, w, b) * 1.001)
+    with pytest.raises(UserError, match="wrong differs from conv2d"):
+        pointwise_convolution.compared(pointwise_convolution.Case("small", 4, 5, 3, 3), 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +71,27 @@ def test_other_classes_suppress_nothing(form: str) -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
     kept = getattr(suppression, form)(boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([1, 1, 2]), 0.5)
     assert kept.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 999, 1000, 1001, 2500])
+def test_by_group_on_a_cpu_is_torchvisions_to_the_bit(count: int) -> None:
+    torch.manual_seed(count)
+    corners = torch.rand(count, 2) * 300
+    boxes = torch.cat([corners, corners + torch.rand(count, 2) * 80], dim=1)
+    scores, groups = torch.rand(count), torch.randint(0, 5, (count,))
+    expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.4)
+    assert suppression.suppress_by_group_on_cpu(boxes, scores, groups, 0.4).tolist() == expected.tolist()
+    if count > 900:
+        assert 0 < len(expected) < count
+
+
+@pytest.mark.parametrize("libraries", ["", "; torchvision_nms._LIBRARIES = ('none.so',)"], ids=["alone", "imported"])
+def test_nms_loads_its_operator_alone_and_torchvision_where_it_cannot(repository: Path, libraries: str) -> None:
+    code = (
+        f"import sys, torch; from detection.kernels import torchvision_nms{libraries};"
+        "boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]]);"
+        "print(torchvision_nms.nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5).tolist(), 'torchvision' in sys.modules);"
+        "import torchvision; print(torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5).tolist())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, capture_output=True, text=True)
+    assert output.stdout.split("\n")[:2] == [f"[1, 2] {bool(libraries)}", "[1, 2]"]
