@@ -11,7 +11,7 @@ import itertools
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class TiffWindows:
             ) from None
         try:
             self._file: Any = tifffile.TiffFile(path)
-            self._page: Any = self._file.pages[0]
+            self._page = cast(Any, self._file.pages[0])
         except Exception as error:  # for a damaged header it raises almost anything
             raise ImageError(f"{self._name}: cannot be read as a TIFF ({error})") from error
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.detection.pipeline import tool
+from tests.detection.videos import frame, write_video
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def place(networks: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     images = sorted((data / "test").iterdir())
     shutil.copy(images[0], tmp_path / "street.jpg")
     Image.open(images[0]).save(tmp_path / "aerial.tif")
+    write_video(tmp_path / "clip.mp4", [frame([(x, 10, x + 30, 40, 1)]) for x in range(4)])
     shutil.copytree(data / "train", tmp_path / "images")
     (tmp_path / "more").mkdir()
     shutil.copy(images[1], tmp_path / "more" / "other.png")
@@ -44,6 +47,11 @@ def test_the_examples_work(name: str, place: Path, data: Path) -> None:
     commands = re.findall(r"python tools/(\w+)\.py (.+)", epilog)
     assert len(commands) >= 2
     for command, arguments in commands:
+        if "rtsp:" in arguments or arguments.endswith(" 0"):  # there is no stream and no camera here
+            continue
+        if "--track" in arguments and importlib.util.find_spec("trackers") is None:
+            continue
+        arguments = arguments.replace("detector.onnx", "detector.pt")  # an export takes long
         arguments = re.sub(r"/path/to/coco|/other/disk", str(data), arguments)
         if command == "check_dataset" and str(data) not in arguments:
             arguments += f" --data {data}"  # for the sample's relative data.root
