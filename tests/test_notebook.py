@@ -33,8 +33,7 @@ def test_it_runs_top_to_bottom(
     notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:
     nbclient = pytest.importorskip("nbclient")
-    for name in ("ipykernel", "onnxruntime", "onnxscript"):
-        pytest.importorskip(name)
+    pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(repository))
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     said = [
@@ -48,4 +47,4 @@ def test_it_runs_top_to_bottom(
     assert on_others >= 0.5
     assert any(text.startswith("What to do next") for text in said)
     assert (tmp_path / "runs/shapes/evaluation/report.html").is_file()
-    assert (tmp_path / "detector.onnx").is_file()
+    assert list((tmp_path / "predictions").rglob("0000*.jpg"))
