@@ -8,8 +8,8 @@ is calibrated on images of its training split. Detectors with random weights and
 Then each image is detected in by each form, in turns in one process, with one thread and with two.
 
 Files stay in --folder: a second call of the same detectors and number of images goes on with them. --only-files makes
-them and measures no time, which then can be done on a machine that does nothing else. The last table has what
-torchvision's own Faster R-CNN does (`benchmarks.torchvision_export`).
+them and measures no time, which then can be done on a machine that does nothing else. What torchvision's own Faster
+R-CNN does is in `benchmarks.torchvision_export`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write, sha256_of
 from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, markdown, seconds, table, write_result
 from benchmarks.scene import CLASSES, make_scene
-from benchmarks.torchvision_export import outcomes_table
 from detection.command_line import run
 from detection.common.categories import Categories
 from detection.config_file import load_config
@@ -104,10 +103,6 @@ def main() -> int:
     result |= {"files": found, "seconds": numbers}
     write_result(options.output, result)
     print("", *map(markdown, tables), sep="\n\n", flush=True)
-    if not options.without_torchvision:
-        tables.append(outcomes_table())
-        write_result(options.output, result)
-        print(markdown(tables[-1]))
     print(f"\n{options.output}")
     return 0
 
@@ -286,7 +281,6 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), help="default: all")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "export", help="of the files")
     parser.add_argument("--only-files", action="store_true", help="export, and measure no time")
-    parser.add_argument("--without-torchvision", action="store_true", help="leave torchvision's exports out")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--output", type=Path, default=RESULTS / "export.json")
     return parser

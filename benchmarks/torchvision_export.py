@@ -9,6 +9,7 @@ words of the error.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
@@ -23,7 +24,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.common import markdown, table
+from benchmarks.common import RESULTS, environment, markdown, table, write_result
 from detection.command_line import run
 
 TRACED = (240, 320)
@@ -35,11 +36,24 @@ Exported = Callable[[Tensor], Sequence[Tensor]]
 
 
 def main() -> int:
-    print(markdown(outcomes_table()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "torchvision_export.json")
+    options = parser.parse_args()
+    found = table(f"torchvision {torchvision.__version__}'s fasterrcnn_resnet50_fpn", columns(), outcomes())
+    print(markdown(found))
+    about = environment("torchvision_export", packages=("onnx", "onnxscript", "onnxruntime"))
+    write_result(options.output, {"title": "torchvision's exports", "environment": about, "tables": [found]})
+    print(f"\n{options.output}")
     return 0
 
 
-def outcomes_table() -> dict[str, Any]:
+def columns() -> list[str]:
+    """Of the table."""
+    sizes = ", ".join("×".join(map(str, size)) for size in OTHERS)
+    return ["way", "export", f"the image traced, {'×'.join(map(str, TRACED))}", f"other sizes: {sizes}"]
+
+
+def outcomes() -> list[list[str]]:
     """A row for each way of exporting: what came of it."""
     torch.manual_seed(0)
     model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
@@ -49,9 +63,7 @@ def outcomes_table() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for what, export in WAYS.items():
             rows.append([what, *outcome(model, lambda one=export: one(model, Path(folder)))])  # type: ignore[misc]
-    sizes = ", ".join("×".join(map(str, size)) for size in OTHERS)
-    columns = ["way", "export", f"the image traced, {'×'.join(map(str, TRACED))}", f"other sizes: {sizes}"]
-    return table(f"torchvision {torchvision.__version__}'s fasterrcnn_resnet50_fpn, exported", columns, rows)
+    return rows
 
 
 def outcome(model: nn.Module, export: Callable[[], Exported]) -> list[str]:
