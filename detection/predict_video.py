@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def _write_all(
 
 def _detections(
     detector: BaseDetector, video: Video, tile: int | None, overlap: float, batch_size: int
-) -> Iterator[tuple[Frame, ImageDetections]]:
+) -> Generator[tuple[Frame, ImageDetections], None, None]:
     """Each frame with its detections. The frames of a file are read ahead in a thread; a stream has a thread of its
     own, and each of its frames is processed when it comes."""
     if video.is_live:
