@@ -71,7 +71,7 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
     """The detections in T tiles, boxes in pixels of their tile → those in the image, each object once.
 
     Of the detections of one object, the best that no border cuts gives the box, see `_is_cut`; if all are cut, the box
-    encloses them. The score is the best of them.
+    encloses them. The score is that of the box, or the best of them.
     """
     tiles = np.repeat(np.arange(len(found)), [len(one) for one in found])
     boxes = np.concatenate([one.boxes + window[[0, 1, 0, 1]] for one, window in zip(found, windows, strict=True)])
@@ -87,7 +87,7 @@ def merge_tiles(found: list[ImageDetections], windows: np.ndarray, height: int, 
         hull = np.concatenate([boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)])
         whole = own[~_is_cut(boxes[own], hull, borders[own])]
         merged_cut.append(not len(whole))
-        first.append(own[0])
+        first.append(whole[0] if len(whole) else own[0])
         merged_boxes.append(boxes[whole[0]] if len(whole) else hull)
     places, all_boxes = np.array(first, dtype=np.int64), np.array(merged_boxes).reshape(-1, 4)
     kept = _without_parts(all_boxes, np.array(merged_cut, dtype=bool), labels[places], scores[places])

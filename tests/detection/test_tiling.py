@@ -8,7 +8,7 @@ import pytest
 from backbones.common.errors import UserError
 from detection.common.categories import Categories
 from detection.detector_interface import ImageDetections
-from detection.tiling import detect_in_tiles, tile_windows
+from detection.tiling import detect_in_tiles, merge_tiles, tile_windows
 
 CATEGORIES = Categories((3, 7), ("cat", "dog"))
 
@@ -100,3 +100,20 @@ def test_tiles_cover_the_image_and_overlap(tile: int, overlap: float) -> None:
 def test_tiles_that_cannot_be_made(tile: int, overlap: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tile_windows(100, 100, tile, overlap)
+
+
+def test_the_score_is_that_of_the_detection_that_gives_the_box() -> None:
+    windows = np.array([[0, 0, 100, 100], [60, 0, 160, 100]])
+    parts = [
+        ([[70, 10, 100, 50]], 0.99),
+        ([[10, 10, 60, 50]], 0.4),
+    ]  # a fragment, and the whole object in the other tile
+    found = [
+        ImageDetections.of_labels(
+            np.array(boxes, dtype=np.float32), np.array([score], dtype=np.float32), np.array([1]), CATEGORIES
+        )
+        for boxes, score in parts
+    ]
+    merged = merge_tiles(found, windows, 100, 160)
+    assert merged.boxes.tolist() == [[70, 10, 120, 50]]
+    assert merged.scores.tolist() == [pytest.approx(0.4)]
