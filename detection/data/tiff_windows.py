@@ -7,11 +7,12 @@ Pixels are converted as `detection.data.images` does.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -37,14 +38,14 @@ class TiffWindows:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = printable(os.fspath(path))
         try:
-            import tifffile
+            tifffile: Any = importlib.import_module("tifffile")
         except ImportError as error:
             raise ImageError(
                 f"{self._name}: {error.name} is not installed, which reads large TIFFs; run: {COMMAND}"
             ) from None
         try:
-            self._file: Any = tifffile.TiffFile(path)
-            self._page = cast(Any, self._file.pages[0])
+            self._file = tifffile.TiffFile(path)
+            self._page = self._file.pages[0]
         except Exception as error:  # for a damaged header it raises almost anything
             raise ImageError(f"{self._name}: cannot be read as a TIFF ({error})") from error
         try:
