@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -46,6 +47,9 @@ def by_ranks(world: int, work: Callable[[int, torch.device], T], time_limit: flo
                 result: T | str = work(rank, device)
         except UserError as error:
             result = str(error)
+        except BaseException:  # the parent waits for a result of every rank
+            results.put((rank, traceback.format_exc()))
+            raise
         results.put((rank, result))
         os._exit(0)  # as tools leave, too
 
@@ -53,5 +57,5 @@ def by_ranks(world: int, work: Callable[[int, torch.device], T], time_limit: flo
     found = dict(results.get() for _ in processes)
     for process in processes:
         process.join(60)
-        assert process.exitcode == 0
+        assert process.exitcode == 0, found
     return [found[rank] for rank in range(world)]

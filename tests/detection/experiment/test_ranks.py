@@ -36,6 +36,7 @@ class Scripted(nn.Module):
     def __init__(self, nan_in: int = -1) -> None:
         super().__init__()
         self.nan_in = nan_in
+        self.detections = 100  # the most an image has in the figures
         self.place = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
