@@ -193,6 +193,7 @@ class PeerDetector(nn.Module):
     def __init__(self, peer: FasterRCNN) -> None:
         super().__init__()
         self.peer = peer
+        self.detections: int = peer.roi_heads.detections_per_img
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
         """Detections of each uint8 image (N, 3, H, W), in pixels of the original image."""
