@@ -44,6 +44,12 @@ def proposals(seen: Seen) -> Iterator[Sentence]:
         yield Sentence(f"{measured}: the proposals are good enough; what is lost, the Fast R-CNN loses.", 0.0)
 
 
+def are_all_that_fails(seen: Seen) -> bool:
+    """Whether a detector that finds next to nothing finds objects that are given as proposals."""
+    share = seen.analysis.get("proposal_share")
+    return bool(share) and (share["with_ground_truth"]["AP50"] or 0.0) >= LIMITS["sound_classifier"]
+
+
 def _is_low(share: Mapping[str, Any], name: str) -> bool:
     recall = share["recall"].get(name)
     enough = share["objects"].get(name, 0) >= LIMITS["fewest_objects"]

@@ -20,6 +20,7 @@ LIMITS: dict[str, float] = {
     "offset": 0.1,  # of a box's side, by which detections lie beside the annotated boxes in the median
     "scale": 1.25,  # factor by which the sides of detections and annotated boxes differ in the median
     "proposal_recall": 0.85,  # of the objects of a size
+    "sound_classifier": 0.5,  # AP with the objects as proposals, where without them nothing is found
     "proposal_cost": 0.03,  # AP that the detector gains with the objects as proposals
     "anchor_recall": 0.5,  # of the objects of a size are reached by an anchor at IoU 0.5
     "small_side": 32,  # pixels of the network's input: larger images help objects that are smaller

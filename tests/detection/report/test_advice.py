@@ -272,6 +272,15 @@ def test_a_detector_that_finds_nothing_is_told_nothing_else(content: dict[str, A
     assert said({**content, "annotations": []}, rows) == []
 
 
+def test_where_only_the_proposals_are_missing_they_are_named(content: dict[str, Any], rows: np.ndarray) -> None:
+    draw = np.random.default_rng(0).uniform(size=len(content["annotations"]))
+    found = said(content, rows[:0], share_of(content, draw < 0.02, 0.95, half=draw < 0.01, scale=4.0))
+    assert found[0].startswith("Recall of the proposals is 0.0")
+    assert "next to nothing" not in " ".join(found)
+    (only,) = said(content, rows[:0], share_of(content, draw < 0.02, 0.4, half=draw < 0.01, scale=4.0))
+    assert "finds next to nothing" in only
+
+
 def test_few_objects(rows: np.ndarray) -> None:
     content = made_ground_truth(1, images=2)
     assert "classes have fewer than 10 test objects" in " ".join(said(content, made_detections(content, 1)))
