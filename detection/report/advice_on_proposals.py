@@ -47,7 +47,10 @@ def proposals(seen: Seen) -> Iterator[Sentence]:
 def are_all_that_fails(seen: Seen) -> bool:
     """Whether a detector that finds next to nothing finds objects that are given as proposals."""
     share = seen.analysis.get("proposal_share")
-    return bool(share) and (share["with_ground_truth"]["AP50"] or 0.0) >= LIMITS["sound_classifier"]
+    if not share:
+        return False
+    ideal: float = share["with_ground_truth"]["AP50"] or 0.0
+    return ideal >= LIMITS["sound_classifier"]
 
 
 def _is_low(share: Mapping[str, Any], name: str) -> bool:
