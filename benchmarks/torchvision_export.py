@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, environment, markdown, table, write_result
 from detection.command_line import run
+from detection.export.runtime import require_onnxruntime
 
 TRACED = (240, 320)
 OTHERS = ((320, 240), (200, 400), (97, 131))
@@ -101,8 +102,7 @@ def _image(size: tuple[int, int]) -> Tensor:
 
 
 def _onnx(model: nn.Module, folder: Path, **options: Any) -> Exported:
-    import onnxruntime
-
+    onnxruntime = require_onnxruntime()
     path = folder / "model.onnx"
     torch.onnx.export(model, ([_image(TRACED)],), path, input_names=["image"], **options)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: bits depend on the number of threads
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing albumentations must not reach for the network
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nor importing onnxruntime
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("untimed")

@@ -25,6 +25,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection.export.layers import layer_groups
+from detection.export.runtime import require_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
@@ -124,6 +125,7 @@ def _layers(model: onnx.ModelProto) -> dict[str, list[str]]:
 
 def _calibrated(model: onnx.ModelProto, inputs: Iterable[Mapping[str, np.ndarray]]) -> tuple[Any, int]:
     """The range of each tensor that can be quantised, and the number of images."""
+    require_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     reader = _Reader(inputs)

@@ -88,7 +88,7 @@ class Detector(BaseDetector):
         if path.suffix == IR:
             return cls._load_ir(path, where, device, threads)
         sealed = _check_digest(path, where)
-        onnxruntime = _onnxruntime()
+        onnxruntime = require_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors: warnings are about how it optimises
@@ -173,9 +173,15 @@ class Detector(BaseDetector):
         return tuple(-(-side // divisor) for side in self.input_size(*image.shape[:2]))
 
 
-def _onnxruntime() -> Any:
-    # From 1.29 on its packages report what runs to Microsoft, and leave an identifier in the home folder, unless this
-    # is set before it is imported (microsoft/onnxruntime, pull request 27379).
+def require_onnxruntime() -> Any:
+    """The module, imported with its reports to its makers off; every import of it goes through here first.
+
+    From 1.29 on its packages report what runs to Microsoft, and leave an identifier in the home folder, unless a
+    variable is set before it is imported (microsoft/onnxruntime, pull request 27379).
+
+    Raises:
+        UserError: it is not installed.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,6 +70,12 @@ def run(one: onnx.ModelProto) -> np.ndarray:
     session = onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
     found: np.ndarray = session.run(None, next(inputs()))[0]
     return found
+
+
+def test_onnxruntime_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    quantize(model(), inputs(), lambda one, what: 0.0, 0.01)
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_nodes_are_named_by_their_modules_and_keep_no_names_of_files() -> None:
