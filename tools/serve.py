@@ -56,13 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import python_multipart  # noqa: F401
 
+        from detection.detector_file import load_detector_file
         from detection.serve.application import create_application
         from detection.serve.connections import Server
         from detection.serve.requests import Limits
     except ImportError as error:
         raise UserError(f"{error.name} is not installed, which the server needs; run: pip install '.[serve]'") from None
     application = create_application(
-        _load(options.weights, options.device),
+        load_detector_file(options.weights, options.device),
         limits=Limits(
             body_bytes=int(options.max_body * (1 << 20)),
             total_bytes=int(options.max_total * (1 << 20)),
@@ -84,14 +85,6 @@ def main(arguments: list[str] | None = None) -> int:
         on_start=lambda url: print(f"listening on {url}; Ctrl-C ends it", flush=True),
     ).run()
     return 0
-
-
-def _load(weights: Path, device: str):  # type: ignore[no-untyped-def]
-    if weights.suffix == ".onnx":
-        from detection.export.runtime import Detector
-    else:
-        from detection.detector import Detector  # type: ignore[assignment]
-    return Detector.load(weights, device)
 
 
 def _token(path: Path | None) -> str | None:
