@@ -94,7 +94,7 @@ def export_detector(
     if precision == "fp16" and output.suffix == ONNX:
         logger.info("fp16 is for GPUs: on a CPU onnxruntime converts around each layer, slower than in fp32")
         convert(network, torch.float16)
-    module = (BatchDetector if batch else ImageDetector)(
+    batch_detector = BatchDetector(
         network,
         plain.resize,
         plain.size_divisor,
@@ -102,6 +102,7 @@ def export_detector(
         convolution_first=precision != "int8",  # in int8 the convolution costs less than a second pooling
         float64=output.suffix != IR,
     )
+    module = batch_detector if batch else ImageDetector(batch_detector)
     with tempfile.TemporaryDirectory() as folder:
         make = partial(_candidate, output.suffix, precision, description, Path(folder))
         if precision == "fp32":

@@ -40,7 +40,21 @@ class Candidate(Protocol):
         ...
 
 
-class OnnxCandidate:
+class _OfRuntime:
+    """What the candidates that `runtime` loads have in common."""
+
+    _detector: runtime.Detector
+
+    def _load(self, trial: Path) -> None:
+        self._detector = runtime.Detector.load(trial, "cpu", threads=torch.get_num_threads())
+
+    def detect(self, images: list[np.ndarray]) -> Sequence[ImageDetections]:
+        """See `Candidate`."""
+        found: list[ImageDetections] = self._detector(images, batch_size=len(images))
+        return found
+
+
+class OnnxCandidate(_OfRuntime):
     """A `Candidate` of ONNX.
 
     Args:
@@ -53,12 +67,7 @@ class OnnxCandidate:
         self._model = model
         trial = Path(tempfile.mkdtemp(dir=folder)) / "detector.onnx"
         self.write(trial, metadata)
-        self._detector = runtime.Detector.load(trial, "cpu", threads=torch.get_num_threads())
-
-    def detect(self, images: list[np.ndarray]) -> Sequence[ImageDetections]:
-        """See `Candidate`."""
-        found: list[ImageDetections] = self._detector(images, batch_size=len(images))
-        return found
+        self._load(trial)
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
         """See `Candidate`."""
@@ -66,7 +75,7 @@ class OnnxCandidate:
             temporary.write_bytes(onnx_file(self._model, metadata))
 
 
-class OpenVinoCandidate:
+class OpenVinoCandidate(_OfRuntime):
     """A `Candidate` for OpenVINO. Arguments as of `OnnxCandidate`, and:
 
     half: weights are stored in fp16.
@@ -84,12 +93,7 @@ class OpenVinoCandidate:
         self._model: Any = self._openvino.Core().read_model(source)
         trial = own / f"detector{IR}"
         self.write(trial, metadata)
-        self._detector = runtime.Detector.load(trial, "cpu", threads=torch.get_num_threads())
-
-    def detect(self, images: list[np.ndarray]) -> Sequence[ImageDetections]:
-        """See `Candidate`."""
-        found: list[ImageDetections] = self._detector(images, batch_size=len(images))
-        return found
+        self._load(trial)
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
         """See `Candidate`. A process that is killed between the two names leaves two files that the runtime refuses."""

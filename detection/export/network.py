@@ -105,22 +105,11 @@ class BatchDetector(nn.Module):
 
 
 class ImageDetector(nn.Module):
-    """One image of any size → its detections. Takes the arguments of `BatchDetector`."""
+    """One image of any size → its detections, by a detector of batches."""
 
-    def __init__(
-        self,
-        network: FasterRCNN,
-        resize: Augmentation,
-        size_divisor: int,
-        form: NMS = nms,
-        *,
-        convolution_first: bool = True,
-        float64: bool = True,
-    ) -> None:
+    def __init__(self, batch_detector: BatchDetector) -> None:
         super().__init__()
-        self.batch_detector = BatchDetector(
-            network, resize, size_divisor, form, convolution_first=convolution_first, float64=float64
-        )
+        self.batch_detector = batch_detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes float32 (D, 4) in pixels of the image, scores float32 (D,) descending, and labels int64 (D,) in 1..K,

@@ -84,7 +84,7 @@ def test_it_detects_what_the_detector_detects(
     monkeypatch.setattr(region_features, "_WIDE", wide)
     network = NETWORKS[name]()
     detector = Detector(copy.deepcopy(network), CLASSES, RESIZE)
-    module = ImageDetector(network, RESIZE, 32)
+    module = ImageDetector(BatchDetector(network, RESIZE, 32))
     found = 0
     for image in images:
         expected = detector(image)
@@ -116,7 +116,7 @@ def test_no_detections_at_all(images: list[np.ndarray]) -> None:
     network = c4("align")
     network.min_score = 1.0
     with torch.no_grad():
-        boxes, scores, labels = ImageDetector(network, RESIZE, 32)(torch.from_numpy(images[0]))
+        boxes, scores, labels = ImageDetector(BatchDetector(network, RESIZE, 32))(torch.from_numpy(images[0]))
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
 
 
@@ -126,12 +126,14 @@ def test_the_limit_of_detections_counts_all_classes(images: list[np.ndarray]) ->
     expected = Detector(copy.deepcopy(network), CLASSES, RESIZE)(images[0])
     assert len(expected) == 3
     with torch.no_grad():
-        assert_same(detections(*ImageDetector(network, RESIZE, 32, nms)(torch.from_numpy(images[0]))), expected)
+        assert_same(
+            detections(*ImageDetector(BatchDetector(network, RESIZE, 32, nms))(torch.from_numpy(images[0]))), expected
+        )
 
 
 def test_the_network_given_is_not_changed() -> None:
     network = c4("align")
     before = network.rpn.kernels
-    ImageDetector(network, RESIZE, 32)
+    ImageDetector(BatchDetector(network, RESIZE, 32))
     assert network.rpn.kernels is before
     assert any(parameter.requires_grad for parameter in network.parameters())
