@@ -43,8 +43,9 @@ def advice(seen: Seen) -> list[str]:
         ]
     sentences = [sentence for rule in RULES for sentence in rule(seen)]
     if seen.ap < LIMITS["nothing_found"]:
-        of_proposals = [*advice_on_proposals.proposals(seen)] if advice_on_proposals.are_all_that_fails(seen) else []
-        sentences = [one for one in sentences if one.stake >= DATA or one in of_proposals]
+        sentences = [one for one in sentences if one.stake >= DATA]
+        if advice_on_proposals.are_all_that_fails(seen):
+            sentences += advice_on_proposals.proposals(seen)
         if all(one.text in {shared.text for shared in advice_on_data.shared_images(seen)} for one in sentences):
             sentences.append(_nothing_found(seen))
     elif not any(one.stake for one in sentences):
