@@ -1,4 +1,4 @@
-"""A `detector.pt` or a `detector.onnx` → the detector that runs it. PyTorch is imported for a `detector.pt` only."""
+"""A `detector.pt` or an exported file → the detector that runs it. PyTorch is imported for a `detector.pt` only."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from backbones.common.errors import UserError
 from backbones.common.text import printable
 from detection.base_detector import BaseDetector
 
-EXPORTED = ".onnx"
+EXPORTED = (".onnx", ".xml")
 
 
 def load_detector_file(
     path: Path, device: str = "auto", *, precision: str | None = None, changes: Sequence[str] = ()
 ) -> BaseDetector:
-    """The detector of a file; one that ends in .onnx is run by onnxruntime.
+    """The detector of a file; one that ends in .onnx is run by onnxruntime, in .xml by OpenVINO.
 
     Args:
-        device, precision, changes: see `detection.Detector.load`; a .onnx file has its precision and configuration
-            from its export.
+        device, precision, changes: see `detection.Detector.load`; an exported file has its precision and
+            configuration from its export.
 
     Raises:
         UserError: see `detection.Detector.load` and `detection.export.runtime.Detector.load`; or `precision` or
-            `changes` are given for a .onnx file.
+            `changes` are given for an exported file.
     """
-    if path.suffix.lower() != EXPORTED:
+    if path.suffix.lower() not in EXPORTED:
         from detection.detector import Detector
 
         return Detector.load(path, device, precision=precision, changes=changes)
@@ -42,8 +42,8 @@ def load_detector_file(
 
 
 def source_digest(path: Path, detector: BaseDetector) -> str | None:
-    """The SHA-256 of the `detector.pt` that a .onnx file was exported from; None for a `detector.pt` itself."""
-    if path.suffix.lower() != EXPORTED:
+    """The SHA-256 of the `detector.pt` that an exported file was made from; None for a `detector.pt` itself."""
+    if path.suffix.lower() not in EXPORTED:
         return None
     metadata = getattr(detector, "metadata", {})
     return str(metadata.get("source", {}).get("sha256", ""))

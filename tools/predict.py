@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="FILE",
-        help="detector.pt, or detector.onnx of tools/export.py, which is run without PyTorch",
+        help="detector.pt, or detector.onnx or detector.xml of tools/export.py, which are run without PyTorch",
     )
     options_parser.add_argument(
         "--output", type=Path, default=Path("predictions"), metavar="DIR", help="output folder (default: predictions)"

@@ -26,13 +26,19 @@ y0, x1, y1], …], "scores": […], "labels": […], "names": […], "seconds": 
 server runs, /metrics has figures for Prometheus, and /docs describes the interface (for programs: /openapi.json).
 
 With a token, in a file or in the variable {TOKEN_VARIABLE}, /detect and /metrics need "Authorization: Bearer TOKEN".
-SIGTERM and Ctrl-C end the server after the accepted requests are answered. A .onnx file is run without PyTorch."""
+SIGTERM and Ctrl-C end the server after the accepted requests are answered. An exported file is run without PyTorch."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     add = options_parser.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="detector.pt, or detector.onnx of tools/export.py")
+    add(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="detector.pt, or a .onnx or .xml file of tools/export.py",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="0: a free one (default: 8000)")

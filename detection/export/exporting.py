@@ -110,7 +110,7 @@ def export_detector(
             result = verify(
                 candidate.detect,
                 detector,
-                _detect(plain, trained),
+                [_detect(plain, trained), _detect(_with_other_rounding(plain), trained)],
                 sources.read(),
                 len(sources.paths),
                 of=sources.of,
@@ -198,6 +198,17 @@ def _inference(
     forms = dataclasses.replace(config.runtime, kernels=kernels, channels_last=kernels == "fastest", precision="fp32")
     config = dataclasses.replace(config, runtime=forms)
     return prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, torch.device("cpu"))
+
+
+def _with_other_rounding(inference: Inference[FasterRCNN]) -> Inference[FasterRCNN]:
+    """The same with each weight rounded up or down at random, to a number beside it."""
+    network = copy.deepcopy(inference.network)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in network.parameters():
+            up = torch.randint(2, weights.shape, generator=generator, dtype=weights.dtype)
+            weights.mul_(1 + torch.finfo(weights.dtype).eps * (2 * up - 1))
+    return dataclasses.replace(inference, network=network)
 
 
 def _detect(inference: Inference[FasterRCNN], trained: TrainedDetector) -> Detect:

@@ -85,7 +85,7 @@ class Detector(BaseDetector):
         """
         path = user_path(path)
         where = printable(str(path))
-        if path.suffix == IR:
+        if path.suffix.lower() == IR:
             return cls._load_ir(path, where, device, threads)
         sealed = _check_digest(path, where)
         onnxruntime = require_onnxruntime()

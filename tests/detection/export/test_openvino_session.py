@@ -18,6 +18,7 @@ openvino = pytest.importorskip("openvino", reason="OPENVINO MISSING: its files w
 onnx = pytest.importorskip("onnx", reason="ONNX MISSING: no file for OpenVINO was written")
 pytest.importorskip("onnxruntime", reason="ONNXRUNTIME MISSING: no file for OpenVINO was written")
 
+from detection.detector_file import load_detector_file, source_digest  # noqa: E402
 from detection.export.formats import OpenVinoCandidate  # noqa: E402
 from detection.export.openvino_session import sealed  # noqa: E402
 from detection.export.runtime import Detector  # noqa: E402
@@ -54,6 +55,19 @@ def test_it_runs_from_several_threads_with_the_metadata(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         others = list(pool.map(detector, [image] * 8))
     assert all(np.array_equal(one.boxes, first.boxes) for one in others)
+
+
+def test_the_tools_load_it_like_every_detector_file(folder: Path, copied: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    detector = load_detector_file(folder / "detector.xml")
+    assert np.array_equal(detector(image).boxes, Detector.load(folder / "detector.xml")(image).boxes)
+    digest = source_digest(folder / "detector.xml", detector)
+    assert digest
+    assert digest == source_digest(FILES / "detector.onnx", load_detector_file(FILES / "detector.onnx"))
+    with pytest.raises(UserError, match="the precision of an exported file is fixed"):
+        load_detector_file(folder / "detector.xml", precision="bf16")
+    in_capitals = copied.rename(copied.with_name("detector.XML"))
+    assert len(load_detector_file(in_capitals)(image)) == len(detector(image))
 
 
 def test_it_runs_where_torch_and_onnxruntime_cannot_be_imported(folder: Path, repository: Path) -> None:

@@ -79,8 +79,8 @@ def by_number(**special: ImageDetections) -> Callable[[list[np.ndarray]], list[I
     return lambda pixels: [special.get(f"image{int(image[0, 0, 0])}", found()) for image in pixels]
 
 
-def run(file: Any, other_forms: Any, count: int = 12) -> Verification:
-    return verify(file, by_number(), other_forms, images(count), count, of="some images")
+def run(file: Any, *rounded_otherwise: Any, count: int = 12) -> Verification:
+    return verify(file, by_number(), rounded_otherwise, images(count), count, of="some images")
 
 
 def test_all_images_are_compared() -> None:
@@ -102,8 +102,10 @@ def test_an_image_that_differs_is_named() -> None:
 
 
 def test_an_image_in_which_rounding_decides_is_counted() -> None:
-    result = run(by_number(image3=NONE), by_number(image3=found(scores=(0.9, 0.8, 0.4))))
-    assert result.undecided == 1
+    otherwise = by_number(image3=found(scores=(0.9, 0.8, 0.4)))
+    for rounded_otherwise in ([otherwise, by_number()], [by_number(), otherwise]):
+        result = run(by_number(image3=NONE), *rounded_otherwise)
+        assert result.undecided == 1
     assert "in 1 more images rounding decides" in result.summary()
 
 
@@ -116,6 +118,6 @@ def test_too_many_undecided_images_prove_little() -> None:
 def test_images_without_detections_prove_nothing() -> None:
     nothing = by_number(**{f"image{number}": NONE for number in range(12)})
     with pytest.raises(UserError, match="the detector finds nothing"):
-        verify(nothing, nothing, nothing, images(12), 12, of="some images")
+        verify(nothing, nothing, [nothing], images(12), 12, of="some images")
     with pytest.raises(UserError, match="in 0 images"):
-        verify(nothing, nothing, nothing, [], 0, of="some images")
+        verify(nothing, nothing, [nothing], [], 0, of="some images")
