@@ -8,14 +8,14 @@ Three signs, each of a detector that disagrees with the labels where it is rarel
 | class | a confident detection of another class on an object that no detection of its class finds | another class |
 | unfound | an object that no detection of any class and score overlaps by 0.1 | an object: there may be none |
 
-If the classifier was also run on the objects' own boxes, an object that is detected there is not unfound.
+If the classifier was also run on the objects' own boxes, its detections there decide what is unfound: an object may
+have been overlooked by the proposals, and a detection of its neighbour may touch it.
 
 Shapes: D detections, S objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from detection.evaluation.groups import pairs_within
 from detection.evaluation.object_attributes import size_bins
 from detection.evaluation.outcomes import BACKGROUND, CONFUSION, MATCH_IOU, Outcomes, box_ious
 
-SURE_RECALL = 0.75  # an object that nothing touches is suspected if this share of the objects of similar size is found
+SURE_RECALL = 0.5  # an object that nothing touches is suspected if this share of the objects of similar size is found
 MOST = 500  # suspicions of each kind, at most
 
 
@@ -56,8 +56,8 @@ def suspicious_labels(
     """The suspicions by kind, each in descending order of confidence.
 
     Args:
-        on_objects: outcomes of detections whose proposals were the objects' own boxes. An object that the RPN overlooks
-            is then not suspected if the classifier sees something in its box.
+        on_objects: outcomes of detections whose proposals were the objects' own boxes. An object is then suspected if
+            the classifier sees nothing in its box, and no other detection finds it.
 
     As in confident learning (Northcutt, Jiang and Chuang, JAIR 2021, section 3.1), a label is suspected if a model
     disagrees with it at least as confidently as it, on average, agrees with labels of that class.
@@ -70,7 +70,7 @@ def suspicious_labels(
     _, first = np.unique(outcomes.about[confused], return_index=True)  # the best of each object
     for row in confused[np.sort(first)][:MOST].tolist():
         found.append(_of_detection("class", outcomes, row, int(outcomes.about[row])))
-    return found + _unfound(ground_truth, [outcomes] if on_objects is None else [outcomes, on_objects])
+    return found + _unfound(ground_truth, outcomes, outcomes if on_objects is None else on_objects)
 
 
 def confident_detections(outcomes: Outcomes, classes: int) -> np.ndarray:
@@ -104,12 +104,11 @@ def unlabelled_places(outcomes: Outcomes, sure: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _unfound(ground_truth: GroundTruth, tried: Sequence[Outcomes]) -> list[Suspicion]:
-    outcomes, targets = tried[0], tried[0].targets
-    touched, recognised = np.zeros(len(targets), dtype=bool), np.zeros(len(targets), dtype=bool)
-    for one in tried:
-        touched[one.pair_objects] = True
-        recognised |= one.found_by >= 0
+def _unfound(ground_truth: GroundTruth, outcomes: Outcomes, on_objects: Outcomes) -> list[Suspicion]:
+    targets = outcomes.targets
+    recognised = (outcomes.found_by >= 0) | (on_objects.found_by >= 0)
+    touched = recognised.copy()
+    touched[on_objects.pair_objects] = True
     bins = size_bins(ground_truth.areas)
     all_, found = (np.bincount(bins[chosen]) for chosen in (targets, targets & recognised))
     share = np.append(found, np.zeros(len(all_) - len(found))) / np.maximum(all_, 1)

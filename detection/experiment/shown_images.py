@@ -31,7 +31,7 @@ _CROPS = 8  # suspicions of each kind on the page
 _HEADINGS = {
     "missing": "Confident detections where nothing is annotated",
     "class": "Confident detections of another class than the annotated one",
-    "unfound": "Annotated objects that no detection touches",
+    "unfound": "Annotated boxes in which nothing is detected",
 }
 
 

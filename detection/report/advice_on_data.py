@@ -128,8 +128,8 @@ def unfound_labels(seen: Seen) -> Iterator[Sentence]:
     count = checks["unfound"]
     if checks["boxes_classified"] and count >= LIMITS["fewest_objects"] and count >= LIMITS["unfound_share"] * objects:
         yield Sentence(
-            f"{count} of {objects} objects are touched by no detection of any class and score, at sizes that are found "
-            "as a rule, not even with their own boxes as proposals: look whether there is an object in these boxes "
+            f"In {count} of {objects} annotated boxes the classifier sees nothing of any class, not even with the boxes as "
+            "proposals, though most boxes of their sizes are found: look whether there is an object in these boxes "
             "(label_suggestions.json).",
             DATA,
         )

@@ -222,6 +222,24 @@ def test_removed_added_and_changed_labels_are_suspected_first() -> None:
     assert nothing == []
 
 
+def test_the_objects_own_boxes_decide_where_nothing_is_seen(made: Made) -> None:
+    content, rows, _, _ = made
+    invented = {"id": 9001, "image_id": 12, "category_id": 2, "bbox": [500, 5, 120, 110], "area": 13200, "iscrowd": 0}
+    truth = loaded({**content, "annotations": [*content["annotations"], invented]})
+    beside = np.array([[12, 560, 5, 120, 110, 0.3, 2]])  # touches the box and does not find it
+    seen, unseen = outcomes_of(truth, np.concatenate([rows, beside])), outcomes_of(truth, rows)
+
+    def suspected(outcomes: Outcomes, on_objects: Outcomes | None) -> bool:
+        return any(
+            one.kind == "unfound" and one.box == (500, 5, 120, 110)
+            for one in suspicious_labels(truth, outcomes, on_objects)
+        )
+
+    assert not suspected(seen, None)
+    assert suspected(seen, unseen)
+    assert not suspected(unseen, seen)
+
+
 def test_the_bootstrap_s_first_row_is_the_figure_and_draws_are_repeated_images(made: Made) -> None:
     content, rows, truth, _ = made
     counts = draw_images(len(truth.image_ids), draws=40)

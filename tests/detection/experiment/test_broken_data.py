@@ -64,7 +64,7 @@ def coco(shared_data: Path) -> dict[str, Any]:
         (half_removed("person"), RULES[0], "confident detections of person lie where nothing is annotated"),
         (shuffled_names, RULES[1], "objects of bicycle are detected as person"),
         (shifted, RULES[2], "lie to the left of the annotated boxes by"),
-        (invented, RULES[3], "objects are touched by no detection of any class and score"),
+        (invented, RULES[3], "annotated boxes the classifier sees nothing of any class"),
     ],
     ids=["sound", "half of person removed", "names shuffled", "boxes shifted", "boxes invented"],
 )
