@@ -128,8 +128,8 @@ def unfound_labels(seen: Seen) -> Iterator[Sentence]:
     count = checks["unfound"]
     if checks["boxes_classified"] and count >= LIMITS["fewest_objects"] and count >= LIMITS["unfound_share"] * objects:
         yield Sentence(
-            f"In {count} of {objects} annotated boxes the classifier sees nothing of any class, not even with the boxes as "
-            "proposals, though most boxes of their sizes are found: look whether there is an object in these boxes "
+            f"In {count} of {objects} annotated boxes the classifier sees nothing of any class, not even with them "
+            "as proposals, though most boxes of their sizes are found: look whether there is an object in these boxes "
             "(label_suggestions.json).",
             DATA,
         )
