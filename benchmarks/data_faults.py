@@ -129,7 +129,7 @@ def test_faults(content: Content) -> dict[str, Fault]:
         "(network's input.*|less than 0.5 cost .*): larger images", changes=smaller_images, alarming=False
     )
     faults["three proposals"] = Fault(
-        "classify more proposals", changes=lambda config: ["rpn.test_proposals.after_nms=3"]
+        "classify more proposals", changes=lambda config: ["rpn.test_proposals.after_nms=3"], alarming=False
     )
     faults["no suppression"] = Fault("a lower fast_rcnn.nms_iou", changes=lambda config: ["fast_rcnn.nms_iou=0.95"])
     return faults

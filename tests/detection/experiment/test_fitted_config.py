@@ -132,9 +132,9 @@ def test_crowded_images_raise_the_limits(data: Path, tmp_path: Path) -> None:
     config = fit(one_piece(data, tmp_path, crowd), "data.split.test=0.2", "data.split.seed=1").config
     plain = fit(data).config
     assert config.fast_rcnn.detections > 150 > plain.fast_rcnn.detections
-    assert config.rpn.test_proposals.after_nms > 150
-    assert config.rpn.training_proposals.after_nms >= 2 * config.rpn.test_proposals.after_nms
-    assert plain.rpn.test_proposals.after_nms == 100
+    assert config.rpn.test_proposals.after_nms > 300
+    assert config.rpn.training_proposals == config.rpn.test_proposals
+    assert plain.rpn.test_proposals.after_nms == 300
 
 
 def test_the_steps_fill_the_minutes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
