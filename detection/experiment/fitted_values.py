@@ -77,7 +77,7 @@ def set_limits(fitted: ReasonedConfig, index: DatasetIndex) -> None:
     counts = np.diff(index.offsets)
     most = int(counts.max(initial=0))
     rpn, fast = fitted.config.rpn, fitted.config.fast_rcnn
-    # In images of up to 381 cells, half as many covered 0.78 of the objects instead of 0.95, with AP 0.46 instead of 0.54.
+    # In images of 381 cells, half as many covered 0.78 of the objects instead of 0.95; AP was 0.46 instead of 0.54.
     wanted = max(3 * most, 8 * float(np.quantile(counts, 0.95)))
     needed = min(100 * math.ceil(wanted / 100), 4000)
     for key, limits in (
