@@ -54,6 +54,7 @@ FORMS: dict[str, tuple[str, Precision]] = {
 }
 THREADS = (1, 2)
 _RANDOM = ("ONNX", "ONNX int8", "OpenVINO")  # of a preset with random weights
+_RANDOM_IMAGES = 16  # that the last two of these are verified on, at most: each takes the large networks seconds
 _CALIBRATION = 50  # images
 _TIMED = 4  # images
 _PYTORCH = "PyTorch"
@@ -134,10 +135,12 @@ def random_subject(preset: str, folder: Path, photographs: Path) -> Subject:
 def export_forms(subject: Subject, folder: Path, forms: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
     """Each form of the detector: its file, bytes, verification and, of int8, what is quantised; or the "error"."""
     own = folder / subject.name.replace(", ", "_").replace(" ", "_")
-    source = {"sha256": sha256_of(subject.weights), "limit": limit}
+    digest, every = sha256_of(subject.weights), limit
     found: dict[str, dict[str, Any]] = {}
     for form in [form for form in subject.forms if form in forms]:
         name, precision = FORMS[form]
+        limit = every if subject.forms != _RANDOM or form == "ONNX" else min(every or _RANDOM_IMAGES, _RANDOM_IMAGES)
+        source = {"sha256": digest, "limit": limit}
         output, note = own / name, own / f"{name}.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if known.get("source") != source:
