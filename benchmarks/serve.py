@@ -47,6 +47,8 @@ _SAMPLES = 200  # of the memory, at most
 
 def main() -> int:
     options = _arguments().parse_args()
+    if not options.stand_in and not (options.weights and options.images):
+        raise UserError("--weights and --images are needed, or --stand-in")
     about = environment("serve", packages=("fastapi", "uvicorn"))
     if options.stand_in:
         arguments = ["-m", "benchmarks.serve_stand_in"]
@@ -54,8 +56,6 @@ def main() -> int:
         count = options.requests
         name, title = "serve_stand_in", f"The server alone: {count:,} requests"
         found = _soak(arguments, mixed, lambda number, _: number < count)
-    elif not options.weights or not options.images:
-        raise UserError("--weights and --images are needed, or --stand-in")
     elif options.minutes is not None:
         arguments = ["tools/serve.py", "--weights", str(options.weights[0]), "--port", "0", *_PATIENT]
         name, title = "serve_soak", f"The server for {options.minutes:g} minutes"

@@ -69,6 +69,8 @@ def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     assert in_notebook()
+    monkeypatch.setenv("COLUMNS", "200")  # for the whole text
+    monkeypatch.setenv("LINES", "24")
     shown = io.StringIO()
     shown.isatty = lambda: True  # type: ignore[method-assign]
     figures = {"loss": 1.5, "lr": 0.1, "images_per_second": 2.0, "data_wait": 0.0, "memory_mib": 1.0, "time_left": 60.0}
