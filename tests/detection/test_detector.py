@@ -322,8 +322,8 @@ def test_the_repr_tells_of_weights_in_bf16(tmp_path: Path) -> None:
 
 
 def test_the_first_answer_loads_no_package_that_it_does_not_need(repository: Path, tmp_path: Path) -> None:
-    """torchvision and PyTorch's compiler take longer to import than PyTorch; the others are for other tools. PyTorch 2.10
-    loads sympy for a check of its own."""
+    """torchvision and PyTorch's compiler take longer to import than PyTorch; the others are for other tools. PyTorch
+    2.10 loads sympy for a check of its own."""
     save_untrained_networks(tmp_path, tmp_path)
     code = (
         "import sys, numpy, torch; torch._check(True); own = set(sys.modules); from detection import Detector;"
