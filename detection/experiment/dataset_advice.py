@@ -257,7 +257,7 @@ def _crowded(config: settings.Config, which: str, index: DatasetIndex, advice: l
             )
     texts = [f"At most {int(counts.max(initial=0))} objects in an image."]
     if which == "test":
-        texts.append(f"COCO's AP looks at the {LIMIT_OF_CLASS} best detections of each class in an image.")
+        texts.append(f"COCO's AP counts only the {LIMIT_OF_CLASS} best detections of each class in an image.")
     crowded = np.argsort(-counts, kind="stable")[:3].tolist()
     head = ["limit", "value", "images above it", "objects beyond it"]
     shown = list(islice(dataset_images.annotated(index, crowded), 3))

@@ -15,9 +15,12 @@ for (const code of document.querySelectorAll(".md-typeset :not(pre) > code")) {
     return parts.flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
   }));
 }
-// Each cell gets its column's heading: in a narrow window, the style shows the cells of a row below each other.
+// Each cell gets its column's heading, a first one if it is a number: in a narrow window, the style shows the cells of a
+// row below each other.
 for (const table of document.querySelectorAll(".md-typeset table:not([class])")) {
   const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
   for (const row of table.tBodies[0].rows)
-    [...row.cells].forEach((cell, i) => { if (headings[i]) cell.dataset.heading = headings[i]; });
+    [...row.cells].forEach((cell, i) => {
+      if (headings[i] && (i || /^[\d.,]+$/.test(cell.textContent))) cell.dataset.heading = headings[i];
+    });
 }
