@@ -146,16 +146,17 @@ def _panel(
             (x, y), x0 = points[-1], across.low
             line = f"M{across.place(x):.1f} {up.place(y):.1f}L{across.place(x0):.1f} {up.place(y * x0 / x):.1f}"
             parts.append(f'<path class="linear" clip-path="url(#panel{number})" stroke="{colours[name]}" d="{line}"/>')
-    line, taken = 0, float(left)  # the line of the last label, counted from below, and where it ends
+    row, taken = 0, float(left)  # the line of text of the last label, counted from below, and where the label ends
     for label, value in sorted(panel.marks.items(), key=lambda mark: mark[1]):
-        x, length = across.place(value), _LETTER * len(label)
+        length = float(_LETTER * len(label))
+        x = across.place(value)
         before = x > (left + right) / 2
         start = x - 5 - length if before else x + 5
-        line = line + 1 if start < taken else 0
+        row = row + 1 if start < taken else 0
         taken = start + length
         parts.append(f'<path class="mark" d="M{x:.1f} {floor}V{top + 18}"/>')
         parts.append(
-            f'<text class="over" x="{x + (-5 if before else 5):.1f}" y="{floor - 6 - _LEGEND * line}" '
+            f'<text class="over" x="{x + (-5 if before else 5):.1f}" y="{floor - 6 - _LEGEND * row}" '
             f'text-anchor="{"end" if before else "start"}">{escape(label)}</text>'
         )
     parts.append(f'<path class="frame" d="M{left} {top + 18}V{floor}H{right}"/>')
