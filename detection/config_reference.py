@@ -128,6 +128,12 @@ def _values(key: Key) -> str:
 
 
 def _number(value: float) -> str:
+    """
+    >>> _number(0.001), _number(32768), _number(2**62)
+    ('0.001', '32,768', '2^62')
+    """
+    if isinstance(value, int) and value >= 2**53 and value.bit_count() == 1:
+        return f"2^{value.bit_length() - 1}"
     return f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
 
 

@@ -73,6 +73,10 @@ def test_keys_and_files_that_a_page_names_are_there(page: Path) -> None:
         assert (REPOSITORY / name).exists(), name
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        target = (page.parent / link if link else page).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.*)$", target, re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
 
 
 @pytest.mark.parametrize(

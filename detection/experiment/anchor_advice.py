@@ -36,13 +36,14 @@ def anchor_blocks(config: settings.Config, index: DatasetIndex, advice: list[str
     sizes, ratios = np.sqrt(sides.prod(axis=1)), sides[:, 1] / sides[:, 0]
     rpn = config.rpn
     charts = [
-        _cumulative("√(width × height) in pixels of the network's input", sizes, rpn.anchor_sizes),
+        _cumulative("√(width × height) in pixels of the resized image", sizes, rpn.anchor_sizes),
         _cumulative("height / width", ratios, rpn.anchor_ratios),
     ]
     texts = [
-        f"At the training's image scale (shorter sides {_numbers(config.data.shorter_sides)}, longer at most "
-        f"{config.data.longer_side}); half of the boxes are {np.quantile(sizes, 0.25):.0f} to "
-        f"{np.quantile(sizes, 0.75):.0f} pixels large. Dashed lines are the anchors'."
+        "Pixels are those of the resized training images (shorter sides "
+        f"{_numbers(config.data.shorter_sides)}, longer at most {config.data.longer_side}). Half of the boxes are "
+        f"between {np.quantile(sizes, 0.25):.0f} and {np.quantile(sizes, 0.75):.0f} pixels large (square root of the "
+        "area). The dashed lines in the charts are the sizes and ratios of the configuration's anchors."
     ]
     try:
         strides = strides_of(config)
@@ -52,7 +53,7 @@ def anchor_blocks(config: settings.Config, index: DatasetIndex, advice: list[str
         }
     except (UserError, ValueError) as error:
         return [Block("Boxes", [*texts, f"The anchors cannot be compared: {error}"], charts=charts)]
-    head = ["anchors", *(f"boxes that none reaches at IoU {iou}" for iou in IOUS), "mean best IoU", "sizes", "ratios"]
+    head = ["anchors", *(f"boxes below IoU {iou}" for iou in IOUS), "mean best IoU", "sizes", "ratios"]
     rows = [
         [name, *(f"{fit.missed(iou):.1%}" for iou in IOUS), f"{fit.mean_iou:.3f}",
          _numbers(fit.sizes), _numbers(fit.ratios)]
@@ -61,13 +62,13 @@ def anchor_blocks(config: settings.Config, index: DatasetIndex, advice: list[str
     own, better = fits.values()
     lines = [f"  anchor_sizes: [{_numbers(better.sizes)}]", f"  anchor_ratios: [{_numbers(better.ratios)}]"]
     texts.append(
-        f"An anchor learns from a box at an IoU of at least {rpn.positive_iou}; a box that no anchor reaches so far is "
-        "still learnt by its best anchor, but from few examples."
+        "For each box, the anchor with the highest IoU is taken. In training, an anchor is positive for a box if their "
+        f"IoU is at least {rpn.positive_iou}; a box below that has only its best anchor as a positive example."
     )
     if rpn.allowed_border is not None:
         texts.append(
-            "Anchors that reach over the image's edge by more than rpn.allowed_border="
-            f"{rpn.allowed_border:g} pixels take no part in the training, and none here."
+            "Anchors that extend beyond the image by more than rpn.allowed_border="
+            f"{rpn.allowed_border:g} pixels are ignored in training, and here."
         )
     is_better = better.mean_iou > own.mean_iou + _GAIN
     if not is_better:
@@ -78,7 +79,7 @@ def anchor_blocks(config: settings.Config, index: DatasetIndex, advice: list[str
     elif is_better:
         advice.append(
             f"Fitted anchors overlap the boxes better than the configuration's (mean best IoU {better.mean_iou:.3f} "
-            f"against {own.mean_iou:.3f}); they are below, to paste."
+            f"against {own.mean_iou:.3f}); they are listed below."
         )
     code = ["rpn:", *lines] if is_better else []
     return [
@@ -92,7 +93,7 @@ def _worst(index: DatasetIndex, objects: ScaledObjects, fit: AnchorFit) -> list[
     images = []
     for one in order:
         i, (width, height) = int(objects.images[one]), objects.sides[one]
-        text = f"{index.file_name(i)}: {width:.0f} × {height:.0f} pixels at the network's scale, "
+        text = f"{index.file_name(i)}: {width:.0f} × {height:.0f} pixels in the resized image, "
         shown = dataset_images.of_object(index, i, int(objects.rows[one]), f"{text}best IoU {fit.best[one]:.2f}")
         images += [shown] if shown is not None else []
     return [Block("Boxes farthest from any anchor", images=images)] if images else []

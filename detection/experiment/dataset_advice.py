@@ -109,7 +109,7 @@ def _counts(data: settings.Data, splits: dict[str, DatasetIndex], advice: list[s
                 str(int(counts.max())),
             ]
         )
-    head = ["split", "images", "without objects", "objects", "crowd regions", "objects an image", "at most"]
+    head = ["split", "images", "without objects", "objects", "crowd regions", "objects an image", "most in an image"]
     names = list(dict.fromkeys(name for index in splits.values() for name in index.category_names))
     of_split = {which: _of_classes(index, names) for which, index in splits.items()}
     first = next(iter(of_split.values()))[0]
@@ -117,7 +117,8 @@ def _counts(data: settings.Data, splits: dict[str, DatasetIndex], advice: list[s
     order = np.argsort(-first, kind="stable").tolist()
     cells = [[names[k], *(str(int(one[k])) for own in of_split.values() for one in own)] for k in order]
     columns = [f"{what}, {which}" for which in of_split for what in ("objects", "images")]
-    balance = Table(["class", *columns], cells, [first[k] / most for k in order], sortable=True, name="classes")
+    bars = [first[k] / most for k in order]
+    balance = Table(["class", *columns], cells, bars, columns[0], sortable=True, name="classes")
     if not names:
         return [Block("Splits", tables=[Table(head, rows)])]
     if "train" in of_split:
@@ -162,7 +163,7 @@ def _findings(verdicts: Sequence[Verdict]) -> list[Block]:
                 image = None if path_of is None else dataset_images.of_example(path_of, example)
                 shown += [image] if image is not None else []
             drawn = {image.caption for image in shown}
-            texts = [f"{'Refused' if refused else 'What is done'}: {then}."]
+            texts = [f"Refused: {then}." if refused else f"{then[0].upper()}{then[1:]}."]
             rest = [str(example) for example in finding.examples if str(example) not in drawn]
             more = finding.count - len(finding.examples)
             if rest:
@@ -230,7 +231,7 @@ def _background(data: settings.Data, which: str, index: DatasetIndex, advice: li
                 f"{len(empty)} training images have no object and are not trained on; if they are truly empty, "
                 "data.keep_empty=true teaches the network what is background."
             )
-    text = f"{len(empty)} of {len(index)} images. {use} An object that somebody forgot to annotate is among them here."
+    text = f"{len(empty)} of {len(index)} images. {use} Images whose objects were not annotated are among them."
     picked = [empty[i] for i in np.unique(np.linspace(0, len(empty) - 1, min(_GRID, len(empty))).astype(int))]
     return [
         Block(f"data.{which}: images without objects", [text], images=list(dataset_images.annotated(index, picked)))
@@ -256,7 +257,7 @@ def _crowded(config: settings.Config, which: str, index: DatasetIndex, advice: l
             )
     texts = [f"At most {int(counts.max(initial=0))} objects in an image."]
     if which == "test":
-        texts.append(f"COCO's AP looks at the {LIMIT_OF_CLASS} best detections of each class in an image.")
+        texts.append(f"COCO's AP counts only the {LIMIT_OF_CLASS} best detections of each class in an image.")
     crowded = np.argsort(-counts, kind="stable")[:3].tolist()
     head = ["limit", "value", "images above it", "objects beyond it"]
     shown = list(islice(dataset_images.annotated(index, crowded), 3))

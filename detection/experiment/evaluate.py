@@ -209,8 +209,8 @@ def _known_settings(config: settings.Config) -> dict[str, Any]:
 
 def _in_train(shared: Sequence[str] | None) -> dict[str, str]:
     if shared is None:
-        return {"images that also stand in train": "not compared: the training images are not at hand"}
-    return {"images that also stand in train": f"{len(shared)} (equal files)"}
+        return {"images that are also in train": "not compared: the training images are not at hand"}
+    return {"images that are also in train": f"{len(shared)} (equal files)"}
 
 
 @contextlib.contextmanager

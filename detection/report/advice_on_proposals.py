@@ -34,7 +34,8 @@ def proposals(seen: Seen) -> Iterator[Sentence]:
     for remedy, sizes in low.items():
         yield Sentence(f"Recall of the proposals is {', '.join(sizes)}: {remedy}.", max(loss, lost))
     if loss >= LIMITS["proposal_cost"]:
-        remedy = "" if low else f" What helps: {_remedy(seen, share, 'all')[0]}."
+        text = _remedy(seen, share, "all")[0]
+        remedy = "" if low else f" {text[0].upper()}{text[1:]}."
         yield Sentence(
             f"{measured}; proposals cover {covered:.0%} of the objects by IoU 0.5. The RPN loses up to {loss:.3f}."
             f"{remedy}",

@@ -16,16 +16,16 @@ from backbones.common.files import atomic_write
 
 Points = Sequence[tuple[float, float]]
 
-_COLOURS = ("#2f6fed", "#d9541e", "#1f9254", "#8e44ad", "#b8860b", "#808894")
+_COLOURS = ("#2f6fed", "#d9541e", "#1f9254", "#a050c0", "#b8860b", "#808894")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 400, 260, 58, 14, 40  # of a panel, and its margins
-_LEGEND = 18  # height of a line of the legend
+_LEGEND, _GAP = 18, 8  # height of a line of the legend, and the space below the legend
 _LETTER = 9  # width of a letter of the title, at most
 _POINTS = 400  # of a curve, at most: more than a chart has pixels to show
 # Of a chart in a file of its own; a page styles its charts itself, in light and dark.
 _STYLE = """
 .back { fill: #fff } text { font: 12px system-ui, sans-serif; fill: #444b57 } .frame { fill: none; stroke: #c5cad3 }
 .grid { stroke: #e9ebef } .curve { fill: none; stroke-width: 2 } .linear { stroke-dasharray: 3 4; opacity: .55 }
-.mark { stroke: #444b57; stroke-dasharray: 5 3 }
+.mark { stroke: #444b57; stroke-dasharray: 5 3 } .over { stroke: #fff; stroke-width: 4px; paint-order: stroke }
 """
 
 
@@ -85,14 +85,14 @@ def chart(
     x_label: str, panels: Sequence[Panel], *, title: str = "", logarithmic: bool = False, dots: bool = False
 ) -> str:
     """The chart as an `<svg>` element. Without a title, it has no style and no background of its own: the page's style
-    has `.frame`, `.grid`, `.curve` and `.mark`.
+    has `.frame`, `.grid`, `.curve`, `.mark`, and `.over` of the text at a mark.
 
     dots: draw a dot at each point.
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
     head = 34 if title else 10
-    top = head + _LEGEND * (len(names) if len(names) > 1 or title else 0)
+    top = head + (_LEGEND * len(names) + _GAP if len(names) > 1 or title else 0)
     width, height = max(_WIDTH * len(panels), _LEFT + _LETTER * len(title) if title else 0), top + _HEIGHT
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"']
     if title:
@@ -146,12 +146,17 @@ def _panel(
             (x, y), x0 = points[-1], across.low
             line = f"M{across.place(x):.1f} {up.place(y):.1f}L{across.place(x0):.1f} {up.place(y * x0 / x):.1f}"
             parts.append(f'<path class="linear" clip-path="url(#panel{number})" stroke="{colours[name]}" d="{line}"/>')
-    for label, value in panel.marks.items():
+    row, taken = 0, float(left)  # the line of text of the last label, counted from below, and where the label ends
+    for label, value in sorted(panel.marks.items(), key=lambda mark: mark[1]):
+        length = float(_LETTER * len(label))
         x = across.place(value)
         before = x > (left + right) / 2
+        start = x - 5 - length if before else x + 5
+        row = row + 1 if start < taken else 0
+        taken = start + length
         parts.append(f'<path class="mark" d="M{x:.1f} {floor}V{top + 18}"/>')
         parts.append(
-            f'<text x="{x + (-5 if before else 5):.1f}" y="{floor - 6}" '
+            f'<text class="over" x="{x + (-5 if before else 5):.1f}" y="{floor - 6 - _LEGEND * row}" '
             f'text-anchor="{"end" if before else "start"}">{escape(label)}</text>'
         )
     parts.append(f'<path class="frame" d="M{left} {top + 18}V{floor}H{right}"/>')

@@ -44,8 +44,8 @@ def write_comparison(
         title=f"Comparison of {', '.join(names)}",
         facts=facts,
         verdicts=verdicts,
-        explanation="AP, IoU 0.50–0.95, and in brackets the 95 % interval of the bootstrap over images. A difference "
-        "whose interval leaves out 0 is more than the choice of the test images explains.",
+        explanation="AP at IoU 0.50–0.95, and in brackets its 95% confidence interval (bootstrap over the images). "
+        "If the interval of a difference does not contain 0, the choice of the test images does not explain it.",
         sizes=Table(["size", *head], sizes),
         classes=Table(["class", *head], classes, sortable=True, name="classes"),
         charts=[

@@ -161,7 +161,7 @@ def _canvas(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _line_width(canvas: np.ndarray) -> int:
-    return max(1, round(max(canvas.shape[:2]) / 360))
+    return max(2, round(max(canvas.shape[:2]) / 360))
 
 
 def _solid_box(canvas: np.ndarray, box: np.ndarray, color: Color) -> None:

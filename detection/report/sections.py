@@ -25,11 +25,12 @@ _RECALL_SHOWN = (0, 5, 8)  # of the ten IoU thresholds: 0.5, 0.75, 0.9
 @dataclass(frozen=True)
 class Table:
     """A table whose first column, and those in `words`, are text and whose others are numbers; bars (0–1) add a column
-    of bars, colors (CSS) a dot before the first column."""
+    of bars with the heading `bars_of`, colors (CSS) a dot before the first column."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     bars: Sequence[float] = ()
+    bars_of: str = ""
     colors: Sequence[str] = ()
     words: Sequence[int] = (0,)
     sortable: bool = False
@@ -44,14 +45,17 @@ def coco_figures(outcome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def meaning(name: str) -> str:
     """A COCO figure's name → what it measures.
 
-    >>> meaning("AP75"), meaning("AR_10"), meaning("AP_small")
-    ('AP, IoU 0.75, all, 100 an image', 'AR, IoU 0.50–0.95, all, 10 an image', 'AP, IoU 0.50–0.95, small, 100 an image')
+    >>> meaning("AP75"), meaning("AR_1")
+    ('IoU 0.75, 100 detections an image', 'IoU 0.50–0.95, 1 detection an image')
+    >>> meaning("AP_small")
+    'IoU 0.50–0.95, small, 100 detections an image'
     """
     found = re.fullmatch(r"(AP|AR)(\d\d)?(?:_(\d+))?(?:_([a-z]+))?", name)
     if not found:
         return ""
-    kind, threshold, limit, size = found.groups()
-    return f"{kind}, IoU {f'0.{threshold}' if threshold else '0.50–0.95'}, {size or 'all'}, {limit or 100} an image"
+    _, threshold, limit, size = found.groups()
+    iou = f"0.{threshold}" if threshold else "0.50–0.95"
+    return f"IoU {iou}{f', {size}' if size else ''}, {limit or 100} detection{'s' * (limit != '1')} an image"
 
 
 def score_charts(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -136,6 +140,7 @@ def mistakes(errors: Mapping[str, Any]) -> dict[str, Any]:
             ["kind", "what it is", "count", "share", "AP lost"],
             rows,
             [cost / most for cost in costs],
+            "AP lost",
             [css_color(kind) for kind, *_ in counts],
             (0, 1),
         ),
@@ -161,7 +166,7 @@ def proposals_or_classifier(share: Mapping[str, Any] | None) -> dict[str, Any] |
     ]
     bars = [(values[0] if values else 0.0) for values in share["recall"].values()]
     head = ["objects of size (pixels)", "objects", *(f"recall at {iou:.2g}" for iou in shown)]
-    return {"text": text, "table": Table(head, rows, bars)}
+    return {"text": text, "table": Table(head, rows, bars, head[2])}
 
 
 def classes(outcome: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> Table:
@@ -178,7 +183,7 @@ def classes(outcome: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> T
             taken = "—" if most is None else f"{outcome['classes'][-most[1]]['name']} ({most[0]})"
             row += [f"{thresholds['by_class'][k]:.3f}", number(thresholds["f1_by_class"][k]), taken]
     bars = [row["AP"] or 0.0 for row in outcome["classes"]]
-    return Table(head, rows, bars, words=words, sortable=True, name="classes")
+    return Table(head, rows, bars, "AP", words=words, sortable=True, name="classes")
 
 
 def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, Any] | None:
@@ -210,7 +215,7 @@ def attributes(bins: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             [row["name"], str(row["objects"]), number(row["recall"]), number(row["AP50"])] for row in attribute["bins"]
         ]
         bars = [row["AP50"] or 0.0 for row in attribute["bins"]]
-        table = Table([name, "objects", "recall", "AP@0.5"], rows, bars)
+        table = Table([name, "objects", "recall", "AP@0.5"], rows, bars, "AP@0.5")
         sections.append({"name": name, "text": f"{attribute['meaning']}; recall at any score.", "table": table})
     return sections
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from backbones.common.text import printable
 
@@ -25,6 +26,7 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, finalize=_visible
     )
+    environment.filters["breakable"] = _breakable
     page = environment.get_template(template).render(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
@@ -32,6 +34,19 @@ def render(template: str, **values: Any) -> str:
         **values,
     )
     return page + "\n"
+
+
+def _breakable(text: str) -> Markup:
+    """The text, with places within long names, after a dot, a slash or an underscore, at which a line may break.
+
+    >>> _breakable("rpn.training_proposals & 0.5")
+    Markup('rpn.<wbr>training_<wbr>proposals &amp; 0.5')
+    """
+    return Markup(re.sub(r"\S{13,}", _with_breaks, str(escape(printable(text)))))
+
+
+def _with_breaks(name: re.Match[str]) -> str:
+    return re.sub(r"(?<=[./_])(?=[^\W\d_])", "<wbr>", name[0])
 
 
 def _visible(value: Any) -> Any:

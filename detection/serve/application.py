@@ -137,12 +137,14 @@ def create_application(
         results = [as_json(one) if isinstance(one, Answer) else {"error": str(one)} for one in outcomes]
         return JSONResponse({"results": results, "seconds": round(took, 4)})
 
-    @application.get("/health")
+    @application.get("/health", response_description="the server runs")
     async def health() -> dict[str, Any]:
-        """That the server runs."""
+        """Whether the server runs."""
         return {"status": "ok"}
 
-    @application.get("/metrics", response_class=PlainTextResponse, dependencies=secured)
+    @application.get(
+        "/metrics", response_class=PlainTextResponse, response_description="the figures", dependencies=secured
+    )
     async def metrics(request: Request) -> Response:
         """The server's figures for Prometheus."""
         require_token(request, token)

@@ -71,7 +71,8 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     return (
         f"<section><h2>{method.upper()} <code>{escape(path)}</code></h2>"
         f"<p>{escape(operation.get('description', ''))}</p>{access}"
-        f"{_table(('body', ''), bodies) if bodies else ''}{_table(('status', 'meaning', 'content'), answers)}</section>"
+        f"{_table(('body', 'content'), bodies) if bodies else ''}"
+        f"{_table(('status', 'meaning', 'content'), answers)}</section>"
     )
 
 
@@ -82,7 +83,7 @@ def _object(name: str, schema: Mapping[str, Any]) -> str:
     ]
     return (
         f'<section id="{escape(name)}"><h2>{escape(name)}</h2><p>{escape(schema.get("description", ""))}</p>'
-        f"{_table(('key', 'type', ''), rows)}</section>"
+        f"{_table(('key', 'type', 'meaning'), rows)}</section>"
     )
 
 

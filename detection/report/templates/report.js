@@ -39,19 +39,23 @@ for (const button of document.querySelectorAll("button[data-kind]")) {
       figure.hidden = kind !== "" && !figure.dataset.kinds.split(" ").includes(kind);
   });
 }
-// Zoom: a click on an image shows it alone, fitted; a click there shows its own pixels at the place of the click; Escape
+// Zoom: a click on an image, or Enter, shows it alone, fitted; a click there shows its own pixels at the place of the click; Escape
 // or a click beside it closes.
 const dialog = document.createElement("dialog"), large = document.createElement("img");
 dialog.ariaLabel = "image";
 dialog.append(large);
 document.body.append(dialog);
-for (const image of document.querySelectorAll("figure img"))
-  image.addEventListener("click", () => {
+for (const image of document.querySelectorAll("figure img")) {
+  const open = () => {
     large.src = image.src;
     large.alt = image.alt;
     large.className = "fit";
     dialog.showModal();
-  });
+  };
+  image.tabIndex = 0;
+  image.addEventListener("click", open);
+  image.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
+}
 large.addEventListener("click", (event) => {
   const x = event.offsetX / large.clientWidth, y = event.offsetY / large.clientHeight;
   large.style.width = large.classList.toggle("fit") ? "" : Math.max(large.naturalWidth, 2 * large.clientWidth) + "px";

@@ -26,7 +26,7 @@ async function detect(chosen) {
     const content = await response.json();
     if (own !== request) return;
     if (response.status === 401) part("access").hidden = false;
-    if (!response.ok) return fail(`${file.name}: ${content.detail}.`);
+    if (!response.ok) return fail(`${file.name}: ${content.detail.replace(/^the image: /, "")}.`);
     await show(content, own);
   } catch (error) {
     if (own.signal.aborted) return;
@@ -75,6 +75,7 @@ async function show(content, own) {
     box.classList.toggle("top", y0 < 0.05 * height);
     box.classList.toggle("right", x0 > 0.7 * width);
     box.style.setProperty("--color", color);
+    box.style.zIndex = content.scores.length - i; // the highest score, which is the first, on top
     for (const [side, share] of [["left", x0 / width], ["top", y0 / height],
                                  ["width", (x1 - x0) / width], ["height", (y1 - y0) / height]])
       box.style[side] = `${100 * share}%`;

@@ -25,6 +25,8 @@ OPTIONS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--proxy-server=http://127.0.0.1:9",  # no network
 ]  # fmt: skip
 
+LEGIBILITY = Path(__file__).parent / "legibility.js"
+
 
 def find_browser() -> str:
     """The command of a browser; skips the test, loudly, without one."""
@@ -77,6 +79,11 @@ class Tab:
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def hard_to_read(self) -> list[list[Any]]:
+        """(kind, figure, text) of the visible texts with less contrast than 4.5, or smaller than 11 pixels."""
+        found: list[list[Any]] = self.evaluate(LEGIBILITY.read_text(encoding="utf-8"))
+        return found
 
     def wait(self, expression: str) -> None:
         """Returns once the expression is true."""

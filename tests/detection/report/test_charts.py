@@ -81,6 +81,17 @@ def test_a_chart_in_a_page_leaves_its_colours_to_the_page() -> None:
     assert "<one>" not in {text.text for text in root.iter(f"{SVG}text")}  # one curve needs no legend
 
 
+def test_labels_of_marks_that_are_close_together_are_in_different_lines() -> None:
+    panel = Panel("share", {"boxes": [(0.0, 0.0), (600.0, 1.0)]}, (0.0, 600.0), (0.0, 1.0), {
+        "64": 64, "32": 32, "128": 128, "512": 512, "560": 560
+    })  # fmt: skip
+    root = ElementTree.fromstring(svg_of("pixels", [panel]))
+    heights = {text.text: float(text.attrib["y"]) for text in root.iter(f"{SVG}text") if "class" in text.attrib}
+    assert heights["32"] > heights["64"]
+    assert heights["128"] == heights["32"]
+    assert heights["512"] > heights["560"]
+
+
 def test_a_long_curve_is_thinned() -> None:
     text = svg_of("step", [Panel("loss", {"loss": [(float(step), 1.0) for step in range(100_000)]})])
     assert len(text) < 20_000

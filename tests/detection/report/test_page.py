@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.report import advice_on_proposals, earlier_analysis, kinds, sections, seen
+from detection.report import advice_on_proposals, earlier_analysis, kinds, sections, seen, template
 from detection.report.earlier_analysis import PAGE_KEYS
 from detection.report.page import ShownImage, ShownSuspicions, embed_image, read_curves, write_report
 
@@ -116,7 +116,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "poster")]
-        if tag not in ("meta", "img", "input"):
+        if tag not in ("meta", "img", "input", "wbr"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -176,7 +176,7 @@ def test_holds_everything(tmp_path: Path) -> None:
     assert "https://" not in without_names
     assert "url(" not in text
     assert all(f"<span>{name}</span>" in text for name in FIGURES)
-    assert "AP, IoU 0.75, all, 100 an image" in text
+    assert "IoU 0.75, 100 detections an image" in text
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text
     assert "&lt;i&gt;one&lt;/i&gt; was left out" in text
     assert "<li>take &lt;larger&gt; images</li>" in text
@@ -306,7 +306,7 @@ def test_an_analysis_of_an_earlier_version_is_left_out_in_a_sentence(tmp_path: P
     assert "Kinds of mistake" in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("module", [sections, kinds, seen, advice_on_proposals, earlier_analysis])
+@pytest.mark.parametrize("module", [sections, kinds, seen, advice_on_proposals, earlier_analysis, template])
 def test_worked_examples(module: ModuleType) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0

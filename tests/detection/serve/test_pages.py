@@ -159,9 +159,26 @@ def test_the_pages_fit_their_window(browser: str, tab: Tab, image: Path, width: 
     tab.resize(width, dark=dark)
     drop(tab, image, "3 of 4")
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+    assert tab.hard_to_read() == []
     pixels = cv2.imdecode(np.frombuffer(tab.screenshot(), np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape[1] == width
     assert (pixels[2, 2].mean() < 60) == dark
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_description_of_the_interface_can_be_read(browser: str, served: Served, dark: bool, tmp_path: Path) -> None:
+    with Tab(browser, f"{served.server.url}/docs", tmp_path) as tab:
+        for width in (400, 1600):
+            tab.resize(width, dark=dark)
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+            assert tab.hard_to_read() == []
+
+
+def test_the_box_of_a_higher_score_is_on_top(tab: Tab, image: Path) -> None:
+    tab.resize(1600)
+    drop(tab, image, "3 of 4")
+    heights = tab.evaluate("[...document.querySelectorAll('.box')].map(one => Number(getComputedStyle(one).zIndex))")
+    assert heights == sorted(set(heights), reverse=True)
 
 
 def test_the_page_asks_for_the_token(browser: str, image: Path, tmp_path: Path) -> None:
