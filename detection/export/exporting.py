@@ -19,11 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.detector import Detector
+from detection.detector_interface import ImageDetections
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, prepare_inference
 from detection.experiment.model_files import TrainedDetector, load_detector
@@ -33,6 +35,7 @@ from detection.export.formats import Candidate, OnnxCandidate, OpenVinoCandidate
 from detection.export.network import BatchDetector, ImageDetector
 from detection.export.onnx_program import onnx_model, require_packages
 from detection.export.openvino_session import IR, require_openvino, weights_of
+from detection.export.other_rounding import rounded_otherwise
 from detection.export.quantization import quantize
 from detection.export.reduced import MAX_LOSS, Reference, require_small_loss
 from detection.export.suppression import nms, onnx_nms
@@ -46,6 +49,7 @@ logger = logging.getLogger(__name__)
 ONNX, PT2 = ".onnx", ".pt2"
 FORMATS = {ONNX: "ONNX", IR: "OpenVINO", PT2: "torch.export"}
 Precision = Literal["fp32", "fp16", "int8"]
+_ROUNDINGS = 6  # that are tried where the file differs; each turns about half of what lies between two results
 
 
 def export_detector(
@@ -110,7 +114,7 @@ def export_detector(
             result = verify(
                 candidate.detect,
                 detector,
-                [_detect(plain, trained), _detect(_with_other_rounding(plain), trained)],
+                [_detect(plain, trained), *(partial(_detect_rounded, plain, trained, i) for i in range(_ROUNDINGS))],
                 sources.read(),
                 len(sources.paths),
                 of=sources.of,
@@ -200,16 +204,13 @@ def _inference(
     return prepare_inference(pair(config, trained.rpn.network, trained.fast_rcnn.network), config, torch.device("cpu"))
 
 
-def _with_other_rounding(inference: Inference[FasterRCNN]) -> Inference[FasterRCNN]:
-    """The same with each weight rounded up or down at random, to a number beside it."""
-    network = copy.deepcopy(inference.network)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weights in network.parameters():
-            up = torch.randint(2, weights.shape, generator=generator, dtype=weights.dtype)
-            weights.mul_(1 + torch.finfo(weights.dtype).eps * (2 * up - 1))
-    return dataclasses.replace(inference, network=network)
-
-
 def _detect(inference: Inference[FasterRCNN], trained: TrainedDetector) -> Detect:
     return Detector(inference.network, trained.categories, inference.resize, size_divisor=inference.size_divisor)
+
+
+def _detect_rounded(
+    inference: Inference[FasterRCNN], trained: TrainedDetector, seed: int, images: list[np.ndarray]
+) -> Sequence[ImageDetections]:
+    """The detections of a network that rounds otherwise; it is made for each call, since few images need it."""
+    rounded = dataclasses.replace(inference, network=rounded_otherwise(inference.network, seed))
+    return _detect(rounded, trained)(images)

@@ -6,7 +6,7 @@ to `BOX` pixels and in their scores to `SCORE`.
 Rounding can decide between two detections: where two proposals or boxes tie, as in an image of one colour, or where a
 score is at a threshold. PyTorch's own forms of the same operators then differ among each other. Such an image is called
 undecided if the detector itself finds something else when it is computed by other forms (`runtime.kernels=plain`), or
-when its weights are changed by their rounding.
+when its weights, proposals and scores are changed by their rounding.
 
 Shapes: D detections.
 """
