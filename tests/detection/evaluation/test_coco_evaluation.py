@@ -119,6 +119,26 @@ def test_groups_are_sorted_as_numpy_sorts_stably(limit: int) -> None:
     np.testing.assert_array_equal(groups.descending_order(scores), np.lexsort((np.arange(1000), -scores)))
 
 
+def test_scores_of_every_magnitude_and_sign_are_sorted() -> None:
+    random = np.random.default_rng(0)
+    scores = random.choice([-1, 1], 1000) * 10.0 ** random.integers(-320, 308, 1000)
+    scores = np.concatenate([scores, np.repeat([0.0, -0.0, 0.5, 1.7e308, -1.7e308, 5e-324], 3)])
+    scores = scores[random.permutation(1018)]
+    expected = np.lexsort((np.arange(1018), -scores))
+    np.testing.assert_array_equal(groups.descending_order(scores), expected)
+    np.testing.assert_array_equal(groups.descending_order(scores[:0]), [])
+    np.testing.assert_array_equal(groups.descending_order(np.full(3, 0.5)), [0, 1, 2])
+
+
+@pytest.mark.parametrize("known", [[], [3], [3, 4, 9], [-(2**53), 7, 9, 2**53]])
+def test_places_among_ids_near_and_far(known: list[int]) -> None:
+    ids = [7, 9, 3, 4, 3, -1, 10, -(2**53), 2**53, 0]
+    expected = [known.index(one) if one in known else -1 for one in ids]
+    for kind in (np.int64, np.float64):
+        assert groups.places_among(np.array(ids, dtype=kind), np.array(known, dtype=np.int64)).tolist() == expected
+    assert groups.places_among(np.zeros(0), np.array(known, dtype=np.int64)).tolist() == []
+
+
 def test_by_hand() -> None:
     """Two objects; of four detections the first and the third find one each, up to IoU 0.9 and 0.5."""
     truth = ground_truth([((2, 1), (0, 0, 10, 10), None, False), ((5, 1), (100, 100, 40, 40), None, False)])
