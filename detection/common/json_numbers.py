@@ -63,6 +63,12 @@ def parsed(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, words: np.nda
     return values
 
 
+def are_digits(values: np.ndarray, lengths: np.ndarray) -> bool:
+    """Whether numbers, float64 (n,), read from texts of these lengths, are written in digits alone, at most 15 each."""
+    digits = np.maximum(np.searchsorted(_POWERS, values, side="right"), 1)
+    return bool((lengths == digits).all() and (lengths <= 15).all())
+
+
 def _other_numbers(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, words: np.ndarray) -> np.ndarray:
     """The same of numbers that are long, or have a sign or an exponent."""
     negative = text[starts] == ord("-")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.common.json_numbers import BEFORE, LONGEST, IrregularError, parsed, require, words_around
+from detection.common.json_numbers import BEFORE, LONGEST, IrregularError, are_digits, parsed, require, words_around
 from detection.common.threads import map_in_threads
 
 _WINDOW = 1 << 21  # bytes: the arrays of one block stay in the processor's cache
@@ -38,6 +38,17 @@ def read_number_rows(path: Path, fields: Mapping[str, int | None]) -> np.ndarray
     try:
         return np.concatenate(list(map_in_threads(partial(_rows, fields=fields), _blocks(path))))
     except (OSError, IrregularError):
+        return None
+
+
+def number_rows(text: bytes, fields: Mapping[str, int | None], whole: Collection[str]) -> np.ndarray | None:
+    """The same of a text `{…}, … {…}`.
+
+    whole: the fields whose numbers must be written in digits alone: 7, not 7.0. With others the answer is None.
+    """
+    try:
+        return _rows(text, fields, whole)
+    except IrregularError:
         return None
 
 
@@ -63,14 +74,14 @@ def _blocks(path: Path) -> Iterator[bytes]:
         raise IrregularError
 
 
-def _rows(text: bytes, fields: Mapping[str, int | None]) -> np.ndarray:
+def _rows(text: bytes, fields: Mapping[str, int | None], whole: Collection[str] = ()) -> np.ndarray:
     """The numbers of a block's objects, float64 (n, columns). The first object is the model of all."""
-    model = _model(text, fields)
+    model = _model(text, fields, whole)
     # The last object gets a comma too. Around the text is room for what is read beside each number.
     comma = model.between[: model.between.index(b",") + 1]
     room = b" " * (LONGEST + max(map(len, model.gaps)))
     padded = np.frombuffer(b"".join([room, text, comma, room]), dtype=np.uint8)
-    commas = np.flatnonzero(padded == ord(","))
+    commas: np.ndarray = np.flatnonzero(padded == ord(","))
     if len(commas) % model.commas:
         raise IrregularError
     commas = commas.reshape(-1, model.commas)
@@ -80,14 +91,16 @@ def _rows(text: bytes, fields: Mapping[str, int | None]) -> np.ndarray:
     if int(ends[-1][-1]) + len(model.tail) != len(room) + len(text) or not text.endswith(model.tail):
         raise IrregularError
     columns = []
-    for number, (start, end, gap) in enumerate(zip(starts, ends, model.gaps, strict=True), 1):
+    for number, (start, end, gap) in enumerate(zip(starts, ends, model.gaps, strict=True)):
         lengths = end - start
         if lengths.min() < 1 or lengths.max() > LONGEST:
             raise IrregularError
         words = words_around(padded, end, len(gap))
         # what follows the last number of all is the end
-        require(words[: len(end) - (number == len(ends)), BEFORE // 8 :], gap)
+        require(words[: len(end) - (number + 1 == len(ends)), BEFORE // 8 :], gap)
         columns.append(parsed(padded, start, end, words[:, : BEFORE // 8]))
+        if number in model.whole and not are_digits(columns[-1], lengths):
+            raise IrregularError
     return np.stack([columns[number] for number in model.wanted], axis=1)
 
 
@@ -98,7 +111,8 @@ class _Model:
     commas: how many one has, with that after it. places, distances: of each number, the comma that follows, and how
     many bytes before it the number ends. start: where the first number begins. gaps: the text after each number up to
     the next one; after the last, up to the first of the next object. tail: the text after the last number up to the
-    object's end; between: from there to the next object. wanted: the numbers that are asked for, in that order.
+    object's end; between: from there to the next object. wanted: the numbers that are asked for, in that order;
+    whole: those that must be written in digits.
     """
 
     commas: int
@@ -109,16 +123,17 @@ class _Model:
     tail: bytes
     between: bytes
     wanted: list[int]
+    whole: set[int]
 
 
-def _model(text: bytes, fields: Mapping[str, int | None]) -> _Model:
+def _model(text: bytes, fields: Mapping[str, int | None], whole: Collection[str]) -> _Model:
     """The model of the objects in `text`, by its first one."""
     model = text[: text.find(b"}") + 1]
     opening = text.find(b"{", len(model))
     between = text[len(model) : opening] if opening > 0 else b","
     if between.strip() != b",":
         raise IrregularError
-    spans, wanted = _numbers(model, fields)
+    spans, found = _numbers(model, fields)
     follower = model + between
     commas = [follower.find(b",", end) for _, end in spans]
     return _Model(
@@ -130,12 +145,13 @@ def _model(text: bytes, fields: Mapping[str, int | None]) -> _Model:
         + [model[spans[-1][1] :] + between + model[: spans[0][0]]],
         tail=model[spans[-1][1] :],
         between=between,
-        wanted=wanted,
+        wanted=[number for key in fields for number in found[key]],
+        whole={number for key in whole for number in found[key]},
     )
 
 
-def _numbers(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Where the numbers of an object stand in its text; which of them are wanted, in the order of `fields`."""
+def _numbers(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[tuple[int, int]], dict[str, list[int]]]:
+    """Where the numbers of an object stand in its text; which of them each key has."""
     try:
         pairs: list[tuple[str, object]] = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
@@ -158,4 +174,4 @@ def _numbers(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[tuple[
     spans = [run for run in runs if not any(begin < run[0] < end for begin, end in keys)]
     if not count or len(spans) != count:
         raise IrregularError
-    return spans, [place for key in fields for place in found[key]]
+    return spans, found
