@@ -8,9 +8,11 @@ for precision. In both, those of a cell are sorted by descending score, and equa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from detection.common.threads import map_in_threads
 from detection.evaluation.coco_parameters import IOU_THRESHOLDS
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.groups import (
@@ -21,6 +23,8 @@ from detection.evaluation.groups import (
     running_sums,
     stable_order,
 )
+
+_DETECTIONS_AT_A_TIME = 1 << 15  # to a thread: the arrays of its pairs stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Pairs:
     overlaps: np.ndarray
 
 
+_NOTHING = Pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
 def ranked(ground_truth: GroundTruth, detections: np.ndarray, most: int) -> Detections:
     """The `most` best detections of each cell."""
     classes = len(ground_truth.category_ids)
@@ -99,31 +106,43 @@ def grouped(ground_truth: GroundTruth) -> Objects:
 
 def overlapping_pairs(detections: np.ndarray, found: Detections, objects: Objects) -> Pairs:
     """The pairs of `detections` (see `coco_evaluation.evaluate`), of which `found` are compared with the objects."""
-    nothing = np.zeros(0, dtype=np.int64)
-    parts = [(nothing, nothing, np.zeros(0))]
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        left, right, top, bottom, areas = _edges(detections[:, 1:5], found.rows)
-        other_left, other_right, other_top, other_bottom, other_areas = _edges(objects.boxes, slice(None))
-        for thing, detection in pairs_within(objects.cells, found.cells):
+    left, right, top, bottom, areas = _edges(objects.boxes, slice(None))
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def pairs_of(bounds: tuple[int, int]) -> Pairs:
+        """Of the detections within the bounds, which hold whole cells."""
+        begin, end = bounds
+        first, last = np.searchsorted(objects.cells, found.cells[[begin, end - 1]] + [0, 1]).tolist()
+        own_left, own_right, own_top, own_bottom, own_areas = _edges(detections[:, 1:5], found.rows[begin:end])
+        parts = [_NOTHING]
+        for thing, own in pairs_within(objects.cells[first:last], found.cells[begin:end]):
+            thing += first
             # In pycocotools' order of operations, so that equal overlaps stay equal. Most boxes of a large cell are
-            # apart: they are left out as soon as it shows, for which NaN, of boxes beyond measure, counts too.
-            across = np.minimum(right[detection], other_right[thing])
-            across -= np.maximum(left[detection], other_left[thing])
+            # apart: they are left out as soon as it shows. So are boxes beyond measure, whose overlap is NaN.
+            across = np.minimum(own_right[own], right[thing]) - np.maximum(own_left[own], left[thing])
             near = np.flatnonzero(across > 0)
-            thing, detection, across = thing[near], detection[near], across[near]
-            down = np.minimum(bottom[detection], other_bottom[thing])
-            down -= np.maximum(top[detection], other_top[thing])
+            thing, own, across = thing[near], own[near], across[near]
+            down = np.minimum(own_bottom[own], bottom[thing]) - np.maximum(own_top[own], top[thing])
             near = np.flatnonzero(down > 0)
-            thing, detection = thing[near], detection[near]
-            common = across[near] * down[near]
-            own = areas[detection]
+            thing, own = thing[near], own[near]
+            common, area = across[near] * down[near], own_areas[own]
             # with a crowd region, the share of the detection inside it
-            overlap = common / np.where(objects.crowds[thing], own, own + other_areas[thing] - common)
+            overlap = common / np.where(objects.crowds[thing], area, area + areas[thing] - common)
             near = np.flatnonzero(overlap >= IOU_THRESHOLDS[0])
-            parts.append((thing[near], detection[near], overlap[near]))
-    return Pairs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+            parts.append(Pairs(thing[near], own[near] + begin, overlap[near]))
+        return _joined(parts)
+
+    cuts = np.searchsorted(found.cells, found.cells[::_DETECTIONS_AT_A_TIME]).tolist()  # where cells begin
+    bounds = [one for one in pairwise([*cuts, len(found.cells)]) if one[0] < one[1]]
+    return _joined([_NOTHING, *map_in_threads(pairs_of, bounds)])
 
 
+def _joined(parts: list[Pairs]) -> Pairs:
+    columns = zip(*((part.objects, part.detections, part.overlaps) for part in parts), strict=True)
+    return Pairs(*map(np.concatenate, columns))
+
+
+@np.errstate(over="ignore")
 def _edges(boxes: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
     """Left, right, top, bottom and area of the `rows` of boxes (n, 4) `(x, y, w, h)`, each (rows,)."""
     x, y, width, height = (column[rows] for column in boxes.T)

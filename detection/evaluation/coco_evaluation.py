@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detection.common.threads import map_in_threads
 from detection.evaluation.coco_cells import Detections, Objects, grouped, overlapping_pairs, ranked
 from detection.evaluation.coco_matching import Finds, Matcher
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, RECALL_LEVELS
@@ -39,14 +40,15 @@ def evaluate(
     found, objects = ranked(ground_truth, detections, limits[-1]), grouped(ground_truth)
     matcher = Matcher(found, objects, overlapping_pairs(detections, found, objects))
     classes = len(ground_truth.category_ids)
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_LEVELS), classes, len(AREA_RANGES)), -1.0)
+    precision = np.full((len(AREA_RANGES), len(IOU_THRESHOLDS), classes, len(RECALL_LEVELS)), -1.0)
     recall = np.full((len(IOU_THRESHOLDS), classes, len(AREA_RANGES), len(limits)), -1.0)
-    for area, name in enumerate(AREA_RANGES):
-        ignored, inside = _outside(objects, name), _inside(found, name)
+
+    def fill(area: int) -> None:
+        ignored, inside = _outside(objects, area), _inside(found, area)
         targets = np.bincount(objects.classes[~ignored], minlength=classes)
         present = np.flatnonzero(targets)
         if not present.size:
-            continue
+            return
         needed, targets = finds_needed(targets[present]), targets[present]
         finds, regular = _with_effect(matcher.finds(ignored), found, ignored, inside)
         correct = finds.chosen(regular)
@@ -65,8 +67,11 @@ def evaluate(
             total = (before[at] + corrections[1:])[regular[at]]
             total -= np.repeat(counted[found.starts[:-1]] + corrections[first], own)
             precisions = number / (total + np.spacing(1.0))
-            precision[threshold, :, present, area] = at_levels(precisions, own, needed, present)
-    return precision, recall
+            precision[area, threshold, present] = at_levels(precisions, own, needed, present)
+
+    for _ in map_in_threads(fill, range(len(AREA_RANGES))):
+        pass
+    return precision.transpose(1, 3, 2, 0), recall
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ def matchings(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tup
     classes = len(ground_truth.category_ids)
     images = np.empty_like(found.cells)
     images[found.places] = found.cells // classes
-    for name in AREA_RANGES:
-        ignored, inside = _outside(objects, name), _inside(found, name)
+    for area, name in enumerate(AREA_RANGES):
+        ignored, inside = _outside(objects, area), _inside(found, area)
         if ignored.all():
             continue
         finds, regular = _with_effect(matcher.finds(ignored), found, ignored, inside)
@@ -116,16 +121,16 @@ def matchings(ground_truth: GroundTruth, detections: np.ndarray) -> Iterator[tup
         )
 
 
-def _outside(objects: Objects, name: str) -> np.ndarray:
+def _outside(objects: Objects, area: int) -> np.ndarray:
     """bool (T,): the objects that are ignored for an area range."""
-    low, high = AREA_RANGES[name]
+    low, high = list(AREA_RANGES.values())[area]
     ignored: np.ndarray = objects.crowds | (objects.areas < low) | (objects.areas > high)
     return ignored
 
 
-def _inside(found: Detections, name: str) -> np.ndarray:
+def _inside(found: Detections, area: int) -> np.ndarray:
     """bool (D,): detections whose own area is in the range. One that finds nothing is a false positive only then."""
-    low, high = AREA_RANGES[name]
+    low, high = list(AREA_RANGES.values())[area]
     inside: np.ndarray = (found.areas >= low) & (found.areas <= high)
     return inside
 

@@ -16,7 +16,7 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no ra
 from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks.evaluation import FAST, PEER, is_installed, largest_difference, like_pycocotools, ours, write_data  # noqa: E402
-from detection.evaluation import coco_evaluation, groups, pycocotools_evaluation  # noqa: E402
+from detection.evaluation import coco_cells, coco_evaluation, groups, pycocotools_evaluation  # noqa: E402
 from detection.evaluation.ground_truth import GroundTruth  # noqa: E402
 
 bounded = hypothesis.settings(
@@ -107,6 +107,8 @@ def test_pairs_in_small_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     truth, found = ours()[0](annotations), ours()[1](None, results)
     whole = coco_evaluation.evaluate(truth, found)
     monkeypatch.setattr(groups, "_PAIRS_AT_A_TIME", 7)
+    monkeypatch.setattr(coco_cells, "_DETECTIONS_AT_A_TIME", 50)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     for one, other in zip(whole, coco_evaluation.evaluate(truth, found), strict=True):
         np.testing.assert_array_equal(one, other)
 
