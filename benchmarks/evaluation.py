@@ -10,7 +10,7 @@ process of its own, so that its peak memory is its own, and they take turns:
 - from an array of detections to the figures: the ground truth has been read by whoever evaluates, as it is when a
   network is evaluated while it is trained.
 
-hotcoco and ultrafast-pycocotools compute on all cores, the others on one. pycocotools evaluates the 80 classes alone.
+pycocotools computes on one core and evaluates the 80 classes alone; the others compute on all cores.
 The benchmark stops if a figure or a class's AP of two of them differs by more than 1e-9. An evaluator that is not
 installed is left out, with a message. Medians are printed and written to benchmarks/results/evaluation.json.
 """

@@ -5,31 +5,28 @@ order with the same white space, and hold nothing but numbers and lists of numbe
 write them. The result equals that of `json` to the bit. For anything else the answer is None, and the caller reads the
 file by `detection.common.json_stream`, which accepts all of JSON and names faults.
 
-Shapes: n objects in a block of the file, k numbers in each. Positions are in bytes from the start of the block. A word
-is eight bytes as one uint64, the first in its lowest bits.
+The commas are found first. Between them everything stands at a known distance, but for the length of the numbers.
+Shapes: n objects in a block of the file. Positions are in bytes from the start of the block.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from detection.common.json_numbers import BEFORE, LONGEST, IrregularError, are_digits, parsed, require, words_around
+from detection.common.threads import map_in_threads
+
 _WINDOW = 1 << 21  # bytes: the arrays of one block stay in the processor's cache
-_LONGEST = 32  # characters of a number, a whole number of words
-_PADDING = b" " * _LONGEST
 _RUN = re.compile(rb"[0-9.e-]+")
-_IS_IN_RUN = bytes(_RUN.fullmatch(bytes([character])) is not None for character in range(256))
 _STRING = re.compile(rb'"[^"]*"')
-_ONES = np.uint64(0x0101010101010101)
-_HIGHEST_BITS = _ONES << np.uint64(7)
-_FIRST = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)  # the first bytes of a word
-_POWERS = np.array([float(10**exponent) for exponent in range(19)])  # exact
-_SPLITTER = 2.0**27 + 1
 
 
 def read_number_rows(path: Path, fields: Mapping[str, int | None]) -> np.ndarray | None:
@@ -39,204 +36,142 @@ def read_number_rows(path: Path, fields: Mapping[str, int | None]) -> np.ndarray
     for a number. Other keys are left out.
     """
     try:
-        parts = [_rows(block, fields) for block in _blocks(path)]
-    except (OSError, _IrregularError):
+        return np.concatenate(list(map_in_threads(partial(_rows, fields=fields), _blocks(path))))
+    except (OSError, IrregularError):
         return None
-    return np.concatenate(parts)
 
 
-class _IrregularError(Exception):
-    """The text is no list of objects that are alike."""
+def number_rows(text: bytes, fields: Mapping[str, int | None], whole: Collection[str]) -> np.ndarray | None:
+    """The same of a text `{…}, … {…}`.
+
+    whole: the fields whose numbers must be written in digits alone: 7, not 7.0. With others the answer is None.
+    """
+    try:
+        return _rows(text, fields, whole)
+    except IrregularError:
+        return None
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The list's text in blocks of whole objects, `{…}, … {…}`; at least one."""
     if not path.is_file():
-        raise _IrregularError
+        raise IrregularError
     rest, before = b"", b"["
     with path.open("rb") as file:
         while data := file.read(_WINDOW):
-            rest = (rest + data).lstrip()
+            rest += data
             end = rest.rfind(b"}") + 1
             if not end:
-                if len(rest) > _WINDOW:
-                    raise _IrregularError
+                if len(rest) > 2 * _WINDOW:
+                    raise IrregularError
                 continue
-            if not rest.startswith(before):
-                raise _IrregularError
-            yield rest[1:end].lstrip()
+            begin = rest.find(b"{")
+            if rest[:begin].strip() != before:
+                raise IrregularError
+            yield rest[begin:end]
             rest, before = rest[end:], b","
     if rest.strip() != b"]" or before == b"[":
-        raise _IrregularError
+        raise IrregularError
 
 
-def _rows(text: bytes, fields: Mapping[str, int | None]) -> np.ndarray:
-    """The numbers of a block's objects, float64 (n, columns).
+def _rows(text: bytes, fields: Mapping[str, int | None], whole: Collection[str] = ()) -> np.ndarray:
+    """The numbers of a block's objects, float64 (n, columns). The first object is the model of all."""
+    model = _model(text, fields, whole)
+    # The last object gets a comma too. Around the text is room for what is read beside each number.
+    comma = model.between[: model.between.index(b",") + 1]
+    room = b" " * (LONGEST + max(map(len, model.gaps)))
+    padded = np.frombuffer(b"".join([room, text, comma, room]), dtype=np.uint8)
+    commas: np.ndarray = np.flatnonzero(padded == ord(","))
+    if len(commas) % model.commas:
+        raise IrregularError
+    commas = commas.reshape(-1, model.commas)
+    ends = [commas[:, place] - distance for place, distance in zip(model.places, model.distances, strict=True)]
+    starts = [np.append(len(room) + model.start, ends[-1][:-1] + len(model.gaps[-1]))]
+    starts += [end + len(gap) for end, gap in zip(ends[:-1], model.gaps[:-1], strict=True)]
+    if int(ends[-1][-1]) + len(model.tail) != len(room) + len(text) or not text.endswith(model.tail):
+        raise IrregularError
+    columns = []
+    for number, (start, end, gap) in enumerate(zip(starts, ends, model.gaps, strict=True)):
+        lengths = end - start
+        if lengths.min() < 1 or lengths.max() > LONGEST:
+            raise IrregularError
+        words = words_around(padded, end, len(gap))
+        # what follows the last number of all is the end
+        require(words[: len(end) - (number + 1 == len(ends)), BEFORE // 8 :], gap)
+        columns.append(parsed(padded, start, end, words[:, : BEFORE // 8]))
+        if number in model.whole and not are_digits(columns[-1], lengths):
+            raise IrregularError
+    return np.stack([columns[number] for number in model.wanted], axis=1)
 
-    The first object is the model of all. A run is a piece of the text of the characters that numbers have: a number, or
-    letters e of a key, which stand in every object.
+
+@dataclass(frozen=True)
+class _Model:
+    """What all objects have in common.
+
+    commas: how many one has, with that after it. places, distances: of each number, the comma that follows, and how
+    many bytes before it the number ends. start: where the first number begins. gaps: the text after each number up to
+    the next one; after the last, up to the first of the next object. tail: the text after the last number up to the
+    object's end; between: from there to the next object. wanted: the numbers that are asked for, in that order;
+    whole: those that must be written in digits.
     """
+
+    commas: int
+    places: list[int]
+    distances: list[int]
+    start: int
+    gaps: list[bytes]
+    tail: bytes
+    between: bytes
+    wanted: list[int]
+    whole: set[int]
+
+
+def _model(text: bytes, fields: Mapping[str, int | None], whole: Collection[str]) -> _Model:
+    """The model of the objects in `text`, by its first one."""
     model = text[: text.find(b"}") + 1]
-    runs, numbers, wanted = _model(model, fields)
     opening = text.find(b"{", len(model))
     between = text[len(model) : opening] if opening > 0 else b","
-    marks = np.frombuffer(text.translate(_IS_IN_RUN), dtype=np.uint8)
-    edges = np.flatnonzero(marks[1:] != marks[:-1]) + (1 + _LONGEST)
-    if between.strip() != b"," or _RUN.search(between) or len(edges) % (2 * len(runs)):
-        raise _IrregularError
-    starts, ends = edges.reshape(-1, len(runs), 2)[:, numbers].transpose(2, 1, 0).copy()
-    padded = np.frombuffer(_PADDING + text + _PADDING, dtype=np.uint8)
-    words = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded, strides=(1,))  # that at each position
-    places = [runs[number] for number in numbers]
-    for i, (before, after) in enumerate(pairwise(places)):
-        _require(words, ends[i], starts[i + 1], model[before.end() : after.start()])
-    tail = model[places[-1].end() :]
-    _require(words, ends[-1, :-1], starts[0, 1:], tail + between + model[: places[0].start()])
-    if int(ends[-1, -1]) + len(tail) != _LONGEST + len(text) or not text.endswith(tail):
-        raise _IrregularError
-    return np.stack([_parsed(words, starts[column], ends[column]) for column in wanted], axis=1)
+    if between.strip() != b",":
+        raise IrregularError
+    spans, found = _numbers(model, fields)
+    follower = model + between
+    commas = [follower.find(b",", end) for _, end in spans]
+    return _Model(
+        commas=follower.count(b","),
+        places=[follower.count(b",", 0, comma) for comma in commas],
+        distances=[comma - end for comma, (_, end) in zip(commas, spans, strict=True)],
+        start=spans[0][0],
+        gaps=[model[end:begin] for (_, end), (begin, _) in pairwise(spans)]
+        + [model[spans[-1][1] :] + between + model[: spans[0][0]]],
+        tail=model[spans[-1][1] :],
+        between=between,
+        wanted=[number for key in fields for number in found[key]],
+        whole={number for key in whole for number in found[key]},
+    )
 
 
-def _model(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[re.Match[bytes]], list[int], list[int]]:
-    """The runs of an object; which of them are its numbers; which of these are wanted, in the order of `fields`."""
+def _numbers(text: bytes, fields: Mapping[str, int | None]) -> tuple[list[tuple[int, int]], dict[str, list[int]]]:
+    """Where the numbers of an object stand in its text; which of them each key has."""
     try:
         pairs: list[tuple[str, object]] = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
-        raise _IrregularError from None
+        raise IrregularError from None
     if b"\\" in text:  # perhaps an escaped quote, which `_STRING` does not know
-        raise _IrregularError
+        raise IrregularError
     found: dict[str, list[int]] = {}
     count = 0
     for key, value in pairs:
         values = value if isinstance(value, list) else [value]
         length = len(value) if isinstance(value, list) else None
         if key in found or not {*map(type, values)} <= {int, float} or fields.get(key, length) != length:
-            raise _IrregularError
+            raise IrregularError
         found[key] = [*range(count, count + len(values))]
         count += len(values)
     if not fields.keys() <= found.keys():
-        raise _IrregularError
+        raise IrregularError
     keys = [key.span() for key in _STRING.finditer(text)]
-    runs = [*_RUN.finditer(text)]
-    numbers = [i for i, run in enumerate(runs) if not any(begin < run.start() < end for begin, end in keys)]
-    if len(numbers) != count:
-        raise _IrregularError
-    return runs, numbers, [place for key in fields for place in found[key]]
-
-
-def _require(words: np.ndarray, starts: np.ndarray, ends: np.ndarray, text: bytes) -> None:
-    """That the same `text` stands from each start to its end; positions int64 (n,)."""
-    if (ends - starts != len(text)).any():
-        raise _IrregularError
-    for offset in range(0, len(text), 8):
-        part = text[offset : offset + 8]
-        if (words[starts + offset] & _FIRST[len(part)] != int.from_bytes(part, "little")).any():
-            raise _IrregularError
-
-
-def _parsed(words: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The numbers from each start to its end, float64 (n,)."""
-    first = words[starts]
-    negative = first & np.uint64(0xFF) == ord("-")
-    if negative.any():
-        starts = starts + negative
-        first = words[starts]
-    lengths = ends - starts
-    second = first >> np.uint64(8) & np.uint64(0xFF)
-    starts_with_0 = first & np.uint64(0xFF) == ord("0")
-    leading_zero = starts_with_0 & (lengths > 1) & (second >= ord("0")) & (second <= ord("9"))
-    if not ((lengths > 0) & (lengths <= _LONGEST) & ~leading_zero).all():
-        raise _IrregularError  # JSON has no 01
-    values, is_read = _short_numbers(words[ends - 8], lengths)
-    for where, parse in ((starts_with_0 & (second == ord(".")), _fractions), (np.True_, _any_numbers)):
-        rest = np.flatnonzero(~is_read & where)
-        if rest.size:
-            values[rest], is_read[rest] = parse(words, starts[rest], lengths[rest])
-    return np.where(negative, -values, values)
-
-
-def _short_numbers(words: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers that end with a word, without sign → float64 (n,), and whether each was read, bool (n,): it is if it has
-    at most eight characters, digits and perhaps a point between them.
-
-    Its digits and the power of ten are numbers that float64 holds, so that the quotient is rounded once, as it should.
-    """
-    words = _last(words, lengths)
-    # The highest bit of the bytes that are a point; above the first such byte it may be set wrongly.
-    differences = words ^ _ONES * np.uint64(ord("."))
-    points = (differences - _ONES) & ~differences & _HIGHEST_BITS
-    point = points & (~points + np.uint64(1))
-    has_point = point != 0
-    before, after = (point >> np.uint64(7)) - np.uint64(1), ~((point << np.uint64(1)) - np.uint64(1))
-    words = np.where(has_point, words & after | (words & before) << np.uint64(8) | np.uint64(ord("0")), words)
-    decimals = ((after & _ONES) * _ONES >> np.uint64(56)).astype(np.int64)
-    is_read = _is_digits(words) & (lengths <= 8) & (~has_point | (decimals > 0) & (decimals < lengths - 1))
-    return _value_of_digits(words).astype(np.float64) / _POWERS[decimals], is_read
-
-
-def _fractions(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of numbers 0.…, read if they have at most 18 decimals, which are a whole number of at most 60 bits.
-
-    Its quotient with the power of ten, rounded, is corrected by the rest of the division, which is computed exactly by
-    the product of Dekker (Numerische Mathematik 18, 1971).
-    """
-    decimals = lengths - 2
-    is_read = decimals <= 18
-    decimals = np.where(is_read, decimals, 0)
-    whole = np.zeros(len(starts), dtype=np.uint64)
-    for later in (16, 8, 0):
-        part = _last(words[starts + lengths - later - 8], np.clip(decimals - later, 0, 8))
-        is_read &= _is_digits(part)
-        whole = whole * np.uint64(10**8) + _value_of_digits(part)
-    power = _POWERS[decimals]
-    rounded = whole.astype(np.float64)
-    quotient = rounded / power
-    high, power_high = (number * _SPLITTER - (number * _SPLITTER - number) for number in (quotient, power))
-    low, power_low = quotient - high, power - power_high
-    product = quotient * power
-    missing = product - high * power_high - low * power_high - high * power_low - low * power_low
-    lost = (whole.astype(np.int64) - rounded.astype(np.int64)).astype(np.float64)
-    correction = ((rounded - product) + missing + lost) / power
-    values = quotient + correction
-    # Where the exact value is next to the middle of two numbers, the correction's own rounding could decide.
-    is_read &= np.abs(np.abs((quotient - values) + correction) / np.spacing(values) - 0.5) > 1e-6
-    return values, is_read
-
-
-def _last(words: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The words with 0 for all but their last `counts` characters, at most 8."""
-    unused = _FIRST[8 - np.minimum(counts, 8)]
-    return words & ~unused | _ONES * np.uint64(ord("0")) & unused
-
-
-def _is_digits(words: np.ndarray) -> np.ndarray:
-    sums = words + _ONES * np.uint64(6)
-    is_digits: np.ndarray = words & sums & _ONES * np.uint64(0xF0) == _ONES * np.uint64(0x30)
-    return is_digits
-
-
-def _value_of_digits(words: np.ndarray) -> np.ndarray:
-    """The number that eight digits are: digits to pairs, these to fours, these to one."""
-    digits = words & _ONES * np.uint64(15)
-    digits = digits * np.uint64(10) + (digits >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
-    digits = digits * np.uint64(100) + (digits >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
-    return digits * np.uint64(10_000) + (digits >> np.uint64(32)) & np.uint64(0xFFFFFFFF)
-
-
-def _any_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of numbers of any form, all of which are read, by Python's `float`."""
-    for place in (starts, starts + lengths - 1):
-        character = words[place] & np.uint64(0xFF)
-        if ((character < ord("0")) | (character > ord("9"))).any():
-            raise _IrregularError  # JSON has neither .5 nor 1.
-    count = int(lengths.max() + 7) // 8
-    parts = [words[starts + 8 * i] & _FIRST[np.clip(lengths - 8 * i, 0, 8)] for i in range(count)]
-    texts = np.stack(parts, axis=1).astype("<u8")
-    characters = texts.view(np.uint8)
-    try:
-        numbers = texts.view(f"S{8 * count}")[:, 0].astype(np.float64)
-    except ValueError:
-        raise _IrregularError from None
-    if ((characters[:, :-1] == ord(".")) & (characters[:, 1:] == ord("e"))).any() or not np.isfinite(numbers).all():
-        raise _IrregularError  # JSON has no 1.e5, and infinity is left to those who name its place
-    return numbers, np.ones(len(starts), dtype=bool)
+    runs = [run.span() for run in _RUN.finditer(text)]
+    spans = [run for run in runs if not any(begin < run[0] < end for begin, end in keys)]
+    if not count or len(spans) != count:
+        raise IrregularError
+    return spans, found

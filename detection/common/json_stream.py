@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -30,16 +30,18 @@ VALUE_LIMIT = 1 << 26  # characters of one array element or other value: far abo
 _space = re.compile(r"[ \t\r\n]*")
 _opening = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\[\[)")
 _gap = re.compile(r"\}[ \t\r\n]*,[ \t\r\n]*\{")  # between two objects of an array
+_closing = re.compile(r"\}[ \t\r\n]*\]")  # of the last object of an array
 _GAP_WITHIN = 1 << 16  # characters before the window's end that are searched for a gap
 
 T = TypeVar("T")
 
 
 Repeated = list[tuple[dict[str, Any], str]]  # (object, a key that it has twice, with different values)
+Shortcuts = Mapping[str, Callable[[str], Any]]
 
 
 def read_members(
-    path: Path, outlines: str | None = None, repeated: Repeated | None = None
+    path: Path, outlines: str | None = None, repeated: Repeated | None = None, shortcuts: Shortcuts | None = None
 ) -> Iterator[tuple[str, Any]]:
     """Yields (name, value) for each member of the JSON object in `path`.
 
@@ -49,12 +51,14 @@ def read_members(
         outlines: a key, at any depth; arrays of arrays of numbers under it are replaced by 0, unchecked.
         repeated: receives, before a block is yielded, its objects that have a key twice with different values; they
             keep the last value.
+        shortcuts: of some members that are arrays of objects, a function that gets the text of a block, `{…}, … {…}`,
+            where it is as expected: what it returns is yielded instead of the block, unless it is None.
 
     Raises:
         UserError: the file cannot be read, is no plain file, is not UTF-8, is no JSON object (with the position), is
             cut short, names a member twice, or is nested deeper than Python reads.
     """
-    return _read(path, lambda cursor: cursor.members(cursor.blocks), outlines, repeated)
+    return _read(path, lambda cursor: cursor.members(cursor.blocks), outlines, repeated, shortcuts)
 
 
 def read_elements(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -83,13 +87,14 @@ def _read(
     parts: Callable[[_Cursor], Iterator[T]],
     outlines: str | None = None,
     repeated: Repeated | None = None,
+    shortcuts: Shortcuts | None = None,
 ) -> Iterator[T]:
     """Opens the file and yields its `parts`; turns errors into a UserError that names the file."""
     try:
         require_plain_file(path)
         with path.open("rb") as file:
             try:
-                yield from parts(_Cursor(path, file, outlines, repeated))
+                yield from parts(_Cursor(path, file, outlines, repeated, shortcuts))
             except UserError:
                 if outlines is not None:  # without the outlines, positions are wrong: find the fault in the whole text
                     file.seek(0)
@@ -107,11 +112,20 @@ def _read(
 class _Cursor:
     """A position in the file: `text` is the window, `position` is in it; `before` counts the characters before it."""
 
-    def __init__(self, path: Path, file: IO[bytes], outlines: str | None, repeated: Repeated | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: IO[bytes],
+        outlines: str | None,
+        repeated: Repeated | None = None,
+        shortcuts: Shortcuts | None = None,
+    ) -> None:
         self.path = path
         self.file = file
         self.outlines = outlines
         self.repeated = repeated
+        self.shortcuts = shortcuts or {}
+        self.shortcut: Callable[[str], Any] | None = None
         self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.scan = json.JSONDecoder().raw_decode
         self.text = ""
@@ -140,6 +154,7 @@ class _Cursor:
                 raise UserError(f"{self.path}: has the member {name!r} twice; which one is meant?")
             seen.add(name)
             self._take(":")
+            self.shortcut = self.shortcuts.get(name)
             for value in elements():
                 yield name, value
         self._take("}")
@@ -192,12 +207,19 @@ class _Cursor:
             self._take(",")
             self._next_character()
 
-    def _many(self) -> list[Any]:
-        """The objects of the window in one scan; none if they cannot be separated this way."""
+    def _many(self) -> Any:
+        """The objects of the window in one scan, or what the shortcut makes of them; none if they cannot be separated
+        this way."""
         if len(self.text) - self.position < WINDOW // 2:
             self._read(WINDOW)
         start = max(self.position, len(self.text) - _GAP_WITHIN)
         end = 1 + max((gap.start() for gap in _gap.finditer(self.text, start)), default=self.text.rfind("}", start))
+        if self.shortcut is not None:
+            closing = _closing.search(self.text, self.position, end + _GAP_WITHIN)
+            stop = min(end, closing.start() + 1) if closing else end
+            if (result := self.shortcut(self.text[self.position : stop])) is not None:
+                self.position = stop
+                return result
         text = f"[{self.text[self.position : end]}]"
         try:
             block, used = self.scan(text, 0)

@@ -22,6 +22,7 @@ from backbones.common.text import printable
 from detection.evaluation import coco_evaluation, pycocotools_evaluation
 from detection.evaluation.coco_parameters import AREA_RANGES, DETECTION_LIMITS, IOU_THRESHOLDS, detection_limits
 from detection.evaluation.ground_truth import GroundTruth
+from detection.evaluation.groups import places_among
 from detection.evaluation.results import checked
 
 Backend = Literal["arrays", "pycocotools"]
@@ -168,15 +169,10 @@ def average_precision(
     category_ids = ground_truth.category_ids
     targets = np.searchsorted(category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
     objects = np.bincount(targets, minlength=len(category_ids)).tolist()
+    own_figures = _class_means(precision[..., 0]), _class_means(precision[:1, ..., 0])
     classes = [
-        ClassAveragePrecision(
-            category_id,
-            name,
-            objects[k],
-            _mean_of_present(precision[:, :, k, 0]),
-            _mean_of_present(precision[0, :, k, 0]),
-        )
-        for k, (category_id, name) in enumerate(zip(category_ids.tolist(), ground_truth.category_names, strict=True))
+        ClassAveragePrecision(*row)
+        for row in zip(category_ids.tolist(), ground_truth.category_names, objects, *own_figures, strict=True)
     ]
     curves = {}
     for threshold in CURVES:
@@ -192,15 +188,17 @@ def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str
     images = np.searchsorted(ground_truth.image_ids, ground_truth.object_image_ids[~ground_truth.crowds])
     classes = np.searchsorted(ground_truth.category_ids, ground_truth.object_category_ids[~ground_truth.crowds])
     number = len(ground_truth.category_ids)
-    cells, counts = np.unique(images * number + classes, return_counts=True)
-    crowded = np.flatnonzero(counts > limit)
-    if not len(crowded):
+    cells = np.sort(images * number + classes)
+    first = np.flatnonzero(np.diff(cells, prepend=-1))
+    counts = np.diff(first, append=len(cells))
+    crowded = int((counts > limit).sum())
+    if not crowded:
         return []
-    most = crowded[counts[crowded].argmax()]
-    image_id = ground_truth.image_ids[cells[most] // number]
-    category_id = ground_truth.category_ids[cells[most] % number]
+    most = counts.argmax()
+    image_id = ground_truth.image_ids[cells[first[most]] // number]
+    category_id = ground_truth.category_ids[cells[first[most]] % number]
     return [
-        f"{len(crowded)} times an image has more than {limit} objects of one class (the most: image id {image_id}, "
+        f"{crowded} times an image has more than {limit} objects of one class (the most: image id {image_id}, "
         f"{counts[most]} of category id {category_id}), where the {limit} best detections of a class are looked at: "
         "not even a perfect detector could reach 1. A results file can be measured with --max-detections, and a "
         "detector gives more with fast_rcnn.detections"
@@ -208,7 +206,7 @@ def _images_with_more_objects(ground_truth: GroundTruth, limit: int) -> list[str
 
 
 def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) -> np.ndarray:
-    unknown = ~np.isin(rows[:, 0], ground_truth.image_ids)
+    unknown = places_among(rows[:, 0], ground_truth.image_ids) < 0
     if unknown.any():
         raise UserError(
             f"{source}: {int(unknown.sum())} of {len(rows)} detections are of images that {ground_truth.source} does "
@@ -218,7 +216,7 @@ def _of_listed_images(rows: np.ndarray, ground_truth: GroundTruth, source: str) 
 
 
 def _of_listed_categories(rows: np.ndarray, ground_truth: GroundTruth, source: str, notes: list[str]) -> np.ndarray:
-    unknown = ~np.isin(rows[:, 6].astype(np.int64), ground_truth.category_ids)
+    unknown = places_among(rows[:, 6], ground_truth.category_ids) < 0
     if not unknown.any():
         return rows
     ids = ", ".join(str(int(number)) for number in np.unique(rows[unknown, 6])[:5])
@@ -249,6 +247,16 @@ def _mean_of_present(values: np.ndarray) -> float | None:
     """The mean over the classes with targets (COCO marks the others −1), or None if no class has any."""
     present = values[values > -1]
     return float(present.mean()) if present.size else None
+
+
+def _class_means(precision: np.ndarray) -> list[float | None]:
+    """The mean of each class's precision (…, K), None of one without targets (COCO marks all of it −1)."""
+    classes = precision.shape[-1]
+    # in one order in memory, on which the last digit of a mean depends
+    values = np.ascontiguousarray(np.moveaxis(precision, -1, 0).reshape(classes, -1))
+    means = values.mean(axis=1)
+    present = precision[0, 0] > -1
+    return [mean if has else None for mean, has in zip(means.tolist(), present.tolist(), strict=True)]
 
 
 def _coco_line(kind: str, threshold: float | None, area_range: str, limit: int, value: float | None) -> str:

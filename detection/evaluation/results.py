@@ -31,11 +31,11 @@ def checked(detections: np.ndarray, source: str = "the detections") -> np.ndarra
             f"{source}: expected rows of image_id, x, y, w, h, score, category_id, "
             f"got an array of shape {tuple(detections.shape)}"
         )
-    ids = detections[:, [0, 6]]
-    whole = np.isfinite(ids) & (ids == np.round(ids)) & (np.abs(ids) <= LARGEST_ID)
-    _refuse(~whole.all(axis=1), "an id that is no whole number", detections, source)
-    _refuse(~np.isfinite(detections[:, 5]), "a score that is not finite", detections, source)
-    _refuse(~np.isfinite(detections[:, 1:5]).all(axis=1), "a box that is not finite", detections, source)
+    whole = [(ids == np.round(ids)) & (np.abs(ids) <= LARGEST_ID) for ids in (detections[:, 0], detections[:, 6])]
+    _refuse(~(whole[0] & whole[1]), "an id that is no whole number", detections, source)
+    if not np.isfinite(detections).all():
+        _refuse(~np.isfinite(detections[:, 5]), "a score that is not finite", detections, source)
+        _refuse(~np.isfinite(detections[:, 1:5]).all(axis=1), "a box that is not finite", detections, source)
     _refuse((detections[:, 3] < 0) | (detections[:, 4] < 0), "a box of negative width or height", detections, source)
     return detections
 

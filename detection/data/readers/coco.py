@@ -11,7 +11,7 @@ import contextlib
 import gc
 import json
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,14 @@ def read_tables(source: Path | Mapping[str, Any], findings: Findings, *, of_file
     boxless: set[int] = set()
     count, listed = 0, False
     with _collector_paused():
-        for member, block in _blocks(content, ("images", "annotations", "categories"), "segmentation", findings):
+        for member, block in _blocks(
+            content, ("images", "annotations", "categories"), "segmentation", findings, plain=columns.plain_annotations
+        ):
             if member == "images":
                 images.add(_images(block, names, findings if of_files else Findings(), findings))
+            elif isinstance(block, tuple):
+                annotations.add(block)
+                count, listed = count + len(block[0]), True
             elif member == "annotations":
                 own = _boxless(block)
                 annotations.add(_annotations(block, findings, own))
@@ -101,14 +106,25 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _blocks(
-    content: Content, wanted: Iterable[str], outlines: str | None, findings: Findings
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The wanted lists, block by block; entries that are not objects are left out and added to the findings."""
+    content: Content,
+    wanted: Iterable[str],
+    outlines: str | None,
+    findings: Findings,
+    plain: Callable[[str], tuple[np.ndarray, ...] | None] | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """The wanted lists, block by block; entries that are not objects are left out and added to the findings.
+
+    plain: the text of a block of annotations in a file → its columns, which take the block's place, or None.
+    """
     repeated: Repeated = []
-    members = read_members(content, outlines, repeated) if isinstance(content, Path) else content.items()
+    shortcuts = {"annotations": plain} if plain else None
+    members = read_members(content, outlines, repeated, shortcuts) if isinstance(content, Path) else content.items()
     for member, block in members:
         doubtful, repeated[:] = list(repeated), []
         if member not in wanted:
+            continue
+        if isinstance(block, tuple):
+            yield member, block
             continue
         if not isinstance(block, list):
             place = content if isinstance(content, Path) else "the annotations"
@@ -136,14 +152,17 @@ def _images(
     def name_of(row: int) -> str:
         return f"image {shortened(block[row].get('id'))}"
 
+    def example(row: int, name: Any, shown: Callable[[Any], str]) -> Iterator[str]:  # made only if it is kept
+        yield f"{name_of(row)}: {shown(name)}"
+
     ids = columns.ids([entry.get("id") for entry in block], name_of, findings or of_files, "image_id_malformed")
     for row, entry in enumerate(block):
         name: Any = entry.get("file_name")
         if name is None and type(url := entry.get("coco_url")) is str:  # LVIS
             name = "/".join(url.split("/")[-2:])
-            of_files.add("image_name_from_url", 1, [f"{name_of(row)}: {name}"])
+            of_files.add("image_name_from_url", 1, example(row, name, str))
         if not _is_file_name(name):
-            of_files.add("image_name_malformed", 1, [f"{name_of(row)}: {shortened(name)}"])
+            of_files.add("image_name_malformed", 1, example(row, name, shortened))
             name = "?"
         names.append(name)
     heights, widths = (

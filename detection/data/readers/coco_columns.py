@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from detection.common.json_columns import LARGEST_ID, box_column, number_column, shortened
+from detection.common.json_rows import number_rows
 from detection.data.findings import Findings
 from detection.data.tables import MISSING
 
@@ -31,6 +32,22 @@ def add_rows(findings: Findings, kind: str, rows: np.ndarray, name_of: NameOf) -
     """Adds the rows of a mask to the findings."""
     found = np.flatnonzero(rows)
     findings.add(kind, len(found), (name_of(row) for row in found.tolist()))
+
+
+def plain_annotations(text: str) -> tuple[np.ndarray, ...] | None:
+    """The text of a block of annotations, `{…}, … {…}` → (ids, image ids, category ids, boxes, crowds, areas), if they
+    are alike and nothing about them is to be counted; else None.
+
+    It makes no object for an entry, and takes half of the time of a file.
+    """
+    if '"ignore"' in text:
+        return None
+    fields = {"id": None, "image_id": None, "category_id": None, "iscrowd": None, "bbox": 4, "area": None}
+    rows = number_rows(text.encode(), fields, whole=("id", "image_id", "category_id", "iscrowd"))
+    if rows is None or (rows[:, 3] > 1).any() or not (rows[:, 8] >= 0).all():
+        return None
+    ids, image_of, category_of, crowds = rows[:, :4].astype(np.int64).T
+    return ids, image_of, category_of, rows[:, 4:8], crowds == 1, rows[:, 8]
 
 
 def ids(values: Sequence[Any], name_of: NameOf, findings: Findings, malformed: str) -> np.ndarray:

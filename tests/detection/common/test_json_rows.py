@@ -58,6 +58,7 @@ def test_equals_json_to_the_bit(
     ]
     text = json.dumps(entries, **style) + "\n"
     monkeypatch.setattr(json_rows, "_WINDOW", window)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1" if window == 300 else "3")
     assert read(tmp_path / "list.json", text) == expected(text)
 
 
@@ -98,6 +99,27 @@ def test_decimals_next_to_the_middle_of_two_numbers(tmp_path: Path) -> None:
         ENTRY.replace("}", ', "more": 1}'),
         "7, " + ENTRY,
         ENTRY + "7",
+        ENTRY.replace("3,", "3 ,"),
+        ENTRY.replace("3,", "3 7,"),
+        ENTRY.replace("3,", " 3,"),
+        ENTRY.replace("3,", ","),
+        ENTRY.replace("3,", "+3,"),
+        ENTRY.replace("3,", "1_0,"),
+        ENTRY.replace("3,", "0x1,"),
+        ENTRY.replace("3,", "inf,"),
+        ENTRY.replace("3,", "\0003,"),
+        ENTRY.replace("0.5", "3\0003e-1"),
+        ENTRY.replace("3,", '"3",'),
+        ENTRY.replace("3,", "-01,"),
+        ENTRY.replace("3,", "--1,"),
+        ENTRY.replace("3,", "1:2,"),
+        ENTRY.replace("3,", "1/2,"),
+        ENTRY.replace("3,", "\u0663,"),
+        ENTRY.replace("image_id", "imageXid"),
+        ENTRY.replace("2.5", "2,5"),
+        ENTRY.replace(", 30", " 30"),
+        ENTRY.replace("}", ""),
+        ENTRY.replace("}", "]"),
         "{}",
     ],
 )
@@ -126,6 +148,18 @@ def test_other_texts_are_left_to_json(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_and_a_folder_are_left_to_json(tmp_path: Path) -> None:
     assert read_number_rows(tmp_path / "none.json", FIELDS) is None
     assert read_number_rows(tmp_path, FIELDS) is None
+
+
+def test_numbers_that_are_not_asked_for_must_be_numbers_too(tmp_path: Path) -> None:
+    texts = [ENTRY.replace("{", '{"id": ' + number + ", ") for number in ("7", "1-5", "7")]
+    assert read(tmp_path / "list.json", f"[{', '.join(texts[::2])}]") is not None
+    assert read(tmp_path / "list.json", f"[{', '.join(texts)}]") is None
+
+
+def test_empty_lists_and_keys_with_commas(tmp_path: Path) -> None:
+    entry = ENTRY.replace("{", '{"segmentation": [], "a, b": 5, ').replace("}", ', "counts": []}')
+    text = f"[{entry} ,\n {entry.replace('30', '3e1')} ,\n {entry}]"
+    assert read(tmp_path / "list.json", text) == expected(text)
 
 
 def test_keys_with_letters_of_numbers(tmp_path: Path) -> None:

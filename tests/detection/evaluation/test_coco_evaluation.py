@@ -16,7 +16,7 @@ hypothesis = pytest.importorskip("hypothesis", reason="HYPOTHESIS MISSING: no ra
 from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks.evaluation import FAST, PEER, is_installed, largest_difference, like_pycocotools, ours, write_data  # noqa: E402
-from detection.evaluation import coco_evaluation, groups, pycocotools_evaluation  # noqa: E402
+from detection.evaluation import coco_cells, coco_evaluation, groups, pycocotools_evaluation  # noqa: E402
 from detection.evaluation.ground_truth import GroundTruth  # noqa: E402
 
 bounded = hypothesis.settings(
@@ -107,6 +107,8 @@ def test_pairs_in_small_portions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     truth, found = ours()[0](annotations), ours()[1](None, results)
     whole = coco_evaluation.evaluate(truth, found)
     monkeypatch.setattr(groups, "_PAIRS_AT_A_TIME", 7)
+    monkeypatch.setattr(coco_cells, "_DETECTIONS_AT_A_TIME", 50)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     for one, other in zip(whole, coco_evaluation.evaluate(truth, found), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -117,6 +119,26 @@ def test_groups_are_sorted_as_numpy_sorts_stably(limit: int) -> None:
     np.testing.assert_array_equal(groups.stable_order(values), np.argsort(values, kind="stable"))
     scores = values / limit
     np.testing.assert_array_equal(groups.descending_order(scores), np.lexsort((np.arange(1000), -scores)))
+
+
+def test_scores_of_every_magnitude_and_sign_are_sorted() -> None:
+    random = np.random.default_rng(0)
+    scores = random.choice([-1, 1], 1000) * 10.0 ** random.integers(-320, 308, 1000)
+    scores = np.concatenate([scores, np.repeat([0.0, -0.0, 0.5, 1.7e308, -1.7e308, 5e-324], 3)])
+    scores = scores[random.permutation(1018)]
+    expected = np.lexsort((np.arange(1018), -scores))
+    np.testing.assert_array_equal(groups.descending_order(scores), expected)
+    np.testing.assert_array_equal(groups.descending_order(scores[:0]), [])
+    np.testing.assert_array_equal(groups.descending_order(np.full(3, 0.5)), [0, 1, 2])
+
+
+@pytest.mark.parametrize("known", [[], [3], [3, 4, 9], [-(2**53), 7, 9, 2**53]])
+def test_places_among_ids_near_and_far(known: list[int]) -> None:
+    ids = [7, 9, 3, 4, 3, -1, 10, -(2**53), 2**53, 0]
+    expected = [known.index(one) if one in known else -1 for one in ids]
+    for kind in (np.int64, np.float64):
+        assert groups.places_among(np.array(ids, dtype=kind), np.array(known, dtype=np.int64)).tolist() == expected
+    assert groups.places_among(np.zeros(0), np.array(known, dtype=np.int64)).tolist() == []
 
 
 def test_by_hand() -> None:

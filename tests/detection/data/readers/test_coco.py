@@ -13,6 +13,7 @@ from backbones.common.errors import UserError
 from detection.common import json_stream
 from detection.data.findings import KINDS, Findings
 from detection.data.index import load_index
+from detection.data.readers import coco
 from detection.data.readers.coco import read_tables
 from detection.data.readers.coco_outlines import box_of_outline
 from detection.data.tables import Tables
@@ -143,3 +144,49 @@ def test_a_key_that_stands_twice_with_different_values_is_refused(purpose: Any, 
         load_index(path, tmp_path, name="x", purpose=purpose)
     kind = KINDS["key_twice"]
     assert f"1 {kind.found}: {kind.then} ('bbox' of the entry of 'annotations' with id 8)" in str(refusal.value)
+
+
+UNUSUAL: list[dict[str, Any]] = [
+    {}, {"id": 7.0}, {"id": "7"}, {"id": -7}, {"id": 2**60 + 1}, {"image_id": None}, {"image_id": 1.5},
+    {"category_id": "one"}, {"iscrowd": 1}, {"iscrowd": 2}, {"iscrowd": True}, {"area": -1}, {"area": None},
+    {"area": 1e-7}, {"area": 10**30}, {"bbox": [1, "2", 3, 4]}, {"bbox": [1, 2, 3]}, {"bbox": []},
+    {"bbox": [-1.5, -0.0, 1e-5, 1e300]}, {"ignore": 1}, {"score": 0.5}, {"caption": "a}]"},
+    {"segmentation": [[0, 0, 5, 0, 5, 5]]}, {"segmentation": {"counts": [0, 5], "size": [40, 60]}},
+    {"attributes": [{"a": 1}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL, ids=str)
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"indent": 1}])
+@pytest.mark.parametrize("members", [("images", "annotations", "categories"), ("annotations", "categories", "images")])
+def test_annotations_that_are_alike_are_read_as_others(
+    unusual: dict[str, Any], style: dict[str, Any], members: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A file, where blocks of such annotations become arrays at once, and a dict, whose entries are read singly."""
+    random = np.random.default_rng(0)
+    entries = [
+        {"area": float(area), "bbox": box.tolist(), **(unusual if number == 25 else {})}
+        for number, (area, box) in enumerate(zip(random.random(40) * 100, random.random((40, 4)) * 30, strict=True))
+    ]
+    content = content_of(entries)
+    expected, told = read_tables(content, of_dict := Findings()), of_dict.by_kind
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({name: content[name] for name in members}, **style))
+    singly: list[int] = []
+    read_singly = coco._annotations
+
+    def counted(block: list[dict[str, Any]], *rest: Any) -> Any:
+        singly.append(len(block))
+        return read_singly(block, *rest)
+
+    monkeypatch.setattr(coco, "_annotations", counted)
+    for window in (300, 1500, 1 << 22):
+        singly.clear()
+        monkeypatch.setattr(json_stream, "WINDOW", window)
+        tables, findings = read_tables(path, found := Findings()), found.by_kind
+        assert findings == told
+        for name, column in vars(expected).items():
+            np.testing.assert_array_equal(getattr(tables, name), column)
+    if str(unusual) in ("{}", "{'iscrowd': 1}"):
+        assert sum(singly) == 0  # in one window
