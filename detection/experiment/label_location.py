@@ -11,7 +11,7 @@ from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from detection import config as settings
 from detection.data.coco.layout import resolve_split
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.data.discovery import find_layout, is_whole, source_of_files, source_of_split
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.csv_table import CsvSource
@@ -60,7 +60,7 @@ def _located(data: settings.Data, which: Literal["train", "test"], said: list[st
         )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
-        return CocoSource(root / "annotations" / f"instances_{split.name}.json", root / split.name)
+        return CocoSource(*demo_files(root, split.name))
     if data.layout == "coco":
         return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
     return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options, said))

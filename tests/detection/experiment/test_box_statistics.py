@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
@@ -16,8 +16,8 @@ from detection.experiment.box_statistics import measure
 
 
 def test_they_are_those_of_all_proposals_that_learn(tmp_path: Path) -> None:
-    paths = make_demo_dataset(tmp_path, train=6, test=1)
-    index = load_index(paths.train_annotations, paths.train_images, name="train")
+    make_demo_dataset(tmp_path, train=6, test=1)
+    index = load_index(*demo_files(tmp_path, "train"), name="train")
     generator = np.random.default_rng(0)
     writer = ProposalWriter(tmp_path / "p.st", {}, index.image_ids)
     targets = []
@@ -45,8 +45,8 @@ def test_they_are_those_of_all_proposals_that_learn(tmp_path: Path) -> None:
 
 
 def test_nothing_to_measure_is_said(tmp_path: Path) -> None:
-    paths = make_demo_dataset(tmp_path, train=2, test=1)
-    index = load_index(paths.train_annotations, paths.train_images, name="train")
+    make_demo_dataset(tmp_path, train=2, test=1)
+    index = load_index(*demo_files(tmp_path, "train"), name="train")
     writer = ProposalWriter(tmp_path / "p.st", {}, index.image_ids)
     for image_id in index.image_ids.tolist():
         writer.add(image_id, np.zeros((0, 4)), np.zeros(0))

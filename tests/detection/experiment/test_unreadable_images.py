@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from tests.detection.pipeline import arguments_for, tool
@@ -16,12 +16,9 @@ from tests.detection.pipeline import arguments_for, tool
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with one damaged image in each split, both images that have objects."""
     folder = tmp_path_factory.mktemp("data")
-    paths = make_demo_dataset(folder, train=6, test=4)
-    for file, images in (
-        (paths.train_annotations, paths.train_images),
-        (paths.test_annotations, paths.test_images),
-    ):
-        image = load_index(file, images, name="").non_empty().path(0)
+    make_demo_dataset(folder, train=6, test=4)
+    for split in ("train", "test"):
+        image = load_index(*demo_files(folder, split), name="").non_empty().path(0)
         image.write_bytes(image.read_bytes()[: image.stat().st_size * 2 // 3])
     return folder
 
