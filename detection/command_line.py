@@ -43,8 +43,6 @@ def run(main: Callable[[], int]) -> int:
     with _ignore_closed_pipes():
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
         try:
             status = main()
             if sys.stdout is not None:

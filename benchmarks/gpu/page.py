@@ -100,7 +100,7 @@ def _speed(done: list[Result], folder: Path) -> list[str]:
             if row["who"] == OURS and not arguments["compiled"]:
                 bars.append((f"{name}: {row['what']}", row["images_per_second"], other["images_per_second"]))
     columns = ["", "", "ours: images/s, share of peak, memory", "torchvision", "ratio"]
-    _write_bars(folder / "speed.svg", "Images a second", bars)
+    _write_bars(folder / "speed.svg", bars)
     shown = markdown(table("Training steps with the preset's images a device, and inference", columns, rows))
     return [shown, *(["\n".join(unlike)] if unlike else []), "![Images a second](speed.svg)"]
 
@@ -200,8 +200,9 @@ def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1][:300]
 
 
-def _write_bars(path: Path, title: str, bars: Sequence[tuple[str, float, float]]) -> None:
-    """A plot of two bars for each (label, ours, torchvision's)."""
+def _write_bars(path: Path, bars: Sequence[tuple[str, float, float]]) -> None:
+    """A plot of images a second: two bars for each (label, ours, torchvision's)."""
+    title = "Images a second"
     row = 2 * _BAR + 8
     height, most = 56 + row * len(bars), max((value for _, *both in bars for value in both), default=1.0)
     scale = (_WIDTH - _LABELS - 70) / most

@@ -20,11 +20,8 @@ def evenly_spread(index: DatasetIndex, count: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))]
 
 
-def draw_beside_ground_truth(
-    index: DatasetIndex, i: int, detections: np.ndarray, min_score: float
-) -> tuple[np.ndarray, int, int] | None:
-    """Image i with its ground truth beside the same with the detections of at least `min_score`; the number of objects
-    and of those detections. None if the image cannot be read.
+def draw_beside_ground_truth(index: DatasetIndex, i: int, detections: np.ndarray) -> np.ndarray | None:
+    """Image i with its ground truth beside the same with its detections; None if the image cannot be read.
 
     Args:
         detections: (D, 7) of the split, as `inference.detect` returns them.
@@ -35,22 +32,21 @@ def draw_beside_ground_truth(
     except ImageError:
         return None
     boxes, labels, crowds = index.objects(i)
-    rows = detections[(detections[:, 0] == int(index.image_ids[i])) & (detections[:, 5] >= min_score)]
+    rows = detections[(detections[:, 0] == int(index.image_ids[i])) & (detections[:, 5] >= _MIN_SCORE)]
     found = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1)
     names = index.category_names
-    both = side_by_side(
+    return side_by_side(
         draw_ground_truth(image, boxes, labels, names, crowds),
         draw_detections(image, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
     )
-    return both, len(boxes), len(rows)
 
 
 def of_detector(index: DatasetIndex, figures: AveragePrecision, detections: np.ndarray) -> dict[str, np.ndarray]:
     """Images of some detections beside the ground truth, and of precision over recall."""
     images = {}
     for i in evenly_spread(index, IMAGES):
-        if (drawn := draw_beside_ground_truth(index, i, detections, _MIN_SCORE)) is not None:
-            images[f"detections/{int(index.image_ids[i])}"] = drawn[0]
+        if (drawn := draw_beside_ground_truth(index, i, detections)) is not None:
+            images[f"detections/{int(index.image_ids[i])}"] = drawn
     if figures.precision:
         points = [(place / 100, precision) for place, precision in enumerate(figures.precision["0.5"])]
         images["curves/precision_over_recall"] = draw_curve(

@@ -34,7 +34,7 @@ def save_drawing(path: Path | str, image: np.ndarray) -> None:
         CannotWrite: the folder cannot be written.
     """
     require_replaceable(path)
-    pixels = np.ascontiguousarray(_at_most(image, _LONGEST)[:, :, ::-1])
+    pixels = np.ascontiguousarray(_at_most(image)[:, :, ::-1])
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])
     start, rest = encoded[:_START].tobytes(), encoded[_START:].tobytes()
     with atomic_write(path) as temporary:
@@ -68,10 +68,10 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode("ascii")
 
 
-def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
+def _at_most(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
-    if max(height, width) <= longest:
+    if max(height, width) <= _LONGEST:
         return image
-    scale = longest / max(height, width)
+    scale = _LONGEST / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))

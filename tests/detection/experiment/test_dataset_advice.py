@@ -196,7 +196,7 @@ def test_a_class_that_is_rarer_in_train_is_told(
 
     def rarer(train: DatasetIndex, test: DatasetIndex) -> list[RarerLabels]:
         seen.append((len(train), len(test)))
-        return [RarerLabels("dog", 0.5, 1.0, 1.0)]
+        return [RarerLabels("dog", 0.5, 1.0)]
 
     monkeypatch.setattr("detection.experiment.dataset_advice.rarer_labels", rarer)
     write_page(config, list(check_splits(config.data)), tmp_path / "page.html")
