@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from detection.training.precision import processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,8 +186,7 @@ def mean_and_range(values: Sequence[float], form: str) -> str:
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result file whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 COMPARISON_COLUMNS = ("median (fastest – slowest)", OURS, PEER, "ratio")

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, sha256_of
+from backbones.common.files import sha256_of, write_text
 from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, markdown, seconds, table, write_result
 from benchmarks.scene import CLASSES, make_scene
 from detection.command_line import run
@@ -145,8 +145,7 @@ def export_forms(subject: Subject, folder: Path, forms: Sequence[str], limit: in
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if known.get("source") != source:
             known = {"source": source, **_exported(subject, output, precision, limit)}
-            with atomic_write(note) as temporary:
-                temporary.write_text(json.dumps(known), encoding="utf-8")
+            write_text(note, json.dumps(known))
         print(f"{subject.name}, {form}: {known.get('error', 'verified')}", flush=True)
         found[form] = known
     return found

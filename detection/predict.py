@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
 from detection.base_detector import BaseDetector
@@ -178,8 +178,7 @@ def _is_listing(path: Path) -> bool:
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
     not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
-    with atomic_write(path) as temporary:
-        temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json_text(entries + not_reached, indent=1) + "\n")
 
 
 def check_min_score(min_score: float | Sequence[float]) -> None:

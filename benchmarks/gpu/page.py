@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from benchmarks.common import OURS, PEER, markdown, mean_and_range, seconds, table
 from benchmarks.gpu.hours import DEVICES, expected_hours
 from benchmarks.gpu.resnext import PAPER_RATIO, RESNEXT
@@ -39,8 +39,7 @@ def write_page(folder: Path) -> None:
         failures = [f"- `{one['unit']}` failed: {_last_line(one['error'])}" for one in by_part[letter] if one["error"]]
         if lines or failures:
             parts += [f"## {title}", *lines, *(["\n".join(failures)] if failures else [])]
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
 def _head(results: Sequence[Result]) -> str:
@@ -223,5 +222,4 @@ def _write_bars(path: Path, bars: Sequence[tuple[str, float, float]]) -> None:
             top, width = y + _BAR * place, value * scale
             parts.append(f'<rect x="{_LABELS}" y="{top}" width="{width:.1f}" height="{_BAR - 1}" fill="{colour}"/>')
             parts.append(f'<text x="{_LABELS + width + 5:.1f}" y="{top + 10}" font-size="10">{value:.3g}</text>')
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join([*parts, "</g></svg>\n"]), encoding="utf-8")
+    write_text(path, "\n".join([*parts, "</g></svg>\n"]))

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, sha256_of
+from backbones.common.files import read_json_object, sha256_of, write_json
 from detection import config as settings
 from detection.config_file import config_to_dict
 from detection.evaluation.average_precision import AveragePrecision, ClassAveragePrecision
@@ -92,7 +92,8 @@ class _Notes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._content: dict[str, Any] = on_main(self._read)
+        # Nothing is lost with a damaged file: the steps are done again.
+        self._content = on_main(lambda: read_json_object(path))
 
     def of(self, name: str, digest: str) -> Any:
         """The result that was noted for the same digest; None if there is none."""
@@ -102,18 +103,7 @@ class _Notes:
     def add(self, name: str, digest: str, result: Any) -> None:
         """Notes a result. Every rank calls this."""
         self._content[name] = {"of": digest, "result": result}
-        on_main(self._write)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # nothing is lost: the steps are done again
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _write(self) -> None:
-        with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(self._content, indent=2) + "\n", encoding="utf-8")
+        on_main(lambda: write_json(self._path, self._content))
 
 
 def _digest(*parts: Any) -> str:

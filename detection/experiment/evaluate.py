@@ -17,7 +17,6 @@ one fails:
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_json
 from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
@@ -131,7 +130,7 @@ def evaluate_detector(
                     "the annotations list no objects to measure by, as those of a test set; results.json holds the "
                     "detections as COCO's evaluation server takes them"
                 )
-            _write_json(figures_file, figures.to_dict())
+            write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
             ideal = None if found is None else rounded(found.with_ground_truth)
             share = None
@@ -140,7 +139,7 @@ def evaluate_detector(
                 proposals = config.rpn.test_proposals.after_nms
                 share = proposal_share(found.coverage, proposals, figures.figures, of_ideal)
             analysis = analyse(ground_truth, detections, figures, share, ideal)
-            _write_json(folder / "analysis.json", analysis.content)
+            write_json(folder / "analysis.json", analysis.content)
             if weights is not None:
                 order = ground_truth.category_ids.searchsorted(index.category_ids).tolist()
                 by_class = [analysis.thresholds.by_class[k] for k in order]
@@ -261,7 +260,7 @@ def _write_recall(
 ) -> None:
     if is_main():
         facts = {name: fact for name, fact in _facts(config, index, precision).items() if name not in _OF_DETECTIONS}
-        _write_json(folder / "proposal_recall.json", recall.to_dict())
+        write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
             recall=recall.to_dict(), tables=(recall.table(),),
@@ -295,8 +294,3 @@ def _curves(run: Path) -> Mapping[str, Curve]:
         if log.is_file():
             curves |= {f"{stage} {name}": points for name, points in read_curves(log).items()}
     return curves
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.text import printable
 from detection import config as settings
 from detection.common.tool_names import as_called_here
@@ -64,8 +64,7 @@ def write_model_card(
         if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
             logger.info("%s: not of this tool, kept", path)
             return
-        with atomic_write(path) as temporary:
-            temporary.write_text(_card(folder, trained, config, evaluation), encoding="utf-8")
+        write_text(path, _card(folder, trained, config, evaluation))
     except (OSError, UserError) as error:  # the run is complete without it
         logger.warning("%s was not written: %s", path, error)
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_json
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.evaluation.ground_truth import GroundTruth
@@ -188,8 +187,7 @@ def write_suggestions(
         ],
         "annotations": annotations,
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content, indent=1)
 
 
 def _crop(index: DatasetIndex, truth: GroundTruth, one: Suspicion) -> ShownImage | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from detection.report.page import ShownImage
 from detection.report.sections import Table
 from detection.report.template import render
@@ -46,8 +46,7 @@ def write_dataset_page(
     """
     require_own(path)
     page = render("dataset.html.j2", title=title, mark=MARK, facts=facts, advice=advice, blocks=blocks)
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def require_own(path: Path) -> None:
