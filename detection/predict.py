@@ -18,6 +18,7 @@ from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
 from detection.base_detector import BaseDetector
 from detection.common.json_stream import read_list
+from detection.common.own_files import require_own
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.data.tiff_windows import is_tiff
@@ -150,11 +151,7 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
             raise UserError(
                 f"{printable(str(target))}: is an input image, and would be overwritten; name another output (--output)"
             )
-    if os.path.lexists(listing) and not _is_listing(listing):
-        raise UserError(
-            f"{printable(str(listing))}: exists already, and is not a list of this tool; name another output "
-            "(--output), or move it away"
-        )
+    require_own(listing, _is_listing, "is not a list of this tool")
     for target in targets:
         if os.path.lexists(target) and not listing.exists():
             raise UserError(
@@ -166,14 +163,10 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
 
 def _is_listing(path: Path) -> bool:
     """Whether the file is a list that `predict` wrote, of this version or an earlier one."""
-    try:
-        entries = (entry for block in read_list(path) for entry in block)
-        return all(
-            isinstance(entry, dict) and "file" in entry and ("detections" in entry or "error" in entry)
-            for entry in entries
-        )
-    except UserError:
-        return False
+    entries = (entry for block in read_list(path) for entry in block)
+    return all(
+        isinstance(entry, dict) and "file" in entry and ("detections" in entry or "error" in entry) for entry in entries
+    )
 
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:

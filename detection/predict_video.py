@@ -19,6 +19,7 @@ from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
 from backbones.common.text import printable
 from detection.base_detector import BaseDetector
+from detection.common.own_files import require_own
 from detection.detector_interface import ImageDetections
 from detection.image_stream import images_ahead
 from detection.output_folder import distinct_names, identity, lock_folder
@@ -244,18 +245,11 @@ def _refuse_to_overwrite(video: Video, drawing: Path | None, lines: Path) -> Non
             )
     if drawing is not None:
         require_replaceable_video(drawing)
-    if lines.is_symlink() or (lines.exists() and not _is_ours(lines)):
-        raise UserError(
-            f"{printable(str(lines))}: exists already, and has no detections of this tool; name another output "
-            "(--output), or move it away"
-        )
+    require_own(lines, _has_lines, "has no detections of this tool")
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file of lines was written here, by its first line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            first = json.loads(file.readline(1 << 20))
-        return isinstance(first, dict) and list(first) == _KEYS
-    except (OSError, ValueError):
-        return False
+def _has_lines(path: Path) -> bool:
+    """Whether a file's first line is one that is written here."""
+    with open(path, encoding="utf-8") as file:
+        first = json.loads(file.readline(1 << 20))
+    return isinstance(first, dict) and list(first) == _KEYS

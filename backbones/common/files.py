@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +33,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return sha256_of_stream(file)
 
 
-def sha256_of_stream(file: IO[bytes]) -> str:
-    """The SHA-256 of what an open file has left. Raises OSError."""
+def sha256_of_stream(file: IO[bytes], length: int = sys.maxsize) -> str:
+    """The SHA-256 of what an open file has left, or of its next `length` bytes. Raises OSError."""
     digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
+    while chunk := file.read(min(_CHUNK, length)):
         digest.update(chunk)
+        length -= len(chunk)
     return digest.hexdigest()
 
 

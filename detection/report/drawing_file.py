@@ -1,22 +1,19 @@
 """A drawn image → a JPEG file that records that it was drawn here. No other file is ever replaced by a drawing.
 
 The mark is a comment in the JPEG with the SHA-256 of all its other bytes. A file of another program has no such
-comment, and a drawing that was changed since has another SHA-256. A list of names could not tell that a listed file was
-replaced by another.
+comment, and a drawing that was changed since has another SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from backbones.common.text import printable
+from detection.common.own_files import require_own
 
 _LONGEST = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _START = 20  # bytes before the comment: the start of the image and the JFIF segment, which has to follow it
@@ -43,25 +40,14 @@ def save_drawing(path: Path | str, image: np.ndarray) -> None:
 
 def require_replaceable(path: Path | str) -> None:
     """Raises a UserError if there is a file at `path` that is no drawing, or a drawing that was changed since."""
-    if os.path.lexists(path) and not _is_drawing(Path(path)):
-        raise UserError(
-            f"{printable(str(path))}: exists already, and has no mark of this tool or was changed since it was drawn "
-            "(earlier versions made no marks); name another output (--output), or move it away"
-        )
+    otherwise = "has no mark of this tool or was changed since it was drawn (earlier versions made no marks)"
+    require_own(Path(path), _is_drawing, otherwise)
 
 
 def _is_drawing(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            start, comment = file.read(_START), file.read(len(_COMMENT))
-            if comment != _COMMENT:
-                return False
-            digest = file.read(64)
-            return digest == _digest(start + file.read())
-    except OSError:
-        return False
+    with path.open("rb") as file:
+        start, comment, digest = file.read(_START), file.read(len(_COMMENT)), file.read(64)
+        return comment == _COMMENT and digest == _digest(start + file.read())
 
 
 def _digest(content: bytes) -> bytes:
