@@ -14,7 +14,7 @@ from backbones.common.files import user_path
 from detection import config as settings
 from detection.common.environment import environment_number
 from detection.config_file import config_to_dict
-from detection.data.discovery import NoSuchSplit, source_of_split
+from detection.data.discovery import find_layout, source_of_split, split_for
 from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
@@ -191,13 +191,10 @@ def has_test_split(data: settings.Data) -> bool:
     if data.test.annotations is not None or data.test.images is not None or data.split.test is not None:
         return True
     if data.layout == "auto":
-        root = user_path(data.root)
         if data.cache and any(is_kept(facts_of(data, "test", check)) for check in ("present", "listed")):
             return True
         try:
-            source_of_split(root, "test", data.test.name, label_options(data), quiet=True)
-        except NoSuchSplit:
-            return False
+            return split_for(find_layout(user_path(data.root), label_options(data)), "test", data.test.name) is not None
         except UserError:  # raised where the split is opened
             return True
     return data.layout != "files"

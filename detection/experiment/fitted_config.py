@@ -19,7 +19,7 @@ from backbones.common.files import user_path
 from detection import config as settings
 from detection.common.tool_names import as_called_here
 from detection.config_file import change_config, load_config
-from detection.data.discovery import find_layout, is_whole
+from detection.data.discovery import find_layout
 from detection.data.index import DatasetIndex
 from detection.experiment.datasets import contents_of, has_test_split, open_split
 from detection.experiment.fitted_steps import set_steps_by_images, set_steps_by_time
@@ -146,11 +146,11 @@ def _set_recipe(fitted: ReasonedConfig) -> None:
 def _fit_splits(fitted: ReasonedConfig) -> tuple[DatasetIndex, DatasetIndex | None]:
     """Sets how the labels are read; returns both splits."""
     stated = fitted.config.data
-    root, options = user_path(stated.root), label_options(stated)
+    root = user_path(stated.root)
     if stated.layout == "auto" and not (stated.train.annotations or stated.train.images):
-        layout, _ = find_layout(root, options)
+        layout = find_layout(root, label_options(stated))
         fitted.change(f"found by {layout.evidence}", data__format=layout.format)
-        if stated.split.test is None and not stated.test.annotations and is_whole(root, options):
+        if stated.split.test is None and not stated.test.annotations and len(layout.splits) == 1:
             fitted.change(
                 f"the set comes in one piece: {_TEST_SHARE:.0%} of its images, by class, are for the evaluation",
                 data__split=settings.Division(_TEST_SHARE),

@@ -12,7 +12,7 @@ from backbones.common.files import user_path
 from detection import config as settings
 from detection.data.coco.layout import resolve_split
 from detection.data.demo import demo_files, make_demo_dataset
-from detection.data.discovery import find_layout, is_whole, source_of_files, source_of_split
+from detection.data.discovery import find_layout, source_of_files, source_of_split
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.csv_table import CsvSource
 from detection.data.readers.source import Options, Source
@@ -75,13 +75,14 @@ def _found(
     data: settings.Data, which: Literal["train", "test"], root: Path, options: Options, said: list[str] | None
 ) -> Source:
     """The labels of a split in data.root, whose layout is found out."""
+    layout = find_layout(root, options)
     if data.split.test is None:
-        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main(), said=said)
-    if not is_whole(root, options):
+        return source_of_split(layout, root, which, getattr(data, which).name, quiet=not is_main(), said=said)
+    if len(layout.splits) > 1:
         raise UserError(
-            f"{root}: has splits of its own ({', '.join(find_layout(root, options)[0].splits)}), and data.split would "
-            "divide it again; leave data.split out, or name the labels to be divided as data.train.annotations"
+            f"{root}: has splits of its own ({', '.join(layout.splits)}), and data.split would divide it again; leave "
+            "data.split out, or name the labels to be divided as data.train.annotations"
         )
     if which == "test":  # the same line as for data.train
         said = None
-    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said)
+    return source_of_split(layout, root, "train", data.train.name, quiet=not is_main() or which == "test", said=said)
