@@ -34,6 +34,7 @@ from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, m
 from benchmarks.scene import CLASSES, make_scene
 from detection.command_line import run
 from detection.common.categories import Categories
+from detection.common.evenly_spread import evenly_spread
 from detection.config_file import load_config
 from detection.data.image_search import find_images
 from detection.data.images import read_image
@@ -43,7 +44,6 @@ from detection.experiment.model_files import Trained, TrainedDetector, load_dete
 from detection.experiment.stored_configuration import change_stored_config
 from detection.export import exporting, runtime
 from detection.export.exporting import Precision, export_detector
-from detection.export.verification_images import spread
 
 FORMS: dict[str, tuple[str, Precision]] = {
     "ONNX": ("detector.onnx", "fp32"),
@@ -113,9 +113,9 @@ def trained_subject(weights: Path, changes: Sequence[str]) -> Subject:
     trained = load_detector(weights)
     config = change_stored_config(trained.config, weights, changes)
     training, test = open_split(config.data, "train"), open_split(config.data, "test")
-    calibration = [training.path(i) for i in spread(len(training), _CALIBRATION)]
+    calibration = [training.path(i) for i in evenly_spread(len(training), _CALIBRATION)]
     return Subject(
-        config.name, weights, [], calibration, [test.path(i) for i in spread(len(test), _TIMED)], list(changes)
+        config.name, weights, [], calibration, [test.path(i) for i in evenly_spread(len(test), _TIMED)], list(changes)
     )
 
 
@@ -128,7 +128,7 @@ def random_subject(preset: str, folder: Path, photographs: Path) -> Subject:
         names = Categories(tuple(range(1, CLASSES + 1)), tuple(f"class {number}" for number in range(1, CLASSES + 1)))
         save_detector(path, TrainedDetector(Trained(scene.rpn, config, names), Trained(scene.fast_rcnn, config, names)))
     images = find_images([photographs])
-    calibration, timed = ([images[i] for i in spread(len(images), count)] for count in (4, 1))
+    calibration, timed = ([images[i] for i in evenly_spread(len(images), count)] for count in (4, 1))
     return Subject(f"{preset}, random weights", path, [photographs], calibration, timed, [], _RANDOM)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from detection.common.evenly_spread import evenly_spread
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.evaluation.average_precision import AveragePrecision
@@ -13,11 +14,6 @@ from detection.report.drawing import draw_detections, draw_ground_truth, side_by
 
 IMAGES = 4  # of detections, at each evaluation of a training
 _MIN_SCORE = 0.3  # of the detections that are drawn there
-
-
-def evenly_spread(index: DatasetIndex, count: int) -> list[int]:
-    """The positions of at most `count` images, spread evenly over a split."""
-    return [int(i) for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))]
 
 
 def draw_beside_ground_truth(index: DatasetIndex, i: int, detections: np.ndarray) -> np.ndarray | None:
@@ -44,7 +40,7 @@ def draw_beside_ground_truth(index: DatasetIndex, i: int, detections: np.ndarray
 def of_detector(index: DatasetIndex, figures: AveragePrecision, detections: np.ndarray) -> dict[str, np.ndarray]:
     """Images of some detections beside the ground truth, and of precision over recall."""
     images = {}
-    for i in evenly_spread(index, IMAGES):
+    for i in evenly_spread(len(index), IMAGES).tolist():
         if (drawn := draw_beside_ground_truth(index, i, detections)) is not None:
             images[f"detections/{int(index.image_ids[i])}"] = drawn
     if figures.precision:

@@ -24,7 +24,6 @@ from detection.export import exporting, reduced
 from detection.export.exporting import Precision, export_detector
 from detection.export.runtime import Detector
 from detection.export.verification import difference
-from detection.export.verification_images import spread
 from tests.detection.pipeline import REPOSITORY, tool
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -152,11 +151,6 @@ def test_other_rounding_changes_every_weight_by_its_rounding_alone() -> None:
     for ours, theirs in zip(plain.network.parameters(), other.network.parameters(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=3e-7, atol=0)
         assert bool((theirs != ours)[ours != 0].all())
-
-
-def test_images_are_spread_over_the_split() -> None:
-    assert spread(10, 3).tolist() == [0, 4, 9]
-    assert spread(3, 100).tolist() == spread(3, None).tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow
