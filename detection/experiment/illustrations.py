@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from detection.common.evenly_spread import evenly_spread
-from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
 from detection.evaluation.average_precision import AveragePrecision
 from detection.evaluation.recall import ProposalRecall
+from detection.experiment.dataset_images import image_of
 from detection.report.curve_image import draw_curve
 from detection.report.drawing import draw_detections, draw_ground_truth, side_by_side
 
@@ -23,9 +23,8 @@ def draw_beside_ground_truth(index: DatasetIndex, i: int, detections: np.ndarray
         detections: (D, 7) of the split, as `inference.detect` returns them.
     """
     label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
-    try:
-        image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
-    except ImageError:
+    image = image_of(index, i)
+    if image is None:
         return None
     boxes, labels, crowds = index.objects(i)
     rows = detections[(detections[:, 0] == int(index.image_ids[i])) & (detections[:, 5] >= _MIN_SCORE)]

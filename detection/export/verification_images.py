@@ -40,7 +40,7 @@ class Sources:
         for number, path in enumerate(self.paths):
             size, image_id = None, number
             if self.index is not None:
-                size = int(self.index.heights[number]), int(self.index.widths[number])
+                size = self.index.size(number)
                 image_id = int(self.index.image_ids[number])
             try:
                 yield Image(str(path), image_id, read_image(path, size))

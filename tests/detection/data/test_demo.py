@@ -51,7 +51,7 @@ def test_sound_and_varied(demo: Path) -> None:
     assert 0 < 60 - len(index.non_empty()) < 60 * EMPTY_SHARE * 4
     assert {bool(ratio >= 1) for ratio in index.aspect_ratios} == {True, False}
     for i in range(60):
-        image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        image = read_image(index.path(i), index.size(i))
         assert 144 <= min(image.shape[:2]) <= 192 <= max(image.shape[:2]) <= 256
     sides = (index.boxes[:, 2:] - index.boxes[:, :2]).max(axis=1)
     assert sides[~index.crowds].max() <= SHAPE_SIDE[1] + 1
