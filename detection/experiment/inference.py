@@ -192,7 +192,7 @@ def detect_batch(
             found = inference.network.detect_in_views(views, batch.original_sizes)
         else:
             found = inference.network(batch.images, batch.sizes, batch.original_sizes)
-    return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
+    return [one.on_cpu() for one in found]
 
 
 def propose_batch(
