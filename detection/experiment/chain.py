@@ -218,7 +218,7 @@ def _evaluation(config: settings.Config, device: torch.device, folder: RunFolder
         config.runtime.precision,
     )
     earlier = notes.of("evaluation", digest)
-    if earlier is not None and on_main((folder.evaluation / "report.html").is_file):
+    if earlier is not None and on_main(folder.report.is_file):
         with contextlib.suppress(TypeError, KeyError):  # of another version
             figures = AveragePrecision(
                 **{**earlier, "classes": [ClassAveragePrecision(**one) for one in earlier["classes"]]}

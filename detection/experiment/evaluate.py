@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
+from detection.experiment.run_folder import RunFolder
 from detection.experiment.shared_images import compare_with_train, training_source
 from detection.experiment.shown_images import (
     SUGGESTIONS,
@@ -58,7 +59,7 @@ from detection.experiment.thresholds_file import NAME as THRESHOLDS
 from detection.experiment.thresholds_file import write_thresholds
 from detection.networks.rpn import RPN
 from detection.report.advice import Seen, advice
-from detection.report.page import Curve, read_curves, write_report
+from detection.report.page import write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 from detection.training.precision import Precision
@@ -177,7 +178,7 @@ def _write_page(
     """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
-    curves = _curves(folder.parent)
+    curves = RunFolder(folder.parent).curves()
     shared, rarer = compare_with_train(config.data, training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config), rarer)
     told = advice(seen)
@@ -284,13 +285,3 @@ def _facts(config: settings.Config, index: DatasetIndex, precision: Precision | 
         "proposals": str(config.rpn.test_proposals.after_nms),
         **({} if precision is None else {"precision": str(precision)}),
     }
-
-
-def _curves(run: Path) -> Mapping[str, Curve]:
-    """The curves of both trainings, where the run's folder has their logs."""
-    curves: dict[str, Curve] = {}
-    for stage in ("rpn", "fastrcnn"):
-        log = run / stage / "log.jsonl"
-        if log.is_file():
-            curves |= {f"{stage} {name}": points for name, points in read_curves(log).items()}
-    return curves
