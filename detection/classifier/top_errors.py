@@ -84,11 +84,7 @@ def measure(
         "test": images.fingerprint,
         "network": trained.provenance,
     }
-
-    def write() -> None:
-        write_json(folder / "errors.json", content)
-
-    on_main(write)
+    on_main(lambda: write_json(folder / "errors.json", content))
     return errors
 
 

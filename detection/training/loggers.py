@@ -175,11 +175,6 @@ def import_services(names: Sequence[str]) -> dict[str, Any]:
     return modules
 
 
-def require_services(names: Sequence[str]) -> None:
-    """Raises the error of `import_services`, if there is one."""
-    import_services(names)
-
-
 def _own_id(folder: Path, service: str, new: Callable[[], str]) -> str:
     """The id of this run at a service, made by `new` at its first session and kept in the run's folder."""
     path = folder / _IDS

@@ -24,8 +24,7 @@ import torch
 from torch import nn
 
 from backbones.common.errors import UserError
-from backbones.common.files import read_json_object, write_json
-from backbones.weights.pretrained import cache_folder
+from backbones.common.files import cache_folder, read_json_object, write_json
 from detection import config as settings
 
 logger = logging.getLogger(__name__)
