@@ -67,10 +67,7 @@ def predict(
             cannot be written; a file would be overwritten that an earlier call did not write, or that was changed
             since; another process is writing there.
     """
-    check_min_score(min_score)
-    if tile is not None:
-        tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
-        logger.info("%s", scale_of_tiles(detector, tile))
+    check_options(detector, min_score, tile, overlap)
     files = find_images(paths, leave_out=output)
     names = distinct_names([file.stem for file in files], ".jpg")
     with lock_folder(output):
@@ -174,11 +171,14 @@ def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Pat
     write_text(path, json_text(entries + not_reached, indent=1) + "\n")
 
 
-def check_min_score(min_score: float | Sequence[float]) -> None:
-    """Raises a UserError if a least score is not in 0–1."""
+def check_options(detector: BaseDetector, min_score: float | Sequence[float], tile: int | None, overlap: float) -> None:
+    """Raises a UserError, before the work, if a least score or the tiles are out of range; logs the scale of tiles."""
     for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
         if not 0 <= score <= 1:
             raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+    if tile is not None:
+        tile_windows(1, 1, tile, overlap)
+        logger.info("%s", scale_of_tiles(detector, tile))
 
 
 def as_dicts(found: ImageDetections) -> list[dict[str, Any]]:

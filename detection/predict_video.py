@@ -23,11 +23,11 @@ from detection.common.own_files import require_own
 from detection.detector_interface import ImageDetections
 from detection.image_stream import images_ahead
 from detection.output_folder import distinct_names, identity, lock_folder
-from detection.predict import as_dicts, check_min_score
+from detection.predict import as_dicts, check_options
 from detection.report.drawing import class_color, draw_found
 from detection.report.lettering import caption_of
 from detection.report.video_file import ENDING, VideoWriter, require_replaceable_video, written_video
-from detection.tiling import detect_in_tiles, scale_of_tiles, tile_windows
+from detection.tiling import detect_in_tiles
 from detection.tracking import Tracker
 from detection.video import Frame, Video
 
@@ -92,10 +92,7 @@ def predict_video(
             process is writing there.
         CannotWrite: the folder cannot be written, or the disk is full.
     """
-    check_min_score(min_score)
-    if tile is not None:
-        tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
-        logger.info("%s", scale_of_tiles(detector, tile))
+    check_options(detector, min_score, tile, overlap)
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} frames: give at least 1")
     drawing, lines = target.with_name(target.name + ENDING), target.with_name(target.name + LINES)
