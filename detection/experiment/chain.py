@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -30,7 +30,7 @@ from detection.experiment import evaluate, stages
 from detection.experiment.agreement import config_subset_that_must_match, is_result_of
 from detection.experiment.checking import check_splits
 from detection.experiment.datasets import has_test_split, open_split, training_images
-from detection.experiment.label_location import locate
+from detection.experiment.label_location import Which, locate
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.experiment.paces import Paces, measure_paces
 from detection.experiment.run_folder import RunFolder
@@ -110,7 +110,7 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _fingerprints(config: settings.Config, *splits: Literal["train", "test"]) -> list[Any]:
+def _fingerprints(config: settings.Config, *splits: Which) -> list[Any]:
     """The fingerprint and the number of images of each split."""
     return [(index.fingerprint, len(index)) for index in (open_split(config.data, which) for which in splits)]
 
@@ -121,7 +121,7 @@ def _check(config: settings.Config, notes: _Notes) -> None:
     Raises:
         UserError: a training or an evaluation would be refused.
     """
-    splits: list[Literal["train", "test"]] = ["train", "test"] if has_test_split(config.data) else ["train"]
+    splits: list[Which] = ["train", "test"] if has_test_split(config.data) else ["train"]
     digest = _digest(_fingerprints(config, *splits), config_to_dict(config.data))
     if notes.of("check", digest):
         return

@@ -20,8 +20,10 @@ from detection.data.readers.voc import VocSource
 from detection.training.consensus import together
 from detection.training.distributed import is_main, on_main
 
+Which = Literal["train", "test"]  # data.train or data.test
 
-def locate(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
+
+def locate(data: settings.Data, which: Which, said: list[str] | None = None) -> Source:
     """The labels and the image folder that the configuration names, or otherwise those of the layout. What corners of
     boxes mean is decided once for both splits, also where each is named by itself.
 
@@ -36,7 +38,7 @@ def locate(data: settings.Data, which: Literal["train", "test"], said: list[str]
     return source
 
 
-def _located(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
+def _located(data: settings.Data, which: Which, said: list[str] | None = None) -> Source:
     root, split = user_path(data.root), getattr(data, which)
     if data.split.test is not None:  # both are parts of the labels of data.train
         split = data.train
@@ -71,9 +73,7 @@ def label_options(data: settings.Data) -> Options:
     return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
 
 
-def _found(
-    data: settings.Data, which: Literal["train", "test"], root: Path, options: Options, said: list[str] | None
-) -> Source:
+def _found(data: settings.Data, which: Which, root: Path, options: Options, said: list[str] | None) -> Source:
     """The labels of a split in data.root, whose layout is found out."""
     layout = find_layout(root, options)
     if data.split.test is None:
