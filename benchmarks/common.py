@@ -189,6 +189,17 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
+def present(
+    output: Path | None, title: str, about: Mapping[str, Any], tables: Sequence[Mapping[str, Any]], **more: Any
+) -> None:
+    """Writes tables and `more` to a result file, if to any, and prints the tables."""
+    if output is not None:
+        write_result(output, {"title": title, "environment": about, "tables": list(tables), **more})
+    print("", *map(markdown, tables), sep="\n\n", flush=True)
+    if output is not None:
+        print(f"\n{output}")
+
+
 COMPARISON_COLUMNS = ("median (fastest – slowest)", OURS, PEER, "ratio")
 
 
@@ -213,10 +224,6 @@ def write_comparison(
     measured: Mapping[str, Mapping[str, Timing]],
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Prints tables, the first of `comparison_rows`; writes them with its numbers to a result file, if to any."""
-    print("", *map(markdown, tables), sep="\n\n")
-    if output is not None:
-        numbers = {what: {who: one.to_dict() for who, one in own.items()} for what, own in measured.items()}
-        result = {"title": title, "environment": about, "tables": list(tables), **(more or {}), "seconds": numbers}
-        write_result(output, result)
-        print(f"\n{output}")
+    """`present` for tables, the first of `comparison_rows`, with the numbers of all."""
+    numbers = {what: {who: one.to_dict() for who, one in own.items()} for what, own in measured.items()}
+    present(output, title, about, tables, **(more or {}), seconds=numbers)

@@ -30,7 +30,7 @@ import torch
 
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of, write_text
-from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, markdown, seconds, table, write_result
+from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, seconds, table, write_comparison
 from benchmarks.scene import CLASSES, make_scene
 from detection.command_line import run
 from detection.common.categories import Categories
@@ -99,12 +99,8 @@ def main() -> int:
     times = {one.name: timings(one, found[one.name], folder, options.repeats) for one in subjects}
     tables = [differences_table(found), times_table(times)]
     packages = ("onnx", "onnxscript", "onnxruntime", "openvino")
-    result = {"title": "Exported detectors", "environment": environment("export", packages=packages), "tables": tables}
-    numbers = {name: {who: one.to_dict() for who, one in own.items()} for name, own in times.items()}
-    result |= {"files": found, "seconds": numbers}
-    write_result(options.output, result)
-    print("", *map(markdown, tables), sep="\n\n", flush=True)
-    print(f"\n{options.output}")
+    about = environment("export", packages=packages)
+    write_comparison(options.output, "Exported detectors", about, tables, times, {"files": found})
     return 0
 
 
