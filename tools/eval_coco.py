@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = options.weights or options.proposals
     folder = user_path(options.output) if options.output else file.parent / "evaluation"
     if options.proposals is not None:
-        store = ProposalStore.open(file)
+        store = ProposalStore(file)
         _refuse_idle(
             options,
             "the recall of stored proposals",

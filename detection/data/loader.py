@@ -30,22 +30,21 @@ def training_batches(
     workers: int = 0,
     size_divisor: int = 1,
     pin_memory: bool = False,
-    prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
-    A start at a later step reads none of the earlier images. workers: processes; 0 reads in this one. prefetch: batches
-    ahead for each worker. patience: seconds to wait for a batch before an error. Images that were replaced (see
-    `DetectionDataset`) are logged as warnings, each once; their number is logged after the last batch.
+    A start at a later step reads none of the earlier images. workers: processes; 0 reads in this one. patience: seconds
+    to wait for a batch before an error. Images that were replaced (see `DetectionDataset`) are logged as warnings, each
+    once; their number is logged after the last batch.
 
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
         ValueError: the global batch has fewer images than there are parts.
     """
     steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
-    return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch, patience)
+    return _batches(dataset, steps, workers, size_divisor, pin_memory, patience)
 
 
 def evaluation_parts(
@@ -85,7 +84,6 @@ def evaluation_batches(
     workers: int = 0,
     size_divisor: int = 1,
     pin_memory: bool = False,
-    prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
     """The batches of `evaluation_parts`, in order.
@@ -93,7 +91,7 @@ def evaluation_batches(
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
     """
-    return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch, patience)
+    return _batches(dataset, parts, workers, size_divisor, pin_memory, patience)
 
 
 def _batches(
@@ -102,13 +100,10 @@ def _batches(
     workers: int,
     size_divisor: int,
     pin_memory: bool,
-    prefetch: int,
     patience: float,
 ) -> Generator[Batch, None, None]:
     join = functools.partial(collate, size_divisor=size_divisor)
-    batches = joined_batches(
-        dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch, patience=patience
-    )
+    batches = joined_batches(dataset, parts, join, workers=workers, pin_memory=pin_memory, patience=patience)
     unreadable: Counter[str] = Counter()
     try:
         with contextlib.closing(batches):

@@ -92,11 +92,6 @@ class ProposalStore:
         if not fit:
             raise UserError(f"{self.path}: is damaged: its arrays do not fit together; make it anew")
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ProposalStore:
-        """The store at `path`."""
-        return cls(path)
-
     def __reduce__(self) -> tuple[type[ProposalStore], tuple[Path]]:
         return ProposalStore, (self.path,)
 
@@ -109,7 +104,14 @@ class ProposalStore:
         Raises:
             UserError: the store does not have the image, or its boxes or scores are NaN, infinite or out of order.
         """
-        return self._checked(image_id, limit)
+        rows = self._rows(image_id, limit)
+        for column in (self._boxes, self._scores):
+            fetch(column, rows.start, rows.stop)
+        boxes = np.array(self._boxes[rows])
+        fault = fault_of(boxes, self._scores[rows])
+        if fault is not None:
+            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
+        return boxes
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
         """Checks that the store belongs to this data set, that it was made by this RPN if its weights' SHA-256 is
@@ -187,17 +189,7 @@ class ProposalStore:
             if (wrong | rising).any():
                 row = begin + int(np.argmax(wrong | rising))
                 position = int(np.searchsorted(self._offsets, row, side="right")) - 1
-                self._checked(int(self.image_ids[position]), None)
-
-    def _checked(self, image_id: int, limit: int | None) -> np.ndarray:
-        rows = self._rows(image_id, limit)
-        for column in (self._boxes, self._scores):
-            fetch(column, rows.start, rows.stop)
-        boxes = np.array(self._boxes[rows])
-        fault = fault_of(boxes, self._scores[rows])
-        if fault is not None:
-            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
-        return boxes
+                self.boxes(int(self.image_ids[position]))  # raises, with the image's number
 
     def _rows(self, image_id: int, limit: int | None) -> slice:
         place = int(np.searchsorted(self._sorted_ids, image_id))

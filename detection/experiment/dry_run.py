@@ -69,7 +69,7 @@ def of_fast_rcnn(
     limits, own = config.rpn.training_proposals, folder.proposals(splits.train.name)
     standing = None
     if proposals_file is not None:
-        standing = ProposalStore.open(proposals_file)
+        standing = ProposalStore(proposals_file)
     elif is_trained:
         metadata = store_metadata(config, opened.sha256, splits.train, limits)
         standing = on_main(lambda: current_store(own, metadata, splits.train))
@@ -110,4 +110,4 @@ def proposals_of_some(
     for image_id, boxes, scores in (image for share in gather_objects(own) for image in share):
         writer.add(image_id, boxes, scores)
     writer.finish()
-    return ProposalStore.open(path)
+    return ProposalStore(path)

@@ -100,7 +100,7 @@ def write_proposals(
         barrier()
         on_main(watch.check)
         on_main(writer.finish)
-    return ProposalStore.open(output)
+    return ProposalStore(output)
 
 
 def current_store(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> ProposalStore | None:
@@ -108,7 +108,7 @@ def current_store(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> 
     if not path.exists():
         return None
     try:
-        store = ProposalStore.open(path)
+        store = ProposalStore(path)
         if any(store.metadata.get(key) != metadata[key] for key in _ESSENTIAL):
             return None
         if not np.array_equal(store.image_ids, index.image_ids):

@@ -39,7 +39,7 @@ def test_they_are_those_of_all_proposals_that_learn(tmp_path: Path) -> None:
             if best >= 0.5:
                 targets.append(target)
     writer.finish()
-    means, stds = measure(index, ProposalStore.open(tmp_path / "p.st"), 0.5, 1000)
+    means, stds = measure(index, ProposalStore(tmp_path / "p.st"), 0.5, 1000)
     np.testing.assert_allclose(means, np.mean(targets, axis=0), atol=1e-5)
     np.testing.assert_allclose(stds, np.std(targets, axis=0), rtol=1e-4)
 
@@ -52,4 +52,4 @@ def test_nothing_to_measure_is_said(tmp_path: Path) -> None:
         writer.add(image_id, np.zeros((0, 4)), np.zeros(0))
     writer.finish()
     with pytest.raises(UserError, match="box_statistics=fixed"):
-        measure(index, ProposalStore.open(tmp_path / "p.st"), 0.5, 1000)
+        measure(index, ProposalStore(tmp_path / "p.st"), 0.5, 1000)

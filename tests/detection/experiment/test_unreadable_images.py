@@ -39,7 +39,7 @@ def test_a_run_stops_at_a_damaged_image_or_goes_on_if_told_so(damaged: Path, con
 
     tool("propose", "--weights", output / "rpn.pt", "--store", tmp_path / "train.st")
     index = load_index(damaged / "annotations/instances_train.json", damaged / "train", name="").non_empty()
-    store = ProposalStore.open(tmp_path / "train.st")
+    store = ProposalStore(tmp_path / "train.st")
     counts = [len(store.boxes(image_id)) for image_id in index.image_ids.tolist()]
     assert counts[0] == 0
     assert min(counts[1:]) > 0
