@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.common.errors import UserError
+from backbones.common.text import first_of
 from detection.common.categories import Categories
 from detection.data.images import read_image, rgb_over_white
 
@@ -33,7 +34,6 @@ _ACCEPTED = (
     "Pillow image with 8 bits a channel"
 )
 
-_SHOWN = 3  # detections that the repr names
 _LABELME_VERSION = "5.5.0"  # of the file format; LabelMe warns where the key is missing
 
 
@@ -69,8 +69,8 @@ class ImageDetections:
         return len(self.scores)
 
     def __repr__(self) -> str:
-        first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
-        return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
+        found = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        return f"<ImageDetections: {len(self)}{': ' if found else ''}{first_of(found, 3)}>"
 
     def above(self, score: float | Sequence[float]) -> ImageDetections:
         """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
@@ -190,13 +190,8 @@ def class_thresholds(scores: Mapping[str, float], categories: Categories, other:
             raise UserError(f"the least score of {name} is {score}; scores lie in 0–1")
     unknown = [name for name in scores if name not in categories.names]
     if unknown:
-        raise UserError(f'there is no class "{unknown[0]}"; the classes are {classes_shown(categories, 20)}')
+        raise UserError(f'there is no class "{unknown[0]}"; the classes are {first_of(categories.names, 20)}')
     return [scores.get(name, other) for name in categories.names]
-
-
-def classes_shown(categories: Categories, most: int = _SHOWN) -> str:
-    """The first names of the classes, for messages."""
-    return ", ".join(categories.names[:most]) + (", …" if len(categories) > most else "")
 
 
 def is_one_image(images: Any) -> bool:

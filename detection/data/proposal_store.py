@@ -16,6 +16,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, user_path
+from backbones.common.text import first_of
 from detection.data.index import DatasetIndex
 from detection.data.tensor_file import (
     HEADER_LIMIT,
@@ -129,10 +130,9 @@ class ProposalStore:
             )
         missing = np.setdiff1d(index.image_ids, self.image_ids)
         if len(missing):
-            first = ", ".join(map(str, missing[:5].tolist())) + (", …" if len(missing) > 5 else "")
             raise UserError(
-                f"{self.path}: lacks {len(missing)} of the {len(index)} images of {index.name} (image ids {first}); "
-                + remedy
+                f"{self.path}: lacks {len(missing)} of the {len(index)} images of {index.name} (image ids "
+                f"{first_of(missing)}); {remedy}"
             )
         if self.metadata.get("dataset_fingerprint") != index.fingerprint:
             raise UserError(

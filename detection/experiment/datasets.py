@@ -11,6 +11,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from backbones.common.text import first_of
 from detection import config as settings
 from detection.common.environment import environment_number
 from detection.config_file import config_to_dict
@@ -60,8 +61,7 @@ def open_split(data: settings.Data, which: Which) -> DatasetIndex:
 def contents_of(index: DatasetIndex) -> str:
     """How many images and objects a split has, and its classes, in words."""
     names = index.category_names
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({listed})"
+    return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({first_of(names, 8)})"
 
 
 def load_split(

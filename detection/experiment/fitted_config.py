@@ -16,6 +16,7 @@ import torch
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from backbones.common.text import first_of
 from detection import config as settings
 from detection.common.tool_names import as_called_here
 from detection.config_file import change_config, load_config
@@ -171,8 +172,7 @@ def _fit_splits(fitted: ReasonedConfig) -> tuple[DatasetIndex, DatasetIndex | No
 
 def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minutes: float | None) -> list[str]:
     counts = np.bincount(train.labels[~train.crowds], minlength=len(train.category_names) + 1)[1:]
-    classes = ", ".join(f"{name} {count}" for name, count in zip(train.category_names[:20], counts[:20], strict=False))
-    more = ", …" if len(train.category_names) > 20 else ""
+    classes = [f"{name} {count}" for name, count in zip(train.category_names, counts, strict=True)]
     time = "" if minutes is None else f", for {minutes:g} minutes on this machine"
     lines = [
         f"Written by tools/new_config.py{time}. Change values as you like; the comment behind or above each gives its "
@@ -182,9 +182,9 @@ def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minute
         "data.test: none; therefore no AP is computed, and the last weights are written instead of the best."
         if test is None
         else f"data.test: {contents_of(test)}.",
-        f"Objects of each class in data.train: {classes}{more}.",
+        f"Objects of each class in data.train: {first_of(classes, 20)}.",
     ]
     absent = [name for name, count in zip(train.category_names, counts, strict=True) if not count]
     if absent:
-        lines.append(f"Without an object in data.train, and therefore not learnt: {', '.join(absent[:20])}.")
+        lines.append(f"Without an object in data.train, and therefore not learnt: {first_of(absent, 20)}.")
     return [as_called_here(line.replace("\r", " ").replace("\n", " ")) for line in lines]

@@ -26,10 +26,10 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, sha256_of_stream, user_path
-from backbones.common.text import printable
+from backbones.common.text import first_of, printable
 from detection.base_detector import BaseDetector
 from detection.common.categories import Categories, checked_categories
-from detection.detector_interface import ImageDetections, classes_shown
+from detection.detector_interface import ImageDetections
 from detection.export.openvino_session import IR, OpenVinoSession, require_sealed
 
 FORMAT = "resnext-detection"
@@ -125,7 +125,7 @@ class Detector(BaseDetector):
         sizes = self.metadata["settings"]
         engine = "OpenVINO" if isinstance(self._session, OpenVinoSession) else "onnxruntime"
         return (
-            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"<Detector: {len(self.categories)} classes ({first_of(self.categories.names, 3)}), images of "
             f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, {engine}, {self.device}, "
             f"{self.metadata.get('precision', 'fp32')}>"
         )
