@@ -119,18 +119,7 @@ def evaluate_detector(
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
             figures = average_precision(ground_truth, detections, limit=most, backend=backend)
-            if limit is None and most > LIMIT:
-                figures.notes.append(
-                    f"up to {most} detections of a class and image are counted, as fast_rcnn.detections; published "
-                    f"figures count {LIMIT} (--max-detections {LIMIT})"
-                )
-            if inference.precision.name != "fp32":
-                figures.notes.append(f"computed in {inference.precision}; runtime.precision=fp32 computes in float32")
-            if not any(row.objects for row in figures.classes):
-                figures.notes.append(
-                    "the annotations list no objects to measure by, as those of a test set; results.json holds the "
-                    "detections as COCO's evaluation server takes them"
-                )
+            figures.notes.extend(_notes(figures, most if limit is None else LIMIT, inference.precision))
             write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
             ideal = None if found is None else rounded(found.with_ground_truth)
@@ -162,6 +151,22 @@ def evaluate_detector(
         return figures
 
     return on_main(finish)
+
+
+def _notes(figures: AveragePrecision, most: int, precision: Precision) -> Iterator[str]:
+    """What is unusual about the figures. most: how many detections of a class and image count by our own choice."""
+    if most > LIMIT:
+        yield (
+            f"up to {most} detections of a class and image are counted, as fast_rcnn.detections; published figures "
+            f"count {LIMIT} (--max-detections {LIMIT})"
+        )
+    if precision.name != "fp32":
+        yield f"computed in {precision}; runtime.precision=fp32 computes in float32"
+    if not any(row.objects for row in figures.classes):
+        yield (
+            "the annotations list no objects to measure by, as those of a test set; results.json holds the detections "
+            "as COCO's evaluation server takes them"
+        )
 
 
 def _write_page(
