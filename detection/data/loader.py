@@ -44,7 +44,9 @@ def training_batches(
         ValueError: the global batch has fewer images than there are parts.
     """
     steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
-    return _batches(dataset, steps, workers, size_divisor, pin_memory, patience)
+    return loaded_batches(
+        dataset, steps, workers=workers, size_divisor=size_divisor, pin_memory=pin_memory, patience=patience
+    )
 
 
 def evaluation_parts(
@@ -77,7 +79,7 @@ def evaluation_parts(
     return parts[rank::world]
 
 
-def evaluation_batches(
+def loaded_batches(
     dataset: DetectionDataset,
     parts: Sequence[list[tuple[int, int]]],
     *,
@@ -86,22 +88,11 @@ def evaluation_batches(
     pin_memory: bool = False,
     patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
-    """The batches of `evaluation_parts`, in order.
+    """The batches of parts, such as `evaluation_parts`, in order. For the options see `training_batches`.
 
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
     """
-    return _batches(dataset, parts, workers, size_divisor, pin_memory, patience)
-
-
-def _batches(
-    dataset: DetectionDataset,
-    parts: Sequence[list[tuple[int, int]]],
-    workers: int,
-    size_divisor: int,
-    pin_memory: bool,
-    patience: float,
-) -> Generator[Batch, None, None]:
     join = functools.partial(collate, size_divisor=size_divisor)
     batches = joined_batches(dataset, parts, join, workers=workers, pin_memory=pin_memory, patience=patience)
     unreadable: Counter[str] = Counter()
