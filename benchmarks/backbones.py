@@ -45,12 +45,12 @@ from benchmarks.common import (
     Timing,
     environment,
     interleaved,
-    markdown,
     seconds,
     table,
-    write_result,
+    write_comparison,
 )
 from detection.command_line import run
+from detection.training.distributed import named_device
 
 TIMM = "timm"
 FOLDED = "BN folded, channels_last"
@@ -115,9 +115,7 @@ def key(network: str, who: str) -> str:
 
 def main() -> int:
     options = _arguments().parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; leave the option out to measure on the CPU")
-    device = torch.device(options.device)
+    device = named_device(options.device)
     cases, repeats = (small_cases(), 2) if options.quick else (CASES, options.repeats)
     states = {name: calibrated(variant) for name, variant in NETWORKS.items()}
     differences = {case.name: difference(case, states, device) for case in small_cases()}
@@ -150,15 +148,9 @@ def main() -> int:
             ratios,
         ),
     ]
-    print("", *map(markdown, tables), sep="\n\n")
     output = options.output or (None if options.quick else RESULTS / _file_name(device))
-    if output is not None:
-        about = environment("backbones", device, [TIMM])
-        numbers = {what: {who: one.to_dict() for who, one in timings.items()} for what, timings in measured.items()}
-        title = "The backbones beside torchvision's and timm's"
-        result = {"title": title, "environment": about, "tables": tables, "differences": differences}
-        write_result(output, {**result, "seconds": numbers})
-        print(f"\n{output}")
+    about, title = environment("backbones", device, [TIMM]), "The backbones beside torchvision's and timm's"
+    write_comparison(output, title, about, tables, measured, {"differences": differences})
     return 0
 
 

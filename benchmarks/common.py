@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from detection.training.precision import processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,8 +186,18 @@ def mean_and_range(values: Sequence[float], form: str) -> str:
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result file whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def present(
+    output: Path | None, title: str, about: Mapping[str, Any], tables: Sequence[Mapping[str, Any]], **more: Any
+) -> None:
+    """Writes tables and `more` to a result file, if to any, and prints the tables."""
+    if output is not None:
+        write_result(output, {"title": title, "environment": about, "tables": list(tables), **more})
+    print("", *map(markdown, tables), sep="\n\n", flush=True)
+    if output is not None:
+        print(f"\n{output}")
 
 
 COMPARISON_COLUMNS = ("median (fastest – slowest)", OURS, PEER, "ratio")
@@ -214,10 +224,6 @@ def write_comparison(
     measured: Mapping[str, Mapping[str, Timing]],
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Prints tables, the first of `comparison_rows`; writes them with its numbers to a result file, if to any."""
-    print("", *map(markdown, tables), sep="\n\n")
-    if output is not None:
-        numbers = {what: {who: one.to_dict() for who, one in own.items()} for what, own in measured.items()}
-        result = {"title": title, "environment": about, "tables": list(tables), **(more or {}), "seconds": numbers}
-        write_result(output, result)
-        print(f"\n{output}")
+    """`present` for tables, the first of `comparison_rows`, with the numbers of all."""
+    numbers = {what: {who: one.to_dict() for who, one in own.items()} for what, own in measured.items()}
+    present(output, title, about, tables, **(more or {}), seconds=numbers)

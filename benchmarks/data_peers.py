@@ -78,7 +78,7 @@ class Ours:
 
     def decode(self, i: int) -> np.ndarray:
         index = self.work.index
-        return read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        return read_image(index.path(i), index.size(i))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         height, width = self.dataset.augmentation.target_size(image.shape[0], image.shape[1], seed=0)

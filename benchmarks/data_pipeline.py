@@ -34,10 +34,9 @@ from benchmarks.common import (
     Timing,
     environment,
     interleaved,
-    markdown,
+    present,
     seconds,
     table,
-    write_result,
 )
 from benchmarks.data_peers import IMAGENET, Detectron, Ours, Ready, Torchvision, Work
 from benchmarks.jpeg_decoding import REDUCED_CASES, decoders_table, reduced_table
@@ -83,14 +82,10 @@ def main() -> int:
         workers = worker_runs(Path(folder), repeats, options.quick)
         tables += [workers_table(workers), cores_table(1 / next(iter(workers.values()))[1].per_image)]
     tables.append(reduced_table(repeats, REDUCED_CASES[: 1 if options.quick else None]))
-    print("\n" + "\n\n".join(map(markdown, tables)))
     output = options.output or (None if options.quick or options.data else RESULTS / "data_pipeline.json")
-    if output is not None:
-        about = environment("data_pipeline", packages=("opencv-python-headless", "pillow"))
-        numbers = {name: timing.to_dict() for name, timing in whole.items()}
-        result = {"title": "The data pipeline", "environment": about, "tables": tables}
-        write_result(output, {**result, "alike": agreement, "images": images, "seconds": numbers})
-        print(f"\n{output}")
+    about = environment("data_pipeline", packages=("opencv-python-headless", "pillow"))
+    numbers = {name: timing.to_dict() for name, timing in whole.items()}
+    present(output, "The data pipeline", about, tables, alike=agreement, images=images, seconds=numbers)
     return 0
 
 

@@ -29,11 +29,12 @@ import numpy as np
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, sha256_of
-from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, markdown, seconds, table, write_result
+from backbones.common.files import sha256_of, write_text
+from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, seconds, table, write_comparison
 from benchmarks.scene import CLASSES, make_scene
 from detection.command_line import run
 from detection.common.categories import Categories
+from detection.common.evenly_spread import evenly_spread
 from detection.config_file import load_config
 from detection.data.image_search import find_images
 from detection.data.images import read_image
@@ -43,7 +44,6 @@ from detection.experiment.model_files import Trained, TrainedDetector, load_dete
 from detection.experiment.stored_configuration import change_stored_config
 from detection.export import exporting, runtime
 from detection.export.exporting import Precision, export_detector
-from detection.export.verification_images import spread
 
 FORMS: dict[str, tuple[str, Precision]] = {
     "ONNX": ("detector.onnx", "fp32"),
@@ -99,12 +99,8 @@ def main() -> int:
     times = {one.name: timings(one, found[one.name], folder, options.repeats) for one in subjects}
     tables = [differences_table(found), times_table(times)]
     packages = ("onnx", "onnxscript", "onnxruntime", "openvino")
-    result = {"title": "Exported detectors", "environment": environment("export", packages=packages), "tables": tables}
-    numbers = {name: {who: one.to_dict() for who, one in own.items()} for name, own in times.items()}
-    result |= {"files": found, "seconds": numbers}
-    write_result(options.output, result)
-    print("", *map(markdown, tables), sep="\n\n", flush=True)
-    print(f"\n{options.output}")
+    about = environment("export", packages=packages)
+    write_comparison(options.output, "Exported detectors", about, tables, times, {"files": found})
     return 0
 
 
@@ -113,9 +109,9 @@ def trained_subject(weights: Path, changes: Sequence[str]) -> Subject:
     trained = load_detector(weights)
     config = change_stored_config(trained.config, weights, changes)
     training, test = open_split(config.data, "train"), open_split(config.data, "test")
-    calibration = [training.path(i) for i in spread(len(training), _CALIBRATION)]
+    calibration = [training.path(i) for i in evenly_spread(len(training), _CALIBRATION)]
     return Subject(
-        config.name, weights, [], calibration, [test.path(i) for i in spread(len(test), _TIMED)], list(changes)
+        config.name, weights, [], calibration, [test.path(i) for i in evenly_spread(len(test), _TIMED)], list(changes)
     )
 
 
@@ -128,7 +124,7 @@ def random_subject(preset: str, folder: Path, photographs: Path) -> Subject:
         names = Categories(tuple(range(1, CLASSES + 1)), tuple(f"class {number}" for number in range(1, CLASSES + 1)))
         save_detector(path, TrainedDetector(Trained(scene.rpn, config, names), Trained(scene.fast_rcnn, config, names)))
     images = find_images([photographs])
-    calibration, timed = ([images[i] for i in spread(len(images), count)] for count in (4, 1))
+    calibration, timed = ([images[i] for i in evenly_spread(len(images), count)] for count in (4, 1))
     return Subject(f"{preset}, random weights", path, [photographs], calibration, timed, [], _RANDOM)
 
 
@@ -145,8 +141,7 @@ def export_forms(subject: Subject, folder: Path, forms: Sequence[str], limit: in
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if known.get("source") != source:
             known = {"source": source, **_exported(subject, output, precision, limit)}
-            with atomic_write(note) as temporary:
-                temporary.write_text(json.dumps(known), encoding="utf-8")
+            write_text(note, json.dumps(known))
         print(f"{subject.name}, {form}: {known.get('error', 'verified')}", flush=True)
         found[form] = known
     return found

@@ -30,7 +30,7 @@ from backbones.grouped.implementations import (
     triton_candidates,
 )
 from backbones.grouped.shapes import Geometry
-from benchmarks.common import RESULTS, Timing, environment, interleaved, markdown, seconds, table, write_result
+from benchmarks.common import RESULTS, Timing, environment, interleaved, present, seconds, table
 from detection.command_line import run
 from detection.training.distributed import process_group
 
@@ -63,8 +63,6 @@ CASES = (
 
 def main() -> int:
     options = _arguments().parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; leave the option out to measure on the CPU")
     cases, repeats = CASES, options.repeats
     if options.quick:
         cases, repeats = tuple(case._replace(maps=1, height=14, width=14) for case in CASES[:2]), 2
@@ -87,13 +85,9 @@ def main() -> int:
                 what: {name: timing.to_dict() for name, timing in timings.items()} for what, timings in measured.items()
             }
         about = environment("grouped_convolution", device)
-    print("", *map(markdown, tables), sep="\n\n")
     suffix = "" if options.device == "cpu" else f"_{options.device}"
     output = options.output or (None if options.quick else RESULTS / f"grouped_convolution{suffix}.json")
-    if output is not None:
-        title = "Grouped convolutions, by implementation"
-        write_result(output, {"title": title, "environment": about, "tables": tables, "seconds": numbers})
-        print(f"\n{output}")
+    present(output, "Grouped convolutions, by implementation", about, tables, seconds=numbers)
     return 0
 
 

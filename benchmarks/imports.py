@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, markdown, seconds, table, write_result
+from benchmarks.common import RESULTS, ROOT, Timing, environment, interleaved, present, seconds, table
 from detection.command_line import run
 from detection.config_file import load_config
 from detection.experiment.builders import build_fast_rcnn, build_rpn
@@ -54,13 +54,9 @@ def main() -> int:
         helps = dict([next(iter(helps.items()))])
     help_times = interleaved(helps, repeats)
     tables = [imports_table(import_times), helps_table(help_times)]
-    print("\n\n".join(map(markdown, tables)))
     output = options.output or (None if options.quick else RESULTS / "imports.json")
-    if output is not None:
-        numbers = {name: timing.to_dict() for name, timing in (import_times | help_times).items()}
-        about = environment("imports")
-        write_result(output, {"title": "Start-up", "environment": about, "tables": tables, "seconds": numbers})
-        print(f"\n{output}")
+    numbers = {name: timing.to_dict() for name, timing in (import_times | help_times).items()}
+    present(output, "Start-up", environment("imports"), tables, seconds=numbers)
     return 0
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from backbones.common.errors import UserError
 from backbones.pointwise import pointwise_conv2d
-from benchmarks.common import RESULTS, Timing, environment, interleaved, markdown, seconds, table, write_result
+from benchmarks.common import RESULTS, Timing, environment, interleaved, present, seconds, table
 from detection.command_line import run
 from detection.training.memory import keep_freed_memory
 
@@ -96,12 +96,8 @@ def main() -> int:
         columns = ["time by conv2d's", "forward: conv2d", *others, "with gradients: conv2d", *others]
         tables.append(table(f"1×1 convolutions, fp32, {threads} thread{'s' * (threads > 1)}", columns, rows))
     torch.set_num_threads(before)
-    print("", *map(markdown, tables), sep="\n\n")
     output = options.output or (None if options.quick else RESULTS / "pointwise_convolution.json")
-    if output is not None:
-        result = {"title": "1×1 convolutions", "environment": environment("pointwise_convolution"), "tables": tables}
-        write_result(output, {**result, "seconds": numbers})
-        print(f"\n{output}")
+    present(output, "1×1 convolutions", environment("pointwise_convolution"), tables, seconds=numbers)
     return 0
 
 

@@ -49,9 +49,9 @@ class Scene:
     peer: TorchvisionFasterRCNN
 
 
-def make_scene(config: settings.Config, size: tuple[int, int], device: torch.device, seed: int = 0) -> Scene:
+def make_scene(config: settings.Config, size: tuple[int, int], device: torch.device) -> Scene:
     """Builds it for an image of `size` (height, width). The configuration's pretrained weights are not used."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     batch = _batch(size, config.data.size_divisor)
     state = _calibrated(config, batch)
     fast_rcnn = build_fast_rcnn(config, CLASSES, pretrained=False)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from benchmarks.common import RESULTS, environment, markdown, seconds, table, write_result
+from benchmarks.common import RESULTS, environment, present, seconds, table
 from benchmarks.http_load import Outcome, Request, ServerProcess, answers_counted, load
 from detection.command_line import run
 
@@ -64,10 +64,7 @@ def main() -> int:
         kinds = [path.suffix[1:] for path in options.weights]
         name, title = "_".join(["serve", *kinds]), f"The server under load, weights .{' and .'.join(kinds)}"
         found = _compare(options.weights, _jpegs(options.images), options.seconds, options.rounds)
-    print("", *map(markdown, found["tables"]), sep="\n\n")
-    output = options.output or RESULTS / f"{name}.json"
-    write_result(output, {"title": title, "environment": about, **found})
-    print(f"\n{output}")
+    present(options.output or RESULTS / f"{name}.json", title, about, **found)
     return 1 if found["lost"] else 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from benchmarks.common import RESULTS, ROOT, markdown
 from detection.command_line import run
 
@@ -36,8 +36,7 @@ def main() -> int:
     begin, end = readme.find(BEGIN), readme.find(END)
     if not 0 <= begin < end:
         raise UserError(f"{options.readme}: lacks the marks {BEGIN} and {END}, one after the other")
-    with atomic_write(options.readme) as temporary:
-        temporary.write_text(f"{readme[:begin]}{BEGIN}\n\n{text}{readme[end:]}", encoding="utf-8")
+    write_text(options.readme, f"{readme[:begin]}{BEGIN}\n\n{text}{readme[end:]}")
     return 0
 
 

@@ -27,6 +27,7 @@ from detection.evaluation.average_precision import AveragePrecision
 from detection.experiment.config_for_data import name_for
 from detection.experiment.evaluate import evaluate_detector
 from detection.experiment.model_files import load_detector
+from detection.experiment.run_folder import RunFolder
 from detection.experiment.stored_configuration import change_stored_config
 from detection.experiment.training_run import run_for_config, run_for_data
 from detection.training.distributed import process_group
@@ -55,12 +56,12 @@ class TrainedRun:
     @property
     def weights(self) -> Path:
         """The detector's file, which exists once the run is finished."""
-        return self.folder / "detector.pt"
+        return RunFolder(self.folder).detector
 
     @property
     def report(self) -> Path:
         """The page of the evaluation."""
-        return self.folder / "evaluation" / "report.html"
+        return RunFolder(self.folder).report
 
     @property
     def ap(self) -> float | None:

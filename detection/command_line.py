@@ -43,8 +43,6 @@ def run(main: Callable[[], int]) -> int:
     with _ignore_closed_pipes():
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: any file's name, in any terminal
         try:
             status = main()
             if sys.stdout is not None:
@@ -170,6 +168,20 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return as_called_here(super().format_help())
+
+
+def whole_number(low: int, high: int | None = None, what: str = "a number") -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `low` to `high`, or from `low` on."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) < 19:
+            number = int(text)
+            if low <= number and (high is None or number <= high):
+                return number
+        limits = f"from {low} on" if high is None else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"{what} {limits}, not {text[:50]!r}")
+
+    return parse
 
 
 def add_config_arguments(

@@ -115,6 +115,38 @@ class Data:
     group_by_aspect: bool = True  # a batch has either portrait or landscape images, which need less padding
     size_divisor: int = within(32, 1, 1024)  # sides are padded to multiples of this
 
+    def contradictions(self) -> list[str]:
+        """Contradictory settings in this section; see `Config.contradictions`."""
+        found = []
+        if not self.shorter_sides:
+            found.append("data.shorter_sides: at least one value is needed")
+        if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
+            found.append(f"data.scale_jitter: the range {list(self.scale_jitter)} must ascend")
+        if not all(isinstance(transform.get("name"), str) for transform in self.albumentations):
+            found.append(
+                "data.albumentations: each transform needs a `name`, as in [{name: HorizontalFlip, p: 0.5}, …]"
+            )
+        if self.test_shorter_side in self.test_scales:
+            found.append(
+                f"data.test_scales: {self.test_shorter_side} is data.test_shorter_side; name further ones alone"
+            )
+        splits = {"train": self.train, "test": self.test}
+        if self.layout == "files" and not any(split.annotations or split.images for split in splits.values()):
+            found.append(
+                "data.layout: files needs `annotations` and `images` of data.train and data.test, where they are used"
+            )
+        if self.split.test is not None and self.layout in ("coco", "demo"):
+            found.append(f"data.split: data.layout={self.layout} has splits of its own; leave data.split out")
+        if self.split.test is not None and (self.test.annotations or self.test.images):
+            found.append(
+                "data.split and data.test.annotations: data.test is either a part of data.train's labels or has labels "
+                "of its own; leave one of the two out"
+            )
+        for which, split in splits.items():
+            if split.name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", split.name):
+                found.append(f"data.{which}.name: {split.name!r} is to be part of files' names: leave out slashes")
+        return found
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -190,6 +222,37 @@ class Training:
     # averages over about the last thousand steps, fewer early in a run. null: no average
     ema: float | None = within(None, 0, 0.999_999)
 
+    def contradictions(self, section: str) -> list[str]:
+        """Contradictory settings in this section ("rpn.training"); see `Config.contradictions`."""
+        found = []
+        if list(self.milestones) != sorted(set(self.milestones)):
+            found.append(f"{section}.milestones {self.milestones} must ascend")
+        if self.schedule == "step" and self.milestones and min(self.milestones) >= self.steps:
+            found.append(
+                f"{section}.milestones {list(self.milestones)}: none lies below {section}.steps ({self.steps}), so the "
+                f"learning rate would never fall; name earlier ones, or set {section}.schedule=cosine"
+            )
+        if self.schedule == "cosine" and self.warmup_steps >= self.steps:
+            found.append(
+                f"{section}.warmup_steps ({self.warmup_steps}) must lie below {section}.steps ({self.steps}); in a "
+                f"short run set {section}.warmup_steps=0"
+            )
+        if self.nesterov and self.momentum == 0:
+            found.append(f"{section}.nesterov needs a momentum above 0")
+        if self.nesterov and self.optimizer == "adamw":
+            found.append(f"{section}.nesterov belongs to sgd, and {section}.optimizer is adamw")
+        if self.patience is not None and None in (self.keep_best, self.evaluate_every):
+            found.append(
+                f"{section}.patience counts evaluations without a better one: it needs {section}.evaluate_every and "
+                f"{section}.keep_best"
+            )
+        if self.keep_best not in (None, "auto") and self.evaluate_every is None:
+            found.append(
+                f"{section}.keep_best: {self.keep_best} without {section}.evaluate_every: without evaluations no "
+                "weights are the best"
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class ProposalLimits:
@@ -229,6 +292,20 @@ class RPN:
     training_proposals: ProposalLimits = ProposalLimits(before_nms=None, after_nms=2000)
     test_proposals: ProposalLimits = ProposalLimits()
     training: Training = Training()
+
+    def contradictions(self) -> list[str]:
+        """Contradictory settings in this section; see `Config.contradictions`."""
+        found = [
+            f"rpn.{key}: at least one value is needed"
+            for key in ("anchor_sizes", "anchor_ratios")
+            if not getattr(self, key)
+        ]
+        if self.negative_iou > self.positive_iou:
+            found.append(
+                f"rpn.negative_iou ({self.negative_iou}) is above rpn.positive_iou ({self.positive_iou}): an anchor "
+                "cannot be both"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -286,6 +363,20 @@ class FastRCNN:
     detections: int = within(100, 1, COUNT)  # at most this many per image
     training: Training = Training(global_batch=8, images_per_device=1, learning_rate=0.005, learning_rate_batch=8)
 
+    def contradictions(self) -> list[str]:
+        """Contradictory settings in this section; see `Config.contradictions`."""
+        found = []
+        if self.background_low > self.positive_iou:
+            found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
+        if self.cascade and self.sampling == "ohem":
+            found.append(
+                "fast_rcnn.sampling: ohem with fast_rcnn.cascade: a cascade's heads learn from one random sample; take "
+                "one of the two"
+            )
+        if self.box_head == "conv5" and self.pooled_size < 2:
+            found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        return found
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -342,40 +433,19 @@ class Config:
 
     def contradictions(self) -> list[str]:
         """Contradictory settings, each in words; empty if there are none. Each single value was checked before."""
-        found = self.runtime.contradictions()
-        for key, values in (
-            ("data.shorter_sides", self.data.shorter_sides),
-            ("rpn.anchor_sizes", self.rpn.anchor_sizes),
-            ("rpn.anchor_ratios", self.rpn.anchor_ratios),
-        ):
-            if not values:
-                found.append(f"{key}: at least one value is needed")
-        if self.data.scale_jitter is not None and self.data.scale_jitter[0] > self.data.scale_jitter[1]:
-            found.append(f"data.scale_jitter: the range {list(self.data.scale_jitter)} must ascend")
-        for transform in self.data.albumentations:
-            if not isinstance(transform.get("name"), str):
-                found.append(
-                    "data.albumentations: each transform needs a `name`, as in [{name: HorizontalFlip, p: 0.5}, …]"
-                )
-                break
-        if self.rpn.negative_iou > self.rpn.positive_iou:
-            found.append(
-                f"rpn.negative_iou ({self.rpn.negative_iou}) is above rpn.positive_iou ({self.rpn.positive_iou}): "
-                "an anchor cannot be both"
-            )
-        if self.fast_rcnn.background_low > self.fast_rcnn.positive_iou:
-            found.append("fast_rcnn.background_low is above fast_rcnn.positive_iou: no region could be background")
-        if self.fast_rcnn.cascade and self.fast_rcnn.sampling == "ohem":
-            found.append(
-                "fast_rcnn.sampling: ohem with fast_rcnn.cascade: a cascade's heads learn from one random sample; take "
-                "one of the two"
-            )
-        if self.data.test_shorter_side in self.data.test_scales:
-            found.append(
-                f"data.test_scales: {self.data.test_shorter_side} is data.test_shorter_side; name further ones alone"
-            )
-        if self.fast_rcnn.box_head == "conv5" and self.fast_rcnn.pooled_size < 2:
-            found.append("fast_rcnn.pooled_size must be at least 2: conv5 halves it")
+        return [
+            *self.runtime.contradictions(),
+            *self.data.contradictions(),
+            *self.rpn.contradictions(),
+            *self.fast_rcnn.contradictions(),
+            *self._contradictions_of_networks(),
+            *self.rpn.training.contradictions("rpn.training"),
+            *self.fast_rcnn.training.contradictions("fast_rcnn.training"),
+        ]
+
+    def _contradictions_of_networks(self) -> list[str]:
+        """Those between the sections of the backbone, the two networks, and where their weights come from."""
+        found = []
         if self.backbone.features == "pyramid":
             if self.fast_rcnn.box_head == "conv5":
                 found.append(
@@ -388,34 +458,6 @@ class Config:
                     f"rpn.anchor_sizes: {len(self.rpn.anchor_sizes)} sizes for {levels} levels of a pyramid; "
                     "name as many for each level, finest first"
                 )
-        for name, training in (("rpn", self.rpn.training), ("fast_rcnn", self.fast_rcnn.training)):
-            if list(training.milestones) != sorted(set(training.milestones)):
-                found.append(f"{name}.training.milestones {training.milestones} must ascend")
-            if training.schedule == "step" and training.milestones and min(training.milestones) >= training.steps:
-                found.append(
-                    f"{name}.training.milestones {list(training.milestones)}: none lies below {name}.training.steps "
-                    f"({training.steps}), so the learning rate would never fall; name earlier ones, or set "
-                    f"{name}.training.schedule=cosine"
-                )
-            if training.schedule == "cosine" and training.warmup_steps >= training.steps:
-                found.append(
-                    f"{name}.training.warmup_steps ({training.warmup_steps}) must lie below {name}.training.steps "
-                    f"({training.steps}); in a short run set {name}.training.warmup_steps=0"
-                )
-            if training.nesterov and training.momentum == 0:
-                found.append(f"{name}.training.nesterov needs a momentum above 0")
-            if training.nesterov and training.optimizer == "adamw":
-                found.append(f"{name}.training.nesterov belongs to sgd, and {name}.training.optimizer is adamw")
-            if training.patience is not None and None in (training.keep_best, training.evaluate_every):
-                found.append(
-                    f"{name}.training.patience counts evaluations without a better one: it needs "
-                    f"{name}.training.evaluate_every and {name}.training.keep_best"
-                )
-            if training.keep_best not in (None, "auto") and training.evaluate_every is None:
-                found.append(
-                    f"{name}.training.keep_best: {training.keep_best} without {name}.training.evaluate_every: without "
-                    "evaluations no weights are the best"
-                )
         from_scratch = self.backbone.weights is None and self.init_from is None
         if from_scratch and self.backbone.freeze is not None:
             found.append(
@@ -427,19 +469,4 @@ class Config:
                 "backbone.norm: frozen without backbone.weights has no statistics to keep; name the weights, "
                 "or set backbone.norm=batch or group"
             )
-        splits = {"train": self.data.train, "test": self.data.test}
-        if self.data.layout == "files" and not any(split.annotations or split.images for split in splits.values()):
-            found.append(
-                "data.layout: files needs `annotations` and `images` of data.train and data.test, where they are used"
-            )
-        if self.data.split.test is not None and self.data.layout in ("coco", "demo"):
-            found.append(f"data.split: data.layout={self.data.layout} has splits of its own; leave data.split out")
-        if self.data.split.test is not None and (self.data.test.annotations or self.data.test.images):
-            found.append(
-                "data.split and data.test.annotations: data.test is either a part of data.train's labels or has labels "
-                "of its own; leave one of the two out"
-            )
-        for which, split in splits.items():
-            if split.name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", split.name):
-                found.append(f"data.{which}.name: {split.name!r} is to be part of files' names: leave out slashes")
         return found

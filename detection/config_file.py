@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, require_plain_file, user_path
+from backbones.common.files import require_plain_file, user_path, write_text
 from backbones.common.names import did_you_mean
 from detection.common.core_yaml import dump_yaml, parse_yaml
 from detection.common.label_kinds import start_of, what_labels_are
@@ -188,8 +188,7 @@ def config_to_yaml(config: Configuration) -> str:
 def write_config(config: Configuration, path: Path) -> None:
     """Writes the whole configuration with all defaults as a YAML file, with which the run can be repeated."""
     text = config_to_yaml(config)
-    with atomic_write(path) as temporary:
-        temporary.write_text(f"{_mark_of(text)}\n{text}", encoding="utf-8")
+    write_text(path, f"{_mark_of(text)}\n{text}")
 
 
 def is_written_config(path: Path) -> bool:

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from backbones.common.errors import UserError
+from backbones.common.text import first_of
 from detection.base_detector import BaseDetector
 from detection.common.categories import Categories
 from detection.config_file import quoted
 from detection.data.augmentation import Augmentation
-from detection.detector_interface import ImageDetections, classes_shown
+from detection.detector_interface import ImageDetections
 from detection.experiment.agreement import change_trained
 from detection.experiment.builders import pair
 from detection.experiment.inference import Inference, batch_images, detect_batch, prepare_inference
@@ -138,7 +139,7 @@ class Detector(BaseDetector):
     def __repr__(self) -> str:
         resize = self._inference.resize
         return (
-            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"<Detector: {len(self.categories)} classes ({first_of(self.categories.names, 3)}), images of "
             f"{max(resize.shorter_sides)} to {resize.longer_side_max} pixels, {self.device}, "
             f"{str(self.precision.dtype or torch.float32).removeprefix('torch.')}>"
         )

@@ -6,6 +6,7 @@ Shapes: D detections, H × W image.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.common.errors import UserError
-from detection import result_formats
+from backbones.common.text import first_of
 from detection.common.categories import Categories
 from detection.data.images import read_image, rgb_over_white
 
@@ -33,7 +34,7 @@ _ACCEPTED = (
     "Pillow image with 8 bits a channel"
 )
 
-_SHOWN = 3  # detections that the repr names
+_LABELME_VERSION = "5.5.0"  # of the file format; LabelMe warns where the key is missing
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +47,8 @@ class ImageDetections:
         labels: int64 (D,) in 1..K.
         names: D class names.
         category_ids: int64 (D,), the ids of the classes in the annotation file of the training.
+
+    The methods `to_…` give the forms of other tools; pandas and supervision are imported on use only.
     """
 
     boxes: np.ndarray
@@ -66,8 +69,8 @@ class ImageDetections:
         return len(self.scores)
 
     def __repr__(self) -> str:
-        first = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:_SHOWN], self.scores, strict=False))
-        return f"<ImageDetections: {len(self)}{': ' if first else ''}{first}{', …' if len(self) > _SHOWN else ''}>"
+        found = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        return f"<ImageDetections: {len(self)}{': ' if found else ''}{first_of(found, 3)}>"
 
     def above(self, score: float | Sequence[float]) -> ImageDetections:
         """The detections with a score of at least `score`; K scores: of the class's own, in the order of the labels."""
@@ -81,24 +84,95 @@ class ImageDetections:
         return np.flatnonzero(self.scores >= (least[self.labels - 1] if least.ndim else least))
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """See `result_formats.coco_results`."""
-        return result_formats.coco_results(self, image_id)
+        """D entries of a COCO results file; "bbox" is `[x, y, width, height]` in pixels."""
+        rows = zip(self.category_ids.tolist(), self.boxes.tolist(), self.scores.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+            for category, (x0, y0, x1, y1), score in rows
+        ]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """See `result_formats.data_frame`."""
-        return result_formats.data_frame(self)
+        """D rows with the columns x0, y0, x1, y1, score, category_id and category.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        frame: pandas.DataFrame = _imported("pandas", "pip install pandas").DataFrame(
+            {
+                **dict(zip(("x0", "y0", "x1", "y1"), self.boxes.T, strict=True)),
+                "score": self.scores,
+                "category_id": self.category_ids,
+                "category": self.names,
+            }
+        )
+        return frame
 
     def to_supervision(self) -> supervision.Detections:
-        """See `result_formats.supervision_detections`."""
-        return result_formats.supervision_detections(self)
+        """A `supervision.Detections`; its `class_id` counts from 0, `data["class_name"]` has the D class names.
+
+        Raises:
+            UserError: supervision is not installed.
+        """
+        # Earlier releases require opencv-python, whose files would replace those of opencv-python-headless.
+        library = _imported("supervision", "pip install 'supervision>=0.31'")
+        detections: supervision.Detections = library.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels - 1,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+        return detections
 
     def to_yolo(self, width: int, height: int, *, with_scores: bool = False) -> list[str]:
-        """See `result_formats.yolo_lines`."""
-        return result_formats.yolo_lines(self, width, height, with_scores=with_scores)
+        """D lines of a YOLO label file: class from 0 on, x and y of the centre, width and height as shares of the
+        image's, and the score where `with_scores`."""
+        _check_size(width, height)
+        lines = []
+        for label, (x0, y0, x1, y1), score in zip(
+            self.labels.tolist(), self.boxes.tolist(), self.scores.tolist(), strict=True
+        ):
+            values = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
+            lines.append(" ".join([str(label - 1), *(f"{value:.6f}" for value in values + [score] * with_scores)]))
+        return lines
 
     def to_labelme(self, image_path: str, width: int, height: int) -> dict[str, Any]:
-        """See `result_formats.labelme_content`."""
-        return result_formats.labelme_content(self, image_path, width, height)
+        """The content of a LabelMe JSON file with a rectangle for each detection.
+
+        image_path: the image as LabelMe finds it from the folder of the JSON file.
+        """
+        _check_size(width, height)
+        shapes: list[dict[str, Any]] = [
+            {
+                "label": name,
+                "points": [[x0, y0], [x1, y1]],
+                "group_id": None,
+                "description": f"score {score:.4f}",
+                "shape_type": "rectangle",
+                "flags": {},
+            }
+            for name, (x0, y0, x1, y1), score in zip(self.names, self.boxes.tolist(), self.scores.tolist(), strict=True)
+        ]
+        return {
+            "version": _LABELME_VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": image_path,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise UserError(f"an image of {width} × {height} pixels has no area; give the image's width and height")
+
+
+def _imported(name: str, command: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} cannot be imported, which this conversion needs ({error}); run: {command}") from error
 
 
 def class_thresholds(scores: Mapping[str, float], categories: Categories, other: float) -> list[float]:
@@ -116,13 +190,8 @@ def class_thresholds(scores: Mapping[str, float], categories: Categories, other:
             raise UserError(f"the least score of {name} is {score}; scores lie in 0–1")
     unknown = [name for name in scores if name not in categories.names]
     if unknown:
-        raise UserError(f'there is no class "{unknown[0]}"; the classes are {classes_shown(categories, 20)}')
+        raise UserError(f'there is no class "{unknown[0]}"; the classes are {first_of(categories.names, 20)}')
     return [scores.get(name, other) for name in categories.names]
-
-
-def classes_shown(categories: Categories, most: int = _SHOWN) -> str:
-    """The first names of the classes, for messages."""
-    return ", ".join(categories.names[:most]) + (", …" if len(categories) > most else "")
 
 
 def is_one_image(images: Any) -> bool:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.progress import with_progress
 from backbones.common.text import json_text, printable
 from detection.base_detector import BaseDetector
 from detection.common.json_stream import read_list
+from detection.common.own_files import require_own
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.data.tiff_windows import is_tiff
@@ -66,10 +67,7 @@ def predict(
             cannot be written; a file would be overwritten that an earlier call did not write, or that was changed
             since; another process is writing there.
     """
-    check_min_score(min_score)
-    if tile is not None:
-        tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
-        logger.info("%s", scale_of_tiles(detector, tile))
+    check_options(detector, min_score, tile, overlap)
     files = find_images(paths, leave_out=output)
     names = distinct_names([file.stem for file in files], ".jpg")
     with lock_folder(output):
@@ -150,11 +148,7 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
             raise UserError(
                 f"{printable(str(target))}: is an input image, and would be overwritten; name another output (--output)"
             )
-    if os.path.lexists(listing) and not _is_listing(listing):
-        raise UserError(
-            f"{printable(str(listing))}: exists already, and is not a list of this tool; name another output "
-            "(--output), or move it away"
-        )
+    require_own(listing, _is_listing, "is not a list of this tool")
     for target in targets:
         if os.path.lexists(target) and not listing.exists():
             raise UserError(
@@ -166,27 +160,25 @@ def _refuse_to_overwrite(files: Sequence[Path], targets: Sequence[Path], listing
 
 def _is_listing(path: Path) -> bool:
     """Whether the file is a list that `predict` wrote, of this version or an earlier one."""
-    try:
-        entries = (entry for block in read_list(path) for entry in block)
-        return all(
-            isinstance(entry, dict) and "file" in entry and ("detections" in entry or "error" in entry)
-            for entry in entries
-        )
-    except UserError:
-        return False
+    entries = (entry for block in read_list(path) for entry in block)
+    return all(
+        isinstance(entry, dict) and "file" in entry and ("detections" in entry or "error" in entry) for entry in entries
+    )
 
 
 def _write_listing(path: Path, entries: list[dict[str, Any]], rest: Sequence[Path]) -> None:
     not_reached = [{"file": str(file), "error": "not processed: the tool was stopped before"} for file in rest]
-    with atomic_write(path) as temporary:
-        temporary.write_text(json_text(entries + not_reached, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json_text(entries + not_reached, indent=1) + "\n")
 
 
-def check_min_score(min_score: float | Sequence[float]) -> None:
-    """Raises a UserError if a least score is not in 0–1."""
+def check_options(detector: BaseDetector, min_score: float | Sequence[float], tile: int | None, overlap: float) -> None:
+    """Raises a UserError, before the work, if a least score or the tiles are out of range; logs the scale of tiles."""
     for score in [min_score] if isinstance(min_score, (int, float)) else min_score:
         if not 0 <= score <= 1:
             raise UserError(f"the least score to be drawn is {score}; scores lie in 0–1")
+    if tile is not None:
+        tile_windows(1, 1, tile, overlap)
+        logger.info("%s", scale_of_tiles(detector, tile))
 
 
 def as_dicts(found: ImageDetections) -> list[dict[str, Any]]:

@@ -19,14 +19,15 @@ from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
 from backbones.common.text import printable
 from detection.base_detector import BaseDetector
+from detection.common.own_files import require_own
 from detection.detector_interface import ImageDetections
 from detection.image_stream import images_ahead
 from detection.output_folder import distinct_names, identity, lock_folder
-from detection.predict import as_dicts, check_min_score
+from detection.predict import as_dicts, check_options
 from detection.report.drawing import class_color, draw_found
 from detection.report.lettering import caption_of
 from detection.report.video_file import ENDING, VideoWriter, require_replaceable_video, written_video
-from detection.tiling import detect_in_tiles, scale_of_tiles, tile_windows
+from detection.tiling import detect_in_tiles
 from detection.tracking import Tracker
 from detection.video import Frame, Video
 
@@ -91,10 +92,7 @@ def predict_video(
             process is writing there.
         CannotWrite: the folder cannot be written, or the disk is full.
     """
-    check_min_score(min_score)
-    if tile is not None:
-        tile_windows(1, 1, tile, overlap)  # refuses values out of range before the work
-        logger.info("%s", scale_of_tiles(detector, tile))
+    check_options(detector, min_score, tile, overlap)
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} frames: give at least 1")
     drawing, lines = target.with_name(target.name + ENDING), target.with_name(target.name + LINES)
@@ -244,18 +242,11 @@ def _refuse_to_overwrite(video: Video, drawing: Path | None, lines: Path) -> Non
             )
     if drawing is not None:
         require_replaceable_video(drawing)
-    if lines.is_symlink() or (lines.exists() and not _is_ours(lines)):
-        raise UserError(
-            f"{printable(str(lines))}: exists already, and has no detections of this tool; name another output "
-            "(--output), or move it away"
-        )
+    require_own(lines, _has_lines, "has no detections of this tool")
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file of lines was written here, by its first line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            first = json.loads(file.readline(1 << 20))
-        return isinstance(first, dict) and list(first) == _KEYS
-    except (OSError, ValueError):
-        return False
+def _has_lines(path: Path) -> bool:
+    """Whether a file's first line is one that is written here."""
+    with open(path, encoding="utf-8") as file:
+        first = json.loads(file.readline(1 << 20))
+    return isinstance(first, dict) and list(first) == _KEYS

@@ -32,3 +32,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"REAL DATA MISSING: {folder} is not there, so nothing was tried on real images")
     return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration's file of the experiment in miniature."""
+    from tests.detection.pipeline import MINIATURE
+
+    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
+    path.write_text(MINIATURE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few drawn images in a folder named shapes."""
+    from detection.data.demo import make_demo_dataset
+
+    folder = tmp_path_factory.mktemp("shapes") / "shapes"
+    make_demo_dataset(folder, train=6, test=2)
+    return folder

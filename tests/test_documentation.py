@@ -21,7 +21,7 @@ from detection.config_file import change_config, load_config, load_config_of
 from detection.config_reference import keys_of
 from detection.data.demo import make_demo_dataset
 from detection.presets import preset_names, preset_path
-from tests.detection.pipeline import MINIATURE, save_untrained_networks, tool
+from tests.detection.pipeline import MINIATURE, TINY, save_untrained_networks, tool
 from tests.detection.videos import frame, write_video
 from tests.documented_commands import PAGES, REPOSITORY, Command, commands, parsed
 
@@ -115,10 +115,6 @@ def test_every_page_is_in_the_navigation() -> None:
 
 # What the pages call images and labels, and the runs that other commands made.
 TRAINED = ["runs/NAME", "runs/demo", "runs/a", "runs/b", "runs/c", "runs/raccoon_voc"]
-TINY = [
-    *("data.shorter_sides=[96]", "data.longer_side=144", "data.test_shorter_side=96", "data.test_longer_side=144"),
-    *("rpn.training.steps=3", "fast_rcnn.training.steps=3", "runtime.workers=0", "runtime.tensorboard=false"),
-]
 
 
 @pytest.fixture(scope="module")

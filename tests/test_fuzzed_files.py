@@ -140,7 +140,7 @@ def write_store(path: Path) -> None:
 
 def read_store(path: Path) -> None:
     """What is not refused must be what was written."""
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     store.verify()
     assert sorted(store.image_ids.tolist()) == [1, 2, 3]
     for image_id in (1, 2, 3):

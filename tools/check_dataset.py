@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     from detection.experiment.config_for_data import name_for
     from detection.experiment.dataset_advice import page_path, write_page
     from detection.presets import preset_path
-    from detection.report.dataset_page import require_own
+    from detection.report.dataset_page import require_replaceable_page
 
     default = preset_path(DEMO) if options.data is None else None
     changes = list(overrides(options))
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         changes = [f"name={quoted(name_for(Path(options.data)))}", *changes]
     config = load_config_of(DataConfig, default if options.config is None else options.config, changes)
     page = page_path(config)
-    require_own(page)
+    require_replaceable_page(page)
     verdicts = []
     for verdict in check_splits(config.data):
         print(printable(verdict.text, keep_lines=True), file=sys.stderr if verdict.refused else sys.stdout, flush=True)

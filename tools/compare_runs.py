@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ if not __package__:  # run as a file of a checkout, without installation
 
 from backbones.common.errors import UserError
 from backbones.common.text import printable
-from detection.command_line import parser, run
+from detection.command_line import parser, run, whole_number
 
 EPILOG = """examples:
   python tools/compare_runs.py runs/demo runs/demo_longer
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="the page (default: comparison.html)",
     )  # fmt: skip
     options_parser.add_argument(
-        "--draws", type=_draws, default=200, metavar="N", help="draws of the bootstrap (default: 200)"
+        "--draws", type=whole_number(20, 10_000), default=200, metavar="N", help="draws of the bootstrap (default: 200)"
     )
     options = options_parser.parse_args(arguments)
     if len(options.runs) < 2:
@@ -57,12 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(printable(result.table(), keep_lines=True))
     print(f"\nwritten: {printable(str(options.output))}")
     return 0
-
-
-def _draws(text: str) -> int:
-    if not text.isdecimal() or not 20 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"a number from 20 to 10000, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

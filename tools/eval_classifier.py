@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file of a checkout, without installation
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from detection.command_line import add_config_arguments, overrides, parser, run
+from detection.command_line import add_config_arguments, overrides, parser, run, whole_number
 from detection.config import SIDE
 
 EPILOG = """examples:
@@ -112,10 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _side(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= SIDE):
-        raise argparse.ArgumentTypeError(f"a number of pixels from 1 to {SIDE}, not {text[:50]!r}")
-    return int(text)
+_side = whole_number(1, SIDE, "a number of pixels")
 
 
 def _side_or_change(text: str) -> int | str:

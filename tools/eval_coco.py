@@ -11,7 +11,7 @@ if not __package__:  # run as a file of a checkout, without installation
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
-from detection.command_line import add_config_arguments, overrides, parser, run
+from detection.command_line import add_config_arguments, overrides, parser, run, whole_number
 
 EPILOG = """examples:
   python tools/eval_coco.py --weights runs/demo/detector.pt
@@ -41,9 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
     options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
     options_parser.add_argument(
-        "--images", type=_count, metavar="N", help="number of images in the report of AP (default: 12)"
+        "--images", type=whole_number(0), metavar="N", help="number of images in the report of AP (default: 12)"
     )
-    options_parser.add_argument("--pictures", dest="images", type=_count, help=argparse.SUPPRESS)  # earlier name
+    options_parser.add_argument(
+        "--pictures", dest="images", type=whole_number(0), help=argparse.SUPPRESS
+    )  # earlier name
     options_parser.add_argument(
         "--no-ground-truth-proposals", dest="ground_truth_proposals", action="store_const", const=False,
         help="do not run the Fast R-CNN a second time on the objects themselves, which tells what the proposals lose",
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         "(default: arrays)",
     )  # fmt: skip
     options_parser.add_argument(
-        "--max-detections", type=_limit, metavar="N",
+        "--max-detections", type=whole_number(11, 1_000_000), metavar="N",
         help="of a results file or a detector: how many detections per class and image count; other values than "
         "COCO's 100 give figures that cannot be compared with published ones (default: 100, or fast_rcnn.detections "
         "where that is higher)",
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = options.weights or options.proposals
     folder = user_path(options.output) if options.output else file.parent / "evaluation"
     if options.proposals is not None:
-        store = ProposalStore.open(file)
+        store = ProposalStore(file)
         _refuse_idle(
             options,
             "the recall of stored proposals",
@@ -135,18 +137,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(table)
             print(f"\nwritten: {folder}")
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a number from 0 on, not {text!r}")
-    return int(text)
-
-
-def _limit(text: str) -> int:
-    if not text.isdecimal() or not 10 < int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"a number from 11 to 1000000, not {text!r}")
-    return int(text)
 
 
 def _refuse_idle(options: argparse.Namespace, figures: str, names: tuple[str, ...], keys: tuple[str, ...] = ()) -> None:

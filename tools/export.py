@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ if not __package__:  # run as a file of a checkout, without installation
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones.common.text import printable
-from detection.command_line import overrides, parser, run
+from detection.command_line import overrides, parser, run, whole_number
 
 EPILOG = """examples:
   python tools/export.py --weights runs/demo/detector.pt --output detector.onnx
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="images, or folders of them, to verify the file on (default: data.test)",
     )  # fmt: skip
     options_parser.add_argument(
-        "--images", type=_count, default=100, metavar="N",
+        "--images", type=whole_number(0), default=100, metavar="N",
         help="verify on at most this many of the images, spread evenly; 0: on all (default: 100)",
     )  # fmt: skip
     options_parser.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
@@ -92,12 +91,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(result.summary())
     print(f"written: {printable(str(options.file))} ({options.file.stat().st_size / 1e6:.1f} MB)")
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a number from 0 on, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

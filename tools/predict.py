@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,10 @@ again; where that fails --reconnect times, the exit status is 1.
 frame confirms the object. It needs the package trackers (docs/use.md)."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+_OF_VIDEOS = {"every": 1, "batch_size": 1, "track": False, "video": True, "reconnect": TRIES}  # their defaults
+
+
+def _parser() -> argparse.ArgumentParser:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument(
         "paths",
@@ -113,8 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="auto: the faster of fp32 and bf16 on a CPU with instructions for bf16, measured once for a large network "
         "(default: auto on a CPU, that of the training on a GPU)",
     )
-    options = options_parser.parse_args(arguments)
+    return options_parser
 
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
     if options.thresholds is not None and options.min_score is not None:
         raise UserError("--min-score and --thresholds exclude each other: give one of them")
     if options.overlap is not None and options.tile is None:
@@ -127,21 +134,19 @@ def main(arguments: list[str] | None = None) -> int:
     images = [user_path(path) for path in paths if not is_video(path)]
     if options.batch_size is not None and options.tile is not None:
         raise UserError("--batch-size is for whole frames; with --tile, leave it out")
-    if not videos_given:
-        for name in ("every", "batch_size", "track", "video", "reconnect"):
-            if getattr(options, name) is not None:
-                spelled = "--no-video" if name == "video" else f"--{name.replace('_', '-')}"
-                raise UserError(f"{spelled} is for videos and streams, and none is given")
+    for name, default in _OF_VIDEOS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif not videos_given:
+            spelled = "--no-video" if name == "video" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{spelled} is for videos and streams, and none is given")
 
     from detection.detector_file import load_detector_file, source_digest
     from detection.experiment import thresholds_file
     from detection.predict import predict
     from detection.predict_video import predict_videos
 
-    tries = TRIES if options.reconnect is None else options.reconnect
-    sources = [
-        Video(source, every=1 if options.every is None else options.every, tries=tries) for source in videos_given
-    ]
+    sources = [Video(source, every=options.every, tries=options.reconnect) for source in videos_given]
     detector = load_detector_file(options.weights, options.device, precision=options.precision, changes=changes)
     least: float | list[float] = 0.5 if options.min_score is None else options.min_score
     if options.thresholds is not None:
@@ -165,9 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
         sources,
         options.output,
         **shared,
-        batch_size=1 if options.batch_size is None else options.batch_size,
-        track=bool(options.track),
-        draw=options.video is not False,
+        batch_size=options.batch_size,
+        track=options.track,
+        draw=options.video,
     ):
         tracks = "" if found.tracks is None else f", {found.tracks} tracks"
         print(f"{video.name}: {found.frames} frames, {found.detections} detections {drawn}{tracks}")

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if result.figures is not None and is_first_rank():
         print(result.figures.table())
-        print(f"\nwritten: {result.folder.detector}, {result.folder.evaluation / 'report.html'}")
+        print(f"\nwritten: {result.folder.detector}, {result.folder.report}")
     return result.outcome.exit_status
 
 

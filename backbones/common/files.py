@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .errors import UserError
 from .locks import close_before_renaming, is_at, lock
@@ -31,11 +33,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return sha256_of_stream(file)
 
 
-def sha256_of_stream(file: IO[bytes]) -> str:
-    """The SHA-256 of what an open file has left. Raises OSError."""
+def sha256_of_stream(file: IO[bytes], length: int = sys.maxsize) -> str:
+    """The SHA-256 of what an open file has left, or of its next `length` bytes. Raises OSError."""
     digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
+    while chunk := file.read(min(_CHUNK, length)):
         digest.update(chunk)
+        length -= len(chunk)
     return digest.hexdigest()
 
 
@@ -118,6 +121,26 @@ def atomic_write(path: str | os.PathLike[str], *, ending: str = ".tmp") -> Itera
         raise
     finally:
         file.close()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text as UTF-8 by `atomic_write`, and raises its errors."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:
+    """Writes plain values as JSON in ASCII, which ends in a new line, by `atomic_write`, and raises its errors."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file, it cannot be read, or it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _temporary_file(path: Path, ending: str) -> tuple[IO[bytes], Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 # Control characters, lone surrogates (bytes of a file's name that are no UTF-8), line and paragraph separators
@@ -35,6 +37,15 @@ def _is_escaped(letter: str, keep_lines: bool) -> bool:
 
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def first_of(items: Collection[object], most: int = 5) -> str:
+    """The first items, for a message, and dots if there are more.
+
+    >>> first_of(["a", "b", "c"], 2)
+    'a, b, …'
+    """
+    return ", ".join([*map(str, itertools.islice(items, most)), *(["…"] if len(items) > most else [])])
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

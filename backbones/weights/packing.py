@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from ..common.errors import UserError
 from ..common.files import atomic_write, user_path
+from ..common.text import first_of
 from ..factory import create_classifier
 from .loading import load_backbone_state
 from .pretrained import resolve_weights
@@ -45,7 +46,7 @@ def pack(weights: str | os.PathLike[str], network: str, output: str | os.PathLik
         if classifier is not None or not name.startswith("fc.")
     }
     if lost := [name for name, tensor in packed.items() if not bool(torch.isfinite(tensor).all())]:
-        raise UserError(f"{weights}: values beyond half precision in {', '.join(lost[:5])}")
+        raise UserError(f"{weights}: values beyond half precision in {first_of(lost)}")
     about = {"network": network, "input_format": json.dumps(found.input_format.to_dict())}
     with atomic_write(output) as temporary:
         save_file(packed, temporary, metadata=about)

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from benchmarks.common import OURS, PEER, markdown, mean_and_range, seconds, table
 from benchmarks.gpu.hours import DEVICES, expected_hours
 from benchmarks.gpu.resnext import PAPER_RATIO, RESNEXT
@@ -39,8 +39,7 @@ def write_page(folder: Path) -> None:
         failures = [f"- `{one['unit']}` failed: {_last_line(one['error'])}" for one in by_part[letter] if one["error"]]
         if lines or failures:
             parts += [f"## {title}", *lines, *(["\n".join(failures)] if failures else [])]
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
 def _head(results: Sequence[Result]) -> str:
@@ -100,7 +99,7 @@ def _speed(done: list[Result], folder: Path) -> list[str]:
             if row["who"] == OURS and not arguments["compiled"]:
                 bars.append((f"{name}: {row['what']}", row["images_per_second"], other["images_per_second"]))
     columns = ["", "", "ours: images/s, share of peak, memory", "torchvision", "ratio"]
-    _write_bars(folder / "speed.svg", "Images a second", bars)
+    _write_bars(folder / "speed.svg", bars)
     shown = markdown(table("Training steps with the preset's images a device, and inference", columns, rows))
     return [shown, *(["\n".join(unlike)] if unlike else []), "![Images a second](speed.svg)"]
 
@@ -200,8 +199,9 @@ def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1][:300]
 
 
-def _write_bars(path: Path, title: str, bars: Sequence[tuple[str, float, float]]) -> None:
-    """A plot of two bars for each (label, ours, torchvision's)."""
+def _write_bars(path: Path, bars: Sequence[tuple[str, float, float]]) -> None:
+    """A plot of images a second: two bars for each (label, ours, torchvision's)."""
+    title = "Images a second"
     row = 2 * _BAR + 8
     height, most = 56 + row * len(bars), max((value for _, *both in bars for value in both), default=1.0)
     scale = (_WIDTH - _LABELS - 70) / most
@@ -222,5 +222,4 @@ def _write_bars(path: Path, title: str, bars: Sequence[tuple[str, float, float]]
             top, width = y + _BAR * place, value * scale
             parts.append(f'<rect x="{_LABELS}" y="{top}" width="{width:.1f}" height="{_BAR - 1}" fill="{colour}"/>')
             parts.append(f'<text x="{_LABELS + width + 5:.1f}" y="{top + 10}" font-size="10">{value:.3g}</text>')
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join([*parts, "</g></svg>\n"]), encoding="utf-8")
+    write_text(path, "\n".join([*parts, "</g></svg>\n"]))

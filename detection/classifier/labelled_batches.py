@@ -21,6 +21,7 @@ from backbones.common.errors import UserError
 from detection import config as settings
 from detection.common.seeds import hash63
 from detection.data.batch_plan import BatchPlan, TrainingSteps
+from detection.data.batches import MovableBatch
 from detection.data.images import ImageError
 from detection.data.workers import joined_batches
 from detection.training.distributed import rank, world_size
@@ -32,32 +33,12 @@ _ATTEMPTS = 10  # images in a row that may be unreadable
 
 
 @dataclass
-class LabelledBatch:
+class LabelledBatch(MovableBatch):
     """images uint8 RGB (N, 3, H, W) in channels-last memory, labels int64 (N,), image_ids int64 (N,): positions in the
     split (0 … M − 1)."""
 
-    images: Tensor
     labels: Tensor
     image_ids: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> LabelledBatch:
-        """The batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> LabelledBatch:
-        """The batch in page-locked memory, from which a copy to a GPU is asynchronous."""
-        return self._map(Tensor.pin_memory)
-
-    def halves(self) -> tuple[LabelledBatch, LabelledBatch]:
-        """Two batches, for a step that needs too much memory at once."""
-        middle = (len(self) + 1) // 2
-        return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> LabelledBatch:
-        return LabelledBatch(change(self.images), change(self.labels), change(self.image_ids))
 
 
 @dataclass(frozen=True)

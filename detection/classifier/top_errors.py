@@ -16,7 +16,7 @@ from backbones.classification.labelled_images import LabelledImages
 from backbones.classification.scores import class_scores, is_missed
 from backbones.classification.views import Views
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_json
 from backbones.common.progress import with_progress
 from detection import config as settings
 from detection.classifier.classifier_file import TrainedClassifier
@@ -84,12 +84,7 @@ def measure(
         "test": images.fingerprint,
         "network": trained.provenance,
     }
-
-    def write() -> None:
-        with atomic_write(folder / "errors.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    on_main(write)
+    on_main(lambda: write_json(folder / "errors.json", content))
     return errors
 
 

@@ -37,9 +37,3 @@ def box_column(values: Sequence[Any]) -> np.ndarray | None:
         return None
     numbers = number_column(list(chain.from_iterable(values)))
     return None if numbers is None else numbers.reshape(-1, 4)
-
-
-def shortened(value: Any, length: int = 60) -> str:
-    """`value` as text for a message, at most `length` characters."""
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

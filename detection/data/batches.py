@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -39,7 +42,36 @@ class Sample:
 
 
 @dataclass
-class Batch:
+class MovableBatch:
+    """Tensors of N images, as fields whose first dimension is N, and what the loader and the training do with them."""
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, from which a copy to a GPU is asynchronous."""
+        return self._map(Tensor.pin_memory)
+
+    def halves(self) -> tuple[Self, Self]:
+        """Two batches, of the first and the last half of the images, with the same padding; for a step that needs too
+        much memory at once."""
+        middle = (len(self) + 1) // 2
+        return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **changed)
+
+
+@dataclass
+class Batch(MovableBatch):
     """N images.
 
     images uint8 RGB (N, 3, H, W) in channels-last memory, zeros at the right and bottom; sizes int64 (N, 2): (height,
@@ -50,7 +82,6 @@ class Batch:
     views: the images at further sizes, each as (images, sizes).
     """
 
-    images: Tensor
     sizes: Tensor
     original_sizes: Tensor
     image_ids: Tensor
@@ -63,28 +94,9 @@ class Batch:
     problems: tuple[tuple[int, str], ...] = ()
     views: tuple[tuple[Tensor, Tensor], ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which a copy to a GPU is asynchronous."""
-        return self._map(Tensor.pin_memory)
-
-    def halves(self) -> tuple[Batch, Batch]:
-        """Two batches, of the first and the last half of the images, with the same padding; for a step that needs too
-        much memory at once."""
-        middle = (len(self) + 1) // 2
-        return self._map(lambda tensor: tensor[:middle]), self._map(lambda tensor: tensor[middle:])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         views = tuple((change(images), change(sizes)) for images, sizes in self.views)
-        return dataclasses.replace(self, **changed, views=views)
+        return dataclasses.replace(super()._map(change), views=views)
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:

@@ -93,7 +93,7 @@ class DetectionDataset(Dataset[Sample]):
         """`size`, and the sizes of the sample's views."""
         epoch, i = key
         seed = hash63(self.seed, epoch, i)
-        height, width = int(self.index.heights[i]), int(self.index.widths[i])
+        height, width = self.index.size(i)
         pipeline = self.augmentation.pipeline
         if pipeline is not None and pipeline.moves_boxes and height * width <= PIXEL_LIMIT:
             with contextlib.suppress(TransformError):
@@ -114,7 +114,7 @@ class DetectionDataset(Dataset[Sample]):
             image=grey,
             image_id=int(self.index.image_ids[i]),
             index=i,
-            original_size=(int(self.index.heights[i]), int(self.index.widths[i])),
+            original_size=self.index.size(i),
             boxes=nothing,
             labels=torch.zeros(0, dtype=torch.int64),
             crowds=torch.zeros(0, dtype=torch.bool),
@@ -125,7 +125,7 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def _read(self, i: int) -> np.ndarray:
-        return read_image(self.index.path(i), (int(self.index.heights[i]), int(self.index.widths[i])))
+        return read_image(self.index.path(i), self.index.size(i))
 
     def _sample(self, i: int, image: np.ndarray, seed: int, problem: str | None = None) -> Sample:
         image_id = int(self.index.image_ids[i])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,18 +26,12 @@ VERSION = 1  # raised whenever the same seed gives other images
 JPEG_QUALITY = 95
 
 
-class DemoDataset(NamedTuple):
-    """Where the parts of the data set lie."""
-
-    train_annotations: Path
-    train_images: Path
-    test_annotations: Path
-    test_images: Path
+def demo_files(folder: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split, "train" or "test", of the data set in `folder`."""
+    return folder / "annotations" / f"instances_{split}.json", folder / split
 
 
-def make_demo_dataset(
-    folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0
-) -> DemoDataset:
+def make_demo_dataset(folder: str | os.PathLike[str], *, train: int = 300, test: int = 100, seed: int = 0) -> None:
     """Draws `train` and `test` images with their annotations into `folder`, unless it already holds exactly these.
     Files that were drawn there by another version or with other numbers are replaced. If several processes call this at
     once, one draws, and the others wait for it.
@@ -54,12 +48,6 @@ def make_demo_dataset(
             if drawing is not None:
                 _draw_split(drawing, folder, "train", train, (seed, 0))
                 _draw_split(drawing, folder, "test", test, (seed, 1))
-    return DemoDataset(
-        folder / "annotations" / "instances_train.json",
-        folder / "train",
-        folder / "annotations" / "instances_test.json",
-        folder / "test",
-    )
 
 
 def _draw_split(drawing: Drawing, folder: Path, split: str, count: int, seed: tuple[int, int]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.files import CannotWrite, read_json_object, write_text
 from backbones.common.locks import lock
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,8 @@ class DemoFolder:
                 drawing = Drawing(self.path, own, journal)
                 yield drawing
             drawing.remove_the_rest()
-            with atomic_write(self.path / _MARKER) as temporary:
-                files = dict(sorted(drawing.drawn.items()))
-                temporary.write_text(json.dumps({**making, "files": files}, indent=2), encoding="utf-8")
+            files = dict(sorted(drawing.drawn.items()))
+            write_text(self.path / _MARKER, json.dumps({**making, "files": files}, indent=2))
             (self.path / _JOURNAL).unlink(missing_ok=True)
 
     def _require_untouched(self) -> dict[str, set[str]]:
@@ -123,12 +122,7 @@ class DemoFolder:
 
     def _marker(self) -> dict[str, Any] | None:
         """The content of demo.json; None if it is missing or was not written by this project."""
-        try:
-            content = json.loads((self.path / _MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        if not isinstance(content, dict):
-            return None
+        content = read_json_object(self.path / _MARKER)
         if isinstance(content.get("files"), dict):
             return content if all(isinstance(digest, str) for digest in content["files"].values()) else None
         return content if isinstance(content.get("digest"), str) else None  # of an earlier release

@@ -41,8 +41,8 @@ class NoSuchSplit(UserError):
     """Labels were found, but none for the split."""
 
 
-def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
-    """The labels in a folder, and its files.
+def find_layout(root: Path, options: Options) -> Layout:
+    """The labels in a folder.
 
     Raises:
         UserError: there is no such folder, it holds no labels that are read, or it is ambiguous which are meant; the
@@ -53,7 +53,7 @@ def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
         raise UserError(f"{root}: is {kind.partition(';')[0]}; give its folder, {root.parent}, as data.root (--data)")
     listing = Listing(root)
     if options.format == "images":
-        return _only_images(listing, options), listing
+        return _only_images(listing, options)
     found, faults = _layouts(listing, options)
     if not found and faults:
         raise faults[0]
@@ -67,11 +67,11 @@ def find_layout(root: Path, options: Options) -> tuple[Layout, Listing]:
         )
     usable = [layout for layout in found if layout.splits]
     if not usable:
-        raise faults[0] if faults else UserError(f"{root}: {found[0]} has no usable split: {_joined(found[0].notes)}")
+        raise faults[0] if faults else UserError(f"{root}: {found[0]} has no usable split: {'; '.join(found[0].notes)}")
     usable.sort(key=lambda layout: not {"train", "trainval", WHOLE} & set(layout.splits))  # stable
     others = tuple(f"{layout} is there, too: data.format={layout.format} reads it" for layout in usable[1:])
     others += tuple(f"not read: {fault}" for fault in faults)
-    return dataclasses.replace(usable[0], notes=usable[0].notes + others), listing
+    return dataclasses.replace(usable[0], notes=usable[0].notes + others)
 
 
 def _layouts(listing: Listing, options: Options) -> tuple[list[Layout], list[UserError]]:
@@ -85,10 +85,6 @@ def _layouts(listing: Listing, options: Options) -> tuple[list[Layout], list[Use
             except UserError as error:
                 faults.append(error)
     return found, faults
-
-
-def _joined(notes: tuple[str, ...]) -> str:
-    return "; ".join(notes)
 
 
 def _only_images(listing: Listing, options: Options) -> Layout:
@@ -127,23 +123,23 @@ def _nothing_found(listing: Listing, wanted: Format | None) -> str:
 
 
 def source_of_split(
-    root: Path, which: str, name: str, options: Options, *, quiet: bool = False, said: list[str] | None = None
+    layout: Layout, root: Path, which: str, name: str, *, quiet: bool = False, said: list[str] | None = None
 ) -> Source:
-    """The labels of data.train or data.test (`which`) in a folder; what was found is logged, unless `quiet`.
+    """The labels of data.train or data.test (`which`) in a folder whose layout was found; what was found is logged,
+    unless `quiet`.
 
     name: that of the split in the configuration; where a split of the folder has that name, it is the one.
     said: receives the line that is logged.
 
     Raises:
-        UserError: see `find_layout`; or the folder has no such split, or is one set without division.
+        UserError: the folder has no such split, or is one set without division.
     """
-    layout, _ = find_layout(root, options)
     if which == "train" and layout.format == "images":
         raise UserError(f"{root}: data.format=images reads no labels: there is nothing to train on")
-    split = WHOLE if layout.format == "images" else _choose(layout.splits, which, name)
+    split = split_for(layout, which, name)
     if split is None:
         there = ", ".join(key for key in layout.splits if key != WHOLE)
-        notes = f" ({_joined(layout.notes)})" if layout.notes else ""
+        notes = f" ({'; '.join(layout.notes)})" if layout.notes else ""
         if len(layout.splits) == 1:
             only = next(iter(layout.splits))
             raise NoSuchSplit(
@@ -158,16 +154,17 @@ def source_of_split(
     others = [key for key in layout.splits if key not in (split, WHOLE)]
     line = f"data.{which}: {layout} in {root}" + ("" if split == WHOLE else f", split {split}")
     line += f" (there are also {', '.join(others)})" if others else ""
-    line += f"; {_joined(layout.notes)}" if layout.notes else ""
+    line += f"; {'; '.join(layout.notes)}" if layout.notes else ""
     logger.log(logging.DEBUG if quiet else logging.INFO, "%s", line)
     if said is not None:
         said.append(line)
     return source
 
 
-def is_whole(root: Path, options: Options) -> bool:
-    """Whether the labels in a folder come in one piece: as one split, whatever its name."""
-    return len(find_layout(root, options)[0].splits) == 1
+def split_for(layout: Layout, which: str, name: str) -> str | None:
+    """The split of a folder that is data.train or data.test (`which`), called `name` in the configuration; None if it
+    has none."""
+    return WHOLE if layout.format == "images" else _choose(layout.splits, which, name)
 
 
 def _choose(splits: Mapping[str, object], which: str, name: str) -> str | None:

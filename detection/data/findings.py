@@ -291,10 +291,6 @@ class Example(str):
         made.box = None if box is None else tuple(box)
         return made
 
-    def with_box(self, box: Iterable[float]) -> Example:
-        """The same place, of an object with this box."""
-        return Example(self, self.image, box)
-
 
 @dataclass
 class Finding:

@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from detection.data.decoder_complaints import decoder_complaints
 from detection.data.file_names import leads_out, match_file_names, present_files
 from detection.data.findings import Example, Findings
-from detection.data.images import ORIENTATION_TAG, ImageError, image_size, image_sizes, read_image
-from detection.data.shards import Shards, open_file, path_of_member
+from detection.data.images import ImageError, image_size, image_size_and_orientation, image_sizes, read_image
+from detection.data.shards import Shards, path_of_member
 from detection.data.similar_images import SIDE, thumbnail
 from detection.data.tables import Tables
 
 UNKNOWN_SIDE = int(np.iinfo(np.int32).max)  # stands for an unknown size: no box reaches beyond it
 DIGEST_BYTES = 16
 _TOGETHER = 64  # images that are decoded between two reads of the decoder's messages
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # TIFF 6.0, section 8: ImageWidth, ImageLength
 _DARK = 16  # of 255; 12-bit data in 16 bits reach 4095 of 65535, which is 15.9 of 255
 
 
@@ -308,25 +306,11 @@ def _look(path: Path, size: tuple[int, int], stated: bool) -> _Look:
         return _Look(problem=str(error))
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
     digest.update(image.data)
-    orientation, (width, height) = _exif_orientation(path)
+    upright, orientation = image_size_and_orientation(path)
     as_stored = None
-    if stated and orientation >= 5 and height != width:
-        as_stored = size == (height, width)
+    if stated and orientation >= 5 and upright[0] != upright[1]:
+        as_stored = size == upright[::-1]
     return _Look(None, digest.digest(), thumbnail(image), int(image.max()), orientation, as_stored)
-
-
-def _exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
-    """(orientation 1 to 8, (width, height) of the stored pixels)."""
-    try:
-        with open_file(path) as file, Image.open(file) as header:
-            tags = getattr(header, "tag_v2", {})  # of a TIFF, whose size Pillow gives after rotation
-            size = int(tags.get(_TIFF_WIDTH, header.width)), int(tags.get(_TIFF_HEIGHT, header.height))
-            if header.format == "PNG" and "exif" not in header.info:  # Pillow would decode all pixels to find it
-                return 1, size
-            value = header.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises almost anything; the pixels may be sound
-        return 1, (1, 1)
-    return (value if isinstance(value, int) and 1 <= value <= 8 else 1), size
 
 
 def _compare_orientations(looks: dict[str, _Look], findings: Findings) -> None:

@@ -107,8 +107,7 @@ def _decode(
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) as `read_image` without `size` will return it, from the header alone. Raises ImageError."""
-    height, width, _ = _size_and_turn(path)
-    return height, width
+    return image_size_and_orientation(path)[0]
 
 
 def image_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
@@ -117,20 +116,22 @@ def image_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
 
     def size(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
         try:
-            return _size_and_turn(path)
+            upright, orientation = image_size_and_orientation(path)
         except ImageError:
             return 0, 0, False
+        return *upright, orientation >= 5
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         return np.array(list(pool.map(size, paths)), dtype=np.int64).reshape(-1, 3)
 
 
-def _size_and_turn(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+def image_size_and_orientation(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
+    """`image_size`, and the orientation in EXIF, 1 to 8; from 5 on, it swaps the stored sides. Raises ImageError."""
     _check_file(path)
     with _error_of_file(path), open_file(path) as file:
         header = _open(path, file)
         orientation = _orientation(header, file)
-        return *_upright_size(header, orientation), orientation >= 5
+        return _upright_size(header, orientation), orientation
 
 
 def _name(path: str | os.PathLike[str]) -> str:

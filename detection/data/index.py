@@ -142,6 +142,10 @@ class DatasetIndex(_Mappable):
             .decode("utf-8", "surrogateescape")
         )
 
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of image i."""
+        return int(self.heights[i]), int(self.widths[i])
+
     def path(self, i: int) -> Path:
         """The path of image i's file.
 

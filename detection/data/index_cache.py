@@ -34,7 +34,7 @@ from backbones.common.errors import UserError
 from backbones.common.files import atomic_write, cache_folder, sha256_of
 from detection.data.findings import Example, Finding, Findings
 from detection.data.index import DatasetIndex, StatedObjects
-from detection.data.tensor_file import NoChecksums, Place, find_damage, make_header, map_array, read_header, seal
+from detection.data.tensor_file import NoChecksums, Place, find_damage, map_array, read_header, write_arrays
 from detection.data.watched_files import Watched, watch
 
 LEAST = 50_000  # images and objects together; a smaller index is read in less than a second
@@ -165,13 +165,8 @@ def _write(
             for kind, finding in index.findings.by_kind.items()
         ],
     }
-    header, _places = make_header({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(header)
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).data)
-        file.flush()
-        seal(temporary)
+    with atomic_write(path) as temporary:
+        write_arrays(temporary, arrays, metadata)
 
 
 def _arrays(index: DatasetIndex) -> dict[str, np.ndarray]:

@@ -30,22 +30,23 @@ def training_batches(
     workers: int = 0,
     size_divisor: int = 1,
     pin_memory: bool = False,
-    prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
     """This rank's micro-batches of steps first_step ≤ step < last_step: exactly `accumulation` of them for each step,
     in order.
 
-    A start at a later step reads none of the earlier images. workers: processes; 0 reads in this one. prefetch: batches
-    ahead for each worker. patience: seconds to wait for a batch before an error. Images that were replaced (see
-    `DetectionDataset`) are logged as warnings, each once; their number is logged after the last batch.
+    A start at a later step reads none of the earlier images. workers: processes; 0 reads in this one. patience: seconds
+    to wait for a batch before an error. Images that were replaced (see `DetectionDataset`) are logged as warnings, each
+    once; their number is logged after the last batch.
 
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
         ValueError: the global batch has fewer images than there are parts.
     """
     steps = TrainingSteps(plan, first_step, last_step, rank, world, accumulation)
-    return _batches(dataset, steps, workers, size_divisor, pin_memory, prefetch, patience)
+    return loaded_batches(
+        dataset, steps, workers=workers, size_divisor=size_divisor, pin_memory=pin_memory, patience=patience
+    )
 
 
 def evaluation_parts(
@@ -78,37 +79,22 @@ def evaluation_parts(
     return parts[rank::world]
 
 
-def evaluation_batches(
+def loaded_batches(
     dataset: DetectionDataset,
     parts: Sequence[list[tuple[int, int]]],
     *,
     workers: int = 0,
     size_divisor: int = 1,
     pin_memory: bool = False,
-    prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
-    """The batches of `evaluation_parts`, in order.
+    """The batches of parts, such as `evaluation_parts`, in order. For the options see `training_batches`.
 
     Raises:
         UserError: an image or its proposals cannot be read, naming the file; the workers fail (`joined_batches`).
     """
-    return _batches(dataset, parts, workers, size_divisor, pin_memory, prefetch, patience)
-
-
-def _batches(
-    dataset: DetectionDataset,
-    parts: Sequence[list[tuple[int, int]]],
-    workers: int,
-    size_divisor: int,
-    pin_memory: bool,
-    prefetch: int,
-    patience: float,
-) -> Generator[Batch, None, None]:
     join = functools.partial(collate, size_divisor=size_divisor)
-    batches = joined_batches(
-        dataset, parts, join, workers=workers, pin_memory=pin_memory, prefetch=prefetch, patience=patience
-    )
+    batches = joined_batches(dataset, parts, join, workers=workers, pin_memory=pin_memory, patience=patience)
     unreadable: Counter[str] = Counter()
     try:
         with contextlib.closing(batches):

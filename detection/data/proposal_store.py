@@ -16,6 +16,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file, user_path
+from backbones.common.text import first_of
 from detection.data.index import DatasetIndex
 from detection.data.tensor_file import (
     HEADER_LIMIT,
@@ -92,11 +93,6 @@ class ProposalStore:
         if not fit:
             raise UserError(f"{self.path}: is damaged: its arrays do not fit together; make it anew")
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ProposalStore:
-        """The store at `path`."""
-        return cls(path)
-
     def __reduce__(self) -> tuple[type[ProposalStore], tuple[Path]]:
         return ProposalStore, (self.path,)
 
@@ -109,7 +105,14 @@ class ProposalStore:
         Raises:
             UserError: the store does not have the image, or its boxes or scores are NaN, infinite or out of order.
         """
-        return self._checked(image_id, limit)
+        rows = self._rows(image_id, limit)
+        for column in (self._boxes, self._scores):
+            fetch(column, rows.start, rows.stop)
+        boxes = np.array(self._boxes[rows])
+        fault = fault_of(boxes, self._scores[rows])
+        if fault is not None:
+            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
+        return boxes
 
     def check_against(self, index: DatasetIndex, rpn_sha256: str | None = None) -> None:
         """Checks that the store belongs to this data set, that it was made by this RPN if its weights' SHA-256 is
@@ -127,10 +130,9 @@ class ProposalStore:
             )
         missing = np.setdiff1d(index.image_ids, self.image_ids)
         if len(missing):
-            first = ", ".join(map(str, missing[:5].tolist())) + (", …" if len(missing) > 5 else "")
             raise UserError(
-                f"{self.path}: lacks {len(missing)} of the {len(index)} images of {index.name} (image ids {first}); "
-                + remedy
+                f"{self.path}: lacks {len(missing)} of the {len(index)} images of {index.name} (image ids "
+                f"{first_of(missing)}); {remedy}"
             )
         if self.metadata.get("dataset_fingerprint") != index.fingerprint:
             raise UserError(
@@ -187,17 +189,7 @@ class ProposalStore:
             if (wrong | rising).any():
                 row = begin + int(np.argmax(wrong | rising))
                 position = int(np.searchsorted(self._offsets, row, side="right")) - 1
-                self._checked(int(self.image_ids[position]), None)
-
-    def _checked(self, image_id: int, limit: int | None) -> np.ndarray:
-        rows = self._rows(image_id, limit)
-        for column in (self._boxes, self._scores):
-            fetch(column, rows.start, rows.stop)
-        boxes = np.array(self._boxes[rows])
-        fault = fault_of(boxes, self._scores[rows])
-        if fault is not None:
-            raise UserError(f"{self.path}: {fault} for image {image_id}; make it anew")
-        return boxes
+                self.boxes(int(self.image_ids[position]))  # raises, with the image's number
 
     def _rows(self, image_id: int, limit: int | None) -> slice:
         place = int(np.searchsorted(self._sorted_ids, image_id))

@@ -23,7 +23,15 @@ import numpy as np
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
 from detection.data.proposal_store import KIND, fault_of, resembles_store
-from detection.data.tensor_file import NoChecksums, find_damage, make_header, map_array, read_header, seal
+from detection.data.tensor_file import (
+    NoChecksums,
+    find_damage,
+    make_header,
+    map_array,
+    read_header,
+    seal,
+    write_arrays,
+)
 
 _CHUNK = {"positions": np.dtype("<i8"), "counts": np.dtype("<i8"), "boxes": np.dtype("<f4"), "scores": np.dtype("<f4")}
 _PARTS = re.compile(r"\d+\.chunk|manifest\.json|\..*\.tmp")  # the names in the partial folder
@@ -113,13 +121,8 @@ class ProposalWriter:
             "boxes": np.concatenate([boxes for _, boxes, _ in self._gathered]),
             "scores": np.concatenate([scores for _, _, scores in self._gathered]),
         }
-        header, _ = make_header({name: (array.dtype, array.shape) for name, array in arrays.items()}, {})
-        with atomic_write(self.folder / f"{positions[0]:010d}.chunk") as temporary, temporary.open("wb") as file:
-            file.write(header)
-            for array in arrays.values():
-                file.write(array.tobytes())
-            file.flush()
-            seal(temporary)
+        with atomic_write(self.folder / f"{positions[0]:010d}.chunk") as temporary:
+            write_arrays(temporary, arrays, {})
         self._gathered = []
         self._gathered_bytes = 0
 

@@ -92,6 +92,16 @@ def make_header(
     return first, {name: replace(place, start=len(first) + place.start) for name, place in places.items()}
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """Writes a whole file at once."""
+    header, _ = make_header({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
+    with path.open("wb") as file:
+        file.write(header)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
+    seal(path)
+
+
 def seal(path: str | os.PathLike[str]) -> None:
     """Computes the checksums of a complete file that begins with `make_header`'s bytes, and writes them into it."""
     with open(path, "r+b") as file:

@@ -21,6 +21,7 @@ Item = TypeVar("Item", covariant=True)
 Joined = TypeVar("Joined")
 
 PATIENCE = 1800.0  # seconds to wait for one batch; `runtime.timeout_minutes` in a configuration
+_AHEAD = 2  # batches that each worker prefetches
 
 
 class KeyedSamples(Protocol[Item]):
@@ -40,15 +41,13 @@ def joined_batches(
     *,
     workers: int = 0,
     pin_memory: bool = False,
-    prefetch: int = 2,
     patience: float = PATIENCE,
 ) -> Generator[Joined, None, None]:
     """Parts (lists of keys) → `join(samples of the part)` of each, in order. `samples`, `parts` and `join` must be
     picklable where processes are spawned.
 
-    workers: processes; 0 reads in this one. prefetch: batches ahead for each worker. patience: seconds to wait for a
-    batch before an error. pin_memory: whether to call the batches' method of this name, which moves them into
-    page-locked memory.
+    workers: processes; 0 reads in this one. patience: seconds to wait for a batch before an error. pin_memory: whether
+    to call the batches' method of this name, which moves them into page-locked memory.
 
     Raises:
         UserError: any UserError of the samples; the workers cannot be started, one has died, or a batch takes too long.
@@ -63,12 +62,12 @@ def joined_batches(
         make,
         len(parts),
         workers=min(workers, len(parts)),
-        ahead=prefetch,
+        ahead=_AHEAD,
         patience=patience,
         describe=lambda number: [samples.name(key) for key in parts[number]],
     )
     with contextlib.closing(pool):
-        yield from _pinned(pool, prefetch) if pin_memory else pool.values()
+        yield from _pinned(pool) if pin_memory else pool.values()
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,9 @@ class _Batches:
         return self.join([self.samples[key] for key in self.parts[number]])
 
 
-def _pinned(pool: WorkerPool, ahead: int) -> Iterator[Any]:
-    """The pool's values in page-locked memory. A thread of this process moves them there, up to `ahead` in advance."""
-    waiting: queue.Queue[Any] = queue.Queue(ahead)
+def _pinned(pool: WorkerPool) -> Iterator[Any]:
+    """The pool's values in page-locked memory. A thread of this process moves them there, a few in advance."""
+    waiting: queue.Queue[Any] = queue.Queue(_AHEAD)
     stopped = threading.Event()
     device = torch.cuda.current_device()
 

@@ -30,16 +30,19 @@ from detection.training.more_steps import MoreSteps
 logger = logging.getLogger(__name__)
 
 # Values that are fixed by training: the weights are valid only for these.
-_BACKBONE = (
-    *("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width"),
-    *("features", "pyramid_finest", "pyramid_width", "pyramid_norm"),
+BACKBONE_KEYS = tuple(
+    f"backbone.{key}"
+    for key in (
+        *("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width"),
+        *("features", "pyramid_finest", "pyramid_width", "pyramid_norm"),
+    )
 )
 _RPN = ("rpn.anchor_sizes", "rpn.anchor_ratios", "rpn.anchor_offset", "rpn.anchor_rounding", "rpn.channels")
 _FAST_RCNN = (
     *("box_head", "box_head_width", "box_head_channels", "cascade"),
     *("pooling", "pooled_size", "sampling_ratio", "box_stds", "box_means", "box_statistics"),
 )
-_STRUCTURE = (*(f"backbone.{key}" for key in _BACKBONE), *_RPN, *(f"fast_rcnn.{key}" for key in _FAST_RCNN))
+_STRUCTURE = (*BACKBONE_KEYS, *_RPN, *(f"fast_rcnn.{key}" for key in _FAST_RCNN))
 # Values that only inference uses.
 _TEST_KEYS = {
     "data": ("test_shorter_side", "test_longer_side", "test_scales", "test_flip"),
@@ -122,9 +125,7 @@ def describe_fast_rcnn_run(
     rpn_sha256: that of the RPN's file. store_metadata: that of the proposals.
     """
     own = config_subset_that_must_match(config, "fast_rcnn")
-    if config.fast_rcnn.box_statistics == "empirical":
-        for key in ("box_means", "box_stds", "box_statistics"):
-            own["fast_rcnn"].pop(key)
+    _leave_out_measured(own, config)
     return {
         "stage": "fastrcnn",
         "train": index.fingerprint,
@@ -138,6 +139,13 @@ def describe_fast_rcnn_run(
         "proposal_limit": config.rpn.training_proposals.after_nms,
         "config": own,
     }
+
+
+def _leave_out_measured(subset: dict[str, Any], config: settings.Config) -> None:
+    """Removes the box statistics from a part of a configuration, if a training by `config` measures them."""
+    if config.fast_rcnn.box_statistics == "empirical":
+        for key in ("box_means", "box_stds", "box_statistics"):
+            subset["fast_rcnn"].pop(key)
 
 
 def refuse_other_run(folder: Path, known: Mapping[str, Any], more_steps: MoreSteps) -> None:
@@ -207,10 +215,9 @@ def is_result_of(
     gone, and what they say cannot be compared. (A training whose weights file changed since is not recognised.)"""
     provenance = json.loads(json.dumps(trained.provenance))
     subsets = [config_subset_that_must_match(one, network) for one in (trained.config, config)]
-    if config.fast_rcnn.box_statistics == "empirical" and network == "fast_rcnn":  # measured since
+    if network == "fast_rcnn":
         for subset in subsets:
-            for key in ("box_means", "box_stds", "box_statistics"):
-                subset["fast_rcnn"].pop(key)
+            _leave_out_measured(subset, config)
     images = [(one.data.train.limit, one.data.keep_empty, one.init_from) for one in (trained.config, config)]
     limits, sides = config.rpn.training_proposals, [config.data.test_shorter_side, config.data.test_longer_side]
     proposals = json.loads(json.dumps({"limits": config_to_dict(limits), "sides": sides}))

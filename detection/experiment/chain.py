@@ -17,12 +17,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, sha256_of
+from backbones.common.files import read_json_object, sha256_of, write_json
 from detection import config as settings
 from detection.config_file import config_to_dict
 from detection.evaluation.average_precision import AveragePrecision, ClassAveragePrecision
@@ -30,7 +30,7 @@ from detection.experiment import evaluate, stages
 from detection.experiment.agreement import config_subset_that_must_match, is_result_of
 from detection.experiment.checking import check_splits
 from detection.experiment.datasets import has_test_split, open_split, training_images
-from detection.experiment.label_location import locate
+from detection.experiment.label_location import Which, locate
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.experiment.paces import Paces, measure_paces
 from detection.experiment.run_folder import RunFolder
@@ -92,7 +92,8 @@ class _Notes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._content: dict[str, Any] = on_main(self._read)
+        # Nothing is lost with a damaged file: the steps are done again.
+        self._content = on_main(lambda: read_json_object(path))
 
     def of(self, name: str, digest: str) -> Any:
         """The result that was noted for the same digest; None if there is none."""
@@ -102,25 +103,14 @@ class _Notes:
     def add(self, name: str, digest: str, result: Any) -> None:
         """Notes a result. Every rank calls this."""
         self._content[name] = {"of": digest, "result": result}
-        on_main(self._write)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # nothing is lost: the steps are done again
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _write(self) -> None:
-        with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(self._content, indent=2) + "\n", encoding="utf-8")
+        on_main(lambda: write_json(self._path, self._content))
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _fingerprints(config: settings.Config, *splits: Literal["train", "test"]) -> list[Any]:
+def _fingerprints(config: settings.Config, *splits: Which) -> list[Any]:
     """The fingerprint and the number of images of each split."""
     return [(index.fingerprint, len(index)) for index in (open_split(config.data, which) for which in splits)]
 
@@ -131,7 +121,7 @@ def _check(config: settings.Config, notes: _Notes) -> None:
     Raises:
         UserError: a training or an evaluation would be refused.
     """
-    splits: list[Literal["train", "test"]] = ["train", "test"] if has_test_split(config.data) else ["train"]
+    splits: list[Which] = ["train", "test"] if has_test_split(config.data) else ["train"]
     digest = _digest(_fingerprints(config, *splits), config_to_dict(config.data))
     if notes.of("check", digest):
         return
@@ -228,7 +218,7 @@ def _evaluation(config: settings.Config, device: torch.device, folder: RunFolder
         config.runtime.precision,
     )
     earlier = notes.of("evaluation", digest)
-    if earlier is not None and on_main((folder.evaluation / "report.html").is_file):
+    if earlier is not None and on_main(folder.report.is_file):
         with contextlib.suppress(TypeError, KeyError):  # of another version
             figures = AveragePrecision(
                 **{**earlier, "classes": [ClassAveragePrecision(**one) for one in earlier["classes"]]}

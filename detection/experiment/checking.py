@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from detection.data.readers.source import Source
 from detection.data.similar_images import similar_groups
 from detection.experiment.class_matching import match_classes
 from detection.experiment.datasets import check_split, training_images
+from detection.experiment.label_location import Which
 
 
 class DataConfig(settings.Config):
@@ -29,9 +29,6 @@ class DataConfig(settings.Config):
     def contradictions(self) -> list[str]:
         """The contradictory settings under `data`."""
         return [text for text in super().contradictions() if text.startswith("data.")]
-
-
-Which = Literal["train", "test"]
 
 
 @dataclass(frozen=True)

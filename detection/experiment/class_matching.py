@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
+from backbones.common.text import first_of
 from detection.data.index import DatasetIndex
 from detection.training.distributed import on_main
 
@@ -48,15 +49,18 @@ def match_classes(
             "names, in both files; a category may be without objects"
         )
     order = [keys.index(key) for key in wanted]
-    moved = [(name, a, b) for (b, name), (a, _) in zip(others, (own[i] for i in order), strict=True) if a != b]
+    moved = [
+        f"{name} (id {a}, {b} there)"
+        for (b, name), (a, _) in zip(others, (own[i] for i in order), strict=True)
+        if a != b
+    ]
     if moved and not quiet:
-        text = ", ".join(f"{name} (id {a}, {b} there)" for name, a, b in moved[:3]) + (", …" if len(moved) > 3 else "")
         on_main(
             lambda: logger.info(
                 "%s: its classes are matched by name with those of %s, where they have other ids: %s",
                 index.annotation_file,
                 owner,
-                text,
+                first_of(moved, 3),
             )
         )
     return index.in_class_order(order)

@@ -21,7 +21,7 @@ def rarer_labels(train: DatasetIndex, test: DatasetIndex) -> list[RarerLabels]:
         share=LIMITS["rate_share"],
         chance=LIMITS["rate_chance"],
     )
-    return [RarerLabels(names[one.k], one.first, one.second, one.expected) for one in found]
+    return [RarerLabels(names[one.k], one.first, one.second) for one in found]
 
 
 def _rates(index: DatasetIndex, names: Sequence[str]) -> ObjectRates:

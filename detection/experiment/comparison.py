@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from detection.evaluation.results import checked
 from detection.experiment.evaluation_folder import NAME as DATASET
 from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.results_file import read_results
-from detection.report.page import read_curves
+from detection.experiment.run_folder import RunFolder
+from detection.report.page import Curve
+from detection.training.consensus import flat
 
 _IGNORED = ("name", "output")  # differ between any two runs
 
@@ -79,7 +81,7 @@ class Comparison:
     sizes: list[Row]
     classes: list[Row]
     settings: dict[str, list[str]]
-    curves: dict[str, dict[str, list[tuple[float, float]]]]
+    curves: dict[str, dict[str, Curve]]
 
     def verdicts(self) -> list[str]:
         """One sentence for each run but the first."""
@@ -213,16 +215,7 @@ def _configuration(path: Path) -> dict[str, Any]:
         return {}
     with contextlib.suppress(UserError):
         values = config_to_dict(config_from_dict(values, str(path)))
-    return dict(_flat(values, ""))
-
-
-def _flat(values: Any, prefix: str) -> list[tuple[str, Any]]:
-    if not isinstance(values, Mapping) or not values:
-        return [(prefix, values)]
-    pairs = []
-    for key, value in values.items():
-        pairs += _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return pairs
+    return flat(values)
 
 
 def _differing(configurations: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
@@ -236,13 +229,11 @@ def _differing(configurations: Sequence[dict[str, Any]]) -> dict[str, list[str]]
     }
 
 
-def _curves(roots: Sequence[Path], names: Sequence[str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _curves(roots: Sequence[Path], names: Sequence[str]) -> dict[str, dict[str, Curve]]:
     """The losses and the AP during the trainings, where the logs are there."""
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    curves: dict[str, dict[str, Curve]] = {}
     for root, name in zip(roots, names, strict=True):
-        for stage in ("rpn", "fastrcnn"):
-            log = root / stage / "log.jsonl"
-            for key, points in (read_curves(log) if log.is_file() else {}).items():
-                if key in ("loss", "AP", "AR_100") and len(points) > 1:
-                    curves.setdefault(f"{stage} {key}", {})[name] = points
+        for key, points in RunFolder(root).curves().items():
+            if key.partition(" ")[2] in ("loss", "AP", "AR_100") and len(points) > 1:
+                curves.setdefault(key, {})[name] = points
     return curves

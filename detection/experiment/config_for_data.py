@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write, user_path
+from backbones.common.files import CannotWrite, user_path, write_text
 from detection import config as settings
 from detection.config_file import load_config, quoted
 from detection.experiment.fitted_config import fit_config
@@ -45,8 +45,7 @@ def write_new_config(
 
     def write() -> None:
         _require_new(path)
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     on_main(write)
     return fitted

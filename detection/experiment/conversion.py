@@ -93,7 +93,7 @@ def _indices(data: settings.Data, cleaned: bool) -> dict[str, DatasetIndex]:
     purpose: Literal["training", "evaluation"] = "training" if cleaned else "evaluation"
     named = data.train.annotations is not None or data.test.annotations is not None
     if data.layout == "auto" and not named and data.split.test is None:
-        layout, _ = find_layout(user_path(data.root), label_options(data))
+        layout = find_layout(user_path(data.root), label_options(data))
         for name, open_source in layout.splits.items():
             source = open_source()
             found["train" if name == WHOLE else name] = load_index(

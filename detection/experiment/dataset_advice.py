@@ -10,6 +10,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.common.evenly_spread import evenly_spread
 from detection.data.findings import KINDS
 from detection.data.index import DatasetIndex
 from detection.data.plausibility import LIMIT_OF_CLASS
@@ -18,7 +19,6 @@ from detection.experiment import dataset_images
 from detection.experiment.anchor_advice import anchor_blocks
 from detection.experiment.checking import Verdict, similar_across
 from detection.experiment.class_rates import rarer_labels
-from detection.experiment.illustrations import evenly_spread
 from detection.experiment.run_folder import RunFolder
 from detection.report.advice_on_data import rarer_labels_texts
 from detection.report.dataset_page import Block, write_dataset_page
@@ -209,7 +209,7 @@ def _similar(splits: dict[str, DatasetIndex], advice: list[str]) -> list[Block]:
 def _grids(config: settings.Config, index: DatasetIndex) -> list[Block]:
     with_objects = np.flatnonzero(_per_image(index) > 0)
     index = index.subset(with_objects) if len(with_objects) else index
-    chosen = evenly_spread(index, _GRID)
+    chosen = evenly_spread(len(index), _GRID).tolist()
     blocks = [Block("Training images as annotated", images=list(dataset_images.annotated(index, chosen)))]
     text = "As the network gets them in the first epoch: resized, flipped, and altered as the configuration says."
     try:
@@ -232,7 +232,7 @@ def _background(data: settings.Data, which: str, index: DatasetIndex, advice: li
                 "data.keep_empty=true teaches the network what is background."
             )
     text = f"{len(empty)} of {len(index)} images. {use} Images whose objects were not annotated are among them."
-    picked = [empty[i] for i in np.unique(np.linspace(0, len(empty) - 1, min(_GRID, len(empty))).astype(int))]
+    picked = [empty[i] for i in evenly_spread(len(empty), _GRID)]
     return [
         Block(f"data.{which}: images without objects", [text], images=list(dataset_images.annotated(index, picked)))
     ]

@@ -31,7 +31,7 @@ _MARKED: Color = (222, 40, 40)
 def annotated(index: DatasetIndex, images: Sequence[int]) -> Iterator[ShownImage]:
     """Images with all their objects."""
     for i in images:
-        image = read(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        image = image_of(index, i)
         if image is not None:
             boxes, labels, crowds = index.objects(i)
             drawn = _drawn(image, boxes, labels, index.category_names, crowds)
@@ -62,7 +62,7 @@ def of_example(path_of: Callable[[str], Path], example: Example) -> ShownImage |
     read. path_of: see `image_paths`."""
     if example.image is None:
         return None
-    image = read(path_of(example.image))
+    image = _read(path_of(example.image))
     if image is None:
         return None
     if example.box is not None and np.isfinite(example.box).all():
@@ -73,13 +73,18 @@ def of_example(path_of: Callable[[str], Path], example: Example) -> ShownImage |
 
 def of_object(index: DatasetIndex, i: int, row: int, text: str) -> ShownImage | None:
     """An object of image i, its row in the index, and what is around it."""
-    image = read(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+    image = image_of(index, i)
     if image is None:
         return None
     return ShownImage(embed_image(_marked(image, index.boxes[row].astype(np.float64)), longest=_SHOWN), text)
 
 
-def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray | None:
+def image_of(index: DatasetIndex, i: int) -> np.ndarray | None:
+    """Image i, or None if it cannot be read."""
+    return _read(index.path(i), index.size(i))
+
+
+def _read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray | None:
     """The image, or None if it cannot be read."""
     try:
         return read_image(path, size)

@@ -11,10 +11,11 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from backbones.common.text import first_of
 from detection import config as settings
 from detection.common.environment import environment_number
 from detection.config_file import config_to_dict
-from detection.data.discovery import NoSuchSplit, source_of_split
+from detection.data.discovery import find_layout, source_of_split, split_for
 from detection.data.division import part_of
 from detection.data.findings import Purpose
 from detection.data.index import DatasetIndex, load_index
@@ -23,7 +24,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.data.readers.source import Source
 from detection.data.shards import shard_files
 from detection.experiment.class_matching import match_classes
-from detection.experiment.label_location import label_options, locate
+from detection.experiment.label_location import Which, label_options, locate
 from detection.training.consensus import require_same, together
 from detection.training.distributed import gather_objects, is_main, on_main, world_size
 
@@ -34,7 +35,7 @@ PURPOSES: dict[str, Purpose] = {"train": "training", "test": "evaluation"}  # wh
 logger = logging.getLogger(__name__)
 
 
-def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex:
+def open_split(data: settings.Data, which: Which) -> DatasetIndex:
     """The index of the configured split, after a check that its images exist; repairs are logged once. Every rank calls
     this and gets the same index.
 
@@ -60,13 +61,12 @@ def open_split(data: settings.Data, which: Literal["train", "test"]) -> DatasetI
 def contents_of(index: DatasetIndex) -> str:
     """How many images and objects a split has, and its classes, in words."""
     names = index.category_names
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({listed})"
+    return f"{len(index)} images, {len(index.boxes)} objects, {len(names)} classes ({first_of(names, 8)})"
 
 
 def load_split(
     data: settings.Data,
-    which: Literal["train", "test"],
+    which: Which,
     source: Source,
     check: Check,
     purpose: Purpose | None = None,
@@ -88,7 +88,7 @@ def load_split(
     )
 
 
-def read_split(data: settings.Data, which: Literal["train", "test"], check: Check) -> DatasetIndex:
+def read_split(data: settings.Data, which: Which, check: Check) -> DatasetIndex:
     """The index of a split: from the cache, if `data.cache` allows and nothing has changed, else read from the labels
     and kept. Every rank calls this. One rank of each machine reads, and the others map what it has kept.
 
@@ -137,7 +137,7 @@ def read_split(data: settings.Data, which: Literal["train", "test"], check: Chec
 _FACTS = ("layout", "format", "train", "test", "split", "classes", "first_pixel", "skip_missing", "skip_unreadable")
 
 
-def facts_of(data: settings.Data, which: Literal["train", "test"], check: Check) -> dict[str, Any]:
+def facts_of(data: settings.Data, which: Which, check: Check) -> dict[str, Any]:
     """What decides the index of a split, beside the files."""
     configured = {
         name: config_to_dict(getattr(data, name)) if name in ("train", "test", "split") else getattr(data, name)
@@ -147,7 +147,7 @@ def facts_of(data: settings.Data, which: Literal["train", "test"], check: Check)
     return {**configured, "root": [str(root), str(root.absolute())], "which": which, "check": check}
 
 
-def files_of(data: settings.Data, which: Literal["train", "test"], source: Source) -> list[Path]:
+def files_of(data: settings.Data, which: Which, source: Source) -> list[Path]:
     """The files and folders that decide what is found as the labels of a split, and what they hold.
 
     Where a COCO file and its image folder are named, these two; else the whole folder of the data set, because all of
@@ -191,19 +191,16 @@ def has_test_split(data: settings.Data) -> bool:
     if data.test.annotations is not None or data.test.images is not None or data.split.test is not None:
         return True
     if data.layout == "auto":
-        root = user_path(data.root)
         if data.cache and any(is_kept(facts_of(data, "test", check)) for check in ("present", "listed")):
             return True
         try:
-            source_of_split(root, "test", data.test.name, label_options(data), quiet=True)
-        except NoSuchSplit:
-            return False
+            return split_for(find_layout(user_path(data.root), label_options(data)), "test", data.test.name) is not None
         except UserError:  # raised where the split is opened
             return True
     return data.layout != "files"
 
 
-def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetIndex | None:
+def _listed(data: settings.Data, which: Which) -> DatasetIndex | None:
     """The index of a split from its annotation file alone, without a check of its images; None if it cannot be used."""
     try:
         return read_split(data, which, "listed")
@@ -211,7 +208,7 @@ def _listed(data: settings.Data, which: Literal["train", "test"]) -> DatasetInde
         return None
 
 
-def check_split(data: settings.Data, which: Literal["train", "test"], source: Source | None = None) -> DatasetIndex:
+def check_split(data: settings.Data, which: Which, source: Source | None = None) -> DatasetIndex:
     """The index of the whole configured split after every image was decoded; what was repaired is in `findings`.
     Labels and images are read, whatever the cache holds.
 

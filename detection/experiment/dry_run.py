@@ -11,12 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from backbones.common.files import sha256_of
 from backbones.common.units import format_duration
 from detection import config as settings
+from detection.common.evenly_spread import evenly_spread
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
@@ -69,7 +69,7 @@ def of_fast_rcnn(
     limits, own = config.rpn.training_proposals, folder.proposals(splits.train.name)
     standing = None
     if proposals_file is not None:
-        standing = ProposalStore.open(proposals_file)
+        standing = ProposalStore(proposals_file)
     elif is_trained:
         metadata = store_metadata(config, opened.sha256, splits.train, limits)
         standing = on_main(lambda: current_store(own, metadata, splits.train))
@@ -99,8 +99,7 @@ def of_fast_rcnn(
 
 def some_images(index: DatasetIndex, training: settings.Training) -> DatasetIndex:
     """As many images as the measured steps need, evenly spaced over the data set."""
-    count = min(len(index), training.global_batch * (STEPS + 1))
-    return index.subset(np.unique(np.linspace(0, len(index) - 1, count).astype(int)))
+    return index.subset(evenly_spread(len(index), training.global_batch * (STEPS + 1)))
 
 
 def proposals_of_some(
@@ -111,4 +110,4 @@ def proposals_of_some(
     for image_id, boxes, scores in (image for share in gather_objects(own) for image in share):
         writer.add(image_id, boxes, scores)
     writer.finish()
-    return ProposalStore.open(path)
+    return ProposalStore(path)

@@ -17,15 +17,14 @@ one fails:
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_json
 from detection import config as settings
 from detection.data.index import DatasetIndex
 from detection.data.proposal_store import ProposalStore
@@ -47,6 +46,7 @@ from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
+from detection.experiment.run_folder import RunFolder
 from detection.experiment.shared_images import compare_with_train, training_source
 from detection.experiment.shown_images import (
     SUGGESTIONS,
@@ -59,7 +59,7 @@ from detection.experiment.thresholds_file import NAME as THRESHOLDS
 from detection.experiment.thresholds_file import write_thresholds
 from detection.networks.rpn import RPN
 from detection.report.advice import Seen, advice
-from detection.report.page import Curve, read_curves, write_report
+from detection.report.page import write_report
 from detection.training.consensus import require_agreement, require_same, require_same_weights
 from detection.training.distributed import is_main, on_main, rank, world_size
 from detection.training.precision import Precision
@@ -119,19 +119,8 @@ def evaluate_detector(
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
             figures = average_precision(ground_truth, detections, limit=most, backend=backend)
-            if limit is None and most > LIMIT:
-                figures.notes.append(
-                    f"up to {most} detections of a class and image are counted, as fast_rcnn.detections; published "
-                    f"figures count {LIMIT} (--max-detections {LIMIT})"
-                )
-            if inference.precision.name != "fp32":
-                figures.notes.append(f"computed in {inference.precision}; runtime.precision=fp32 computes in float32")
-            if not any(row.objects for row in figures.classes):
-                figures.notes.append(
-                    "the annotations list no objects to measure by, as those of a test set; results.json holds the "
-                    "detections as COCO's evaluation server takes them"
-                )
-            _write_json(figures_file, figures.to_dict())
+            figures.notes.extend(_notes(figures, most if limit is None else LIMIT, inference.precision))
+            write_json(figures_file, figures.to_dict())
         with _log_results_on_failure(results, f"their figures are in {figures_file}"):
             ideal = None if found is None else rounded(found.with_ground_truth)
             share = None
@@ -140,7 +129,7 @@ def evaluate_detector(
                 proposals = config.rpn.test_proposals.after_nms
                 share = proposal_share(found.coverage, proposals, figures.figures, of_ideal)
             analysis = analyse(ground_truth, detections, figures, share, ideal)
-            _write_json(folder / "analysis.json", analysis.content)
+            write_json(folder / "analysis.json", analysis.content)
             if weights is not None:
                 order = ground_truth.category_ids.searchsorted(index.category_ids).tolist()
                 by_class = [analysis.thresholds.by_class[k] for k in order]
@@ -164,6 +153,22 @@ def evaluate_detector(
     return on_main(finish)
 
 
+def _notes(figures: AveragePrecision, most: int, precision: Precision) -> Iterator[str]:
+    """What is unusual about the figures. most: how many detections of a class and image count by our own choice."""
+    if most > LIMIT:
+        yield (
+            f"up to {most} detections of a class and image are counted, as fast_rcnn.detections; published figures "
+            f"count {LIMIT} (--max-detections {LIMIT})"
+        )
+    if precision.name != "fp32":
+        yield f"computed in {precision}; runtime.precision=fp32 computes in float32"
+    if not any(row.objects for row in figures.classes):
+        yield (
+            "the annotations list no objects to measure by, as those of a test set; results.json holds the detections "
+            "as COCO's evaluation server takes them"
+        )
+
+
 def _write_page(
     config: settings.Config,
     index: DatasetIndex,
@@ -178,7 +183,7 @@ def _write_page(
     """Writes the page and what it shows, and returns what to do next."""
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
-    curves = _curves(folder.parent)
+    curves = RunFolder(folder.parent).curves()
     shared, rarer = compare_with_train(config.data, training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config), rarer)
     told = advice(seen)
@@ -261,7 +266,7 @@ def _write_recall(
 ) -> None:
     if is_main():
         facts = {name: fact for name, fact in _facts(config, index, precision).items() if name not in _OF_DETECTIONS}
-        _write_json(folder / "proposal_recall.json", recall.to_dict())
+        write_json(folder / "proposal_recall.json", recall.to_dict())
         write_report(
             folder / "proposals", title=f"{config.name}: proposals on {index.annotation_file.stem}",
             recall=recall.to_dict(), tables=(recall.table(),),
@@ -285,18 +290,3 @@ def _facts(config: settings.Config, index: DatasetIndex, precision: Precision | 
         "proposals": str(config.rpn.test_proposals.after_nms),
         **({} if precision is None else {"precision": str(precision)}),
     }
-
-
-def _curves(run: Path) -> Mapping[str, Curve]:
-    """The curves of both trainings, where the run's folder has their logs."""
-    curves: dict[str, Curve] = {}
-    for stage in ("rpn", "fastrcnn"):
-        log = run / stage / "log.jsonl"
-        if log.is_file():
-            curves |= {f"{stage} {name}": points for name, points in read_curves(log).items()}
-    return curves
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

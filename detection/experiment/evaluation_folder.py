@@ -5,14 +5,13 @@ dataset.json    the annotation file that the folder's figures were computed on, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, require_plain_file
+from backbones.common.files import read_json_object, require_plain_file, write_json
 from backbones.common.text import printable
 from detection.data.index import DatasetIndex
 from detection.training.distributed import on_main
@@ -56,8 +55,7 @@ def _claim(folder: Path, index: DatasetIndex, files: Sequence[str]) -> None:
         "files": sorted({*found.get("files", ()), *files}),
     }
     if found != own:
-        with atomic_write(folder / NAME) as temporary:
-            temporary.write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / NAME, own)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -65,10 +63,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if require_plain_file(path).st_size > _SIZE_LIMIT:
             return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UserError, OSError, ValueError, RecursionError):
+    except (UserError, OSError):
         return {}
-    if not isinstance(content, dict) or not isinstance(content.get("fingerprint"), str):
+    content = read_json_object(path)
+    if not isinstance(content.get("fingerprint"), str):
         return {}
     files = content.get("files", [])
     return content if isinstance(files, list) and all(isinstance(name, str) for name in files) else {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of, user_path
 from detection import config as settings
-from detection.experiment.agreement import differences
+from detection.experiment.agreement import BACKBONE_KEYS, differences
 from detection.experiment.model_files import Categories, load_fast_rcnn, load_rpn
 from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.rpn import RPN
@@ -29,8 +29,6 @@ from detection.training.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
-_BACKBONE = ("name", "norm", "depths", "cardinality", "base_width", "planes", "stem_width", "features")
-_BACKBONE_KEYS = tuple(f"backbone.{key}" for key in (*_BACKBONE, "pyramid_finest", "pyramid_width", "pyramid_norm"))
 _HEAD = tuple(
     f"fast_rcnn.{key}" for key in ("box_head", "box_head_width", "box_head_channels", "pooled_size", "cascade")
 )
@@ -53,7 +51,7 @@ def initialise_rpn(network: RPN, config: settings.Config) -> None:
     is_alike = state[_RPN_OUTPUTS[0]].shape == network.head.objectness.weight.shape
     anew = "" if is_alike else "its output layers start anew"
     kept = {name: value for name, value in state.items() if not anew or name not in _RPN_OUTPUTS}
-    _load(network, kept, _RPN_OUTPUTS if anew else (), theirs.config, config, (*_BACKBONE_KEYS, "rpn.channels"), path)
+    _load(network, kept, _RPN_OUTPUTS if anew else (), theirs.config, config, (*BACKBONE_KEYS, "rpn.channels"), path)
     network.backbone.input_format = theirs.network.backbone.input_format
     _set_provenance(network.backbone.provenance, path)
     anchors = differences(theirs.config, config, _ANCHORS, "there", "now")
@@ -75,7 +73,7 @@ def initialise_fast_rcnn(network: FastRCNN, categories: Categories, config: sett
     state = theirs.network.state_dict()
     outputs = [name for name in state if name.split(".")[-2] in ("class_logits", "box_targets")]
     kept = {name: value for name, value in state.items() if name not in outputs}
-    _load(network, kept, outputs, theirs.config, config, (*_BACKBONE_KEYS, *_HEAD), path)
+    _load(network, kept, outputs, theirs.config, config, (*BACKBONE_KEYS, *_HEAD), path)
     pairs = common_classes(categories.names, theirs.categories.names)
     copy_classes(network, theirs.network, pairs)
     network.trunk.input_format = theirs.network.trunk.input_format

@@ -16,10 +16,11 @@ import torch
 
 from backbones.common.errors import UserError
 from backbones.common.files import user_path
+from backbones.common.text import first_of
 from detection import config as settings
 from detection.common.tool_names import as_called_here
 from detection.config_file import change_config, load_config
-from detection.data.discovery import find_layout, is_whole
+from detection.data.discovery import find_layout
 from detection.data.index import DatasetIndex
 from detection.experiment.datasets import contents_of, has_test_split, open_split
 from detection.experiment.fitted_steps import set_steps_by_images, set_steps_by_time
@@ -146,11 +147,11 @@ def _set_recipe(fitted: ReasonedConfig) -> None:
 def _fit_splits(fitted: ReasonedConfig) -> tuple[DatasetIndex, DatasetIndex | None]:
     """Sets how the labels are read; returns both splits."""
     stated = fitted.config.data
-    root, options = user_path(stated.root), label_options(stated)
+    root = user_path(stated.root)
     if stated.layout == "auto" and not (stated.train.annotations or stated.train.images):
-        layout, _ = find_layout(root, options)
+        layout = find_layout(root, label_options(stated))
         fitted.change(f"found by {layout.evidence}", data__format=layout.format)
-        if stated.split.test is None and not stated.test.annotations and is_whole(root, options):
+        if stated.split.test is None and not stated.test.annotations and len(layout.splits) == 1:
             fitted.change(
                 f"the set comes in one piece: {_TEST_SHARE:.0%} of its images, by class, are for the evaluation",
                 data__split=settings.Division(_TEST_SHARE),
@@ -171,8 +172,7 @@ def _fit_splits(fitted: ReasonedConfig) -> tuple[DatasetIndex, DatasetIndex | No
 
 def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minutes: float | None) -> list[str]:
     counts = np.bincount(train.labels[~train.crowds], minlength=len(train.category_names) + 1)[1:]
-    classes = ", ".join(f"{name} {count}" for name, count in zip(train.category_names[:20], counts[:20], strict=False))
-    more = ", …" if len(train.category_names) > 20 else ""
+    classes = [f"{name} {count}" for name, count in zip(train.category_names, counts, strict=True)]
     time = "" if minutes is None else f", for {minutes:g} minutes on this machine"
     lines = [
         f"Written by tools/new_config.py{time}. Change values as you like; the comment behind or above each gives its "
@@ -182,9 +182,9 @@ def _heading(train: DatasetIndex, test: DatasetIndex | None, preset: str, minute
         "data.test: none; therefore no AP is computed, and the last weights are written instead of the best."
         if test is None
         else f"data.test: {contents_of(test)}.",
-        f"Objects of each class in data.train: {classes}{more}.",
+        f"Objects of each class in data.train: {first_of(classes, 20)}.",
     ]
     absent = [name for name, count in zip(train.category_names, counts, strict=True) if not count]
     if absent:
-        lines.append(f"Without an object in data.train, and therefore not learnt: {', '.join(absent[:20])}.")
+        lines.append(f"Without an object in data.train, and therefore not learnt: {first_of(absent, 20)}.")
     return [as_called_here(line.replace("\r", " ").replace("\n", " ")) for line in lines]

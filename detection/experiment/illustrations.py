@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from detection.data.images import ImageError, read_image
+from detection.common.evenly_spread import evenly_spread
 from detection.data.index import DatasetIndex
 from detection.evaluation.average_precision import AveragePrecision
 from detection.evaluation.recall import ProposalRecall
+from detection.experiment.dataset_images import image_of
 from detection.report.curve_image import draw_curve
 from detection.report.drawing import draw_detections, draw_ground_truth, side_by_side
 
@@ -15,42 +16,32 @@ IMAGES = 4  # of detections, at each evaluation of a training
 _MIN_SCORE = 0.3  # of the detections that are drawn there
 
 
-def evenly_spread(index: DatasetIndex, count: int) -> list[int]:
-    """The positions of at most `count` images, spread evenly over a split."""
-    return [int(i) for i in np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))]
-
-
-def draw_beside_ground_truth(
-    index: DatasetIndex, i: int, detections: np.ndarray, min_score: float
-) -> tuple[np.ndarray, int, int] | None:
-    """Image i with its ground truth beside the same with the detections of at least `min_score`; the number of objects
-    and of those detections. None if the image cannot be read.
+def draw_beside_ground_truth(index: DatasetIndex, i: int, detections: np.ndarray) -> np.ndarray | None:
+    """Image i with its ground truth beside the same with its detections; None if the image cannot be read.
 
     Args:
         detections: (D, 7) of the split, as `inference.detect` returns them.
     """
     label_of = {category: label for label, category in enumerate(index.category_ids.tolist(), start=1)}
-    try:
-        image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
-    except ImageError:
+    image = image_of(index, i)
+    if image is None:
         return None
     boxes, labels, crowds = index.objects(i)
-    rows = detections[(detections[:, 0] == int(index.image_ids[i])) & (detections[:, 5] >= min_score)]
+    rows = detections[(detections[:, 0] == int(index.image_ids[i])) & (detections[:, 5] >= _MIN_SCORE)]
     found = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]], axis=1)
     names = index.category_names
-    both = side_by_side(
+    return side_by_side(
         draw_ground_truth(image, boxes, labels, names, crowds),
         draw_detections(image, found, [label_of[int(c)] for c in rows[:, 6]], names, rows[:, 5]),
     )
-    return both, len(boxes), len(rows)
 
 
 def of_detector(index: DatasetIndex, figures: AveragePrecision, detections: np.ndarray) -> dict[str, np.ndarray]:
     """Images of some detections beside the ground truth, and of precision over recall."""
     images = {}
-    for i in evenly_spread(index, IMAGES):
-        if (drawn := draw_beside_ground_truth(index, i, detections, _MIN_SCORE)) is not None:
-            images[f"detections/{int(index.image_ids[i])}"] = drawn[0]
+    for i in evenly_spread(len(index), IMAGES).tolist():
+        if (drawn := draw_beside_ground_truth(index, i, detections)) is not None:
+            images[f"detections/{int(index.image_ids[i])}"] = drawn
     if figures.precision:
         points = [(place / 100, precision) for place, precision in enumerate(figures.precision["0.5"])]
         images["curves/precision_over_recall"] = draw_curve(

@@ -25,7 +25,7 @@ from detection.data.augmentation import Augmentation
 from detection.data.batches import Batch, Sample, collate, padded_size
 from detection.data.dataset import DetectionDataset, augmented_sample
 from detection.data.index import DatasetIndex
-from detection.data.loader import evaluation_batches, evaluation_parts
+from detection.data.loader import evaluation_parts, loaded_batches
 from detection.data.workers import PATIENCE
 from detection.evaluation.average_precision import AveragePrecision, average_precision
 from detection.evaluation.coco_parameters import limit_for
@@ -192,7 +192,7 @@ def detect_batch(
             found = inference.network.detect_in_views(views, batch.original_sizes)
         else:
             found = inference.network(batch.images, batch.sizes, batch.original_sizes)
-    return [Detections(one.boxes.float().cpu(), one.scores.float().cpu(), one.labels.cpu()) for one in found]
+    return [one.on_cpu() for one in found]
 
 
 def propose_batch(
@@ -336,7 +336,7 @@ def batches_of_split(
         size_divisor=inference.size_divisor,
         only=only,
     )
-    batches = evaluation_batches(
+    batches = loaded_batches(
         dataset,
         parts,
         workers=inference.workers,

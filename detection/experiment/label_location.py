@@ -11,8 +11,8 @@ from backbones.common.errors import UserError
 from backbones.common.files import user_path
 from detection import config as settings
 from detection.data.coco.layout import resolve_split
-from detection.data.demo import make_demo_dataset
-from detection.data.discovery import find_layout, is_whole, source_of_files, source_of_split
+from detection.data.demo import demo_files, make_demo_dataset
+from detection.data.discovery import find_layout, source_of_files, source_of_split
 from detection.data.readers.coco import CocoSource
 from detection.data.readers.csv_table import CsvSource
 from detection.data.readers.source import Options, Source
@@ -20,8 +20,10 @@ from detection.data.readers.voc import VocSource
 from detection.training.consensus import together
 from detection.training.distributed import is_main, on_main
 
+Which = Literal["train", "test"]  # data.train or data.test
 
-def locate(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
+
+def locate(data: settings.Data, which: Which, said: list[str] | None = None) -> Source:
     """The labels and the image folder that the configuration names, or otherwise those of the layout. What corners of
     boxes mean is decided once for both splits, also where each is named by itself.
 
@@ -36,7 +38,7 @@ def locate(data: settings.Data, which: Literal["train", "test"], said: list[str]
     return source
 
 
-def _located(data: settings.Data, which: Literal["train", "test"], said: list[str] | None = None) -> Source:
+def _located(data: settings.Data, which: Which, said: list[str] | None = None) -> Source:
     root, split = user_path(data.root), getattr(data, which)
     if data.split.test is not None:  # both are parts of the labels of data.train
         split = data.train
@@ -60,7 +62,7 @@ def _located(data: settings.Data, which: Literal["train", "test"], said: list[st
         )
     if data.layout == "demo":
         on_main(lambda: make_demo_dataset(root))
-        return CocoSource(root / "annotations" / f"instances_{split.name}.json", root / split.name)
+        return CocoSource(*demo_files(root, split.name))
     if data.layout == "coco":
         return CocoSource(*together(f"looking for the files of data.{which}", lambda: resolve_split(root, split.name)))
     return together(f"looking for the labels of data.{which}", lambda: _found(data, which, root, options, said))
@@ -71,17 +73,16 @@ def label_options(data: settings.Data) -> Options:
     return Options(data.classes, data.first_pixel, None if data.format == "auto" else data.format)
 
 
-def _found(
-    data: settings.Data, which: Literal["train", "test"], root: Path, options: Options, said: list[str] | None
-) -> Source:
+def _found(data: settings.Data, which: Which, root: Path, options: Options, said: list[str] | None) -> Source:
     """The labels of a split in data.root, whose layout is found out."""
+    layout = find_layout(root, options)
     if data.split.test is None:
-        return source_of_split(root, which, getattr(data, which).name, options, quiet=not is_main(), said=said)
-    if not is_whole(root, options):
+        return source_of_split(layout, root, which, getattr(data, which).name, quiet=not is_main(), said=said)
+    if len(layout.splits) > 1:
         raise UserError(
-            f"{root}: has splits of its own ({', '.join(find_layout(root, options)[0].splits)}), and data.split would "
-            "divide it again; leave data.split out, or name the labels to be divided as data.train.annotations"
+            f"{root}: has splits of its own ({', '.join(layout.splits)}), and data.split would divide it again; leave "
+            "data.split out, or name the labels to be divided as data.train.annotations"
         )
     if which == "test":  # the same line as for data.train
         said = None
-    return source_of_split(root, "train", data.train.name, options, quiet=not is_main() or which == "test", said=said)
+    return source_of_split(layout, root, "train", data.train.name, quiet=not is_main() or which == "test", said=said)

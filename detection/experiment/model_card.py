@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.text import printable
 from detection import config as settings
 from detection.common.tool_names import as_called_here
@@ -64,8 +64,7 @@ def write_model_card(
         if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
             logger.info("%s: not of this tool, kept", path)
             return
-        with atomic_write(path) as temporary:
-            temporary.write_text(_card(folder, trained, config, evaluation), encoding="utf-8")
+        write_text(path, _card(folder, trained, config, evaluation))
     except (OSError, UserError) as error:  # the run is complete without it
         logger.warning("%s was not written: %s", path, error)
 
@@ -101,7 +100,7 @@ def _training(trained: TrainedDetector) -> list[tuple[str, str, str]]:
     trainings = (trained.rpn.config.rpn.training, trained.fast_rcnn.config.fast_rcnn.training)
     rows: list[tuple[str, list[str]]] = [
         ("backbone", [one.config.backbone.name for one in both]),
-        ("weights it began with", [_weights(one.provenance) for one in both]),
+        ("weights it began with", [_weights(one.began_with) for one in both]),
         ("training images", [f"{one['images']}, {one['annotations']}" if one else "unknown" for one in data]),
         ("fingerprint of the data", [str(one.provenance.get("train", "unknown"))[:16] for one in both]),
         ("steps", [str(one.provenance.get("steps", "unknown")) for one in both]),
@@ -111,9 +110,8 @@ def _training(trained: TrainedDetector) -> list[tuple[str, str, str]]:
     return [(name, printable(cells[0]), printable(cells[1])) for name, cells in rows]
 
 
-def _weights(provenance: Mapping[str, Any]) -> str:
-    weights = (provenance.get("backbone") or {}).get("weights")
-    if not isinstance(weights, Mapping):
+def _weights(weights: Mapping[str, Any] | None) -> str:
+    if weights is None:
         return "none: from scratch"
     return f"{weights.get('source') or weights.get('file')}, SHA-256 {str(weights.get('sha256'))[:12]}…"
 
@@ -121,9 +119,8 @@ def _weights(provenance: Mapping[str, Any]) -> str:
 def _licences_text(trained: TrainedDetector) -> str:
     lines = []
     for name, one in (("RPN", trained.rpn), ("Fast R-CNN", trained.fast_rcnn)):
-        weights = (one.provenance.get("backbone") or {}).get("weights")
-        if isinstance(weights, Mapping):
-            lines.append(f"weights that the {name} began with: {weights.get('licence') or 'not known'}")
+        if one.began_with is not None:
+            lines.append(f"weights that the {name} began with: {one.began_with.get('licence') or 'not known'}")
         data = one.provenance.get("data") or {}
         lines.append(f"training images of the {name}: {data.get('licences') or 'not known; see their source'}")
     return "\n".join(f"- {printable(line)}" for line in lines)

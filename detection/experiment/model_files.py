@@ -42,6 +42,13 @@ class Trained(Generic[N]):
     categories: Categories
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def began_with(self) -> Mapping[str, Any] | None:
+        """What is known of the weights that the backbone began with; None: from scratch, or nothing is known."""
+        backbone = self.provenance.get("backbone")
+        weights = backbone.get("weights") if isinstance(backbone, Mapping) else None
+        return weights if isinstance(weights, Mapping) else None
+
 
 @dataclass(frozen=True)
 class TrainedDetector:

@@ -86,7 +86,7 @@ def _detect_batch(inference: Inference[FasterRCNN], batch: Batch) -> list[tuple[
             ideal = network.classify(maps, sizes, original, objects, object_counts)
         proposals = to_original(boxes, sizes, original).float().cpu().numpy()
     return [
-        (_on_cpu(one), _on_cpu(other), own[:count])
+        (one.on_cpu(), other.on_cpu(), own[:count])
         for one, other, own, count in zip(found, ideal, proposals, counts.tolist(), strict=True)
     ]
 
@@ -100,7 +100,3 @@ def _targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return whole[:, None], target.sum(dim=1)
     order = torch.argsort(target.int(), dim=1, descending=True, stable=True)
     return batch.boxes.gather(1, order[..., None].expand(-1, -1, 4)), target.sum(dim=1)
-
-
-def _on_cpu(found: Detections) -> Detections:
-    return Detections(found.boxes.float().cpu(), found.scores.float().cpu(), found.labels.cpu())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from detection.data.proposal_writer import ProposalWriter
 from detection.experiment.datasets import open_split, training_images
 from detection.experiment.inference import prepare_inference
 from detection.experiment.inference import propose as proposals_of
+from detection.experiment.label_location import Which
 from detection.experiment.model_files import Trained, load_rpn
 from detection.experiment.run_folder import RunFolder
 from detection.networks.rpn import RPN
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 def propose(
     config: settings.Config,
     rpn_file: Path,
-    which: Literal["train", "test"],
+    which: Which,
     device: torch.device,
     *,
     output: Path | None = None,
@@ -99,7 +100,7 @@ def write_proposals(
         barrier()
         on_main(watch.check)
         on_main(writer.finish)
-    return ProposalStore.open(output)
+    return ProposalStore(output)
 
 
 def current_store(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> ProposalStore | None:
@@ -107,7 +108,7 @@ def current_store(path: Path, metadata: dict[str, Any], index: DatasetIndex) -> 
     if not path.exists():
         return None
     try:
-        store = ProposalStore.open(path)
+        store = ProposalStore(path)
         if any(store.metadata.get(key) != metadata[key] for key in _ESSENTIAL):
             return None
         if not np.array_equal(store.image_ids, index.image_ids):

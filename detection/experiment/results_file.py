@@ -16,9 +16,10 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from detection.common.json_columns import box_column, number_column, shortened
+from detection.common.json_columns import box_column, number_column
 from detection.common.json_rows import read_number_rows
 from detection.common.json_stream import read_list
+from detection.common.shortened import short
 from detection.evaluation.results import COLUMNS, checked, rounded
 
 _ROWS_AT_A_TIME = 10_000
@@ -99,16 +100,14 @@ def _row(entry: Any, place: str) -> tuple[float, ...]:
         raise UserError(
             f"{place} lacks {', '.join(missing)}: results of boxes carry image_id, category_id, bbox and score"
         )
-    place += f" (image id {shortened(entry['image_id'])})"
+    place += f" (image id {short(entry['image_id'])})"
     boxes = box_column([entry["bbox"]])
     if boxes is None or not np.isfinite(boxes).all():
-        raise UserError(
-            f"{place}: bbox must be four finite numbers x, y, width, height, not {shortened(entry['bbox'])}"
-        )
+        raise UserError(f"{place}: bbox must be four finite numbers x, y, width, height, not {short(entry['bbox'])}")
     numbers = {}
     for key in ("image_id", "category_id", "score"):
         column = number_column([entry[key]])
         if column is None or not np.isfinite(column).all():
-            raise UserError(f"{place}: {key} must be a finite number, not {shortened(entry[key])}")
+            raise UserError(f"{place}: {key} must be a finite number, not {short(entry[key])}")
         numbers[key] = float(column[0])
     return (numbers["image_id"], *boxes[0].tolist(), numbers["score"], numbers["category_id"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection import config as settings
+from detection.report.page import Curve, read_curves
 from detection.training.stage import root_of
 
 
@@ -56,6 +57,19 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.evaluation / "report.html"
+
+    def curves(self) -> dict[str, Curve]:
+        """The curves of both trainings, as far as their logs are there: "rpn loss", "fastrcnn AP" …"""
+        return {
+            f"{training.name} {name}": points
+            for training in (self.rpn_training, self.fast_rcnn_training)
+            if (training / "log.jsonl").is_file()
+            for name, points in read_curves(training / "log.jsonl").items()
+        }
 
     def proposals(self, split: str) -> Path:
         return self.root / "proposals" / f"{split}.st"

@@ -15,6 +15,7 @@ from pathlib import Path
 from backbones.common.errors import UserError
 from backbones.common.files import sha256_of_stream, user_path
 from detection import config as settings
+from detection.data.demo import demo_files
 from detection.data.index import DatasetIndex
 from detection.data.index_cache import open_kept
 from detection.data.readers.source import Source
@@ -31,7 +32,7 @@ def training_source(data: settings.Data) -> Source | None:
     """The labels of data.train, or None if they or their images are not at hand. Nothing is created. Every rank calls
     this."""
     root = user_path(data.root)
-    if data.layout == "demo" and not (root / "annotations" / f"instances_{data.train.name}.json").is_file():
+    if data.layout == "demo" and not demo_files(root, data.train.name)[0].is_file():
         return None  # `locate` would draw the images
     try:
         source = locate(data, "train")

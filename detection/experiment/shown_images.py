@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.files import atomic_write
-from detection.data.images import ImageError, read_image
+from backbones.common.files import write_json
 from detection.data.index import DatasetIndex
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.label_checks import Suspicion
 from detection.evaluation.outcomes import KINDS, Outcomes
 from detection.experiment.analysis import Analysis
+from detection.experiment.dataset_images import image_of
 from detection.report.drawing import draw_found, draw_objects, side_by_side
 from detection.report.drawing_file import require_replaceable, save_drawing
 from detection.report.kinds import KINDS as SHOWN_KINDS
@@ -88,7 +87,7 @@ def show_worst(
     counts = mistakes_of_images(analysis.outcomes, len(index), threshold)
     shown = []
     for i in worst_images(counts, min(number, len(index))):
-        image = _read(index, i)
+        image = image_of(index, i)
         if image is None:
             continue
         both = _draw(image, i, ground_truth, analysis.outcomes, threshold)
@@ -188,12 +187,11 @@ def write_suggestions(
         ],
         "annotations": annotations,
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content, indent=1)
 
 
 def _crop(index: DatasetIndex, truth: GroundTruth, one: Suspicion) -> ShownImage | None:
-    image = _read(index, one.image)
+    image = image_of(index, one.image)
     if image is None:
         return None
     x, y, width, height = one.box
@@ -220,13 +218,6 @@ def _found(outcomes: Outcomes, threshold: float) -> np.ndarray:
     found = np.zeros(len(outcomes.targets), dtype=bool)
     found[outcomes.about[outcomes.correct & (outcomes.scores >= threshold)]] = True
     return found
-
-
-def _read(index: DatasetIndex, i: int) -> np.ndarray | None:
-    try:
-        return read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
-    except ImageError:
-        return None
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def train_fast_rcnn(
         require_same("the RPN", {"SHA-256": opened.sha256})
         require_fitting_rpn(opened.rpn, config, rpn_file)
         limits = config.rpn.training_proposals
-        store = None if proposals_file is None else ProposalStore.open(proposals_file)
+        store = None if proposals_file is None else ProposalStore(proposals_file)
         made_of = store_metadata(config, opened.sha256, splits.train, limits)
         metadata = made_of if store is None else store.metadata
         if resume:

@@ -14,6 +14,8 @@ import torch
 
 from detection import config as settings
 from detection.common.core_yaml import parse_yaml
+from detection.config_file import quoted
+from detection.data.demo import demo_files
 from detection.experiment.agreement import change_trained
 from detection.training.distributed import named_device
 
@@ -50,17 +52,17 @@ def with_precision_for_inference(stored: settings.Config, device: torch.device) 
 
 
 def _absolute(text: str) -> str:
-    key, equals, value = text.partition("=")
+    key, _, value = text.partition("=")
     if key.strip() not in _PATHS:
         return text
     path = parse_yaml(value, text)
     if not isinstance(path, str):
         return text
-    quoted = str(Path.cwd() / path).replace("'", "''")
-    return f"{key}{equals}'{quoted}'"
+    return f"{key}={quoted(str(Path.cwd() / path))}"
 
 
 def _of_demo(split: settings.Split) -> settings.Split:
     if split.annotations is not None or split.images is not None:
         return split
-    return dataclasses.replace(split, annotations=f"annotations/instances_{split.name}.json", images=split.name)
+    annotations, images = demo_files(Path(), split.name)
+    return dataclasses.replace(split, annotations=annotations.as_posix(), images=images.as_posix())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write, sha256_of
+from backbones.common.files import sha256_of, write_json
 
 NAME = "thresholds.json"
 
@@ -30,8 +30,7 @@ def write_thresholds(
         "overall": overall,
         "classes": [{"name": name, "threshold": threshold} for name, threshold in zip(names, by_class, strict=True)],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content, indent=1)
 
 
 def read_thresholds(path: Path, detector: Path, names: Sequence[str], digest: str | None = None) -> list[float]:

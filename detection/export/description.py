@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 from backbones.common.files import sha256_of
 from detection import config as settings
 from detection.config_file import config_to_dict
-from detection.experiment.model_files import TrainedDetector
+from detection.experiment.model_files import Trained, TrainedDetector
 from detection.export import runtime
 from detection.export.onnx_program import PACKAGES
 from detection.training.artifacts import versions
@@ -37,7 +36,7 @@ def describe(
     trained: TrainedDetector, config: settings.Config, weights: Path, kind: str, precision: str = "fp32"
 ) -> dict[str, str]:
     """The metadata of a file, all but "quantization" and "verification"."""
-    provenance = {"rpn": trained.rpn.provenance, "fastrcnn": trained.fast_rcnn.provenance}
+    networks: dict[str, Trained[Any]] = {"rpn": trained.rpn, "fastrcnn": trained.fast_rcnn}
     data, limits, fast = config.data, config.rpn.test_proposals, config.fast_rcnn
     values = {
         "version": runtime.VERSION,
@@ -53,8 +52,8 @@ def describe(
             "nms_iou": fast.nms_iou,
             "detections": fast.detections,
         },
-        "licences": {name: _licence(own) for name, own in provenance.items()},
-        "provenance": provenance,
+        "licences": {name: _licence(one) for name, one in networks.items()},
+        "provenance": {name: one.provenance for name, one in networks.items()},
         "configuration": config_to_dict(config),
         "source": {"file": weights.name, "sha256": sha256_of(weights)},
         "versions": {**versions(), **_package_versions()},
@@ -62,11 +61,9 @@ def describe(
     return {"format": runtime.FORMAT, **{name: json.dumps(value) for name, value in values.items()}}
 
 
-def _licence(provenance: Mapping[str, Any]) -> str | None:
+def _licence(trained: Trained[Any]) -> str | None:
     """The licence of the weights that a network began from; None if it began from none, or if it is not known."""
-    backbone = provenance.get("backbone")
-    weights = backbone.get("weights") if isinstance(backbone, Mapping) else None
-    licence = weights.get("licence") if isinstance(weights, Mapping) else None
+    licence = (trained.began_with or {}).get("licence")
     return None if licence is None else str(licence)
 
 

@@ -16,7 +16,7 @@ import contextlib
 import copy
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from detection.export.layers import layer_groups
+from detection.export.onnx_program import errors_only
 from detection.export.runtime import require_onnxruntime
 
 if TYPE_CHECKING:
@@ -185,13 +186,6 @@ def _quantized(model: onnx.ModelProto, nodes: list[str], ranges: Any) -> onnx.Mo
     return found
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Context without onnxruntime's notes on its root logger, none of which is for the user of this project."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+def _quiet() -> contextlib.AbstractContextManager[None]:
+    """Context without onnxruntime's notes on the root logger."""
+    return errors_only(None)

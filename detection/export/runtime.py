@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import require_plain_file, user_path
-from backbones.common.text import printable
+from backbones.common.files import require_plain_file, sha256_of_stream, user_path
+from backbones.common.text import first_of, printable
 from detection.base_detector import BaseDetector
 from detection.common.categories import Categories, checked_categories
-from detection.detector_interface import ImageDetections, classes_shown
+from detection.detector_interface import ImageDetections
 from detection.export.openvino_session import IR, OpenVinoSession, require_sealed
 
 FORMAT = "resnext-detection"
@@ -125,7 +125,7 @@ class Detector(BaseDetector):
         sizes = self.metadata["settings"]
         engine = "OpenVINO" if isinstance(self._session, OpenVinoSession) else "onnxruntime"
         return (
-            f"<Detector: {len(self.categories)} classes ({classes_shown(self.categories)}), images of "
+            f"<Detector: {len(self.categories)} classes ({first_of(self.categories.names, 3)}), images of "
             f"{sizes['shorter_side']} to {sizes['longer_side']} pixels, {engine}, {self.device}, "
             f"{self.metadata.get('precision', 'fp32')}>"
         )
@@ -227,15 +227,12 @@ def _check_digest(path: Path, where: str) -> bool:
             if rest < 0 or not end.startswith(_SEAL):
                 return False
             file.seek(0)
-            digest = hashlib.sha256()
-            while rest and (chunk := file.read(min(1 << 20, rest))):
-                digest.update(chunk)
-                rest -= len(chunk)
+            digest = sha256_of_stream(file, rest)
     except FileNotFoundError:
         raise UserError(f"{where}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
-    if end[len(_SEAL) :] != digest.hexdigest().encode():
+    if end[len(_SEAL) :] != digest.encode():
         raise UserError(
             f"{where} is damaged: its checksum is not that of its content; copy it again, or {_EXPORT_AGAIN}"
         )

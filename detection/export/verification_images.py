@@ -14,6 +14,7 @@ from backbones.common.errors import UserError
 from backbones.common.progress import with_progress
 from detection import config as settings
 from detection.common.categories import Categories
+from detection.common.evenly_spread import evenly_spread
 from detection.data.image_search import find_images
 from detection.data.images import ImageError, read_image
 from detection.data.index import DatasetIndex
@@ -39,7 +40,7 @@ class Sources:
         for number, path in enumerate(self.paths):
             size, image_id = None, number
             if self.index is not None:
-                size = int(self.index.heights[number]), int(self.index.widths[number])
+                size = self.index.size(number)
                 image_id = int(self.index.image_ids[number])
             try:
                 yield Image(str(path), image_id, read_image(path, size))
@@ -57,7 +58,9 @@ def images_to_verify_on(
     """
     if images:
         paths = find_images(images)
-        return Sources([paths[i] for i in spread(len(paths), limit)], None, ", ".join(path.name for path in images))
+        return Sources(
+            [paths[i] for i in evenly_spread(len(paths), limit)], None, ", ".join(path.name for path in images)
+        )
     try:
         index = open_split(config.data, "test")
     except UserError as error:
@@ -66,7 +69,7 @@ def images_to_verify_on(
             "of the data set with --data DIR"
         ) from error
     index = match_classes(index, categories.ids, categories.names, "the detector")
-    index = index.subset(spread(len(index), limit))
+    index = index.subset(evenly_spread(len(index), limit))
     return Sources([index.path(i) for i in range(len(index))], index, f"the test split, {index.annotation_file.name}")
 
 
@@ -77,14 +80,9 @@ def calibration_inputs(paths: Sequence[Path], batch: bool) -> Iterator[Mapping[s
         UserError: there is no such path, or no image.
     """
     found = find_images(paths)
-    sources = Sources([found[i] for i in spread(len(found), IMAGES)], None, "")
+    sources = Sources([found[i] for i in evenly_spread(len(found), IMAGES)], None, "")
     for image in with_progress(sources.read(), len(sources.paths), "calibrating"):
         if batch:
             yield {"images": image.pixels[None], "sizes": np.array([image.pixels.shape[:2]], dtype=np.int64)}
         else:
             yield {"image": image.pixels}
-
-
-def spread(count: int, limit: int | None) -> np.ndarray:
-    """Positions of at most `limit` of `count`, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int))

@@ -50,21 +50,21 @@ def best_iou(
 
 
 def fit_anchors(
-    boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int = 1, *, seed: int = 0
+    boxes: np.ndarray, strides: Sequence[int], sizes_per_level: int = 1
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Anchors fitted to the boxes: (sizes of all levels, in whole pixels; ratios, in hundredths), both ascending.
+    """Anchors fitted to the boxes: (sizes of all levels, in whole pixels; ratios, in hundredths), both ascending. The
+    same boxes give the same anchors.
 
     Args:
         boxes: float (G, 4), each with an area.
         strides: of the levels, ascending; one for a network without a pyramid.
-        seed: of the mutations; the same seed and boxes give the same anchors.
 
     Raises:
         ValueError: there is no box.
     """
     if not len(boxes):
         raise ValueError("anchors are fitted to at least one box")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     boxes = np.asarray(boxes, dtype=np.float64)
     if len(boxes) > _BOXES:
         boxes = boxes[random.choice(len(boxes), _BOXES, replace=False)]

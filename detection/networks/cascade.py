@@ -58,7 +58,7 @@ class CascadeRCNN(FastRCNN):
         super().__init__(trunk, box_heads[0], classes=classes, boxes_of_class=False, **arguments)
         if self.sampling != "random":
             raise ValueError("a cascade samples its regions at random")
-        self.further = nn.ModuleList(RegionHead(head, classes, 1) for head in box_heads[1:])
+        self.further = nn.ModuleList(RegionHead(head, classes) for head in box_heads[1:])
         self.positive_ious = tuple(positive_ious)
         self.coders = [self.coder] + [
             BoxCoder([std / number for std in self.coder.stds]) for number in range(2, len(box_heads) + 1)

@@ -24,6 +24,10 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
 
+    def on_cpu(self) -> Detections:
+        """The same on the CPU, boxes and scores in float32."""
+        return Detections(self.boxes.float().cpu(), self.scores.float().cpu(), self.labels.cpu())
+
 
 class Candidates(NamedTuple):
     """Scored boxes before the suppression: `images` (B,) int64 in 0..N−1, `boxes` (B, 4), `scores` (B,) in 0–1, and

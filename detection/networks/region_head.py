@@ -38,16 +38,15 @@ class RegionHead(nn.Module):
     """A box head and its output layers as a module of its own.
 
     Args:
-        classes: K, without the background.
-        boxes: k.
+        classes: K, without the background. Boxes are those of all classes together.
     """
 
     precise_layers = PRECISE_LAYERS
 
-    def __init__(self, box_head: BoxHead, classes: int, boxes: int) -> None:
+    def __init__(self, box_head: BoxHead, classes: int) -> None:
         super().__init__()
         self.box_head = box_head
-        self.class_logits, self.box_targets = output_layers(box_head.out_channels, classes, boxes)
+        self.class_logits, self.box_targets = output_layers(box_head.out_channels, classes, 1)
 
 
 def output_layers(channels: int, classes: int, boxes: int) -> tuple[nn.Linear, nn.Linear]:

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 
 Points = Sequence[tuple[float, float]]
 
@@ -77,8 +77,7 @@ def write_chart(path: Path, title: str, x_label: str, panels: Sequence[Panel], *
     Raises:
         CannotWrite: the file cannot be written.
     """
-    with atomic_write(path) as temporary:
-        temporary.write_text(chart(x_label, panels, title=title, logarithmic=logarithmic, dots=True), encoding="utf-8")
+    write_text(path, chart(x_label, panels, title=title, logarithmic=logarithmic, dots=True))
 
 
 def chart(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.text import printable
 from detection.report.charts import Panel, chart
 from detection.report.sections import Table
@@ -56,8 +56,7 @@ def write_comparison(
         settings=Table(["key", *names], [[key, *values] for key, values in settings.items()],
                        words=range(len(names) + 1)) if settings else None,
     )  # fmt: skip
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _unbroken(rows: Cells) -> Cells:

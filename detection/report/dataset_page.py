@@ -5,14 +5,12 @@ The parts of the page are built by `detection.experiment.dataset_advice`; what i
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
+from detection.common.own_files import require_own
 from detection.report.page import ShownImage
 from detection.report.sections import Table
 from detection.report.template import render
@@ -44,17 +42,11 @@ def write_dataset_page(
     Raises:
         UserError: there is a file of that name that no earlier check has written. CannotWrite: it cannot be written.
     """
-    require_own(path)
+    require_replaceable_page(path)
     page = render("dataset.html.j2", title=title, mark=MARK, facts=facts, advice=advice, blocks=blocks)
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
-def require_own(path: Path) -> None:
-    """Raises UserError if there is something of that name that no earlier check has written."""
-    if not os.path.lexists(path):
-        return
-    with contextlib.suppress(OSError):
-        if path.is_file() and MARK.encode() in path.read_bytes()[:1000]:
-            return
-    raise UserError(f"{path}: is there already, and is no page of an earlier check; name another file with --output")
+def require_replaceable_page(path: Path) -> None:
+    """Raises a UserError if there is something at `path` that no earlier check has written."""
+    require_own(path, lambda file: MARK.encode() in file.read_bytes()[:1000], "is no page of an earlier check")

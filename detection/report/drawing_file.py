@@ -1,22 +1,19 @@
 """A drawn image → a JPEG file that records that it was drawn here. No other file is ever replaced by a drawing.
 
 The mark is a comment in the JPEG with the SHA-256 of all its other bytes. A file of another program has no such
-comment, and a drawing that was changed since has another SHA-256. A list of names could not tell that a listed file was
-replaced by another.
+comment, and a drawing that was changed since has another SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from backbones.common.errors import UserError
 from backbones.common.files import atomic_write
-from backbones.common.text import printable
+from detection.common.own_files import require_own
 
 _LONGEST = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 _START = 20  # bytes before the comment: the start of the image and the JFIF segment, which has to follow it
@@ -34,7 +31,7 @@ def save_drawing(path: Path | str, image: np.ndarray) -> None:
         CannotWrite: the folder cannot be written.
     """
     require_replaceable(path)
-    pixels = np.ascontiguousarray(_at_most(image, _LONGEST)[:, :, ::-1])
+    pixels = np.ascontiguousarray(_at_most(image)[:, :, ::-1])
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])
     start, rest = encoded[:_START].tobytes(), encoded[_START:].tobytes()
     with atomic_write(path) as temporary:
@@ -43,35 +40,24 @@ def save_drawing(path: Path | str, image: np.ndarray) -> None:
 
 def require_replaceable(path: Path | str) -> None:
     """Raises a UserError if there is a file at `path` that is no drawing, or a drawing that was changed since."""
-    if os.path.lexists(path) and not _is_drawing(Path(path)):
-        raise UserError(
-            f"{printable(str(path))}: exists already, and has no mark of this tool or was changed since it was drawn "
-            "(earlier versions made no marks); name another output (--output), or move it away"
-        )
+    otherwise = "has no mark of this tool or was changed since it was drawn (earlier versions made no marks)"
+    require_own(Path(path), _is_drawing, otherwise)
 
 
 def _is_drawing(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            start, comment = file.read(_START), file.read(len(_COMMENT))
-            if comment != _COMMENT:
-                return False
-            digest = file.read(64)
-            return digest == _digest(start + file.read())
-    except OSError:
-        return False
+    with path.open("rb") as file:
+        start, comment, digest = file.read(_START), file.read(len(_COMMENT)), file.read(64)
+        return comment == _COMMENT and digest == _digest(start + file.read())
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode("ascii")
 
 
-def _at_most(image: np.ndarray, longest: int) -> np.ndarray:
+def _at_most(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
-    if max(height, width) <= longest:
+    if max(height, width) <= _LONGEST:
         return image
-    scale = longest / max(height, width)
+    scale = _LONGEST / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))

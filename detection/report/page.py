@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.text import printable
 from detection.common.tool_names import as_called_here
 from detection.report import sections
@@ -139,8 +139,7 @@ def write_report(
     texts = [title, facts_text, f"What to do next:\n{next_steps}" if advice else "", *tables]
     plain = printable("\n\n".join(filter(None, texts)), keep_lines=True)
     for name, content in (("report.txt", plain + "\n"), ("report.html", page)):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        write_text(folder / name, content)
     return folder / "report.html"
 
 

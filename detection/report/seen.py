@@ -45,13 +45,11 @@ DATA = 2.0  # above every AP
 
 
 class RarerLabels(NamedTuple):
-    """A class that one split has fewer objects of than chance explains: objects an image in train and in test, and how
-    many would be expected in the rarer one."""
+    """A class that one split has fewer objects of than chance explains: objects an image in train and in test."""
 
     name: str
     train: float
     test: float
-    expected: float
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ SHA-256 of all bytes before it; see `drawing_file`, which does the same for imag
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,15 @@ import cv2
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import CannotWrite, atomic_write
+from backbones.common.files import CannotWrite, atomic_write, sha256_of, sha256_of_stream
 from backbones.common.text import printable
+from detection.common.own_files import require_own
 
 ENDING = ".mp4"
-_CODEC = (
-    "mp4v"  # MPEG-4 part 2, which every build of OpenCV with FFmpeg writes; H.264 needs an encoder of another licence
-)
+# MPEG-4 part 2, which every build of OpenCV with FFmpeg writes; H.264 needs an encoder of another licence
+_CODEC = "mp4v"
 _TEXT = b"drawn by resnext-detection; the SHA-256 of all bytes before this box is "
 _BOX = (8 + len(_TEXT) + 64).to_bytes(4, "big") + b"free" + _TEXT
-_CHUNK = 1 << 20
 
 
 class VideoWriter:
@@ -80,9 +77,9 @@ class VideoWriter:
                 f"{printable(str(self._path))}: of {self.frames} frames, {max(0, count)} are in the file that was "
                 "written: is the disk full? Free space or choose another output folder."
             )
-        digest = _digest(self._temporary, os.path.getsize(self._temporary))
+        digest = sha256_of(self._temporary)
         with open(self._temporary, "ab") as file:
-            file.write(_BOX + digest)
+            file.write(_BOX + digest.encode("ascii"))
 
 
 @contextlib.contextmanager
@@ -106,31 +103,13 @@ def written_video(path: Path, rate: float) -> Iterator[VideoWriter]:
 
 def require_replaceable_video(path: Path) -> None:
     """Raises a UserError if there is a file at `path` that was not written here, or was changed since."""
-    if os.path.lexists(path) and not _is_ours(path):
-        raise UserError(
-            f"{printable(str(path))}: exists already, and has no mark of this tool or was changed since; name another "
-            "output (--output), or move it away"
-        )
+    require_own(path, _is_marked, "has no mark of this tool or was changed since")
 
 
-def _is_ours(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    try:
-        length = path.stat().st_size - len(_BOX) - 64
-        with open(path, "rb") as file:
-            file.seek(max(0, length))
-            end = file.read()
-        return length > 0 and end.startswith(_BOX) and end[len(_BOX) :] == _digest(path, length)
-    except OSError:
-        return False
-
-
-def _digest(path: Path, length: int) -> bytes:
-    """The SHA-256 of the first bytes of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while length and (chunk := file.read(min(_CHUNK, length))):
-            digest.update(chunk)
-            length -= len(chunk)
-    return digest.hexdigest().encode("ascii")
+def _is_marked(path: Path) -> bool:
+    length = max(0, path.stat().st_size - len(_BOX) - 64)
+    with path.open("rb") as file:
+        file.seek(length)
+        box, digest = file.read(len(_BOX)), file.read()
+        file.seek(0)
+        return box == _BOX and digest.decode("ascii") == sha256_of_stream(file, length)

@@ -28,6 +28,7 @@ from detection.training.stage import Stage
 logger = logging.getLogger(__name__)
 
 STEPS = 3  # measured, after one to warm up
+_STEPS_OF_MEDIAN = 7  # likewise
 
 
 class Pace(NamedTuple):
@@ -107,13 +108,15 @@ class _StepTimes(TrainingLog):
         self.ends.append(time.monotonic())
 
 
-def median_step(stage: Stage, steps: int = 7) -> float:
+def median_step(stage: Stage) -> float:
     """Seconds of a step: the median of several after the first, which a pause of a busy machine does not change. On a
     GPU every step waits for its result, which makes it a little longer."""
     log = _StepTimes()
     stage, _ = decided(stage)
     with determinism(stage.runtime):
-        train_stage(stage, steps=1 + steps, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1)
+        train_stage(
+            stage, steps=1 + _STEPS_OF_MEDIAN, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1
+        )
     return max(statistics.median(end - begin for begin, end in itertools.pairwise(log.ends)), 1e-6)
 
 

@@ -8,7 +8,6 @@ goes on in the same run of the service, whose id is in the file `loggers.json` o
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import read_json_object, write_json
 
 PROJECT = "resnext-detection"  # unless the service's own environment variable names one
 _IDS = "loggers.json"
@@ -176,22 +175,13 @@ def import_services(names: Sequence[str]) -> dict[str, Any]:
     return modules
 
 
-def require_services(names: Sequence[str]) -> None:
-    """Raises the error of `import_services`, if there is one."""
-    import_services(names)
-
-
 def _own_id(folder: Path, service: str, new: Callable[[], str]) -> str:
     """The id of this run at a service, made by `new` at its first session and kept in the run's folder."""
     path = folder / _IDS
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    if not isinstance(known, dict) or not isinstance(known.get(service), str):
-        known = {**(known if isinstance(known, dict) else {}), service: new()}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    known = read_json_object(path)
+    if not isinstance(known.get(service), str):
+        known[service] = new()
+        write_json(path, known, indent=None)
     return str(known[service])
 
 

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
+from backbones.common.files import write_text
 from backbones.common.progress import StepProgress, in_notebook
 from backbones.common.units import format_duration
 from detection.training.distributed import is_main
@@ -302,6 +302,5 @@ def _rewind(path: Path, last_steps: Mapping[str, int]) -> list[dict[str, Any]]:
     if not is_log:
         raise UserError(f"{path} is no log of a training; name another output folder (--output), or move it away")
     if "".join(kept) != text:
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        write_text(path, "".join(kept))
     return entries

@@ -24,8 +24,7 @@ import torch
 from torch import nn
 
 from backbones.common.errors import UserError
-from backbones.common.files import atomic_write
-from backbones.weights.pretrained import cache_folder
+from backbones.common.files import cache_folder, read_json_object, write_json
 from detection import config as settings
 
 logger = logging.getLogger(__name__)
@@ -135,10 +134,7 @@ def remembered(about: Mapping[str, Any], measure: Callable[[], tuple[Precision, 
     chosen, numbers = measure()
     entries = [*_read(path), {"for": about, "precision": chosen.name, "why": chosen.why, "measured": dict(numbers)}]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            content = {"format": 1, "choices": entries[-_MOST_REMEMBERED:]}
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"format": 1, "choices": entries[-_MOST_REMEMBERED:]}, indent=1)
     except OSError as error:
         logger.info("the choice of precision is not kept: %s", error)
     return chosen
@@ -167,12 +163,9 @@ def processor() -> str:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """The entries of the cache file; none if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        entries = content["choices"] if content["format"] == 1 else []
-        return [entry for entry in entries if _is_entry(entry)]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return []
+    content = read_json_object(path)
+    entries = content.get("choices") if content.get("format") == 1 else None
+    return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
 
 
 def _is_entry(entry: Any) -> bool:

@@ -19,7 +19,7 @@ from detection.training.best import Best
 from detection.training.checkpoints import Checkpointer
 from detection.training.determinism import without_deterministic_form
 from detection.training.distributed import on_main, world_size
-from detection.training.loggers import require_services
+from detection.training.loggers import import_services
 from detection.training.logging import TrainingLog
 from detection.training.loop import Outcome, train
 from detection.training.more_steps import MoreSteps
@@ -74,7 +74,7 @@ def run_training(stage: Stage, *, resume: bool) -> Outcome:
     interval = training.evaluate_every
     if interval == "auto":
         raise ValueError("the stage has to decide how often it evaluates")
-    on_main(lambda: require_services(runtime.loggers))
+    on_main(lambda: list(import_services(runtime.loggers)))  # raises its error before anything is written
     log = TrainingLog(
         stage.folder,
         name=stage.name,

@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration's file."""
-    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
+from tests.detection.pipeline import arguments_for, tool
 
 
 @pytest.fixture(scope="module")

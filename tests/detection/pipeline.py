@@ -81,6 +81,12 @@ fast_rcnn:
 runtime: {workers: 0, tensorboard: false, device: cpu}
 """
 
+# What makes the configuration that is fitted to a folder of drawn images quick to train.
+TINY = [
+    *("data.shorter_sides=[96]", "data.longer_side=144", "data.test_shorter_side=96", "data.test_longer_side=144"),
+    *("rpn.training.steps=3", "fast_rcnn.training.steps=3", "runtime.workers=0", "runtime.tensorboard=false"),
+]
+
 
 def tool(name: str, *arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs a tool in this process, which saves the seconds of importing torch; in several `processes`, as the ranks of
@@ -189,3 +195,16 @@ def save_untrained_networks(folder: Path, data: Path) -> None:
     trained = TrainedDetector(Trained(rpn, config, categories), Trained(fast_rcnn, config, categories))
     save_rpn(folder / "rpn.pt", trained.rpn)
     save_detector(folder / "detector.pt", trained)
+
+
+def stored_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A file of networks: each weight by its network and name."""
+    networks = torch.load(path, weights_only=True)["networks"]
+    return {f"{network}.{name}": value for network, weights in networks.items() for name, value in weights.items()}
+
+
+def assert_same_weights(first: Path, second: Path, atol: float = 0, rtol: float = 0) -> None:
+    one, other = stored_weights(first), stored_weights(second)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=atol, rtol=rtol, msg=lambda m, n=name: f"{n}: {m}")

@@ -17,20 +17,12 @@ from backbones.common.errors import UserError
 from backbones.common.progress import in_notebook
 from detection.data.demo import make_demo_dataset
 from detection.training.logging import TrainingLog
-from tests.detection.pipeline import MINIATURE, REPOSITORY
-from tests.tools.test_train import TINY
+from tests.detection.pipeline import REPOSITORY, TINY
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_demo_dataset(folder, train=6, test=2)
-    return folder
-
-
-def test_train_and_evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_and_evaluate(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = detection.train(data, device="cpu", changes=TINY)
+    run = detection.train(shapes, device="cpu", changes=TINY)
     assert run.finished
     assert run.folder == tmp_path / "runs" / "shapes"
     assert run.figures is not None
@@ -45,14 +37,12 @@ def test_train_and_evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert (run.folder / "evaluation_other" / "report.html").is_file()
 
 
-def test_train_by_a_configuration(data: Path, tmp_path: Path) -> None:
-    path = tmp_path / "miniature.yaml"
-    path.write_text(MINIATURE)
-    run = detection.train(data, config=path, output=tmp_path / "it's", device="cpu")
+def test_train_by_a_configuration(config: Path, shapes: Path, tmp_path: Path) -> None:
+    run = detection.train(shapes, config=config, output=tmp_path / "it's", device="cpu")
     assert (tmp_path / "it's" / "detector.pt").is_file()
     assert run.figures is not None
     with pytest.raises(UserError, match="minutes is for data without a config"):
-        detection.train(data, config=path, minutes=3)
+        detection.train(shapes, config=config, minutes=3)
     with pytest.raises(UserError, match="the folder of the data"):
         detection.train()
 

@@ -23,7 +23,7 @@ def test_it_writes_beside_the_weights_whatever_these_say(networks: Path, tmp_pat
     file = with_config(networks / "rpn.pt", tmp_path / "given" / "rpn.pt", lambda config: config.update(names))
     said = tool("propose", "--weights", file, "--split", "test").stdout
     assert Path(said.strip()) == tmp_path / "given/proposals/test.st"
-    assert len(ProposalStore.open(tmp_path / "given/proposals/test.st")) == 4
+    assert len(ProposalStore(tmp_path / "given/proposals/test.st")) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given"]
     tool("propose", "--weights", file, "--split", "test", "--output", tmp_path / "named")
     assert (tmp_path / "named/proposals/test.st").is_file()

@@ -10,23 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from detection.data.demo import make_demo_dataset
 from detection.training import dry_run as measuring
-from tests.detection.pipeline import MINIATURE, arguments_for, kill_before_second_checkpoint, start, tool
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "miniature.yaml"
-    path.write_text(MINIATURE)
-    return path
-
-
-def weights(detector: Path) -> dict[str, torch.Tensor]:
-    networks = torch.load(detector, weights_only=True)["networks"]
-    return {f"{network}.{name}": value for network, state in networks.items() for name, value in state.items()}
+from tests.detection.pipeline import (
+    TINY,
+    arguments_for,
+    assert_same_weights,
+    kill_before_second_checkpoint,
+    start,
+    tool,
+)
 
 
 def test_killed_and_repeated_it_ends_with_the_weights_of_the_three_tools(
@@ -39,9 +32,7 @@ def test_killed_and_repeated_it_ends_with_the_weights_of_the_three_tools(
     kill_before_second_checkpoint("train", *arguments_for(config, data, one))
     assert not (one / "rpn.pt").exists()
     said = tool("train", *arguments_for(config, data, one))
-    expected, found = weights(three / "detector.pt"), weights(one / "detector.pt")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert_same_weights(three / "detector.pt", one / "detector.pt")
     assert said.stdout.splitlines()[:12] == figures[:12]
     assert (one / "evaluation" / "report.html").is_file()
 
@@ -64,19 +55,6 @@ def test_without_a_test_split_the_detector_is_not_evaluated(config: Path, data: 
     assert said.stdout == ""
     assert (tmp_path / "run" / "detector.pt").is_file()
     assert not (tmp_path / "run" / "evaluation").exists()
-
-
-TINY = [
-    *("data.shorter_sides=[96]", "data.longer_side=144", "data.test_shorter_side=96", "data.test_longer_side=144"),
-    *("rpn.training.steps=3", "fast_rcnn.training.steps=3", "runtime.workers=0", "runtime.tensorboard=false"),
-]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes") / "shapes"
-    make_demo_dataset(folder, train=6, test=2)
-    return folder
 
 
 def test_a_folder_of_data_is_enough(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,5 +143,4 @@ def test_stopped_at_any_time_the_same_command_goes_on(
         if process.returncode == 0:
             break
     tool("train", *arguments_for(config, data, stopped))
-    expected, found = weights(whole / "detector.pt"), weights(stopped / "detector.pt")
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert_same_weights(whole / "detector.pt", stopped / "detector.pt")

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from backbones.common.errors import UserError
-from detection.common.json_columns import shortened
 from detection.common.json_stream import Repeated, read_members
 from detection.common.label_kinds import start_of, what_labels_are
+from detection.common.shortened import short
 from detection.data.findings import Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.growing_columns import GrowingColumns
@@ -132,11 +132,9 @@ def _blocks(
         objects = block
         if set(map(type, block)) - {dict}:
             objects = [entry for entry in block if type(entry) is dict]
-            strangers = [f"{shortened(entry)} in {member!r}" for entry in block if type(entry) is not dict]
+            strangers = [f"{short(entry)} in {member!r}" for entry in block if type(entry) is not dict]
             findings.add("entry_not_object", len(strangers), strangers)
-        examples = (
-            f"{key!r} of the entry of {member!r} with id {shortened(entry.get('id'))}" for entry, key in doubtful
-        )
+        examples = (f"{key!r} of the entry of {member!r} with id {short(entry.get('id'))}" for entry, key in doubtful)
         findings.add("key_twice", len(doubtful), examples)
         yield member, objects
 
@@ -150,7 +148,7 @@ def _images(
     """
 
     def name_of(row: int) -> str:
-        return f"image {shortened(block[row].get('id'))}"
+        return f"image {short(block[row].get('id'))}"
 
     def example(row: int, name: Any, shown: Callable[[Any], str]) -> Iterator[str]:  # made only if it is kept
         yield f"{name_of(row)}: {shown(name)}"
@@ -162,7 +160,7 @@ def _images(
             name = "/".join(url.split("/")[-2:])
             of_files.add("image_name_from_url", 1, example(row, name, str))
         if not _is_file_name(name):
-            of_files.add("image_name_malformed", 1, example(row, name, shortened))
+            of_files.add("image_name_malformed", 1, example(row, name, short))
             name = "?"
         names.append(name)
     heights, widths = (
@@ -179,7 +177,7 @@ def _is_file_name(name: Any) -> bool:
 
 
 def _annotation_name(entry: dict[str, Any]) -> str:
-    return f"annotation {shortened(entry.get('id'))} of image {shortened(entry.get('image_id'))}"
+    return f"annotation {short(entry.get('id'))} of image {short(entry.get('image_id'))}"
 
 
 def _annotations(
@@ -226,7 +224,7 @@ def _fill_from_outlines(content: Content, boxless: set[int], boxes: np.ndarray, 
             if first + row in boxless:
                 box = box_of_outline(entry.get("segmentation"))
                 if box is None:
-                    findings.add("box_malformed", 1, [f"{_annotation_name(entry)}: {shortened(entry.get('bbox'))}"])
+                    findings.add("box_malformed", 1, [f"{_annotation_name(entry)}: {short(entry.get('bbox'))}"])
                 else:
                     boxes[first + row] = box
                     findings.add("box_from_outline", 1, [_annotation_name(entry)])
@@ -243,7 +241,7 @@ def _fill_areas(areas: np.ndarray, boxes: np.ndarray) -> None:
 
 def _categories(block: list[dict[str, Any]], findings: Findings) -> list[tuple[int, str]]:
     def name_of(row: int) -> str:
-        return f"category {shortened(block[row].get('id'))} named {shortened(block[row].get('name'))}"
+        return f"category {short(block[row].get('id'))} named {short(block[row].get('name'))}"
 
     ids = columns.ids([entry.get("id") for entry in block], name_of, findings, "category_id_malformed")
     categories = []

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from detection.common.json_columns import LARGEST_ID, box_column, number_column, shortened
+from detection.common.json_columns import LARGEST_ID, box_column, number_column
 from detection.common.json_rows import number_rows
+from detection.common.shortened import short
 from detection.data.findings import Findings
 from detection.data.tables import MISSING
 
@@ -132,7 +133,7 @@ def boxes(values: Sequence[Any], name_of: NameOf, findings: Findings, elsewhere:
             continue
         numbers = [_number(number) for number in value] if type(value) is list and len(value) == 4 else [None]
         if None in numbers:
-            findings.add("box_malformed", 1, [f"{name_of(row)}: {shortened(value)}"])
+            findings.add("box_malformed", 1, [f"{name_of(row)}: {short(value)}"])
             continue
         result[row] = numbers
         if str in map(type, value):

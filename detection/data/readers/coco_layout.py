@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backbones.common.errors import UserError
+from backbones.common.text import first_of
 from detection.common.json_stream import read_members
 from detection.common.label_kinds import start_of
 from detection.data.file_names import spelling_key
@@ -64,7 +65,7 @@ def _the_one(listing: Listing, split: str, files: list[str]) -> str:
         what = "the whole set" if split == WHOLE else split
         key = "test" if split in ("test", "val") else "train"
         raise UserError(
-            f"{listing.root}: several COCO files are of {what}: {', '.join(named[:5])}; name the one that is meant as "
+            f"{listing.root}: several COCO files are of {what}: {first_of(named)}; name the one that is meant as "
             f"data.{key}.annotations, and its images' folder as data.{key}.images"
         )
     return named[0]

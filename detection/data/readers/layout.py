@@ -15,8 +15,7 @@ class Layout:
     """The labels of one format in a folder.
 
     evidence: the file or folder that shows the format. splits: name ("train", "val", "test", "trainval", or `WHOLE`) →
-    what opens its labels. covers: stems of the images that are labelled, as far as known without opening much.
-    notes: what was left out, and why.
+    what opens its labels. notes: what was left out, and why.
     """
 
     format: Format

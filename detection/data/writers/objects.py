@@ -5,9 +5,8 @@ Shapes: M images, T objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -38,10 +37,6 @@ class Split:
     index: DatasetIndex
     objects: Objects
     files: list[str]
-
-
-# Writes the labels of all splits into a folder, and returns what the format cannot hold, in words.
-Writer = Callable[[Path, list[Split], Mapping[str, int]], list[str]]
 
 
 def as_stated(index: DatasetIndex) -> Objects:

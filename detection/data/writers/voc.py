@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from backbones.common.text import first_of
 from detection.data.writers.objects import Split, short_number
 
 
@@ -38,7 +39,7 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
         (folder / "ImageSets" / "Main" / f"{split.name}.txt").write_text(stems, encoding="utf-8", newline="\n")
     unused = [name for label, name in enumerate(names, start=1) if label not in used]
     if unused:
-        notes.append(f"{len(unused)} classes without objects ({', '.join(unused[:5])}), which VOC lists nowhere")
+        notes.append(f"{len(unused)} classes without objects ({first_of(unused)}), which VOC lists nowhere")
     if left_out:
         notes.append(f"{left_out} boxes without width or height, which VOC's corners cannot say")
     return notes

@@ -21,7 +21,7 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
         labels.mkdir(parents=True)
         for i, name in enumerate(split.files):
             rows = split.objects.of_image(i)
-            height, width = int(split.index.heights[i]), int(split.index.widths[i])
+            height, width = split.index.size(i)
             lines = []
             for box, label, crowd in zip(
                 split.objects.boxes[rows].tolist(),

@@ -10,7 +10,7 @@ import unicodedata
 import pytest
 
 from backbones.common import text as module
-from backbones.common.text import json_text, printable
+from backbones.common.text import first_of, json_text, printable
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,9 @@ def test_json_gives_every_text_back(indent: int | None) -> None:
     text.encode("utf-8")
     assert "é猫" in text
     assert printable(text.replace("\n", "")) == text.replace("\n", "")
+
+
+def test_the_first_items_and_dots_for_the_others() -> None:
+    assert first_of([]) == ""
+    assert first_of(("a", 1), 2) == "a, 1"
+    assert first_of(dict.fromkeys("abc"), 2) == "a, b, …"

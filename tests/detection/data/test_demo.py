@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from detection.data.demo import make_demo_dataset, run_lengths
+from detection.data.demo import demo_files, make_demo_dataset, run_lengths
 from detection.data.demo_drawing import CLASSES, EMPTY_SHARE, SHAPE_SIDE, draw_image
 from detection.data.images import read_image
 from detection.data.index import load_index
@@ -41,8 +41,7 @@ def test_deterministic_and_seeded(demo: Path, tmp_path: Path) -> None:
 
 
 def test_sound_and_varied(demo: Path) -> None:
-    paths = make_demo_dataset(demo, train=60, test=10, seed=3)
-    index = load_index(paths.train_annotations, paths.train_images, name="demo", check="sound")
+    index = load_index(*demo_files(demo, "train"), name="demo", check="sound")
     assert index.findings.summary() == ""
     assert index.category_names == list(CLASSES)
     assert len(CLASSES) >= 5
@@ -52,11 +51,11 @@ def test_sound_and_varied(demo: Path) -> None:
     assert 0 < 60 - len(index.non_empty()) < 60 * EMPTY_SHARE * 4
     assert {bool(ratio >= 1) for ratio in index.aspect_ratios} == {True, False}
     for i in range(60):
-        image = read_image(index.path(i), (int(index.heights[i]), int(index.widths[i])))
+        image = read_image(index.path(i), index.size(i))
         assert 144 <= min(image.shape[:2]) <= 192 <= max(image.shape[:2]) <= 256
     sides = (index.boxes[:, 2:] - index.boxes[:, :2]).max(axis=1)
     assert sides[~index.crowds].max() <= SHAPE_SIDE[1] + 1
-    assert len(load_index(paths.test_annotations, paths.test_images, name="demo")) == 10
+    assert len(load_index(*demo_files(demo, "test"), name="demo")) == 10
 
 
 def test_pycocotools_agrees_on_masks_areas_and_boxes(demo: Path) -> None:
@@ -88,15 +87,6 @@ def test_boxes_are_those_of_the_pixels() -> None:
             assert drawn.mask.any()
             together += drawn.mask
         assert together.max(initial=0) <= 1  # what is in sight of one object hides what is behind
-
-
-def test_some_of_the_classes_and_no_crowds() -> None:
-    drawn = [
-        draw_image(np.random.default_rng(seed), classes=("star", "disc"), crowds=False).objects for seed in range(40)
-    ]
-    assert {CLASSES[one.label] for objects in drawn for one in objects} == {"star", "disc"}
-    assert not any(one.crowd for objects in drawn for one in objects)
-    assert any(one.crowd for seed in range(40) for one in draw_image(np.random.default_rng(seed)).objects)
 
 
 def test_left_alone_when_whole_and_completed_when_not(demo: Path) -> None:

@@ -24,7 +24,7 @@ from detection.data.batches import Batch, Sample, collate
 from detection.data.dataset import DetectionDataset
 from detection.data.images import ImageError
 from detection.data.index import DatasetIndex
-from detection.data.loader import evaluation_batches, evaluation_parts, training_batches
+from detection.data.loader import evaluation_parts, loaded_batches, training_batches
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
 
@@ -40,7 +40,7 @@ def evaluated(
     dataset: DetectionDataset, *, workers: int = 0, size_divisor: int = 1, **options: object
 ) -> Iterator[Batch]:
     parts = evaluation_parts(dataset, size_divisor=size_divisor, **options)  # type: ignore[arg-type]
-    return evaluation_batches(dataset, parts, workers=workers, size_divisor=size_divisor)
+    return loaded_batches(dataset, parts, workers=workers, size_divisor=size_divisor)
 
 
 def same(one: Batch, other: Batch) -> bool:

@@ -43,7 +43,7 @@ def write(path: Path, image_ids: list[int], **metadata: Any) -> ProposalStore:
     for image_id in image_ids[::-1]:
         writer.add(image_id, *proposals_of(image_id))
     writer.finish()
-    return ProposalStore.open(path)
+    return ProposalStore(path)
 
 
 def stored_scores(path: Path, row: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_only_what_is_essential_must_be_the_same_to_be_taken_up(tmp_path: Path) 
     for image_id in (4, 6):
         second.add(image_id, *proposals_of(image_id))
     second.finish()
-    assert ProposalStore.open(tmp_path / "p").metadata["config"] == {"runtime": "another"}
+    assert ProposalStore(tmp_path / "p").metadata["config"] == {"runtime": "another"}
     ProposalWriter(tmp_path / "q", METADATA, ids, essential=essential).flush()
     other = ProposalWriter(tmp_path / "q", {**METADATA, "rpn_sha256": "another"}, ids, essential=essential)
     assert other.pending.tolist() == ids
@@ -284,23 +284,23 @@ def test_cut_foreign_and_missing_files(tmp_path: Path) -> None:
     for length in (0, 4, 8, 20, 300, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"broken: (is damaged or of another kind|has \d+ bytes)"):
-            ProposalStore.open(path)
+            ProposalStore(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(UserError, match="announces"):
-        ProposalStore.open(path)
+        ProposalStore(path)
     for content in (b"\xff" * 100, b"{}" * 100, (2).to_bytes(8, "little") + b"[]", (4).to_bytes(8, "little") + b"null"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="of another kind"):
-            ProposalStore.open(path)
+            ProposalStore(path)
     from safetensors.numpy import save_file
 
     save_file({"weight": np.ones(3, dtype=np.float32)}, path, metadata={"kind": '"rpn"'})
     with pytest.raises(UserError, match="no proposal store"):
-        ProposalStore.open(path)
+        ProposalStore(path)
     with pytest.raises(UserError, match="cannot be read"):
-        ProposalStore.open(tmp_path / "absent")
+        ProposalStore(tmp_path / "absent")
     with pytest.raises(UserError, match="is a directory, not a file"):
-        ProposalStore.open(tmp_path)
+        ProposalStore(tmp_path)
 
 
 def test_random_damage_to_the_header_never_crashes(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_random_damage_to_the_header_never_crashes(tmp_path: Path) -> None:
         data[int(random.integers(header))] = int(random.integers(256))
         path.write_bytes(data)
         try:
-            store = ProposalStore.open(path)
+            store = ProposalStore(path)
         except UserError:
             continue
         for image_id in store.image_ids.tolist():
@@ -334,7 +334,7 @@ def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
         data = bytearray(whole)
         np.frombuffer(data, dtype=np.float32, count=places[name].size // 4, offset=places[name].start)[row] = value
         path.write_bytes(data)
-        return ProposalStore.open(path)
+        return ProposalStore(path)
 
     store = with_change("boxes", 4 * 4, np.nan)
     assert len(store.boxes(7)) == 3
@@ -349,13 +349,13 @@ def test_damaged_content_is_refused_naming_the_image(tmp_path: Path) -> None:
     np.frombuffer(data, dtype=np.int64, count=3, offset=places["image_ids"].start)[0] = 8
     path.write_bytes(data)
     with pytest.raises(UserError, match="do not fit together"):  # an image twice
-        ProposalStore.open(path)
+        ProposalStore(path)
     data = bytearray(whole)
     offsets = np.frombuffer(data, dtype=np.int64, count=4, offset=places["offsets"].start)
     offsets[1] = 100
     path.write_bytes(data)
     with pytest.raises(UserError, match="do not fit together"):
-        ProposalStore.open(path)
+        ProposalStore(path)
 
 
 def test_reading_an_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_reading_an_image_touches_only_its_own_bytes(tmp_path: Path) -> None:
             return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
         before = most_memory_held()
-        store = ProposalStore.open(sys.argv[1])
+        store = ProposalStore(sys.argv[1])
         assert (store.boxes(1234) == 1234).all()
         print(most_memory_held() - before)
         store.verify()  # in pieces
@@ -401,7 +401,7 @@ def test_images_without_proposals_at_the_edges_of_pages(tmp_path: Path) -> None:
     for image_id, count in enumerate(counts):
         writer.add(image_id, np.full((count, 4), image_id), np.zeros(count))
     writer.finish()
-    store = ProposalStore.open(tmp_path / "p")
+    store = ProposalStore(tmp_path / "p")
     for image_id, count in enumerate(counts):
         boxes = store.boxes(image_id)
         assert boxes.shape == (count, 4)
@@ -421,7 +421,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, make_index: Callable[
             flipped[position] ^= 1 << bit
             path.write_bytes(flipped)
             try:
-                ProposalStore.open(path).check_against(index)
+                ProposalStore(path).check_against(index)
             except UserError as refusal:
                 messages.add("flipped" in str(refusal))
             else:
@@ -440,7 +440,7 @@ def test_damage_to_one_of_many_blocks_is_noticed(tmp_path: Path, monkeypatch: py
         writer.add(image_id, random.random((5, 4)), -np.sort(-random.random(5)))
     writer.finish()
     monkeypatch.undo()  # the reader goes by what the file says
-    ProposalStore.open(path).verify()
+    ProposalStore(path).verify()
     whole = path.read_bytes()
     first = 8 + int.from_bytes(whole[:8], "little")
     assert (len(whole) - first) // 1000 > 30
@@ -451,7 +451,7 @@ def test_damage_to_one_of_many_blocks_is_noticed(tmp_path: Path, monkeypatch: py
         block = first + (position - first) // 1000 * 1000
         assert find_damage(path) == (block, block + 1000)
         with pytest.raises(UserError, match=r"do not fit together|are not what was written|descending"):
-            ProposalStore.open(path).verify()
+            ProposalStore(path).verify()
 
 
 def without_checksums(path: Path) -> None:
@@ -473,7 +473,7 @@ def test_a_store_of_an_earlier_release_is_verified_as_far_as_possible(
     ids = [900, 3, 71, 2**40, -5, 12, 13, 14]
     path = write(tmp_path / "p", ids).path
     without_checksums(path)
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     assert np.array_equal(store.boxes(71), proposals_of(71)[0])
     store.verify()
     assert "was made by an earlier release, without checksums" in caplog.text
@@ -492,7 +492,7 @@ def test_a_store_of_an_earlier_release_is_verified_as_far_as_possible(
             path.write_bytes(data)
             if count > (value == 2.0):  # a single score is in order whatever it is
                 with pytest.raises(UserError, match=f"for image {image_id}; make it anew"):
-                    ProposalStore.open(path).verify()
+                    ProposalStore(path).verify()
 
 
 def test_a_flipped_bit_in_a_part_is_made_anew(tmp_path: Path) -> None:
@@ -538,20 +538,20 @@ def test_headers_that_would_cost_or_make_no_sense_are_refused(tmp_path: Path) ->
         path.write_bytes(whole)
         with_entries(change)
         with pytest.raises(UserError, match="its header makes no sense"):
-            ProposalStore.open(path)
+            ProposalStore(path)
     path.write_bytes((1 << 40).to_bytes(8, "little") + whole[8 : 8 + length])
     with pytest.raises(UserError, match="its header makes no sense"):
-        ProposalStore.open(path)
+        ProposalStore(path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="is a pipe, not a file"):
-        ProposalStore.open(tmp_path / "pipe")
+        ProposalStore(tmp_path / "pipe")
 
 
 def test_empty_store(tmp_path: Path) -> None:
     writer = ProposalWriter(tmp_path / "p", METADATA, [1])
     writer.add(1, np.zeros((0, 4)), np.zeros(0))
     writer.finish()
-    assert ProposalStore.open(tmp_path / "p").boxes(1).shape == (0, 4)
+    assert ProposalStore(tmp_path / "p").boxes(1).shape == (0, 4)
     assert len(write(tmp_path / "q", [])) == 0
 
 

@@ -16,8 +16,7 @@ import torch
 from detection.experiment.model_files import load_detector, load_fast_rcnn, load_rpn
 from detection.training.artifacts import load_artifact, save_artifact
 from detection.training.checkpoints import evaluated_weights
-from tests.detection.experiment.test_pipeline import assert_same_weights
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
+from tests.detection.pipeline import MINIATURE, arguments_for, assert_same_weights, tool
 
 EVERY = ["rpn.training.evaluate_every=2", "fast_rcnn.training.evaluate_every=2"]
 COSINE = [
@@ -157,7 +156,7 @@ def test_more_steps_of_a_step_schedule_end_as_if_asked_for_at_once(
         shutil.copy(copy / "rpn.pt", tmp_path / "whole")
     tool(f"train_{stage}", *arguments_for(config, data, tmp_path / "whole", more))
     tool(f"train_{stage}", *arguments_for(config, data, copy, more), "--resume")
-    assert_same_weights(tmp_path / f"whole/{stage}.pt", copy / f"{stage}.pt", atol=0, rtol=0)
+    assert_same_weights(tmp_path / f"whole/{stage}.pt", copy / f"{stage}.pt")
     assert "this run had 6 steps and goes on after 6 to 9: the result is that of 9 steps" in remarks(copy, stage)
     load: Any = load_rpn if stage == "rpn" else load_fast_rcnn
     assert load(copy / f"{stage}.pt").provenance["steps"] == 9
@@ -213,7 +212,7 @@ def test_any_checkpoint_becomes_a_detector(copy: Path, config: Path, data: Path,
     written = tool("checkpoint_to_detector", copy / "fastrcnn/checkpoint_00000006.pt").stdout.split()
     folder = copy / "fastrcnn_after_6"
     assert written == [str(folder / "fastrcnn.pt"), str(folder / "detector.pt")]
-    assert_same_weights(copy / "detector.pt", folder / "detector.pt", atol=0, rtol=0)
+    assert_same_weights(copy / "detector.pt", folder / "detector.pt")
     one, other = load_detector(copy / "detector.pt"), load_detector(folder / "detector.pt")
     assert (one.config, one.categories) == (other.config, other.categories)
     assert other.rpn.provenance == one.rpn.provenance

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backbones.common.errors import UserError
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from detection.data.proposal_writer import ProposalWriter
@@ -16,8 +16,8 @@ from detection.experiment.box_statistics import measure
 
 
 def test_they_are_those_of_all_proposals_that_learn(tmp_path: Path) -> None:
-    paths = make_demo_dataset(tmp_path, train=6, test=1)
-    index = load_index(paths.train_annotations, paths.train_images, name="train")
+    make_demo_dataset(tmp_path, train=6, test=1)
+    index = load_index(*demo_files(tmp_path, "train"), name="train")
     generator = np.random.default_rng(0)
     writer = ProposalWriter(tmp_path / "p.st", {}, index.image_ids)
     targets = []
@@ -39,17 +39,17 @@ def test_they_are_those_of_all_proposals_that_learn(tmp_path: Path) -> None:
             if best >= 0.5:
                 targets.append(target)
     writer.finish()
-    means, stds = measure(index, ProposalStore.open(tmp_path / "p.st"), 0.5, 1000)
+    means, stds = measure(index, ProposalStore(tmp_path / "p.st"), 0.5, 1000)
     np.testing.assert_allclose(means, np.mean(targets, axis=0), atol=1e-5)
     np.testing.assert_allclose(stds, np.std(targets, axis=0), rtol=1e-4)
 
 
 def test_nothing_to_measure_is_said(tmp_path: Path) -> None:
-    paths = make_demo_dataset(tmp_path, train=2, test=1)
-    index = load_index(paths.train_annotations, paths.train_images, name="train")
+    make_demo_dataset(tmp_path, train=2, test=1)
+    index = load_index(*demo_files(tmp_path, "train"), name="train")
     writer = ProposalWriter(tmp_path / "p.st", {}, index.image_ids)
     for image_id in index.image_ids.tolist():
         writer.add(image_id, np.zeros((0, 4)), np.zeros(0))
     writer.finish()
     with pytest.raises(UserError, match="box_statistics=fixed"):
-        measure(index, ProposalStore.open(tmp_path / "p.st"), 0.5, 1000)
+        measure(index, ProposalStore(tmp_path / "p.st"), 0.5, 1000)

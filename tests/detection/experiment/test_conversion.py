@@ -40,7 +40,7 @@ def plain(index: DatasetIndex) -> list[tuple[tuple[int, int], list[Any]]]:
     found = []
     for i, own in enumerate(objects_of(index).values()):
         boxes = [(name, [round(number, 3) for number in box]) for name, box in own]
-        found.append(((int(index.heights[i]), int(index.widths[i])), sorted(boxes)))
+        found.append((index.size(i), sorted(boxes)))
     return sorted(found)
 
 

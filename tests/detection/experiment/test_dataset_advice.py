@@ -121,7 +121,7 @@ def test_no_file_of_somebody_else_is_replaced(config: settings.Config, page: Pat
     assert page.read_text() == before
     for name, content in (("page.html", "mine"), ("other.html", f"<p>{'x' * 2000}{MARK}")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="exists already, and is no page of an earlier check"):
             write_page(config, [], tmp_path / name)
         assert (tmp_path / name).read_text() == content
 
@@ -196,7 +196,7 @@ def test_a_class_that_is_rarer_in_train_is_told(
 
     def rarer(train: DatasetIndex, test: DatasetIndex) -> list[RarerLabels]:
         seen.append((len(train), len(test)))
-        return [RarerLabels("dog", 0.5, 1.0, 1.0)]
+        return [RarerLabels("dog", 0.5, 1.0)]
 
     monkeypatch.setattr("detection.experiment.dataset_advice.rarer_labels", rarer)
     write_page(config, list(check_splits(config.data)), tmp_path / "page.html")

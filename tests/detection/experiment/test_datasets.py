@@ -17,7 +17,7 @@ import torch
 from backbones.common.errors import UserError
 from detection import config as settings
 from detection.data import index_cache
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.experiment import datasets
 from detection.experiment.datasets import check_split, open_split, open_training_splits
 from detection.experiment.run_folder import root_of
@@ -162,10 +162,11 @@ def test_the_splits_of_a_training_are_held_against_each_other(tmp_path: Path, ev
 
 
 def test_how_many_images_are_not_trained_on_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    paths = make_demo_dataset(tmp_path, train=6, test=2)
-    content = json.loads(paths.train_annotations.read_text())
+    make_demo_dataset(tmp_path, train=6, test=2)
+    file, _ = demo_files(tmp_path, "train")
+    content = json.loads(file.read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] == 3]
-    paths.train_annotations.write_text(json.dumps(content))
+    file.write_text(json.dumps(content))
     splits = {
         which: settings.Split(which, annotations=f"annotations/instances_{which}.json", images=which)
         for which in ("train", "test")

@@ -107,7 +107,7 @@ def test_the_processes_share_the_proposing_that_is_measured(
 
     def proposals_of(*arguments: object) -> ProposalStore:
         ahead[0] += 3600
-        return ProposalStore.open(run / "proposals/train.st")
+        return ProposalStore(run / "proposals/train.st")
 
     monkeypatch.setattr(plan.time, "monotonic", lambda: clock() + ahead[0])
     monkeypatch.setattr(plan, "proposals_of_some", proposals_of)

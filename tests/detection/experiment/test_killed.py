@@ -104,7 +104,7 @@ def test_the_figures_are_of_something(detector: Path, tmp_path: Path) -> None:
     evaluate(detector, tmp_path)
     propose(detector, tmp_path)
     assert (tmp_path / "results.json").stat().st_size > 5000
-    store = ProposalStore.open(tmp_path / "test.st")
+    store = ProposalStore(tmp_path / "test.st")
     assert min(len(store.boxes(image_id)) for image_id in store.image_ids.tolist()) > 3
     assert len(list((tmp_path / "images").iterdir())) == 6
 
@@ -141,4 +141,4 @@ def test_of_two_into_one_place_the_second_refuses(
     first.join(60)
     assert first.exitcode == 0
     if work is propose:
-        ProposalStore.open(out / "test.st").verify()
+        ProposalStore(out / "test.st").verify()

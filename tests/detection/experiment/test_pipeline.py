@@ -20,7 +20,14 @@ from detection.experiment.ground_truth_loading import load_ground_truth
 from detection.experiment.model_files import load_detector
 from detection.experiment.results_file import read_results
 from detection.report.page import read_curves
-from tests.detection.pipeline import arguments_for, kill_before_second_checkpoint, start, tool, torchrun
+from tests.detection.pipeline import (
+    arguments_for,
+    assert_same_weights,
+    kill_before_second_checkpoint,
+    start,
+    tool,
+    torchrun,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_demo_dataset(folder, train=12, test=6)
     return folder
-
-
-def states(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return torch.load(path, weights_only=True)["networks"]  # type: ignore[no-any-return]
-
-
-def assert_same_weights(first: Path, second: Path, **tolerance: float) -> None:
-    one, other = states(first), states(second)
-    assert one.keys() == other.keys()
-    for network, weights in one.items():
-        for name, value in weights.items():
-            torch.testing.assert_close(value, other[network][name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
 def test_the_three_commands_leave_a_detector_and_its_figures(run: Path, data: Path) -> None:
@@ -126,7 +121,7 @@ def test_proposal_recall_of_an_rpn_and_of_a_store(run: Path) -> None:
     store = run / "test.st"
     tool("propose", "--weights", run / "rpn.pt", "--split", "test", "--store", store)
     assert "AR @[ IoU=0.50:0.95 ] small" in tool("eval_coco", "--proposals", store).stdout
-    opened = ProposalStore.open(store)
+    opened = ProposalStore(store)
     opened.verify()
     assert len(opened) == 6
     assert max(len(opened.boxes(int(i))) for i in opened.image_ids) <= 20
@@ -233,7 +228,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(
     kill_before_second_checkpoint(stage, *arguments)
     tool(stage, *arguments, "--resume")
     name = "rpn.pt" if stage == "train_rpn" else "fastrcnn.pt"
-    assert_same_weights(run / name, output / name, atol=0, rtol=0)
+    assert_same_weights(run / name, output / name)
     logs = [folder / stage.removeprefix("train_") / "log.jsonl" for folder in (run, output)]
     assert read_curves(logs[0]) == read_curves(logs[1])  # what the report draws; averages over two steps each
 
@@ -261,7 +256,7 @@ def test_sigterm_leaves_a_checkpoint_and_a_clean_exit(run: Path, config: Path, d
     assert "Traceback" not in rest
     assert list((output / "rpn").glob("checkpoint_*.pt"))
     tool("train_rpn", *arguments, "--resume")
-    assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=0, rtol=0)
+    assert_same_weights(run / "rpn.pt", output / "rpn.pt")
 
 
 def test_mistakes_are_one_message_without_traceback(run: Path, config: Path, data: Path, tmp_path: Path) -> None:
@@ -332,7 +327,7 @@ def test_periodic_evaluation_and_measured_box_statistics(run: Path, config: Path
     for stage, figure in (("rpn", "AR_100"), ("fastrcnn", "AP")):
         lines = [json.loads(line) for line in (output / stage / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if figure in line] == [3, 6]
-    assert_same_weights(run / "rpn.pt", output / "rpn.pt", atol=0, rtol=0)  # looking does not change the training
+    assert_same_weights(run / "rpn.pt", output / "rpn.pt")  # looking does not change the training
     measured = load_detector(output / "detector.pt").config.fast_rcnn
     assert measured.box_stds != (0.1, 0.1, 0.2, 0.2)
     assert all(0.01 < std < 0.5 for std in measured.box_stds)
@@ -358,7 +353,7 @@ def test_augmentation_and_empty_images_by_the_configuration(config: Path, data: 
     ]
     for output in ("first", "second"):
         tool("train_rpn", *arguments_for(config, data, tmp_path / output, changes))
-    assert_same_weights(tmp_path / "first/rpn.pt", tmp_path / "second/rpn.pt", atol=0, rtol=0)
+    assert_same_weights(tmp_path / "first/rpn.pt", tmp_path / "second/rpn.pt")
 
 
 @pytest.mark.slow

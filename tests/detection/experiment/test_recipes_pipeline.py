@@ -16,8 +16,7 @@ from detection.experiment.datasets import open_split
 from detection.experiment.model_files import load_fast_rcnn
 from detection.networks.cascade import CascadeRCNN
 from detection.networks.region_loss import class_balanced_weights
-from tests.detection.experiment.test_pipeline import assert_same_weights
-from tests.detection.pipeline import MINIATURE, arguments_for, tool
+from tests.detection.pipeline import MINIATURE, arguments_for, assert_same_weights, tool
 
 CPU = torch.device("cpu")
 CASCADE = ["fast_rcnn.cascade=[0.6]", "fast_rcnn.box_loss=giou", "fast_rcnn.box_loss_weight=2"]
@@ -58,7 +57,7 @@ def test_the_commands_train_resume_and_measure(changes: list[str], config: Path,
     (halves / "fastrcnn" / checkpoint).write_bytes((run / "fastrcnn" / checkpoint).read_bytes())
     resumed = tool("train_fastrcnn", *arguments_for(config, data, halves, changes), "--resume")
     assert "continuing after step 4" in resumed.stderr
-    assert_same_weights(run / "detector.pt", halves / "detector.pt")
+    assert_same_weights(run / "detector.pt", halves / "detector.pt", atol=1e-5, rtol=1.3e-6)
     found = Detector.load(run / "detector.pt", "cpu", changes=INFERENCE)(next((data / "test").iterdir()))
     assert found.boxes.shape[1] == 4
     assert isinstance(load_fast_rcnn(run / "fastrcnn.pt").network, CascadeRCNN) == ("ohem" not in changes[-1])

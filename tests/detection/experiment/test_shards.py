@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from detection.config_file import load_config
 from detection.data import index_cache
@@ -25,6 +24,7 @@ from tests.detection.pipeline import (
     MINIATURE,
     REPOSITORY,
     arguments_for,
+    assert_same_weights,
     environment,
     kill_before_second_checkpoint,
     tool,
@@ -45,17 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tool("convert_dataset", "--data", folder / "demo", "--to", "coco", "--output", folder / "files")
     tool("convert_dataset", "--data", folder / "files", "--to", "coco", "--output", folder / "shards", "--shards", 3)
     return folder
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    networks = torch.load(path, weights_only=True)["networks"]
-    return {f"{network}.{name}": value for network, own in networks.items() for name, value in own.items()}
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_the_converter_writes_tar_files_that_all_tools_find(folder: Path, tmp_path: Path) -> None:
@@ -123,7 +112,7 @@ def test_a_training_gives_the_bits_of_files(folder: Path, tmp_path: Path) -> Non
     for name, changes in (("files", FILES), ("shards", [*SHARDS, "runtime.workers=2"])):
         steps = ["rpn.training.steps=2", "rpn.training.milestones=[]"]
         tool("train_rpn", *arguments_for(folder / "miniature.yaml", folder / name, tmp_path / name, changes + steps))
-    assert_equal_weights(tmp_path / "files/rpn.pt", tmp_path / "shards/rpn.pt")
+    assert_same_weights(tmp_path / "files/rpn.pt", tmp_path / "shards/rpn.pt")
 
 
 @pytest.mark.slow
@@ -138,8 +127,8 @@ def test_both_trainings_and_the_evaluation_give_the_bits_of_files(folder: Path, 
             else:
                 tool(stage, *options)
         tool("eval_coco", "--weights", tmp_path / name / "detector.pt", "--images", 2)
-    assert_equal_weights(tmp_path / "files/rpn.pt", tmp_path / "shards/rpn.pt")
-    assert_equal_weights(tmp_path / "files/detector.pt", tmp_path / "shards/detector.pt")
+    assert_same_weights(tmp_path / "files/rpn.pt", tmp_path / "shards/rpn.pt")
+    assert_same_weights(tmp_path / "files/detector.pt", tmp_path / "shards/detector.pt")
     figures = [(tmp_path / name / "evaluation/results.json").read_bytes() for name in ("files", "shards")]
     assert figures[0] == figures[1]
 
@@ -158,8 +147,8 @@ def test_two_machines_train_the_bits_of_one(folder: Path, tmp_path: Path) -> Non
             for stage in stages:
                 on_two_machines(places, stage, *options)
     for name in ("files", "shards"):
-        assert_equal_weights(tmp_path / "one/rpn.pt", tmp_path / name / "rpn.pt")
-        assert_equal_weights(tmp_path / "one/detector.pt", tmp_path / name / "detector.pt")
+        assert_same_weights(tmp_path / "one/rpn.pt", tmp_path / name / "rpn.pt")
+        assert_same_weights(tmp_path / "one/detector.pt", tmp_path / name / "detector.pt")
 
 
 def on_two_machines(places: list[Place], name: str, *arguments: object) -> None:

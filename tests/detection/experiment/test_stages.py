@@ -20,8 +20,7 @@ from detection.data.proposal_store import ProposalStore
 from detection.experiment import dry_run, proposing, stages
 from detection.experiment.model_files import load_rpn
 from detection.training.stage import Stage
-from tests.detection.experiment.test_pipeline import assert_same_weights
-from tests.detection.pipeline import arguments_for, tool
+from tests.detection.pipeline import arguments_for, assert_same_weights, tool
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_a_half_written_store_is_taken_up_whatever_else_has_changed(
     # Now by the other tool, with other values that the proposals do not depend on.
     changes = ["runtime.workers=1", "fast_rcnn.training.steps=9", "fast_rcnn.min_score=0.2"]
     tool("propose", "--weights", run / "rpn.pt", "--output", tmp_path, *changes)
-    whole, mended = ProposalStore.open(run / "proposals/train.st"), ProposalStore.open(tmp_path / "proposals/train.st")
+    whole, mended = ProposalStore(run / "proposals/train.st"), ProposalStore(tmp_path / "proposals/train.st")
     assert asked == [len(whole), len(whole) - 5]
     for image_id in whole.image_ids.tolist():
         np.testing.assert_array_equal(mended.boxes(image_id), whole.boxes(image_id))
@@ -162,11 +161,11 @@ def test_an_rpn_of_an_earlier_run_is_not_taken_for_this_one_s(
     (copy / "rpn.pt").rename(tmp_path / "second.pt")
     (copy / "rpn.pt").write_bytes(earlier)
     tool("train_rpn", *arguments, "--resume")
-    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt", atol=0, rtol=0)
+    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt")
     assert load_rpn(copy / "rpn.pt").config.rpn.training.learning_rate == 0.02
     (copy / "rpn.pt").write_bytes(earlier[:-100])  # nor is half a file
     tool("train_rpn", *arguments, "--resume")
-    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt", atol=0, rtol=0)
+    assert_same_weights(tmp_path / "second.pt", copy / "rpn.pt")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from detection.data.demo import make_demo_dataset
 from detection.experiment.evaluation_interval import automatic_interval, best_figure, recall_figure
 from detection.experiment.model_files import load_fast_rcnn, load_rpn
 from detection.training import loop as loop_module
-from tests.detection.experiment.test_pipeline import assert_same_weights
-from tests.detection.pipeline import arguments_for, tool
+from tests.detection.pipeline import arguments_for, assert_same_weights, tool
 
 OPTIONS = [
     "data.repeat_threshold=0.9",
@@ -58,7 +57,7 @@ def test_with_all_options_an_interrupted_run_ends_in_the_same_bits(
         patch.setattr(loop_module, "set_learning_rate", break_off)
         assert tool(f"train_{stage}", *arguments, check=False).returncode == 130
     assert "continuing after step 2" in tool(f"train_{stage}", *arguments, "--resume").stderr
-    assert_same_weights(tmp_path / f"whole/{stage}.pt", tmp_path / f"broken/{stage}.pt", atol=0, rtol=0)
+    assert_same_weights(tmp_path / f"whole/{stage}.pt", tmp_path / f"broken/{stage}.pt")
 
     load = load_rpn if stage == "rpn" else load_fast_rcnn
     network, plain = (load(folder / f"{stage}.pt").network.state_dict() for folder in (tmp_path / "whole", run))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.data.demo import make_demo_dataset
+from detection.data.demo import demo_files, make_demo_dataset
 from detection.data.index import load_index
 from detection.data.proposal_store import ProposalStore
 from tests.detection.pipeline import arguments_for, tool
@@ -16,12 +16,9 @@ from tests.detection.pipeline import arguments_for, tool
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with one damaged image in each split, both images that have objects."""
     folder = tmp_path_factory.mktemp("data")
-    paths = make_demo_dataset(folder, train=6, test=4)
-    for file, images in (
-        (paths.train_annotations, paths.train_images),
-        (paths.test_annotations, paths.test_images),
-    ):
-        image = load_index(file, images, name="").non_empty().path(0)
+    make_demo_dataset(folder, train=6, test=4)
+    for split in ("train", "test"):
+        image = load_index(*demo_files(folder, split), name="").non_empty().path(0)
         image.write_bytes(image.read_bytes()[: image.stat().st_size * 2 // 3])
     return folder
 
@@ -42,7 +39,7 @@ def test_a_run_stops_at_a_damaged_image_or_goes_on_if_told_so(damaged: Path, con
 
     tool("propose", "--weights", output / "rpn.pt", "--store", tmp_path / "train.st")
     index = load_index(damaged / "annotations/instances_train.json", damaged / "train", name="").non_empty()
-    store = ProposalStore.open(tmp_path / "train.st")
+    store = ProposalStore(tmp_path / "train.st")
     counts = [len(store.boxes(image_id)) for image_id in index.image_ids.tolist()]
     assert counts[0] == 0
     assert min(counts[1:]) > 0

@@ -24,7 +24,6 @@ from detection.export import exporting, reduced
 from detection.export.exporting import Precision, export_detector
 from detection.export.runtime import Detector
 from detection.export.verification import difference
-from detection.export.verification_images import spread
 from tests.detection.pipeline import REPOSITORY, tool
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -143,11 +142,6 @@ def test_a_file_that_detects_something_else_is_not_written(
         export_detector(WEIGHTS, earlier, precision="fp16", images=[data / "test"])
     assert earlier.read_text() == "an earlier file"
     assert [path.name for path in tmp_path.iterdir()] == ["detector.onnx"]
-
-
-def test_images_are_spread_over_the_split() -> None:
-    assert spread(10, 3).tolist() == [0, 4, 9]
-    assert spread(3, 100).tolist() == spread(3, None).tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow

@@ -245,7 +245,7 @@ def test_scores_that_are_too_high(content: dict[str, Any]) -> None:
 def test_labels_that_are_rarer_in_a_split(content: dict[str, Any], rows: np.ndarray) -> None:
     truth = loaded(content)
     figures = average_precision(truth, rows)
-    rarer = [RarerLabels("cat", 0.5, 1.02, 1.0), RarerLabels("dog", 2.0, 0.9, 2.1), RarerLabels("bird", 0.25, 1.0, 1.0)]
+    rarer = [RarerLabels("cat", 0.5, 1.02), RarerLabels("dog", 2.0, 0.9), RarerLabels("bird", 0.25, 1.0)]
     first, second, *_ = advice(Seen(figures.to_dict(), analyse(truth, rows, figures).content, rarer=rarer))
     assert first.startswith(
         "An image has 0.50 objects of cat in train, and 1.02 in test; an image has 0.25 objects of bird in train, and "
