@@ -19,6 +19,7 @@ from backbones.common.files import atomic_write
 from backbones.common.progress import with_progress
 from backbones.common.text import printable
 from detection.base_detector import BaseDetector
+from detection.common.interrupts import interrupts_held
 from detection.common.own_files import require_own
 from detection.detector_interface import ImageDetections
 from detection.image_stream import images_ahead
@@ -127,7 +128,8 @@ def _write_all(
     try:
         with contextlib.closing(_detections(detector, video, tile, overlap, batch_size)) as results:
             for frame, found in with_progress(results, total, f"detecting on {video.name}", unit="frames"):
-                writer.add(frame, found)
+                with interrupts_held():  # the line and the frame, or neither
+                    writer.add(frame, found)
     except BaseException as error:
         return error
     return None
