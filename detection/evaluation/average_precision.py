@@ -11,6 +11,7 @@ A backend computes these two tables; the figures are read from them. "arrays" is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -253,7 +254,7 @@ def _class_means(precision: np.ndarray) -> list[float | None]:
     """The mean of each class's precision (…, K), None of one without targets (COCO marks all of it −1)."""
     classes = precision.shape[-1]
     # in one order in memory, on which the last digit of a mean depends
-    values = np.ascontiguousarray(np.moveaxis(precision, -1, 0).reshape(classes, -1))
+    values = np.ascontiguousarray(np.moveaxis(precision, -1, 0).reshape(classes, math.prod(precision.shape[:-1])))
     means = values.mean(axis=1)
     present = precision[0, 0] > -1
     return [mean if has else None for mean, has in zip(means.tolist(), present.tolist(), strict=True)]

@@ -55,7 +55,7 @@ def test_labels_that_were_forgotten_in_train_are_told_by_class(data: Path) -> No
     (found,) = rarer()
     assert found.name == "star"
     assert found.train == pytest.approx(len(stars) / 4 / 120, abs=0.02)
-    assert found.train < 0.7 * found.expected
+    assert found.train < 0.7 * found.test
     text = " ".join(rarer_labels_texts([found]))
     assert f"An image has {found.train:.2f} objects of star in train, and {found.test:.2f} in test" in text
     assert "labels of star are probably missing in train" in text
