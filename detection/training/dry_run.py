@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from detection.training.determinism import determinism
-from detection.training.distributed import on_main, world_size
+from detection.training.distributed import broadcast_object, on_main, world_size
 from detection.training.logging import TrainingLog, format_duration
 from detection.training.memory import memory_in_use
 from detection.training.precision_trial import decided
@@ -28,7 +28,9 @@ from detection.training.stage import Stage
 logger = logging.getLogger(__name__)
 
 STEPS = 3  # measured, after one to warm up
-_STEPS_OF_MEDIAN = 7  # likewise
+_STEPS_OF_MEDIAN = 7  # likewise, the first time
+# The second time. On a CPU the first steps with each size of images take up to three times as long as later ones.
+_SECONDS_OF_MEDIAN, _MOST_OF_MEDIAN = 8.0, 60
 
 
 class Pace(NamedTuple):
@@ -109,15 +111,23 @@ class _StepTimes(TrainingLog):
 
 
 def median_step(stage: Stage) -> float:
-    """Seconds of a step: the median of several after the first, which a pause of a busy machine does not change. On a
-    GPU every step waits for its result, which makes it a little longer."""
-    log = _StepTimes()
+    """Seconds of a step: the median of several after the first, which a pause of a busy machine does not change. Short
+    steps are measured a second time, and the later half of them counts. On a GPU every step waits for its result, which
+    makes it a little longer."""
     stage, _ = decided(stage)
+    first = statistics.median(_step_times(stage, _STEPS_OF_MEDIAN))
+    more = broadcast_object(min(int(_SECONDS_OF_MEDIAN / max(first, 1e-6)), _MOST_OF_MEDIAN))
+    if more <= _STEPS_OF_MEDIAN:
+        return first
+    return statistics.median(_step_times(stage, more)[more // 2 :])
+
+
+def _step_times(stage: Stage, steps: int) -> list[float]:
+    """The seconds of each of so many steps, after one to warm up."""
+    log = _StepTimes()
     with determinism(stage.runtime):
-        train_stage(
-            stage, steps=1 + _STEPS_OF_MEDIAN, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1
-        )
-    return max(statistics.median(end - begin for begin, end in itertools.pairwise(log.ends)), 1e-6)
+        train_stage(stage, steps=1 + steps, schedule=_warm(schedule_for(stage.training)), log=log, log_every=1)
+    return [max(end - begin, 1e-6) for begin, end in itertools.pairwise(log.ends)]
 
 
 def _warm(schedule: Callable[[int], float]) -> Callable[[int], float]:
