@@ -226,7 +226,7 @@ def differences_table(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, 
     for name, forms in found.items():
         for form, known in forms.items():
             if "error" in known:
-                rows.append([name, form, known["error"].partition(";")[0], *[""] * (len(_DIFFERENCES) - 3)])
+                rows.append([name, form, known["error"].partition(" (")[0], *[""] * (len(_DIFFERENCES) - 3)])
                 continue
             one, left_out = known["verification"], (known["quantization"] or {}).get("left_out")
             rows.append(
