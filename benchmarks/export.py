@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -226,7 +227,7 @@ def differences_table(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, 
     for name, forms in found.items():
         for form, known in forms.items():
             if "error" in known:
-                rows.append([name, form, known["error"].partition(" (")[0], *[""] * (len(_DIFFERENCES) - 3)])
+                rows.append([name, form, re.split(r"; | \(", known["error"])[0], *[""] * (len(_DIFFERENCES) - 3)])
                 continue
             one, left_out = known["verification"], (known["quantization"] or {}).get("left_out")
             rows.append(
