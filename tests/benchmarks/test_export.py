@@ -32,7 +32,10 @@ def known(**changes: Any) -> dict[str, Any]:
 def test_a_row_for_each_file_with_what_was_left_out_and_what_failed() -> None:
     int8 = known(matched=0.931, undecided=2) | {"quantization": {"left_out": ["rpn.outputs", "rpn.head"]}}
     none = known(average_precision={"detector": 1.0, "file": 0.9}, truth="detections")
-    found = {"demo": {"ONNX": known(), "ONNX int8": int8}, "random": {"ONNX": none, "OpenVINO": {"error": "no (of some); as"}}}
+    found = {
+        "demo": {"ONNX": known(), "ONNX int8": int8},
+        "random": {"ONNX": none, "OpenVINO": {"error": "no (of some); as"}},
+    }
     assert differences_table(found)["rows"] == [
         ["demo", "ONNX", "100", "430", "0.00012", "4.2e-06", "all", "0.6265", "0.6265", "5.3"],
         [
