@@ -41,12 +41,10 @@ def main() -> int:
         python = runtime_environment(Path(folder))
         sizes = {"runtime": size_of(Path(folder)), "full": size_of_packages(ROOT / "requirements.txt")}
         commands = {
-            "runtime": [str(python), "-c", _RUNTIME.format(exported, image)],
-            "full": [sys.executable, "-c", _FULL.format(weights, image)],
+            "runtime": partial(_run, [str(python), "-c", _RUNTIME.format(exported, image)], Path(folder)),
+            "full": partial(_run, [sys.executable, "-c", _FULL.format(weights, image)], ROOT),
         }
-        taken = interleaved(
-            {who: partial(_run, command, Path(folder)) for who, command in commands.items()}, options.repeats
-        )
+        taken = interleaved(commands, options.repeats)
     names = {"runtime": "the runtime, without PyTorch", "full": "the full installation"}
     rows = [
         [names[who], f"{sizes[who] / 1e6:.0f} MB", seconds(taken[who].median), seconds(taken[who].first or 0.0)]
