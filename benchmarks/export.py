@@ -132,16 +132,17 @@ def random_subject(preset: str, folder: Path, photographs: Path) -> Subject:
 def export_forms(subject: Subject, folder: Path, forms: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
     """Each form of the detector: its file, bytes, verification and, of int8, what is quantised; or the "error"."""
     own = folder / subject.name.replace(", ", "_").replace(" ", "_")
-    digest, every = sha256_of(subject.weights), limit
+    digest = sha256_of(subject.weights)
     found: dict[str, dict[str, Any]] = {}
     for form in [form for form in subject.forms if form in forms]:
         name, precision = FORMS[form]
-        limit = every if subject.forms != _RANDOM or form == "ONNX" else min(every or _RANDOM_IMAGES, _RANDOM_IMAGES)
-        source = {"sha256": digest, "limit": limit}
+        is_slow = subject.forms == _RANDOM and form != "ONNX"
+        most = min(limit or _RANDOM_IMAGES, _RANDOM_IMAGES) if is_slow else limit
+        source = {"sha256": digest, "limit": most}
         output, note = own / name, own / f"{name}.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if known.get("source") != source:
-            known = {"source": source, **_exported(subject, output, precision, limit)}
+            known = {"source": source, **_exported(subject, output, precision, most)}
             write_text(note, json.dumps(known))
         print(f"{subject.name}, {form}: {known.get('error', 'verified')}", flush=True)
         found[form] = known
