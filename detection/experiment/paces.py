@@ -27,7 +27,8 @@ from detection.networks.fast_rcnn import FastRCNN
 from detection.networks.faster_rcnn import FasterRCNN
 from detection.networks.rpn import RPN
 from detection.training.distributed import broadcast_object, on_main
-from detection.training.dry_run import median_step
+from detection.training.pace import measure_pace
+from detection.training.precision_trial import decided
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
     splits = open_splits(config, config.rpn.training)
     stage = rpn_stage(config, device)
     assert isinstance(stage.network, RPN)
-    rpn_step = median_step(stage)
+    rpn_step = measure_pace(decided(stage)[0]).step
     opened = RPNFile(Trained(stage.network.cpu(), config, categories_of(splits.train)), "")
     some = some_images(splits.train, config.fast_rcnn.training)
     inference = prepare_inference(opened.rpn.network, config, device)
@@ -97,7 +98,7 @@ def measure_paces(config: settings.Config, device: torch.device) -> Paces:
         store = proposals_of_some(inference, some, config.rpn.training_proposals, Path(temporary) / "proposals.st")
         proposing = (time.monotonic() - began) / len(some)
         fast = fast_rcnn_stage(config, device, Splits(some, splits.test), opened, store)
-        fast_step = median_step(fast)
+        fast_step = measure_pace(decided(fast)[0]).step
     start, evaluating = 0.0, 0.0
     if splits.test is not None:
         assert isinstance(fast.network, FastRCNN)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.training import dry_run as measuring
+from detection.training import pace
 from tests.detection.pipeline import (
     TINY,
     arguments_for,
@@ -70,7 +70,7 @@ def test_a_folder_of_data_is_enough(shapes: Path, tmp_path: Path, monkeypatch: p
     assert "Average Precision" in figures
 
     before = {path: path.read_bytes() for path in (*run.glob("*.pt"), run / "evaluation" / "report.html")}
-    monkeypatch.setattr(measuring, "train_stage", None)  # nothing is measured again
+    monkeypatch.setattr(pace, "train_stage", None)  # nothing is measured again
     again = tool("train", "--data", shapes, "--device", "cpu", *TINY)
     assert again.stderr.count("all 3 steps were done before") == 2
     assert "not evaluated again" in again.stderr

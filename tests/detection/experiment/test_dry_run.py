@@ -18,7 +18,7 @@ import pytest
 from detection.data.demo import make_demo_dataset
 from detection.data.proposal_store import ProposalStore
 from detection.experiment import dry_run as plan
-from detection.training import distributed
+from detection.training import distributed, pace
 from detection.training import dry_run as measuring
 from tests.detection.pipeline import REPOSITORY, arguments_for, tool
 
@@ -28,6 +28,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_demo_dataset(folder, train=12, test=2)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _steps_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_SECONDS", 0.0)
 
 
 def rows(text: str) -> dict[str, str]:
