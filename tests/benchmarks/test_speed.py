@@ -90,7 +90,7 @@ def test_grouped_convolutions_that_differ_are_not_timed(monkeypatch: pytest.Monk
 
 def test_roi_align_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "roi_align.json"
-    monkeypatch.setattr(roi_align, "CASES", (roi_align.Case(12, 2, 8, 9, 11, 4),))
+    monkeypatch.setattr(roi_align, "CASES", (roi_align.Case(12, 2, 8, 9, 11, 4, True),))
     monkeypatch.setattr("sys.argv", ["roi_align", "--quick", "--output", str(output)])
     assert roi_align.main() == 0
     assert len(json.loads(output.read_text())["tables"][0]["rows"]) == 2
@@ -100,7 +100,7 @@ def test_roi_align_refuses_to_time_what_differs(monkeypatch: pytest.MonkeyPatch)
     right = roi_align.roi_align
     monkeypatch.setattr(roi_align, "roi_align", lambda *arguments: right(*arguments) * 1.001)
     with pytest.raises(UserError, match="differs"):
-        roi_align.compared(roi_align.Case(5, 1, 4, 6, 6, 2))
+        roi_align.compared(roi_align.Case(5, 1, 4, 6, 6, 2, False))
 
 
 @pytest.mark.parametrize("benchmark", [pointwise_convolution, training_loop])
