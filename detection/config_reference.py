@@ -33,8 +33,9 @@ _HEADING = """# Configuration
 
 Every key of a configuration file, with its default. `rpn.training.steps` is the key `steps` in the section `training`
 of the section `rpn`. `python tools/new_config.py --data DIR` writes a file with values that fit your data.
-`rpn.training.steps=9000` on the command line changes a value. `base:` names another file, relative to this one, whose
-values hold where this one states none. `--print-config` of a training tool prints the whole configuration.
+`rpn.training.steps=9000` on the command line changes a value. `base:` names another file, relative to this one, or a
+preset such as `configs/small/base.yaml`, found from any folder; its values hold where this file states none.
+`--print-config` of a training tool prints the whole configuration.
 
 Editors with a YAML language server complete and check keys if a file begins with the line
 `# yaml-language-server: $schema=path/to/docs/configuration.schema.json`. This page is generated from
@@ -97,16 +98,16 @@ def comments_of(kind: type) -> dict[str, str]:
 
 def markdown() -> str:
     """The page."""
-    parts = [_HEADING]
-    section = None
+    sections: dict[str, list[Key]] = {}
     for key in keys_of(settings.Config):
-        own = key.name.rpartition(".")[0]
-        if own != section:
-            section = own
-            heading = "| key | default | values | meaning |\n| --- | --- | --- | --- |"
-            parts.append(f"\n## {own or 'The experiment'}\n\n{heading}")
-        cells = (f"`{key.name}`", f"`{_yaml(key.default)}`", _values(key), key.comment)
-        parts.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+        sections.setdefault(key.name.rpartition(".")[0], []).append(key)
+    parts = [_HEADING]
+    for name, keys in sections.items():
+        heading = "| key | default | values | meaning |\n| --- | --- | --- | --- |"
+        parts.append(f"\n## {name or 'The experiment'}\n\n{heading}")
+        for key in keys:
+            cells = (f"`{key.name}`", f"`{_yaml(key.default)}`", _values(key), key.comment)
+            parts.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
     return "\n".join(parts) + "\n"
 
 

@@ -135,7 +135,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.yaml").write_text(MINIATURE.replace("data:\n", f"data:\n  root: {folder / 'DIR'}\n"))
     image = next((folder / "DIR" / "test").iterdir())
     named = {word for command in COMMANDS for word in command.words if re.fullmatch(r"\w+\.(jpg|png)", word)}
-    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", *named):
+    for name in ("images/one.jpg", "raccoon_voc/images/one.jpg", "data/demo/test/one.jpg", *named):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / name)
     write_video(folder / "clip.mp4", [frame([(10, 10, 40, 40, 1)])] * 3)
@@ -159,10 +159,8 @@ def _runs(command: Command) -> bool:
 def _run(command: Command) -> str:
     """Runs it in the current folder, in which the files named by placeholders are there; its output on stdout."""
     own = {"FILE": "mine.yaml", "data.test.annotations=FILE": "data.test.annotations=annotations.json",
-           "data.test.images=DIR": "data.test.images=DIR/test"}  # fmt: skip
+           "data.test.images=IMAGES": "data.test.images=DIR/test"}  # fmt: skip
     words = [own.get(word, word) for word in command.arguments]
-    if "--output" in words and words[words.index("--output") + 1] == "DIR":
-        words[words.index("--output") + 1] = "NEW"
     arguments = [found for word in words for found in sorted(glob.glob(word)) or [word]]
     name = command.module.removeprefix("tools.")  # type: ignore[union-attr]
     arguments = [re.sub(r"(steps)=\d+", r"\1=6", word) for word in arguments]

@@ -91,7 +91,8 @@ def config_for_data(
         )  # fmt: skip
         on_main(lambda: logger.info("written: %s, the configuration with the reason for each value", path))
     else:
-        on_main(lambda: logger.info("%s: the configuration of an earlier call is used", path))
+        remark = "" if minutes is None else ", with its steps; for other --minutes name another folder (--output)"
+        on_main(lambda: logger.info("%s: the configuration of an earlier call is used%s", path, remark))
     # The folder may have been moved since.
     config = load_config(path, [*changes, *own])
     if user_path(config.data.root).resolve() != user_path(root).resolve() and not _states_root(changes):
