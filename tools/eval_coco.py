@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--weights", type=Path, metavar="FILE", help="detector.pt (AP) or rpn.pt (proposal recall)")
     source.add_argument("--proposals", type=Path, metavar="FILE", help="a proposal store (recall)")
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
-    options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
+    options_parser.add_argument(
+        "--annotations", type=Path, metavar="FILE",
+        help="ground truth, with --results; an evaluation has recorded that of its own results.json",
+    )  # fmt: skip
     options_parser.add_argument(
         "--images", type=whole_number(0), metavar="N", help="number of images in the report of AP (default: 12)"
     )
@@ -67,17 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.results is not None:
         from detection.evaluation.average_precision import LIMIT, average_precision
-        from detection.experiment.ground_truth_loading import load_ground_truth
+        from detection.experiment.evaluation_folder import ground_truth_of_results
         from detection.experiment.results_file import read_results
 
-        if options.annotations is None:
-            raise UserError("--results needs --annotations FILE, the ground truth")
         _refuse_idle(options, "the AP of a results file", ("images", "ground_truth_proposals", "data", "output"), ("",))
-        detections = read_results(options.results)
+        ground_truth = ground_truth_of_results(options.results, options.annotations)
         print(
             average_precision(
-                load_ground_truth(options.annotations),
-                detections,
+                ground_truth,
+                read_results(options.results),
                 source=str(options.results),
                 limit=options.max_detections or LIMIT,
                 backend=options.backend or "arrays",

@@ -4,6 +4,7 @@ The last stages of an experiment. Each writes into one folder in this order, so 
 one fails:
 
     results.json             the detections, in COCO's results format
+    ground_truth.json        the images and objects that they are compared with, in COCO's format
     figures.json             the figures by name
     analysis.json            kinds of mistake, thresholds, calibration …, see `analysis`
     thresholds.json          the best score threshold of each class, for tools/predict.py
@@ -39,8 +40,8 @@ from detection.experiment.analysis import Analysis, analyse
 from detection.experiment.builders import pair
 from detection.experiment.class_matching import match_classes
 from detection.experiment.datasets import open_split
-from detection.experiment.evaluation_folder import claim_folder
-from detection.experiment.ground_truth_loading import ground_truth_of
+from detection.experiment.evaluation_folder import GROUND_TRUTH, RESULTS, claim_folder
+from detection.experiment.ground_truth_loading import ground_truth_of, write_ground_truth
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
@@ -68,7 +69,10 @@ _OF_DETECTIONS = ("proposals", "test-time augmentation")  # facts that mean noth
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("results.json", "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS, "report.html", "report.txt")
+_FILES = (
+    *(RESULTS, GROUND_TRUTH, "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS),
+    *("report.html", "report.txt"),
+)
 
 _FILES_OF_RECALL = ("proposal_recall.json", "proposals/report.html", "proposals/report.txt")
 
@@ -115,9 +119,11 @@ def evaluate_detector(
     detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:
-        results, figures_file = folder / "results.json", folder / "figures.json"
+        results, figures_file = folder / RESULTS, folder / "figures.json"
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
+            write_ground_truth(folder / GROUND_TRUTH, index)
+        with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} measures them"):
             figures = average_precision(ground_truth, detections, limit=most, backend=backend)
             figures.notes.extend(_notes(figures, most if limit is None else LIMIT, inference.precision))
             write_json(figures_file, figures.to_dict())

@@ -224,14 +224,16 @@ def test_the_option_s_earlier_name_is_taken(networks: Path, tmp_path: Path) -> N
     )
 
 
-ANALYSED = {"results.json", "figures.json", "analysis.json", "thresholds.json", "label_suggestions.json", "images"}
+MEASURED = {"results.json", "ground_truth.json"}
+ANALYSED = {*MEASURED, "figures.json", "analysis.json", "thresholds.json", "label_suggestions.json", "images"}
 
 
 @pytest.mark.parametrize(
     ("step", "left", "said"),
     [
-        ("average_precision", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
-        ("analyse", {"results.json", "figures.json"}, "their figures are in {out}/figures.json"),
+        ("write_ground_truth", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
+        ("average_precision", MEASURED, "tools/eval_coco.py --results {out}/results.json measures them"),
+        ("analyse", {*MEASURED, "figures.json"}, "their figures are in {out}/figures.json"),
         ("write_report", ANALYSED, "their figures are in {out}/figures.json"),
     ],
 )
@@ -251,6 +253,28 @@ def test_what_was_computed_is_written_before_anything_that_could_fail_looks_at_i
     assert len(json.loads((out / "results.json").read_text())) > 0
     if "figures.json" in left:
         assert "AP" in json.loads((out / "figures.json").read_text())["figures"]
+
+
+def test_results_are_measured_by_what_the_evaluation_measured(networks: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("eval_coco", "--weights", networks / "detector.pt", "--output", out, "--images", 0)
+    expected = tool(*common, "data.test.limit=2").stdout
+    content = json.loads((out / "ground_truth.json").read_text())
+    assert len(content["images"]) == 2
+    assert set(content["images"][0]) == {"id", "file_name", "height", "width"}
+    found = tool("eval_coco", "--results", out / "results.json").stdout
+    assert found.splitlines()[:12] == expected.splitlines()[:12]
+    whole = ("--annotations", data / "annotations/instances_test.json")
+    refused = tool("eval_coco", "--results", out / "results.json", *whole, check=False)
+    assert "instances_test.json: lists other images than" in refused.stderr
+    assert "leave --annotations out" in refused.stderr
+    (tmp_path / "theirs.json").write_bytes((out / "results.json").read_bytes())
+    assert tool("eval_coco", "--results", tmp_path / "theirs.json", *whole).stdout != found  # of all images, as COCO
+    unnamed = tool("eval_coco", "--results", tmp_path / "theirs.json", check=False).stderr
+    assert "no evaluation recorded its ground truth; name the annotation file (--annotations)" in unnamed
+    refused = tool(*common, check=False)
+    assert "holds the evaluation of other images of" in refused.stderr
+    assert "(their number: 2, ids " in refused.stderr
 
 
 def test_annotations_are_judged_before_anything_is_detected(
