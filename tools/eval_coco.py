@@ -30,7 +30,8 @@ EPILOG = """examples:
       on eight GPUs; the figures are the same
 
 Other images with the detector's classes: data.test.annotations=FILE data.test.images=DIR, both relative to the current
-folder or, with --data, to that folder. Each data set needs its own --output."""
+folder or, with --data, to that folder. --data may also be a folder of other images, whose labels are found out; of one
+without splits all images are measured. Each data set needs its own --output."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
                 ("images", "ground_truth_proposals", "backend", "max_detections"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
-    config = change_stored_config(stored, file, overrides(options))
+    config = change_stored_config(stored, file, overrides(options), of_same_data=options.proposals is not None)
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:

@@ -48,7 +48,7 @@ from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
 from detection.experiment.run_folder import RunFolder
-from detection.experiment.shared_images import compare_with_train, training_source
+from detection.experiment.shared_images import compare_with_train, data_of_training, training_source
 from detection.experiment.shown_images import (
     SUGGESTIONS,
     require_own_drawings,
@@ -113,7 +113,8 @@ def evaluate_detector(
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(network, config, device, choose=True)
-    training = training_source(config.data)
+    of_training = data_of_training(config.data, trained.config.data)
+    training = None if of_training is None else training_source(of_training)
     most = limit_for(config.fast_rcnn.detections) if limit is None else limit
     found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
@@ -144,8 +145,9 @@ def evaluate_detector(
                     str(index.annotation_file),
                 )  # fmt: skip
             told = _write_page(
-                config, index, ground_truth, figures, analysis, folder, images, training, inference.precision
-            )
+                config, index, ground_truth, figures, analysis, folder, images,
+                of_training or config.data, training, inference.precision,
+            )  # fmt: skip
             if weights is not None and folder.resolve().parent == weights.resolve().parent:
                 result = {
                     "annotations": index.annotation_file.name,
@@ -183,6 +185,7 @@ def _write_page(
     analysis: Analysis,
     folder: Path,
     images: int,
+    of_training: settings.Data,
     training: Source | None,
     precision: Precision,
 ) -> list[str]:
@@ -190,7 +193,7 @@ def _write_page(
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = RunFolder(folder.parent).curves()
-    shared, rarer = compare_with_train(config.data, training, index)
+    shared, rarer = compare_with_train(of_training, training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config), rarer)
     told = advice(seen)
     write_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -275,6 +276,53 @@ def test_results_are_measured_by_what_the_evaluation_measured(networks: Path, da
     refused = tool(*common, check=False)
     assert "holds the evaluation of other images of" in refused.stderr
     assert "(their number: 2, ids " in refused.stderr
+
+
+def test_other_images_are_measured_after_a_training_on_a_folder_in_one_piece(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    """As documented, by named files or another folder, in another format, whole."""
+    for name in ("mine", "other"):
+        shutil.copytree(data / "test", tmp_path / name)
+        shutil.copy(data / "annotations/instances_test.json", tmp_path / name / "labels.json")
+    tool("convert_dataset", "--data", data, "--to", "yolo", "--output", tmp_path / "yolo")
+    one_piece = {"root": str(tmp_path / "mine"), "layout": "auto", "format": "coco", "split": {"test": 0.5}}
+    file = with_config(
+        networks / "detector.pt",
+        tmp_path / "detector.pt",
+        lambda config: config["data"].update(train={}, test={}, **one_piece),
+    )
+
+    def measured(name: str, *arguments: object) -> tuple[int, str]:
+        tool("eval_coco", "--weights", file, "--output", tmp_path / name, "--images", 0, *arguments)
+        figures = json.loads((tmp_path / name / "figures.json").read_text())
+        return figures["images"], (tmp_path / name / "report.html").read_text()
+
+    assert measured("own")[0] == 2
+    named = [f"data.test.annotations={data}/annotations/instances_test.json", f"data.test.images={data}/test"]
+    images, page = measured("named", *named)
+    assert images == 4
+    assert "2 (equal files)" in page  # those that were trained on, not also those that were set aside
+    images, page = measured("whole", "--data", tmp_path / "other")
+    assert images == 4
+    assert "not compared: the training images are not at hand" in page
+    assert measured("moved", "--data", tmp_path / "other", "data.split.test=0.5")[0] == 2
+    assert measured("format", "--data", tmp_path / "yolo")[0] == 4
+    assert detection.evaluate(file, tmp_path / "other", device="cpu").images == 4
+
+
+def test_stored_proposals_of_a_folder_in_one_piece_are_measured_where_it_is_now(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "test", tmp_path / "mine")
+    shutil.copy(data / "annotations/instances_test.json", tmp_path / "mine/labels.json")
+    one_piece = {"root": str(tmp_path / "mine"), "layout": "auto", "split": {"test": 0.5}}
+    file = with_config(
+        networks / "rpn.pt", tmp_path / "rpn.pt", lambda config: config["data"].update(train={}, test={}, **one_piece)
+    )
+    tool("propose", "--weights", file, "--split", "test", "--store", tmp_path / "test.st")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    tool("eval_coco", "--proposals", tmp_path / "test.st", "--data", tmp_path / "moved")
 
 
 def test_annotations_are_judged_before_anything_is_detected(
