@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,12 +22,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from benchmarks.evaluation import CLASS_COUNTS, DETECTIONS, IMAGES, write_data
 from benchmarks.index_loading import peak_memory
 
 
 def write_runs(folder: Path, images: int, categories: int) -> list[Path]:
     """Writes two evaluated runs on one test set, the same ones each time."""
+    from detection.experiment.agreement import describe_image_set
+    from detection.experiment.evaluation_folder import GROUND_TRUTH
     from detection.experiment.results_file import read_results, write_results
 
     annotations, results = write_data(folder, images, categories)
@@ -36,7 +41,9 @@ def write_runs(folder: Path, images: int, categories: int) -> list[Path]:
         evaluation = folder / name / "evaluation"
         evaluation.mkdir(parents=True)
         write_results(evaluation / "results.json", own)
-        dataset = {"annotations": str(annotations), "fingerprint": "made"}
+        shutil.copy(annotations, evaluation / GROUND_TRUTH)
+        measured = describe_image_set(np.arange(1, images + 1))
+        dataset = {"annotations": str(annotations), "fingerprint": "made", "images": measured}
         (evaluation / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
         runs.append(folder / name)
     return runs

@@ -177,7 +177,7 @@ def _exported(subject: Subject, output: Path, precision: Precision, limit: int |
             output,
             precision=precision,
             calibration=subject.calibration if precision == "int8" else (),
-            max_loss=math.inf if subject.images and precision != "fp32" else 0.01,
+            max_loss=math.inf if subject.images and precision != "fp32" else None,
             images=subject.images,
             limit=limit,
             changes=subject.changes,

@@ -28,7 +28,7 @@ from detection.experiment.config_for_data import name_for
 from detection.experiment.evaluate import evaluate_detector
 from detection.experiment.model_files import load_detector
 from detection.experiment.run_folder import RunFolder
-from detection.experiment.stored_configuration import change_stored_config
+from detection.experiment.stored_configuration import change_stored_config, is_same_folder
 from detection.experiment.training_run import run_for_config, run_for_data
 from detection.training.distributed import process_group
 from detection.training.run_lock import run_lock
@@ -134,7 +134,7 @@ def evaluate(
     Args:
         weights: a detector.pt.
         data: another folder of images and labels in any format that is read, with the detector's classes; None: that
-            of the training.
+            of the training. Of another folder without splits all images are measured.
         output: the folder of results and report; by default `evaluation` beside the weights, and for other data
             `evaluation_<name of the data's folder>`.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
@@ -147,9 +147,8 @@ def evaluate(
     trained = load_detector(path)
     own = list(changes)
     if data is not None:
-        same = user_path(data).resolve() == user_path(trained.config.data.root).resolve()
-        found = [] if same or trained.config.data.layout != "auto" else ["data.format=auto"]
-        own = [f"data.root={quoted(os.fspath(user_path(data)))}", *found, *own]
+        same = is_same_folder(user_path(data), trained.config.data.root)
+        own = [f"data.root={quoted(os.fspath(user_path(data)))}", *own]
         default = "evaluation" if same else f"evaluation_{name_for(user_path(data))}"
     else:
         default = "evaluation"

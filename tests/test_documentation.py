@@ -175,7 +175,9 @@ def _run(command: Command) -> str:
     elif name == "check_dataset":
         shutil.rmtree("runs")
     elif name == "export":
-        arguments += ["--images", "1", "--max-loss", "1"]  # the networks have learnt nothing that could be lost
+        arguments += ["--images", "1"]
+        if {"--int8", "--half"} & set(arguments):
+            arguments += ["--max-loss", "1"]  # the networks have learnt nothing that could be lost
     return tool(name, *arguments).stdout
 
 

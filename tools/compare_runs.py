@@ -26,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     options_parser = parser(__doc__ or "", EPILOG)
     options_parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, two or more")
     options_parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="the test set's annotations, if they were moved"
-    )
+        "--annotations", type=Path, metavar="FILE",
+        help="the test images' annotations in COCO's format (default: what the evaluations recorded)",
+    )  # fmt: skip
     options_parser.add_argument(
         "--output", type=Path, default=Path("comparison.html"), metavar="FILE",
         help="the page (default: comparison.html)",

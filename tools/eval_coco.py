@@ -30,7 +30,8 @@ EPILOG = """examples:
       on eight GPUs; the figures are the same
 
 Other images with the detector's classes: data.test.annotations=FILE data.test.images=DIR, both relative to the current
-folder or, with --data, to that folder. Each data set needs its own --output."""
+folder or, with --data, to that folder. --data may also be a folder of other images, whose labels are found out; of one
+without splits all images are measured. Each data set needs its own --output."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--weights", type=Path, metavar="FILE", help="detector.pt (AP) or rpn.pt (proposal recall)")
     source.add_argument("--proposals", type=Path, metavar="FILE", help="a proposal store (recall)")
     source.add_argument("--results", type=Path, metavar="FILE", help="detections in COCO's results format (AP)")
-    options_parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth, with --results")
+    options_parser.add_argument(
+        "--annotations", type=Path, metavar="FILE",
+        help="ground truth, with --results; an evaluation has recorded that of its own results.json",
+    )  # fmt: skip
     options_parser.add_argument(
         "--images", type=whole_number(0), metavar="N", help="number of images in the report of AP (default: 12)"
     )
@@ -67,17 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.results is not None:
         from detection.evaluation.average_precision import LIMIT, average_precision
-        from detection.experiment.ground_truth_loading import load_ground_truth
+        from detection.experiment.evaluation_folder import ground_truth_of_results
         from detection.experiment.results_file import read_results
 
-        if options.annotations is None:
-            raise UserError("--results needs --annotations FILE, the ground truth")
         _refuse_idle(options, "the AP of a results file", ("images", "ground_truth_proposals", "data", "output"), ("",))
-        detections = read_results(options.results)
+        ground_truth = ground_truth_of_results(options.results, options.annotations)
         print(
             average_precision(
-                load_ground_truth(options.annotations),
-                detections,
+                ground_truth,
+                read_results(options.results),
                 source=str(options.results),
                 limit=options.max_detections or LIMIT,
                 backend=options.backend or "arrays",
@@ -119,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
                 ("images", "ground_truth_proposals", "backend", "max_detections"),
                 ("fast_rcnn.", "rpn.test_proposals.before_nms=", "rpn.test_proposals.after_nms="),
             )  # fmt: skip
-    config = change_stored_config(stored, file, overrides(options))
+    config = change_stored_config(stored, file, overrides(options), of_same_data=options.proposals is not None)
     time_limit = 60 * config.runtime.timeout_minutes
     with process_group(config.runtime.device, time_limit=time_limit) as device, run_lock(folder):
         if options.proposals is not None:

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="images, or folders of them, that --int8 takes the ranges of activations from, at most 100 of them",
     )  # fmt: skip
     options_parser.add_argument(
-        "--max-loss", type=float, default=0.01, metavar="AP",
+        "--max-loss", type=float, metavar="AP",
         help="AP that a file of --half or --int8 may lose (default: 0.01)",
     )  # fmt: skip
     options_parser.add_argument(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from backbones.common.errors import UserError
@@ -85,10 +86,10 @@ def require_fitting_rpn(rpn: Trained[RPN], config: settings.Config, path: Path) 
         on_main(lambda: logger.warning("%s was made for images of another size: %s", path, size))
 
 
-def describe_image_set(index: DatasetIndex) -> str:
-    """The number of images of an index and a hash of their ids in order, as a text that differs between subsets of a
+def describe_image_set(image_ids: np.ndarray) -> str:
+    """The number of images and a hash of their ids, int64 (M,), in order, as a text that differs between subsets of a
     data set."""
-    return f"{len(index)}, ids {hashlib.sha256(index.image_ids.tobytes()).hexdigest()[:12]}…"
+    return f"{len(image_ids)}, ids {hashlib.sha256(image_ids.tobytes()).hexdigest()[:12]}…"
 
 
 def config_subset_that_must_match(config: settings.Config, network: Literal["rpn", "fast_rcnn"]) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def describe_fast_rcnn_run(
             "config": config_subset_that_must_match(rpn.config, "rpn"),
         },
         "proposals": {key: store_metadata[key] for key in ("limits", "sides") if key in store_metadata},
-        "images": describe_image_set(index),
+        "images": describe_image_set(index.image_ids),
         "proposal_limit": config.rpn.training_proposals.after_nms,
         "config": own,
     }

@@ -23,8 +23,7 @@ from detection.evaluation.bootstrap import DRAWS, Draws, bootstrap, draw_images,
 from detection.evaluation.coco_parameters import AREA_RANGES
 from detection.evaluation.ground_truth import GroundTruth
 from detection.evaluation.results import checked
-from detection.experiment.evaluation_folder import NAME as DATASET
-from detection.experiment.ground_truth_loading import load_ground_truth
+from detection.experiment.evaluation_folder import RESULTS, ground_truth_of_results, read_record
 from detection.experiment.results_file import read_results
 from detection.experiment.run_folder import RunFolder
 from detection.report.page import Curve
@@ -120,23 +119,34 @@ def compare_runs(runs: Sequence[Path], *, annotations: Path | None = None, draws
 
     Args:
         runs: folders of runs (with `evaluation/`) or of evaluations, two or more.
-        annotations: the test set's annotation file; None for the one that the evaluations name.
+        annotations: a COCO file of exactly the images that were evaluated; None for what the evaluations recorded.
         draws: of the bootstrap.
 
     Raises:
-        UserError: a folder holds no evaluation; the evaluations are of different test sets; a file cannot be used.
+        UserError: a folder holds no evaluation; the evaluations are of different test sets or images; a file cannot be
+            used.
     """
-    folders = [run if (run / "results.json").is_file() else run / "evaluation" for run in runs]
-    datasets = [_dataset(folder) for folder in folders]
+    folders = [run if (run / RESULTS).is_file() else run / "evaluation" for run in runs]
+    datasets = [read_record(folder) for folder in folders]
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.get("fingerprint") != datasets[0].get("fingerprint"):
             raise UserError(
                 f"{run} was evaluated on {dataset.get('annotations')}, {runs[0]} on {datasets[0].get('annotations')}: "
                 "evaluate both on the same test set (tools/eval_coco.py)"
             )
-    truth = load_ground_truth(annotations or Path(str(datasets[0]["annotations"])))
+    truths = [ground_truth_of_results(folder / RESULTS, annotations) for folder in folders]
+    truth = truths[0]
+    for run, own in zip(runs, truths, strict=True):
+        if not np.array_equal(own.image_ids, truth.image_ids):
+            raise UserError(
+                f"{run} was evaluated on {len(own.image_ids)} images of {datasets[0].get('annotations')}, {runs[0]} on "
+                f"{len(truth.image_ids)}, which are not the same ones: evaluate both on the same images "
+                "(tools/eval_coco.py; data.test.limit and data.split choose them)"
+            )
     counts = draw_images(len(truth.image_ids), draws)
-    measured = [bootstrap(truth, _detections(folder, truth), counts) for folder in folders]
+    measured = [
+        bootstrap(truth, _detections(folder, own, truth), counts) for folder, own in zip(folders, truths, strict=True)
+    ]
     names = _distinct([run.resolve().name for run in runs])
     configurations = [_configuration(folder.parent / "config.yaml") for folder in folders]
     targets = truth.object_category_ids[~truth.crowds]
@@ -182,24 +192,18 @@ def _measured(value: float, draws: np.ndarray) -> Measured:
     return Measured(None, None, None) if np.isnan(value) or ends is None else Measured(value, *ends)
 
 
-def _dataset(folder: Path) -> dict[str, Any]:
-    if (folder / "results.json").is_file() and not (folder / DATASET).exists():
-        raise UserError(
-            f"{folder}: its evaluation is of an earlier version, which did not record the test set ({DATASET}); "
-            f"tools/eval_coco.py --weights {folder.parent / 'detector.pt'} evaluates anew (move the folder away first)"
-        )
-    try:
-        content = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-        if not (folder / "results.json").is_file() or not isinstance(content, dict):
-            raise ValueError("results.json is missing")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: holds no evaluation ({error}); run tools/eval_coco.py first") from error
-    return content
+def _detections(folder: Path, own: GroundTruth, truth: GroundTruth) -> np.ndarray:
+    """The detections of a run, with the category ids of the ground truth of the first run.
 
-
-def _detections(folder: Path, truth: GroundTruth) -> np.ndarray:
-    rows = checked(read_results(folder / "results.json"))
-    return rows[np.isin(rows[:, 0], truth.image_ids) & np.isin(rows[:, 6], truth.category_ids)]
+    own: the run's ground truth. Where labels list only the classes that occur, the ids are those of the detector.
+    """
+    rows = checked(read_results(folder / RESULTS))
+    rows = rows[np.isin(rows[:, 0], own.image_ids) & np.isin(rows[:, 6], own.category_ids)]
+    if not np.array_equal(own.category_ids, truth.category_ids) or own.category_names != truth.category_names:
+        id_of = dict(zip(truth.category_names, truth.category_ids.tolist(), strict=True))
+        ids = np.array([id_of.get(name, np.nan) for name in own.category_names])
+        rows[:, 6] = ids[np.searchsorted(own.category_ids, rows[:, 6])]
+    return rows[~np.isnan(rows[:, 6])]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

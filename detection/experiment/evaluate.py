@@ -4,6 +4,7 @@ The last stages of an experiment. Each writes into one folder in this order, so 
 one fails:
 
     results.json             the detections, in COCO's results format
+    ground_truth.json        the images and objects that they are compared with, in COCO's format
     figures.json             the figures by name
     analysis.json            kinds of mistake, thresholds, calibration …, see `analysis`
     thresholds.json          the best score threshold of each class, for tools/predict.py
@@ -39,15 +40,15 @@ from detection.experiment.analysis import Analysis, analyse
 from detection.experiment.builders import pair
 from detection.experiment.class_matching import match_classes
 from detection.experiment.datasets import open_split
-from detection.experiment.evaluation_folder import claim_folder
-from detection.experiment.ground_truth_loading import ground_truth_of
+from detection.experiment.evaluation_folder import GROUND_TRUTH, RESULTS, claim_folder
+from detection.experiment.ground_truth_loading import ground_truth_of, write_ground_truth
 from detection.experiment.inference import detect, prepare_inference, proposal_recall_of, recall_of
 from detection.experiment.model_card import write_model_card
 from detection.experiment.model_files import Trained, TrainedDetector
 from detection.experiment.pair_analysis import detect_pair
 from detection.experiment.results_file import write_results
 from detection.experiment.run_folder import RunFolder
-from detection.experiment.shared_images import compare_with_train, training_source
+from detection.experiment.shared_images import compare_with_train, data_of_training, training_source
 from detection.experiment.shown_images import (
     SUGGESTIONS,
     require_own_drawings,
@@ -68,7 +69,10 @@ _OF_DETECTIONS = ("proposals", "test-time augmentation")  # facts that mean noth
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("results.json", "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS, "report.html", "report.txt")
+_FILES = (
+    *(RESULTS, GROUND_TRUTH, "figures.json", "analysis.json", THRESHOLDS, SUGGESTIONS),
+    *("report.html", "report.txt"),
+)
 
 _FILES_OF_RECALL = ("proposal_recall.json", "proposals/report.html", "proposals/report.txt")
 
@@ -109,15 +113,18 @@ def evaluate_detector(
     require_same_weights(trained.rpn.network, trained.fast_rcnn.network)
     network = pair(config, trained.rpn.network, trained.fast_rcnn.network)
     inference = prepare_inference(network, config, device, choose=True)
-    training = training_source(config.data)
+    of_training = data_of_training(config.data, trained.config.data)
+    training = None if of_training is None else training_source(of_training)
     most = limit_for(config.fast_rcnn.detections) if limit is None else limit
     found = detect_pair(inference, index) if with_ground_truth else None
     detections = rounded(found.rows if found else detect(inference, index))
 
     def finish() -> AveragePrecision:
-        results, figures_file = folder / "results.json", folder / "figures.json"
+        results, figures_file = folder / RESULTS, folder / "figures.json"
         write_results(results, detections)
         with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} --annotations … measures them"):
+            write_ground_truth(folder / GROUND_TRUTH, index)
+        with _log_results_on_failure(results, f"tools/eval_coco.py --results {results} measures them"):
             figures = average_precision(ground_truth, detections, limit=most, backend=backend)
             figures.notes.extend(_notes(figures, most if limit is None else LIMIT, inference.precision))
             write_json(figures_file, figures.to_dict())
@@ -138,8 +145,9 @@ def evaluate_detector(
                     str(index.annotation_file),
                 )  # fmt: skip
             told = _write_page(
-                config, index, ground_truth, figures, analysis, folder, images, training, inference.precision
-            )
+                config, index, ground_truth, figures, analysis, folder, images,
+                of_training or config.data, training, inference.precision,
+            )  # fmt: skip
             if weights is not None and folder.resolve().parent == weights.resolve().parent:
                 result = {
                     "annotations": index.annotation_file.name,
@@ -177,6 +185,7 @@ def _write_page(
     analysis: Analysis,
     folder: Path,
     images: int,
+    of_training: settings.Data,
     training: Source | None,
     precision: Precision,
 ) -> list[str]:
@@ -184,7 +193,7 @@ def _write_page(
     write_suggestions(folder / SUGGESTIONS, index, ground_truth, analysis.suspicions)
     shown = show_worst(index, ground_truth, analysis, folder / "images", images)
     curves = RunFolder(folder.parent).curves()
-    shared, rarer = compare_with_train(config.data, training, index)
+    shared, rarer = compare_with_train(of_training, training, index)
     seen = Seen(figures.to_dict(), analysis.content, shared or (), curves, _known_settings(config), rarer)
     told = advice(seen)
     write_report(

@@ -7,6 +7,7 @@ pixels but not in their bytes are found by `tools/check_dataset.py`, which decod
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,9 +24,22 @@ from detection.data.shards import image_paths, open_file, shard_files, size_of
 from detection.experiment.class_rates import rarer_labels
 from detection.experiment.datasets import facts_of, load_split
 from detection.experiment.label_location import locate
+from detection.experiment.stored_configuration import is_same_folder
 from detection.report.seen import RarerLabels
 
 logger = logging.getLogger(__name__)
+
+
+def data_of_training(data: settings.Data, trained: settings.Data) -> settings.Data | None:
+    """The configuration of the training images' labels, None if it is not known where they are.
+
+    data: of the evaluation, whose test images may be of another data set. trained: of the training.
+    """
+    if is_same_folder(data.root, trained.root):
+        test = data.test if trained.split.test is None else trained.test
+        return dataclasses.replace(data, split=trained.split, format=trained.format, test=test)
+    alike = data.split == trained.split and data.test.name == trained.test.name
+    return data if alike else None  # the same data set in another folder
 
 
 def training_source(data: settings.Data) -> Source | None:

@@ -209,7 +209,7 @@ def rpn_stage(config: settings.Config, device: torch.device) -> Stage:
     provenance = {"stage": "rpn", "train": splits.train.fingerprint, "backbone": network.backbone.provenance}
     identity = {
         **provenance,
-        "images": describe_image_set(splits.train),
+        "images": describe_image_set(splits.train.image_ids),
         "config": config_subset_that_must_match(config, "rpn"),
     }
 

@@ -59,7 +59,7 @@ def export_detector(
     batch: bool = False,
     precision: Precision = "fp32",
     calibration: Sequence[Path] = (),
-    max_loss: float = MAX_LOSS,
+    max_loss: float | None = None,
     images: Sequence[Path] = (),
     limit: int | None = IMAGES,
     changes: Sequence[str] = (),
@@ -73,7 +73,7 @@ def export_detector(
         precision: of the layers. "fp16" is `training.low_precision.convert`, of OpenVINO only how the weights are
             stored; "int8" is `quantization`. Not for ".pt2".
         calibration: images and folders that "int8" measures the activations' ranges in.
-        max_loss: of AP, that a file in reduced precision may have.
+        max_loss: of AP, that a file in reduced precision may have; None: 0.01.
         images: images and folders to compare on; by default those of the test split of the configuration.
         limit: at most this many of them, spread evenly; None takes all.
         changes: changes to the configuration, as of `Detector.load`.
@@ -86,7 +86,8 @@ def export_detector(
             cannot be used; the file does not detect the same, or loses too much AP. An earlier file at `output` is then
             unchanged.
     """
-    _require_format(output, batch, precision, calibration)
+    _require_format(output, batch, precision, calibration, max_loss)
+    max_loss = MAX_LOSS if max_loss is None else max_loss
     trained = load_detector(weights)
     config = change_stored_config(trained.config, weights, changes)
     _require_exportable(config, weights)
@@ -148,16 +149,16 @@ def _candidate(
     return OnnxCandidate(program, description, folder)
 
 
-def _require_format(output: Path, batch: bool, precision: Precision, calibration: Sequence[Path]) -> None:
+def _require_format(
+    output: Path, batch: bool, precision: Precision, calibration: Sequence[Path], max_loss: float | None
+) -> None:
     """Raises UserError for an ending that is no format, options that do not go together, and missing packages."""
     if output.suffix not in FORMATS:
         formats = ", ".join(f"{ending} ({name})" for ending, name in FORMATS.items())
         raise UserError(f"{output}: its ending chooses the format: {formats}")
-    if output.suffix == PT2:
-        if batch or precision != "fp32":
-            what = "for batches" if batch else f"in {precision}"
-            raise UserError(f"{output}: a file {what} is written as {ONNX} or {IR}")
-        return
+    if output.suffix == PT2 and (batch or precision != "fp32"):
+        what = "for batches" if batch else f"in {precision}"
+        raise UserError(f"{output}: a file {what} is written as {ONNX} or {IR}")
     if bool(calibration) != (precision == "int8"):
         raise UserError(
             "int8 measures the ranges of activations in images: add --calibrate DIR, some hundred images of the kind "
@@ -165,6 +166,12 @@ def _require_format(output: Path, batch: bool, precision: Precision, calibration
             if precision == "int8"
             else "images to calibrate on (--calibrate) are for int8: add --int8"
         )
+    if max_loss is not None and precision == "fp32":
+        raise UserError(
+            "a file in fp32 has to detect the same as the detector: leave --max-loss out, or add --half or --int8"
+        )
+    if output.suffix == PT2:
+        return
     require_packages()
     if output.suffix == IR:
         require_openvino()

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from detection.config_file import config_from_dict, write_config
+from backbones.common.errors import UserError
+from detection.config_file import config_from_dict, load_config_of, write_config
+from detection.data.index import DatasetIndex
 from detection.evaluation.average_precision import average_precision
+from detection.experiment.checking import DataConfig
+from detection.experiment.class_matching import match_classes
 from detection.experiment.comparison import compare_runs
+from detection.experiment.datasets import open_split
+from detection.experiment.evaluation_folder import claim_folder
+from detection.experiment.ground_truth_loading import ground_truth_of, write_ground_truth
 from detection.experiment.results_file import read_results, write_results
 from tests.detection.evaluation.made_detections import loaded, made_detections, made_ground_truth
 from tests.detection.pipeline import tool
@@ -20,7 +28,9 @@ def make_run(folder: Path, rows: np.ndarray, annotations: Path, fingerprint: str
     (folder / "evaluation").mkdir(parents=True)
     (folder / "fastrcnn").mkdir()
     write_results(folder / "evaluation" / "results.json", rows)
+    # as an earlier version wrote it, without ground_truth.json
     dataset = {"annotations": str(annotations), "fingerprint": fingerprint}
+    (folder / "evaluation" / "figures.json").write_text(json.dumps({"images": 40}))
     (folder / "evaluation" / "dataset.json").write_text(json.dumps(dataset))
     (folder / "config.yaml").write_text(f"name: {folder.name}\nseed: 1\nrpn: {{training: {{steps: {steps}}}}}\n")
     lines = [{"kind": "train", "step": step, "loss": 3 / step} for step in range(1, 5)]
@@ -110,3 +120,101 @@ def test_keys_that_an_earlier_version_lacked_are_no_difference(runs: tuple[Path,
     assert compare_runs([earlier, later], draws=20).settings == {}
     (later / "config.yaml").write_text("seed: 1\nunheard_of: 2\n")  # compared as it is
     assert compare_runs([later, earlier], draws=20).settings["unheard_of"] == ["2", "—"]
+
+
+def evaluated(folder: Path, index: DatasetIndex) -> Path:
+    """A run whose detections are the objects: its AP is 1 on its own images, and lower on more of them."""
+    evaluation = folder / "evaluation"
+    claim_folder(evaluation, index, ("results.json", "ground_truth.json"))
+    truth = ground_truth_of(index)
+    rows = [truth.object_image_ids, truth.boxes, np.full(len(truth.boxes), 0.9), truth.object_category_ids]
+    write_results(evaluation / "results.json", np.column_stack(rows)[~truth.crowds])
+    write_ground_truth(evaluation / "ground_truth.json", index)
+    return folder
+
+
+def split_for_test(data: Path, *changes: str) -> DatasetIndex:
+    config = load_config_of(DataConfig, None, [f"data.root={data}", "data.cache=false", *changes])
+    return open_split(config.data, "test")
+
+
+@pytest.fixture(scope="module")
+def formats(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Format → a data set of four test images in it. "one": in one piece, which data.split divides."""
+    folder = tmp_path_factory.mktemp("formats")
+    found = {"coco": data, "one": folder / "one", "csv": folder / "csv"}
+    for to in ("yolo", "voc"):
+        tool("convert_dataset", "--data", data, "--to", to, "--output", folder / to)
+        found[to] = folder / to
+    shutil.copytree(data / "test", found["one"])
+    shutil.copy(data / "annotations/instances_test.json", found["one"] / "labels.json")
+    shutil.copytree(data / "test", found["csv"])
+    truth = ground_truth_of(split_for_test(data))
+    names = dict(zip(truth.category_ids.tolist(), truth.category_names, strict=True))
+    lines = ["image,class,x,y,width,height"]
+    for image, (x, y, width, height), category in zip(
+        truth.object_image_ids.tolist(), truth.boxes.tolist(), truth.object_category_ids.tolist(), strict=True
+    ):
+        lines.append(f"{image:06d}.jpg,{names[category]},{x},{y},{width},{height}")
+    (found["csv"] / "test.csv").write_text("\n".join(lines))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("format", "changes", "images"),
+    [
+        ("coco", [], 4),
+        ("coco", ["data.test.limit=2"], 2),
+        ("one", ["data.split.test=0.5"], 2),
+        ("one", ["data.split.test=0.5", "data.test.limit=1"], 1),
+        ("yolo", ["data.test.limit=3"], 3),
+        ("voc", [], 4),
+        ("csv", [], 4),
+    ],
+)
+def test_runs_are_compared_on_the_images_they_were_evaluated_on(
+    format: str, changes: list[str], images: int, formats: dict[str, Path], tmp_path: Path
+) -> None:
+    index = split_for_test(formats[format], *changes)
+    result = compare_runs([evaluated(tmp_path / name, index) for name in "ab"], draws=20)
+    assert result.images == len(index) == images
+    assert [value.value for value in result.sizes[0].values] == [1.0, 1.0]
+
+
+def test_runs_on_other_images_of_one_test_set_are_refused(data: Path, tmp_path: Path) -> None:
+    some, all_of_them = evaluated(tmp_path / "some", split_for_test(data, "data.test.limit=2")), tmp_path / "all"
+    evaluated(all_of_them, split_for_test(data))
+    with pytest.raises(UserError, match=r"all was evaluated on 4 images of .*some on 2, which are not the same ones"):
+        compare_runs([some, all_of_them])
+    with pytest.raises(UserError, match=r"holds the evaluation of other images of .*\(their number: 4, ids"):
+        evaluated(all_of_them, split_for_test(data, "data.test.limit=2"))
+    with pytest.raises(UserError, match=r"instances_test.json: lists other images .*leave --annotations out"):
+        compare_runs([some, some], annotations=data / "annotations/instances_test.json")
+
+
+def test_a_part_that_an_earlier_version_evaluated_is_refused(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    rows = read_results(runs[0] / "evaluation" / "results.json")
+    part = make_run(tmp_path / "part", rows, runs[0].parent / "test.json")
+    for figures, said in (('{"images": 12}', "12"), ("{}", "not recorded")):
+        (part / "evaluation" / "figures.json").write_text(figures)
+        with pytest.raises(UserError, match=rf"number: 40; evaluated: {said}\); .*evaluates anew and writes ground_"):
+            compare_runs([runs[0], part], draws=20)
+
+
+def test_labels_that_cannot_be_read_again_are_refused_with_the_remedy(formats: dict[str, Path], tmp_path: Path) -> None:
+    run = evaluated(tmp_path / "run", split_for_test(formats["voc"]))
+    (run / "evaluation" / "ground_truth.json").unlink()
+    with pytest.raises(UserError, match=r"has no ground_truth.json; tools/eval_coco.py --weights .*evaluates anew"):
+        compare_runs([run, run])
+
+
+def test_detectors_with_other_ids_of_the_classes_are_compared_by_name(formats: dict[str, Path], tmp_path: Path) -> None:
+    index = split_for_test(formats["csv"])
+    names = index.category_names
+    runs = [
+        evaluated(tmp_path / "a", match_classes(index, range(1, len(names) + 1), names, "a")),
+        evaluated(tmp_path / "b", match_classes(index, range(1, len(names) + 2), ["more", *names[::-1]], "b")),
+    ]
+    assert [value.value for value in compare_runs(runs, draws=20).sizes[0].values] == [1.0, 1.0]
+    ids = [set(read_results(run / "evaluation" / "results.json")[:, 6]) for run in runs]
+    assert ids[0] != ids[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,14 +225,16 @@ def test_the_option_s_earlier_name_is_taken(networks: Path, tmp_path: Path) -> N
     )
 
 
-ANALYSED = {"results.json", "figures.json", "analysis.json", "thresholds.json", "label_suggestions.json", "images"}
+MEASURED = {"results.json", "ground_truth.json"}
+ANALYSED = {*MEASURED, "figures.json", "analysis.json", "thresholds.json", "label_suggestions.json", "images"}
 
 
 @pytest.mark.parametrize(
     ("step", "left", "said"),
     [
-        ("average_precision", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
-        ("analyse", {"results.json", "figures.json"}, "their figures are in {out}/figures.json"),
+        ("write_ground_truth", {"results.json"}, "tools/eval_coco.py --results {out}/results.json --annotations"),
+        ("average_precision", MEASURED, "tools/eval_coco.py --results {out}/results.json measures them"),
+        ("analyse", {*MEASURED, "figures.json"}, "their figures are in {out}/figures.json"),
         ("write_report", ANALYSED, "their figures are in {out}/figures.json"),
     ],
 )
@@ -251,6 +254,75 @@ def test_what_was_computed_is_written_before_anything_that_could_fail_looks_at_i
     assert len(json.loads((out / "results.json").read_text())) > 0
     if "figures.json" in left:
         assert "AP" in json.loads((out / "figures.json").read_text())["figures"]
+
+
+def test_results_are_measured_by_what_the_evaluation_measured(networks: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("eval_coco", "--weights", networks / "detector.pt", "--output", out, "--images", 0)
+    expected = tool(*common, "data.test.limit=2").stdout
+    content = json.loads((out / "ground_truth.json").read_text())
+    assert len(content["images"]) == 2
+    assert set(content["images"][0]) == {"id", "file_name", "height", "width"}
+    found = tool("eval_coco", "--results", out / "results.json").stdout
+    assert found.splitlines()[:12] == expected.splitlines()[:12]
+    whole = ("--annotations", data / "annotations/instances_test.json")
+    refused = tool("eval_coco", "--results", out / "results.json", *whole, check=False)
+    assert "instances_test.json: lists other images than" in refused.stderr
+    assert "leave --annotations out" in refused.stderr
+    (tmp_path / "theirs.json").write_bytes((out / "results.json").read_bytes())
+    assert tool("eval_coco", "--results", tmp_path / "theirs.json", *whole).stdout != found  # of all images, as COCO
+    unnamed = tool("eval_coco", "--results", tmp_path / "theirs.json", check=False).stderr
+    assert "no evaluation recorded its ground truth; name the annotation file (--annotations)" in unnamed
+    refused = tool(*common, check=False)
+    assert "holds the evaluation of other images of" in refused.stderr
+    assert "(their number: 2, ids " in refused.stderr
+
+
+def test_other_images_are_measured_after_a_training_on_a_folder_in_one_piece(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    """As documented, by named files or another folder, in another format, whole."""
+    for name in ("mine", "other"):
+        shutil.copytree(data / "test", tmp_path / name)
+        shutil.copy(data / "annotations/instances_test.json", tmp_path / name / "labels.json")
+    tool("convert_dataset", "--data", data, "--to", "yolo", "--output", tmp_path / "yolo")
+    one_piece = {"root": str(tmp_path / "mine"), "layout": "auto", "format": "coco", "split": {"test": 0.5}}
+    file = with_config(
+        networks / "detector.pt",
+        tmp_path / "detector.pt",
+        lambda config: config["data"].update(train={}, test={}, **one_piece),
+    )
+
+    def measured(name: str, *arguments: object) -> tuple[int, str]:
+        tool("eval_coco", "--weights", file, "--output", tmp_path / name, "--images", 0, *arguments)
+        figures = json.loads((tmp_path / name / "figures.json").read_text())
+        return figures["images"], (tmp_path / name / "report.html").read_text()
+
+    assert measured("own")[0] == 2
+    named = [f"data.test.annotations={data}/annotations/instances_test.json", f"data.test.images={data}/test"]
+    images, page = measured("named", *named)
+    assert images == 4
+    assert "2 (equal files)" in page  # those that were trained on, not also those that were set aside
+    images, page = measured("whole", "--data", tmp_path / "other")
+    assert images == 4
+    assert "not compared: the training images are not at hand" in page
+    assert measured("moved", "--data", tmp_path / "other", "data.split.test=0.5")[0] == 2
+    assert measured("format", "--data", tmp_path / "yolo")[0] == 4
+    assert detection.evaluate(file, tmp_path / "other", device="cpu").images == 4
+
+
+def test_stored_proposals_of_a_folder_in_one_piece_are_measured_where_it_is_now(
+    networks: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "test", tmp_path / "mine")
+    shutil.copy(data / "annotations/instances_test.json", tmp_path / "mine/labels.json")
+    one_piece = {"root": str(tmp_path / "mine"), "layout": "auto", "split": {"test": 0.5}}
+    file = with_config(
+        networks / "rpn.pt", tmp_path / "rpn.pt", lambda config: config["data"].update(train={}, test={}, **one_piece)
+    )
+    tool("propose", "--weights", file, "--split", "test", "--store", tmp_path / "test.st")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    tool("eval_coco", "--proposals", tmp_path / "test.st", "--data", tmp_path / "moved")
 
 
 def test_annotations_are_judged_before_anything_is_detected(

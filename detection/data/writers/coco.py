@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detection.data.writers.objects import Split
 
@@ -16,33 +17,41 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     """
     (folder / "annotations").mkdir(parents=True)
     for split in splits:
-        index, objects = split.index, split.objects
-        images = [
-            {
-                "id": int(index.image_ids[i]),
-                "file_name": name,
-                "height": int(index.heights[i]),
-                "width": int(index.widths[i]),
-            }
-            for i, name in enumerate(split.files)
-        ]
-        annotations = [
-            {
-                "id": row + 1,
-                "image_id": int(index.image_ids[i]),
-                "category_id": int(index.category_ids[objects.labels[row] - 1]),
-                "bbox": [_plain(number) for number in objects.boxes[row].tolist()],
-                "area": _plain(float(objects.areas[row])),
-                "iscrowd": int(objects.crowds[row]),
-            }
-            for i in range(len(index))
-            for row in range(int(objects.offsets[i]), int(objects.offsets[i + 1]))
-        ]
-        listed = [{"id": number, "name": name} for name, number in categories.items()]
-        content = {"images": images, "annotations": annotations, "categories": listed}
+        content = content_of(split, [(number, name) for name, number in categories.items()])
         path = folder / "annotations" / f"instances_{split.name}.json"
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return []
+
+
+def content_of(split: Split, categories: Sequence[tuple[int, str]], decimals: int | None = 9) -> dict[str, Any]:
+    """What the annotation file of a split holds. The objects are numbered from 1 on.
+
+    categories: (id, name) of each. decimals: that boxes and areas are rounded to; None: the exact numbers.
+    """
+    index, objects = split.index, split.objects
+    images = [
+        {
+            "id": int(index.image_ids[i]),
+            "file_name": name,
+            "height": int(index.heights[i]),
+            "width": int(index.widths[i]),
+        }
+        for i, name in enumerate(split.files)
+    ]
+    annotations = [
+        {
+            "id": row + 1,
+            "image_id": int(index.image_ids[i]),
+            "category_id": int(index.category_ids[objects.labels[row] - 1]),
+            "bbox": [_plain(number, decimals) for number in objects.boxes[row].tolist()],
+            "area": _plain(float(objects.areas[row]), decimals),
+            "iscrowd": int(objects.crowds[row]),
+        }
+        for i in range(len(index))
+        for row in range(int(objects.offsets[i]), int(objects.offsets[i + 1]))
+    ]
+    listed = [{"id": number, "name": name} for number, name in categories]
+    return {"images": images, "annotations": annotations, "categories": listed}
 
 
 def image_folder(split: str) -> str:
@@ -50,5 +59,7 @@ def image_folder(split: str) -> str:
     return f"images/{split}"
 
 
-def _plain(number: float) -> int | float:
-    return int(number) if number.is_integer() else round(number, 9)
+def _plain(number: float, decimals: int | None) -> int | float:
+    if number.is_integer():
+        return int(number)
+    return number if decimals is None else round(number, decimals)

@@ -14,7 +14,7 @@ from backbones.common.errors import UserError
 from detection.common import json_stream
 from detection.data.findings import KINDS
 from detection.data.index import load_index
-from detection.experiment.ground_truth_loading import ground_truth_of, load_ground_truth
+from detection.experiment.ground_truth_loading import ground_truth_of, load_ground_truth, write_ground_truth
 
 CONTENT: dict[str, Any] = {
     "images": [{"id": 5, "file_name": "a.jpg"}, {"id": 3, "file_name": "b.jpg"}],
@@ -259,3 +259,23 @@ def test_outlines_are_not_read(tmp_path: Path) -> None:
     content = changed(segmentation=[[float("nan")] * 8, ["?"]])
     path.write_text(json.dumps(content))
     np.testing.assert_array_equal(load_ground_truth(path).boxes, load_ground_truth(CONTENT).boxes)
+
+
+def test_what_is_written_is_read_again_to_the_bit(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["images"] += [{"id": 1, "file_name": "caf\udce9.jpg", "height": 9, "width": 7}]
+    content["categories"] += [{"id": 4, "name": "cat"}]  # the name of another class
+    content["annotations"] += [
+        {"id": 0, "image_id": 5, "category_id": 4, "bbox": [1 / 3, -2e-17, 0.1 + 0.2, 0], "area": 1 / 7},
+        {"id": 0, "image_id": 3, "category_id": 9, "bbox": [1e9, 5, 1, 1]},
+    ]
+    index = load_index(content, None, name="x", purpose="evaluation")
+    for part in (index, index.subset([0, 2]), index.in_class_order([2, 0, 1])):
+        write_ground_truth(tmp_path / "ground_truth.json", part)
+        expected, found = ground_truth_of(part), load_ground_truth(tmp_path / "ground_truth.json")
+        assert found.category_names == expected.category_names
+        for name in ("image_ids", "category_ids", "boxes", "areas", "crowds", "object_image_ids"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+        np.testing.assert_array_equal(found.object_category_ids, expected.object_category_ids)
+    images = json.loads((tmp_path / "ground_truth.json").read_text())["images"]
+    assert images[0] == {"id": 1, "file_name": "caf\udce9.jpg", "height": 0, "width": 0}

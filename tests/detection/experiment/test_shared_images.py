@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from detection import config as settings
 from detection.config_file import load_config
 from detection.data.demo import make_demo_dataset
 from detection.experiment.datasets import open_split
-from detection.experiment.shared_images import compare_with_train, training_source
+from detection.experiment.shared_images import compare_with_train, data_of_training, training_source
 from detection.report.advice_on_data import rarer_labels_texts
 from detection.report.seen import RarerLabels
 from tests.detection.pipeline import MINIATURE
@@ -77,3 +78,13 @@ def test_without_training_images_nothing_is_said_and_nothing_is_drawn(data: Path
     demo = dataclasses.replace(config.data, layout="demo", root=str(tmp_path / "nowhere"))
     assert training_source(demo) is None
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_other_images_are_compared_with_those_of_the_training() -> None:
+    trained = settings.Data(root="mine", split=settings.Division(test=0.2))
+    whole = settings.Data(root="mine", test=settings.Split(name="other", annotations="/a.json", images="/images"))
+    assert data_of_training(trained, trained) == trained
+    assert data_of_training(whole, trained) == trained  # and not with all images of that folder
+    assert data_of_training(dataclasses.replace(trained, root="moved"), trained) is not None
+    # of another folder, whose images are all measured, none is known to be of the training
+    assert data_of_training(settings.Data(root="other", test=settings.Split(name="all")), trained) is None

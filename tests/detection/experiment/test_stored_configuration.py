@@ -44,6 +44,57 @@ def test_paths_of_the_command_line_are_relative_to_where_it_is_typed(
     assert (rooted.root, rooted.test.annotations) == ("there", "it's mine.json")
 
 
+def test_paths_of_the_command_line_may_begin_with_the_home_folder(
+    demo: settings.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    changes = ["data.test.annotations=~/a.json", "data.test.images='~/images'"]
+    test = change_stored_config(demo, Path("x.pt"), changes).data.test
+    assert (test.annotations, test.images) == (str(tmp_path / "a.json"), str(tmp_path / "images"))
+
+
+@pytest.fixture
+def divided(demo: settings.Config) -> settings.Config:
+    """As tools/train.py fits it to a folder in one piece."""
+    data = settings.Data(root="mine", layout="auto", format="yolo", split=settings.Division(test=0.2, seed=7))
+    return dataclasses.replace(demo, data=data)
+
+
+def test_another_data_set_is_used_as_a_whole_and_its_format_found_out(
+    divided: settings.Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = change_stored_config(divided, Path("x.pt"), ["data.root=other"]).data
+    assert (data.split.test, data.test.name, data.format) == (None, "all", "auto")
+    assert "a set in one piece in other is used as a whole" in caplog.text
+    assert "data.split.test=0.2 data.split.seed=7" in caplog.text
+    files = ["data.test.annotations=/there/a.json", "data.test.images=/there/images"]
+    data = change_stored_config(divided, Path("x.pt"), files).data
+    assert (data.split.test, data.test.annotations, data.format) == (None, "/there/a.json", "auto")
+    labels = settings.Split(annotations="labels.csv", images="images")
+    named = dataclasses.replace(divided, data=dataclasses.replace(divided.data, layout="files", train=labels))
+    data = change_stored_config(named, Path("x.pt"), ["data.root=other"]).data
+    assert (data.split.test, data.test.annotations, data.test.images) == (None, "labels.csv", "images")
+
+
+def test_the_images_of_the_training_stay_divided(divided: settings.Config, tmp_path: Path) -> None:
+    def kept(*changes: str, of_same_data: bool = False, config: settings.Config = divided) -> bool:
+        data = change_stored_config(config, Path("x.pt"), changes, of_same_data=of_same_data).data
+        return (data.split.test, data.format) == (0.2, "yolo")
+
+    assert kept()
+    assert kept("data.root=./mine")
+    assert kept(f"data.root={Path('mine').absolute()}")
+    assert kept("data.test.limit=3")
+    assert kept("data.root=other", of_same_data=True)
+    assert not kept("data.root=other")
+    assert kept("data.root=other", "data.split.test=0.2", "data.format=yolo")
+    labels = settings.Split(annotations=str(tmp_path / "labels"))
+    elsewhere = dataclasses.replace(divided, data=dataclasses.replace(divided.data, train=labels))
+    assert change_stored_config(elsewhere, Path("x.pt"), ["data.root=other"]).data.split.test == 0.2
+
+
 @pytest.mark.parametrize(
     "change",
     [

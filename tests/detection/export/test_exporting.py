@@ -56,8 +56,17 @@ def test_an_ending_that_is_no_format_is_refused(tmp_path: Path) -> None:
 def test_int8_needs_images_to_calibrate_on_and_nothing_else_does(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"add --calibrate DIR"):
         export_detector(WEIGHTS, tmp_path / "detector.onnx", precision="int8")
-    with pytest.raises(UserError, match=r"are for int8: add --int8"):
-        export_detector(WEIGHTS, tmp_path / "detector.onnx", calibration=[tmp_path])
+    for name in ("detector.onnx", "detector.pt2"):
+        with pytest.raises(UserError, match=r"are for int8: add --int8"):
+            export_detector(WEIGHTS, tmp_path / name, calibration=[tmp_path])
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+def test_in_fp32_no_loss_is_allowed(ending: str, tmp_path: Path) -> None:
+    output = tmp_path / f"detector{ending}"
+    outcome = tool("export", "--weights", WEIGHTS, "--output", output, "--max-loss", 0.05, check=False)
+    assert outcome.returncode == 1
+    assert "leave --max-loss out, or add --half or --int8" in outcome.stderr
 
 
 @pytest.mark.parametrize("missing", [("onnx",), ("onnxscript", "onnxruntime")])
@@ -180,7 +189,7 @@ def test_other_forms_are_written_with_their_average_precision(
         tmp_path / name,
         precision=precision,
         calibration=[data / "train"] if precision == "int8" else [],
-        max_loss=0.5,
+        max_loss=None if precision == "fp32" else 0.5,
         images=[data / "test"],
     )
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ([".bin", ".xml"] if ".xml" in name else [".onnx"])
