@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from backbones.common.errors import UserError
 from detection import config as settings
+from detection.data.images import read_image
 from detection.data.index import DatasetIndex
 from detection.experiment.conversion import convert
+from tests.detection.data.oriented_images import save_oriented
 from tests.detection.data.readers.folders import draw, kinds_of, objects_of, opened, voc, write
 
 TARGETS: list[Any] = ["coco", "yolo", "voc"]
@@ -143,3 +146,49 @@ def test_where_links_are_forbidden_images_are_copied(
     images = [path for path in (tmp_path / "new").rglob("*.jpg")]
     assert len(images) == 4
     assert not any(path.is_symlink() for path in images)
+
+
+def coco(root: Path, split: str, *images: tuple[str, tuple[int, int], list[list[float]]]) -> None:
+    """COCO labels of one class; an image is (name, (height, width), boxes as x, y, width, height)."""
+    boxes = [(number, box) for number, (_, _, own) in enumerate(images, start=1) for box in own]
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "height": size[0], "width": size[1]}
+            for number, (name, size, _) in enumerate(images, start=1)
+        ],
+        "annotations": [
+            {"id": row, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for row, (image, box) in enumerate(boxes, start=1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    write(root / "annotations" / f"instances_{split}.json", json.dumps(content))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_boxes_made_on_images_as_stored_fit_what_exif_turns(target: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "images" / "train"
+    folder.mkdir(parents=True)
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[5:15, 10:30] = 255
+    names = [save_oriented(folder / f"{number}.png", pixels, number).name for number in range(1, 9)]
+    # From 5 on, the stated size is that of the stored pixels; up to 4, both are alike, and the image counts as turned.
+    seen = {2: [50, 5, 20, 10], 3: [50, 25, 20, 10], 4: [10, 25, 20, 10]}
+    images = [(name, (40, 80), [seen.get(number, [10, 5, 20, 10])]) for number, name in enumerate(names, start=1)]
+    coco(tmp_path / "set", "train", *images)  # type: ignore[arg-type]
+    convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / "new")
+    index = opened(tmp_path / "new")
+    assert len(index) == 8
+    for i in range(8):
+        image = read_image(index.path(i), index.size(i))
+        [(x0, y0, x1, y1)] = np.rint(index.objects(i)[0]).astype(int).tolist()
+        assert (x1 - x0) * (y1 - y0) == 200
+        assert (image[y0:y1, x0:x1] == 255).all()
+
+
+def test_fractions_of_another_size_than_the_image_s_are_not_written(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "images" / "train" / "a.jpg")
+    coco(tmp_path / "set", "train", ("a.jpg", (80, 120), [[10, 5, 20, 10]]))
+    with pytest.raises(UserError, match=r"a\.jpg: the image is 60×40 pixels .* its labels say 120×80"):
+        convert(settings.Data(root=str(tmp_path / "set")), "yolo", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
