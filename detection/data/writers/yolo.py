@@ -51,8 +51,9 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
             text = "".join(f"{line}\n" for line in lines)
             (labels / f"{PurePosixPath(name).stem}.txt").write_text(text, encoding="utf-8", newline="\n")
     content = {split.name: image_folder(split.name) for split in splits}
-    if "test" in content:
-        content.setdefault("val", content["test"])  # Ultralytics asks for a `val`
+    for key, other in (("train", "trainval"), ("val", "test")):  # Ultralytics asks for both, and knows no `trainval`
+        if other in content:
+            content.setdefault(key, content[other])
     names = dict(enumerate(categories))
     text = yaml.safe_dump({**content, "names": names}, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")

@@ -192,3 +192,22 @@ def test_fractions_of_another_size_than_the_image_s_are_not_written(tmp_path: Pa
     with pytest.raises(UserError, match=r"a\.jpg: the image is 60×40 pixels .* its labels say 120×80"):
         convert(settings.Data(root=str(tmp_path / "set")), "yolo", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def kit(root: Path, **splits: str) -> Path:
+    """A VOC kit: split → the stems of its images."""
+    for stem in sorted({stem for stems in splits.values() for stem in stems.split()}):
+        draw(root / "JPEGImages" / f"{stem}.jpg", seed=ord(stem))
+        write(root / "Annotations" / f"{stem}.xml", voc(f"{stem}.jpg", ("cat", ord(stem) - 90, 2, 30, 20)))
+    for split, stems in splits.items():
+        write(root / "ImageSets" / "Main" / f"{split}.txt", stems.replace(" ", "\n"))
+    return root
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("splits", [{"trainval": "a b", "test": "c"}, {"train": "a", "val": "b", "trainval": "a b"}])
+def test_trainval_comes_back(target: Any, splits: dict[str, str], tmp_path: Path) -> None:
+    root = kit(tmp_path / "set", **splits)
+    convert(settings.Data(root=str(root)), target, tmp_path / "new")
+    for which in ("train", "test"):
+        assert plain(opened(tmp_path / "new", which)) == plain(opened(root, which))
