@@ -1,8 +1,8 @@
 """Splits → a Pascal VOC data set: `Annotations/`, `JPEGImages/`, and the splits in `ImageSets/Main/`.
 
 Boxes are written as VOC counts pixels: from 1, both corners within the box. Where a split has boxes off whole pixels or
-beyond the image's left or upper edge, all its corners are written as edges from 0 on, as CVAT and Label Studio do; our
-reader recognises either (`detection/data/readers/corners.py`).
+beyond the image's left or upper edge, all corners of the set are written as edges from 0 on, as CVAT and Label Studio
+do; our reader recognises either, for the whole set (`detection/data/readers/corners.py`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     names, notes = list(categories), []
     used: set[int] = set()
-    left_out = 0
-    for split in splits:
-        objects = split.objects
-        corners = np.concatenate([objects.boxes[:, :2], objects.boxes[:, :2] + objects.boxes[:, 2:]], axis=1)
-        corners = np.round(corners, 6)
-        sized = np.asarray((objects.boxes[:, 2:] > 0).all(axis=1))
-        left_out += int((~sized).sum())
-        if (corners[sized] % 1 == 0).all() and (corners[sized] >= 0).all():
-            corners = corners + np.array([1, 1, 0, 0])
-        used |= set(objects.labels.tolist())
+    sized_of_splits = [(split.objects.boxes[:, 2:] > 0).all(axis=1) for split in splits]
+    corners_of_splits = [_corners(split.objects.boxes) for split in splits]
+    left_out = sum(int((~sized).sum()) for sized in sized_of_splits)
+    written = np.concatenate([one[sized] for one, sized in zip(corners_of_splits, sized_of_splits, strict=True)])
+    shift = np.array([1, 1, 0, 0]) if (written % 1 == 0).all() and (written >= 0).all() else np.zeros(4)
+    for split, edges, sized in zip(splits, corners_of_splits, sized_of_splits, strict=True):
+        corners = edges + shift
+        used |= set(split.objects.labels.tolist())
         for i, name in enumerate(split.files):
             _write(folder, split, i, name, corners, sized, names)
         stems = "".join(f"{PurePosixPath(name).stem}\n" for name in split.files)
@@ -43,6 +41,11 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     if left_out:
         notes.append(f"{left_out} boxes without width or height, which VOC's corners cannot say")
     return notes
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4) as x, y, width, height → their corners, without the float64's last digits."""
+    return np.round(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), 6)
 
 
 def _write(

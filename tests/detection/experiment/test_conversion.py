@@ -211,3 +211,16 @@ def test_trainval_comes_back(target: Any, splits: dict[str, str], tmp_path: Path
     convert(settings.Data(root=str(root)), target, tmp_path / "new")
     for which in ("train", "test"):
         assert plain(opened(tmp_path / "new", which)) == plain(opened(root, which))
+
+
+def test_corners_mean_the_same_in_all_splits_of_a_voc_set(tmp_path: Path) -> None:
+    for split, x in (("train", 10.5), ("val", 10.0), ("test", 0.0)):
+        draw(tmp_path / "set" / "images" / split / "a.jpg", seed=len(split))
+        coco(tmp_path / "set", split, ("a.jpg", (40, 60), [[x, 5, 20, 10]]))
+    convert(settings.Data(root=str(tmp_path / "set")), "voc", tmp_path / "new")
+    found = [opened(tmp_path / "new", "test", test=settings.Split(split)) for split in ("train", "val", "test")]
+    assert [index.objects(0)[0].tolist() for index in found] == [
+        [[10.5, 5, 30.5, 15]],
+        [[10, 5, 30, 15]],
+        [[0, 5, 20, 15]],
+    ]
