@@ -224,3 +224,27 @@ def test_corners_mean_the_same_in_all_splits_of_a_voc_set(tmp_path: Path) -> Non
         [[10, 5, 30, 15]],
         [[0, 5, 20, 15]],
     ]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_image_of_several_splits_is_one_in_voc_s_folder(link: bool, tmp_path: Path) -> None:
+    root = kit(tmp_path / "set", train="a", val="b", trainval="a b")
+    before = files_in(root)
+    convert(settings.Data(root=str(root)), "voc", tmp_path / "new", link=link)
+    assert files_in(root) == before
+    images = sorted((tmp_path / "new" / "JPEGImages").iterdir())
+    assert [(path.name, path.is_symlink()) for path in images] == [("a.jpg", link), ("b.jpg", link)]
+    assert len(list((tmp_path / "new" / "Annotations").iterdir())) == 2
+    lists = {path.stem: path.read_text().split() for path in (tmp_path / "new" / "ImageSets" / "Main").iterdir()}
+    assert lists == {"train": ["a"], "val": ["b"], "trainval": ["a", "b"]}
+
+
+def test_an_image_with_other_labels_in_another_split_or_under_another_id_remains_another(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "images" / "a.jpg")
+    one = ("a.jpg", (40, 60), [[10.0, 5, 20, 10]])
+    coco(tmp_path / "set", "train", one, one)
+    coco(tmp_path / "set", "test", ("a.jpg", (40, 60), [[1, 2, 3, 4]]))
+    convert(settings.Data(root=str(tmp_path / "set")), "voc", tmp_path / "new")
+    train, test = opened(tmp_path / "new"), opened(tmp_path / "new", "test")
+    assert [train.objects(i)[0].tolist() for i in range(len(train))] == [[[10, 5, 30, 15]]] * 2
+    assert [test.objects(i)[0].tolist() for i in range(len(test))] == [[[1, 2, 4, 6]]]
