@@ -7,18 +7,28 @@ do; our reader recognises either, for the whole set (`detection/data/readers/cor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 
-from backbones.common.text import first_of
+from backbones.common.errors import UserError
+from backbones.common.text import first_of, printable
 from detection.data.writers.objects import Split, short_number
+
+# XML 1.0, section 2.2. Lone surrogates stand for bytes of a file's name that are no UTF-8.
+_NOT_IN_XML = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int]) -> list[str]:
-    """See `Writer`. Crowd regions are written as difficult objects."""
+    """See `Writer`. Crowd regions are written as difficult objects.
+
+    Raises:
+        UserError: the name of an image or a class cannot be written in XML.
+    """
+    _refuse_names_beyond_xml(splits, categories)
     (folder / "Annotations").mkdir(parents=True)
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     names, notes = list(categories), []
@@ -41,6 +51,22 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     if left_out:
         notes.append(f"{left_out} boxes without width or height, which VOC's corners cannot say")
     return notes
+
+
+def _refuse_names_beyond_xml(splits: list[Split], categories: Mapping[str, int]) -> None:
+    for split in splits:
+        for i, name in enumerate(split.files):
+            if _NOT_IN_XML.search(name):
+                raise UserError(
+                    f"{printable(str(split.index.path(i)))}: the file's name is not UTF-8 or has control characters, "
+                    "which VOC's XML cannot hold; rename the file"
+                )
+    for name in categories:
+        if _NOT_IN_XML.search(name):
+            raise UserError(
+                f"the class '{printable(name)}' of {printable(str(splits[0].index.annotation_file))}: its name is not "
+                "UTF-8 or has control characters, which VOC's XML cannot hold; rename the class"
+            )
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +250,33 @@ def test_an_image_with_other_labels_in_another_split_or_under_another_id_remains
     train, test = opened(tmp_path / "new"), opened(tmp_path / "new", "test")
     assert [train.objects(i)[0].tolist() for i in range(len(train))] == [[[10, 5, 30, 15]]] * 2
     assert [test.objects(i)[0].tolist() for i in range(len(test))] == [[[1, 2, 4, 6]]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_a_file_s_name_that_is_no_utf8_comes_back_or_is_refused_by_its_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    draw(tmp_path / "set" / "images" / name)
+    write(tmp_path / "set" / "labels" / f"{name[:-4]}.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "set" / "data.yaml", "train: images\nnames: [cat]")
+    for target in ("coco", "yolo"):
+        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)  # type: ignore[arg-type]
+        index = opened(tmp_path / target)
+        assert Path(index.file_name(0)).name == name
+        assert index.path(0).exists()
+        assert index.objects(0)[0].tolist() == [[15, 10, 45, 30]]
+    with pytest.raises(UserError, match=r"caf\\udce9\.jpg: the file's name is not UTF-8 .*; rename the file"):
+        convert(settings.Data(root=str(tmp_path / "set")), "voc", tmp_path / "voc")
+    assert not (tmp_path / "voc").exists()
+
+
+@pytest.mark.parametrize("name", ["a\x07b", "a\udce9"])
+def test_a_class_s_name_that_xml_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "images" / "train" / "a.jpg")
+    coco(tmp_path / "set", "train", ("a.jpg", (40, 60), [[10, 5, 20, 10]]))
+    labels = tmp_path / "set" / "annotations" / "instances_train.json"
+    write(labels, labels.read_text().replace('"cat"', json.dumps(name)))
+    for target in ("coco", "yolo"):
+        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)  # type: ignore[arg-type]
+        assert opened(tmp_path / target).category_names == [name]
+    with pytest.raises(UserError, match=r"the class 'a.*instances_train\.json.*; rename the class"):
+        convert(settings.Data(root=str(tmp_path / "set")), "voc", tmp_path / "voc")
