@@ -88,7 +88,7 @@ def _decode(
     header = _open(path, io.BytesIO(data), pixel_limit)
     orientation = _orientation(header, io.BytesIO(data))
     upright = _upright_size(header, orientation)
-    as_stored = size is not None and is_as_stored(tuple(size), upright, orientation)
+    as_stored = size is not None and is_as_stored((size[0], size[1]), upright, orientation)
     if size is not None and tuple(size) != upright and not as_stored:
         raise ImageError(
             f"{_name(path)}: the image is {upright[1]}×{upright[0]} pixels (width × height), its annotations "

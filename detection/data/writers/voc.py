@@ -33,7 +33,7 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     names, notes = list(categories), []
     used: set[int] = set()
-    sized_of_splits = [(split.objects.boxes[:, 2:] > 0).all(axis=1) for split in splits]
+    sized_of_splits = [np.asarray((split.objects.boxes[:, 2:] > 0).all(axis=1)) for split in splits]
     corners_of_splits = [_corners(split.objects.boxes) for split in splits]
     left_out = sum(int((~sized).sum()) for sized in sized_of_splits)
     written = np.concatenate([one[sized] for one, sized in zip(corners_of_splits, sized_of_splits, strict=True)])

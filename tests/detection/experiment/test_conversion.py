@@ -258,8 +258,8 @@ def test_a_file_s_name_that_is_no_utf8_comes_back_or_is_refused_by_its_name(tmp_
     draw(tmp_path / "set" / "images" / name)
     write(tmp_path / "set" / "labels" / f"{name[:-4]}.txt", "0 0.5 0.5 0.5 0.5\n")
     write(tmp_path / "set" / "data.yaml", "train: images\nnames: [cat]")
-    for target in ("coco", "yolo"):
-        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)  # type: ignore[arg-type]
+    for target in TARGETS[:2]:
+        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)
         index = opened(tmp_path / target)
         assert Path(index.file_name(0)).name == name
         assert index.path(0).exists()
@@ -275,8 +275,8 @@ def test_a_class_s_name_that_xml_cannot_hold_is_refused(name: str, tmp_path: Pat
     coco(tmp_path / "set", "train", ("a.jpg", (40, 60), [[10, 5, 20, 10]]))
     labels = tmp_path / "set" / "annotations" / "instances_train.json"
     write(labels, labels.read_text().replace('"cat"', json.dumps(name)))
-    for target in ("coco", "yolo"):
-        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)  # type: ignore[arg-type]
+    for target in TARGETS[:2]:
+        convert(settings.Data(root=str(tmp_path / "set")), target, tmp_path / target)
         assert opened(tmp_path / target).category_names == [name]
     with pytest.raises(UserError, match=r"the class 'a.*instances_train\.json.*; rename the class"):
         convert(settings.Data(root=str(tmp_path / "set")), "voc", tmp_path / "voc")
