@@ -348,7 +348,7 @@ class FastRCNN:
     box_loss_weight: float = within(1.0, 0, FACTOR)  # factor of the box loss
     # Background regions of which at least this share lies in a crowd region are ignored; null: none is ignored
     crowd_overlap: float | None = within(0.7, 0, 1)
-    min_score: float = within(0.05, 0, 1)  # detections with a lower score are dropped
+    min_score: float = within(0.05, 0, 1)  # only detections with a higher score are kept
     # of two detections of a class with a higher IoU, the one with the higher score is kept
     nms_iou: float = within(0.3, 0, 1)
     # hard: a box whose IoU with one of a higher score exceeds nms_iou is dropped. linear, gaussian: its score is

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             body_seconds=options.body_timeout,
             answer_seconds=options.timeout,
         ),
-        token=_token(options.token_file),
+        token=read_token(options.token_file),
         batch_size=options.batch_size,
         wait=options.batch_wait / 1000,
     )
@@ -93,16 +93,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _token(path: Path | None) -> str | None:
+def read_token(path: Path | None) -> str | None:
+    """The token in a file, or without one in the environment; None if there is neither.
+
+    Raises:
+        UserError: it is empty, or nothing that a client could send.
+    """
     if path is None:
-        token = os.environ.get(TOKEN_VARIABLE)
-        source = f"the variable {TOKEN_VARIABLE}"
+        token, source = os.environ.get(TOKEN_VARIABLE), f"the variable {TOKEN_VARIABLE}"
+        if token is None:
+            return None
     else:
         path = user_path(path)
         require_plain_file(path)
-        token, source = path.read_text(encoding="utf-8").strip(), str(path)
-    if token is not None and not token:
+        token, source = path.read_bytes().decode("utf-8-sig", "surrogateescape"), str(path)
+    token = token.strip()
+    if not token:
         raise UserError(f"{source} has no token: it is empty")
+    if not token.isprintable():  # surrogates are bytes that are no UTF-8
+        raise UserError(f"{source} has no token: it must be one line of printable characters, in UTF-8")
     return token
 
 

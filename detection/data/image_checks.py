@@ -20,6 +20,7 @@ from detection.data.decoder_complaints import decoder_complaints
 from detection.data.file_names import leads_out, match_file_names, present_files
 from detection.data.findings import Example, Findings
 from detection.data.images import ImageError, image_size, image_size_and_orientation, image_sizes, read_image
+from detection.data.orientation import is_as_stored
 from detection.data.shards import Shards, path_of_member
 from detection.data.similar_images import SIDE, thumbnail
 from detection.data.tables import Tables
@@ -309,7 +310,7 @@ def _look(path: Path, size: tuple[int, int], stated: bool) -> _Look:
     upright, orientation = image_size_and_orientation(path)
     as_stored = None
     if stated and orientation >= 5 and upright[0] != upright[1]:
-        as_stored = size == upright[::-1]
+        as_stored = is_as_stored(size, upright, orientation)
     return _Look(None, digest.digest(), thumbnail(image), int(image.max()), orientation, as_stored)
 
 

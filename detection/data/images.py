@@ -31,6 +31,7 @@ from backbones.common.errors import UserError
 from backbones.common.text import printable
 from detection.data.image_kinds import RAW_FILE, is_raw, readable_formats, what_it_is
 from detection.data.image_soundness import jpeg_scans, png_has_late_metadata, png_is_sound
+from detection.data.orientation import is_as_stored, turn, turn_back
 from detection.data.shards import MemberPath, open_file
 
 try:
@@ -87,22 +88,19 @@ def _decode(
     header = _open(path, io.BytesIO(data), pixel_limit)
     orientation = _orientation(header, io.BytesIO(data))
     upright = _upright_size(header, orientation)
-    stored = upright[::-1] if orientation >= 5 else upright
-    as_stored = False
-    if size is not None and tuple(size) != upright:
-        if tuple(size) != stored:
-            raise ImageError(
-                f"{_name(path)}: the image is {upright[1]}×{upright[0]} pixels (width × height), its annotations "
-                f"say {size[1]}×{size[0]}; correct the annotations, or give the image that they were made on"
-            )
-        as_stored = True
+    as_stored = size is not None and is_as_stored((size[0], size[1]), upright, orientation)
+    if size is not None and tuple(size) != upright and not as_stored:
+        raise ImageError(
+            f"{_name(path)}: the image is {upright[1]}×{upright[0]} pixels (width × height), its annotations "
+            f"say {size[1]}×{size[0]}; correct the annotations, or give the image that they were made on"
+        )
     _check_whole(path, data, header)
     pixels = _decode_fast(data, header)
     if pixels is None:
         pixels = _decode_any(path, header)
     if _is_turned_by_pillow(header):
-        return np.ascontiguousarray(_turn(pixels, _BACK.get(orientation, orientation)) if as_stored else pixels)
-    return np.ascontiguousarray(pixels if as_stored else _turn(pixels, orientation))
+        return np.ascontiguousarray(turn_back(pixels, orientation) if as_stored else pixels)
+    return np.ascontiguousarray(pixels if as_stored else turn(pixels, orientation))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -111,15 +109,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def image_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
-    """(height, width, 1 if EXIF swaps the sides, else 0) of each file, int64 (M, 3), from the headers; zeros for a file
-    that cannot be read. Several are read at once."""
+    """(height, width, orientation) of each file as `image_size_and_orientation` gives them, int64 (M, 3); zeros for a
+    file that cannot be read. Several are read at once."""
 
-    def size(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+    def size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         try:
             upright, orientation = image_size_and_orientation(path)
         except ImageError:
             return 0, 0, False
-        return *upright, orientation >= 5
+        return *upright, orientation
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         return np.array(list(pool.map(size, paths)), dtype=np.int64).reshape(-1, 3)
@@ -231,20 +229,6 @@ def _upright_size(header: Image.Image, orientation: int) -> tuple[int, int]:
     """(height, width) of the image after rotation."""
     swapped = orientation >= 5 and not _is_turned_by_pillow(header)
     return (header.width, header.height) if swapped else (header.height, header.width)
-
-
-_BACK = {6: 8, 8: 6}  # the inverse of an orientation; every other one is its own inverse
-
-
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored pixels, rotated and flipped (Exif 2.3, table 6: the tag gives the sides of row 0 and column 0)."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
 
 
 def _check_whole(path: str | os.PathLike[str], data: bytes, header: Image.Image) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from detection.data.index import DatasetIndex, load_index
 from detection.data.readers.layout import WHOLE
 from detection.data.shards import MemberPath, open_file, size_of
 from detection.data.writers import coco, voc, yolo
-from detection.data.writers.objects import Split, as_repaired, as_stated, new_names
+from detection.data.writers.objects import Objects, Split, as_repaired, as_stated, new_names
 from detection.experiment.class_matching import match_classes
 from detection.experiment.datasets import load_split
 from detection.experiment.label_location import label_options, locate
@@ -56,13 +57,10 @@ def convert(
     for name, index in indices.items():
         owner = first.annotation_file
         indices[name] = match_classes(index, first.category_ids, first.category_names, owner, quiet=True)
-    taken: set[str] = set()
-    splits = []
-    for name, index in indices.items():
-        names = [index.file_name(i) for i in range(len(index))]
-        own = taken if target == "voc" else set()  # VOC's splits share a folder
-        objects = as_repaired(index) if cleaned else as_stated(index)
-        splits.append(Split(name, index, objects, new_names(names, own)))
+    objects = [as_repaired(index) if cleaned else as_stated(index) for index in indices.values()]
+    parts = list(zip(indices.values(), objects, strict=True))
+    files = _names_in_one_folder(parts) if target == "voc" else [new_names(_names(index), set()) for index, _ in parts]
+    splits = [Split(*own) for own in zip(indices, indices.values(), objects, files, strict=True)]
     categories = dict(zip(_distinct(first.category_names), first.category_ids.tolist(), strict=True))
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
@@ -113,6 +111,32 @@ def _indices(data: settings.Data, cleaned: bool) -> dict[str, DatasetIndex]:
     return found
 
 
+def _names(index: DatasetIndex) -> list[str]:
+    return [index.file_name(i) for i in range(len(index))]
+
+
+def _names_in_one_folder(parts: list[tuple[DatasetIndex, Objects]]) -> list[list[str]]:
+    """The new names of the images of each split where the splits share a folder: an image file that several splits have
+    with the same size and objects, as VOC's `trainval` has those of `train`, has one name."""
+    taken: set[str] = set()
+    name_of: dict[tuple[object, ...], str] = {}
+    found = []
+    for index, objects in parts:
+        times: Counter[tuple[object, ...]] = Counter()
+        keys = []
+        for i in range(len(index)):
+            rows = objects.of_image(i)
+            columns = (objects.boxes, objects.labels, objects.crowds)
+            key = (str(index.path(i)), index.size(i), *(column[rows].tobytes() for column in columns))
+            times[key] += 1  # one file under two ids of a split remains two images
+            keys.append((*key, times[key]))
+        new = [i for i, key in enumerate(keys) if key not in name_of]
+        names = new_names([index.file_name(i) for i in new], taken)
+        name_of.update(zip((keys[i] for i in new), names, strict=True))
+        found.append([name_of[key] for key in keys])
+    return found
+
+
 def _distinct(names: list[str]) -> list[str]:
     """The names, those that were used before with a number."""
     found: dict[str, None] = {}
@@ -128,6 +152,8 @@ def _distinct(names: list[str]) -> list[str]:
 def _place_images(split: Split, folder: Path, link: bool) -> None:
     for i, name in enumerate(split.files):
         source = split.index.path(i)
+        if os.path.lexists(folder / name):  # of another split, and perhaps a link to the user's own file
+            continue
         if not (link and _link(source, folder / name)):
             with open_file(source) as file, (folder / name).open("wb") as copy:
                 shutil.copyfileobj(file, copy)

@@ -56,7 +56,7 @@ def create_application(
     images = Histogram("detector_batch_images", "Images of a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry)
     pending = Gauge("detector_requests_pending", "Requests accepted and not yet answered.", registry=registry)
     batcher = Batcher(detector, batch_size=batch_size, wait=wait, pixel_limit=limits.pixels, on_batch=images.observe)
-    memory = BodyMemory(limits.total_bytes)
+    memory = BodyMemory(limits.total_bytes, batcher.abandoned_bytes)
     under_way = 0
 
     @contextlib.asynccontextmanager

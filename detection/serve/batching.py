@@ -1,6 +1,7 @@
 """Encoded images of many requests → their detections, a few images at a time, in one thread.
 
 Images wait encoded and are decoded when their turn comes, so that the memory of those that wait is that of their files.
+An image's bytes are held until it is decoded, or until its caller gives up before that began.
 This module does not import PyTorch or a web framework.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.common.errors import UserError
-from detection.data.images import PIXEL_LIMIT, decode_image
+from detection.data.images import PIXEL_LIMIT, ImageError, decode_image
 from detection.detector_interface import ImageDetections
 
 
@@ -27,9 +28,9 @@ class Answer:
     height: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Job:
-    data: bytes
+    data: bytes  # b"" once they are not needed any more
     name: str
     answer: asyncio.Future[Answer]
 
@@ -61,6 +62,7 @@ class Batcher:
         self._detector, self._size, self._wait = detector, batch_size, wait
         self._pixel_limit, self._on_batch = pixel_limit, on_batch
         self._thread = ThreadPoolExecutor(1, "detector")
+        self._running: list[_Job] = []
 
     async def __aenter__(self) -> Batcher:
         self._jobs: asyncio.Queue[_Job | None] = asyncio.Queue()
@@ -80,8 +82,20 @@ class Batcher:
             UserError: out of memory.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._jobs.put_nowait(_Job(data, name, answer))
+        job = _Job(data, name, answer)
+        del data  # this frame is kept by the traceback of an error
+        answer.add_done_callback(lambda _: self._drop(job))
+        self._jobs.put_nowait(job)
         return await answer
+
+    def abandoned_bytes(self) -> int:
+        """The bytes that are still held of images whose callers have given up: of those that were to be decoded when
+        they did."""
+        return sum(len(job.data) for job in self._running if job.answer.done())
+
+    def _drop(self, job: _Job) -> None:
+        if job not in self._running:
+            job.data = b""
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -101,10 +115,10 @@ class Batcher:
                     ends = True
                     break
                 batch.append(job)
-            wanted = [job for job in batch if not job.answer.done()]
-            if wanted:
-                outcomes = await loop.run_in_executor(self._thread, self._run, wanted)
-                for job, outcome in zip(wanted, outcomes, strict=True):
+            self._running = [job for job in batch if not job.answer.done()]
+            if self._running:
+                outcomes = await loop.run_in_executor(self._thread, self._run, self._running)
+                for job, outcome in zip(self._running, outcomes, strict=True):
                     if job.answer.done():  # its caller has given up meanwhile
                         continue
                     if isinstance(outcome, Answer):
@@ -125,8 +139,12 @@ class Batcher:
         for place, job in enumerate(jobs):
             try:
                 images[place] = decode_image(job.data, job.name, self._pixel_limit)
+            except ImageError as error:
+                outcomes[place] = ImageError(str(error))  # without the frames, which hold the image's bytes
             except Exception as error:
                 outcomes[place] = error
+            finally:
+                job.data = b""
         if images:
             self._on_batch(len(images))
             try:

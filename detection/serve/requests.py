@@ -44,10 +44,13 @@ class Limits:
 
 
 class BodyMemory:
-    """The bytes of bodies that are in memory, of all requests together, within `limit`."""
+    """The bytes of bodies that are in memory, of all requests together, within `limit`.
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._held = limit, 0
+    abandoned: the bytes that are in memory though their requests have ended.
+    """
+
+    def __init__(self, limit: int, abandoned: Callable[[], int]) -> None:
+        self._limit, self._held, self._abandoned = limit, 0, abandoned
 
     @contextlib.contextmanager
     def of_one(self) -> Iterator[Callable[[int], None]]:
@@ -60,7 +63,7 @@ class BodyMemory:
 
         def add(count: int) -> None:
             nonlocal own
-            if self._held + count > self._limit:
+            if self._held + self._abandoned() + count > self._limit:
                 raise HTTPException(
                     429,
                     f"the requests under way have {self._limit} bytes already; try again later",

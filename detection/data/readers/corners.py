@@ -90,7 +90,7 @@ def checked_sizes(
     finite = np.isfinite(boxes).all(axis=1)
     np.maximum.at(ends, image_rows[finite], (boxes[:, :2] + boxes[:, 2:])[finite])
     other = there & ~absent & ((heights != found[:, 0]) | (widths != found[:, 1]))
-    as_stored = (found[:, 2] == 1) & (heights == found[:, 1]) & (widths == found[:, 0])
+    as_stored = (found[:, 2] >= 5) & (heights == found[:, 1]) & (widths == found[:, 0])
     other &= ~as_stored & (ends <= found[:, 1::-1] + _WITHIN).all(axis=1)
     _add(findings, "size_missing", absent & has_sizes, lambda i: Example(names[i], names[i]))
     _add(

@@ -19,7 +19,8 @@ def write_labels(folder: Path, splits: list[Split], categories: Mapping[str, int
     for split in splits:
         content = content_of(split, [(number, name) for name, number in categories.items()])
         path = folder / "annotations" / f"instances_{split.name}.json"
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        # Bytes of a file's name that are no UTF-8 are lone surrogates, which this writes as JSON's escapes.
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
     return []
 
 

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from PIL import Image
 
 from tests.detection.serve.served import IMAGE, ROOT, WEIGHTS, Served, Slow, encoded, form  # isort: skip
 
+from detection.data.images import decode_image
 from detection.export.runtime import Detector
+from detection.serve import batching
 from detection.serve.answers import BatchDetections, TimedDetections
 from detection.serve.requests import Limits
 
@@ -83,6 +86,24 @@ def test_an_answer_that_takes_too_long(detector: Detector) -> None:
         assert (status, headers["Retry-After"]) == (503, "5")
         slow.go.set()
         assert "detector_requests_pending 0.0" in running.ask("/metrics")[1]
+
+
+def test_a_decoding_counts_until_it_ends(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def decoded(*arguments: Any) -> np.ndarray:
+        assert go.wait(20)
+        return decode_image(*arguments)
+
+    monkeypatch.setattr(batching, "decode_image", decoded)
+    limits = Limits(body_bytes=len(IMAGE), total_bytes=2 * len(IMAGE) - 1, answer_seconds=0.5)
+    with Served(detector, limits=limits) as running:
+        assert running.ask("/detect", IMAGE)[0] == 503
+        assert running.ask("/detect", IMAGE)[0] == 429
+        go.set()
+        while running.ask("/detect", IMAGE)[0] == 429:
+            time.sleep(0.01)
+        assert running.ask("/detect", IMAGE)[0] == 200
 
 
 def test_a_client_that_goes_away_costs_no_computation(detector: Detector) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from backbones.common.errors import UserError
 from detection.data.images import ImageError
+from detection.serve import batching
 from detection.serve.batching import Batcher
 
 FILES = Path(__file__).parents[1] / "export" / "files"
@@ -100,6 +103,63 @@ def test_a_caller_that_gave_up_costs_no_computation_and_the_rest_is_answered_at_
 
     assert asyncio.run(detect()).detections == 2
     assert detector.batches == [1]
+
+
+class Body(bytes):
+    """Bytes that count those of them that are in memory."""
+
+    held = 0
+
+    def __new__(cls, data: bytes) -> Body:
+        Body.held += 1
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Body.held -= 1
+
+
+def test_what_callers_gave_up_is_not_held_or_counted_until_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def decoded(data: bytes, *_: Any) -> np.ndarray:
+        begun.set()
+        assert go.wait(20)
+        return np.zeros((len(data), 1, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(batching, "decode_image", decoded)
+
+    async def detect() -> None:
+        async with Batcher(Recorder()) as batcher:
+            calls = [asyncio.create_task(batcher.detect(Body(bytes(100)), "image")) for _ in range(10)]
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            assert (Body.held, batcher.abandoned_bytes()) == (10, 0)
+            for call in calls[:9]:
+                call.cancel()
+            await asyncio.wait(calls[:9])
+            held, counted = Body.held, batcher.abandoned_bytes()
+            go.set()
+            assert (await calls[9]).detections == 100
+            assert (held, counted) == (2, 100)  # the one that was decoded, and the one that still waited
+            assert batcher.abandoned_bytes() == 0
+
+    asyncio.run(detect())
+    assert Body.held == 0
+
+
+def test_the_bytes_of_images_that_cannot_be_used_are_not_kept_by_their_errors() -> None:
+    async def detect() -> None:
+        async with Batcher(Recorder(), pixel_limit=100) as batcher:
+            for kind in (b"words", encoded(2)[:-20], encoded(50, 50)):
+                with pytest.raises(ImageError):
+                    await batcher.detect(Body(kind), "image")
+            assert Body.held == 0
+
+    gc.disable()
+    try:
+        asyncio.run(detect())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"wait": -1}, {"pixel_limit": 0}])
