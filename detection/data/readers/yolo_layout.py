@@ -268,7 +268,9 @@ class _LabelFiles:
         """The label files of images of a folder, from the place that has most of them."""
         images = list(images)
         best: dict[str, str] = {}
-        for place in self._places(folder):
+        real = os.path.realpath(self.listing.root / folder)
+        is_link = real != os.path.normpath(os.path.join(os.path.realpath(self.listing.root), folder))
+        for place in [*self._places(folder), *(self._places(Path(real).as_posix()) if is_link else ())]:
             texts = self._texts_in(place)
             found = {name: texts[stem] for name in images if (stem := name.rpartition(".")[0].lower()) in texts}
             if len(found) > len(best):

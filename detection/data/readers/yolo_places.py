@@ -7,6 +7,8 @@ the path as written; then the folder here that agrees with the end of the path.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ def _images_of(places: Places, entry: str, findings: Findings) -> Iterable[str] 
         path = Path(place.path)
         if path.is_file():
             return _listed(places, path, findings)
-        return sorted(str(path / file) for file in present_files(path) if is_image_name(file))
+        return sorted((path / file).as_posix() for file in present_files(path) if is_image_name(file))
     if (listing.root / place.path).is_file():
         return _listed(places, listing.root / place.path, findings)
     return listing.below(place.path)
@@ -95,11 +97,10 @@ def _place_of(places: Places, entry: str) -> _Place | None:
             return _Place(found, foreign=".." in text.split("/"))
     for path in _literal(places, text):
         if (path.exists() and not windows.drive) or (os.name == "nt" and path.exists()):
-            root = places.listing.root.resolve()
-            own = path.resolve()
-            if own == root or root in own.parents:
-                return _Place("" if own == root else own.relative_to(root).as_posix())
-            return _Place(str(own), outside=True)
+            own = os.path.abspath(path)
+            own = own if os.path.exists(own) else str(path.resolve())  # `..` behind a link
+            inside = _below(places.listing.root, own)
+            return _Place(Path(own).as_posix(), outside=True) if inside is None else _Place(inside)
     for start in range(len(parts)):
         lost = {SPLIT_WORDS.get(part.lower()) for part in parts[:start]} - {None}
         kept = {SPLIT_WORDS.get(part.lower().partition(".")[0]) for part in parts[start:]} - {None}
@@ -144,15 +145,16 @@ def _listed(places: Places, path: Path, findings: Findings) -> list[str]:
         return []
     listing = places.listing
     here = os.path.relpath(path.parent, listing.root).replace(os.sep, "/")
+    below = functools.cache(functools.partial(_below, listing.root))
     names = []
     for line in lines:
         name = line.strip().replace("\\", "/")
         if not name:
             continue
         if os.path.isabs(name) and os.path.exists(name):
-            own = Path(name).resolve()
-            root = listing.root.resolve()
-            names.append(own.relative_to(root).as_posix() if root in own.parents else str(own))
+            folder, file = os.path.split(os.path.abspath(name))
+            inside = below(folder)
+            names.append((Path(folder if inside is None else inside) / file).as_posix())
             continue
         candidates = [_joined(base, name) for base in (_inside(places, places.path), places.folder, here, "")]
         names.append(next((one for one in candidates if one in listing.image_files.files), name))
@@ -162,6 +164,19 @@ def _listed(places: Places, path: Path, findings: Findings) -> list[str]:
     )
     kept = set(outside)
     return [name if name in kept else next(resolved) for name in names]
+
+
+def _below(root: Path, path: str) -> str | None:
+    """An absolute path relative to the root, None if it lies elsewhere. Links below the root stay as they are written,
+    because the labels lie beside the links, not beside the files that they lead to (Ultralytics'
+    `data/utils.py`, img2label_paths, exchanges `images` for `labels` in the path as written). A link above it counts as
+    the folder that it leads to."""
+    for folder in (Path(path), *Path(path).parents):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(folder, root):
+                inside = Path(path).relative_to(folder).as_posix()
+                return "" if inside == "." else inside
+    return None
 
 
 def _joined(base: str | None, name: str) -> str:

@@ -77,6 +77,54 @@ def test_the_images_of_a_list_are_found_by_the_end_of_their_paths(tmp_path: Path
     assert kinds_of(index)["image_elsewhere"] == 2
 
 
+def link(path: Path, target: Path) -> None:
+    """A symbolic link, where the system lets a user make one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError as error:  # Windows without developer mode
+        pytest.skip(f"no links can be made here: {error}")
+
+
+@pytest.mark.parametrize("listed", ["{root}/images/train/{name}.jpg", "images/train/{name}.jpg"])
+def test_linked_images_have_the_labels_beside_the_links(listed: str, tmp_path: Path) -> None:
+    """As Ultralytics, which finds the label by the image's path as written; two of three images are links."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        draw(tmp_path / "raw" / f"{name}.jpg")
+        link(root / "images" / "train" / f"{name}.jpg", tmp_path / "raw" / f"{name}.jpg")
+    draw(root / "images" / "train" / "c.jpg")
+    for name in ("a", "b", "c"):
+        write(root / "labels" / "train" / f"{name}.txt", LINE)
+    write(root / "train.txt", "\n".join(listed.format(root=root, name=name) for name in ("a", "b", "c")))
+    write(root / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    index = opened(root)
+    assert objects_of(index) == {f"images/train/{name}.jpg": [("dog", BOX)] for name in ("a", "b", "c")}
+    assert kinds_of(index) == {}
+
+
+@pytest.mark.parametrize("entry", ["{root}/images/train", "images/train"])
+@pytest.mark.parametrize("labels", ["set", "raw"])
+def test_a_linked_folder_of_images_has_its_labels_on_either_side_of_the_link(
+    entry: str, labels: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    draw(tmp_path / "raw" / "images" / "train" / "a.jpg")
+    link(root / "images", tmp_path / "raw" / "images")
+    write(tmp_path / labels / "labels" / "train" / "a.txt", LINE)
+    write(root / "data.yaml", f"train: {entry.format(root=root)}\nnames: [cat, dog]")
+    assert objects_of(opened(root)) == {"images/train/a.jpg": [("dog", BOX)]}
+
+
+def test_a_list_that_names_the_set_by_a_link_to_it(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "images" / "a.jpg")
+    write(tmp_path / "set" / "labels" / "a.txt", LINE)
+    link(tmp_path / "link", tmp_path / "set")
+    write(tmp_path / "set" / "train.txt", f"{tmp_path}/link/images/a.jpg\n")
+    write(tmp_path / "set" / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    assert objects_of(opened(tmp_path / "set")) == {"images/a.jpg": [("dog", BOX)]}
+
+
 def test_listed_images_without_a_file_are_refused_or_left_out(tmp_path: Path) -> None:
     yolo_set(tmp_path)
     write(tmp_path / "train.txt", "train/images/train1.jpg\ntrain/images/gone.jpg\n")
