@@ -112,6 +112,7 @@ class CsvSource:
     edges_in_set: bool = False
     format: Format = field(default="csv", init=False)
     open_classes: bool = field(default=True, init=False)
+    places: tuple[Path, ...] = field(default=(), init=False)
 
     @property
     def has_edges(self) -> bool:

@@ -63,6 +63,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
             stems=frozenset(PurePosixPath(file).stem for file in files),
             first_pixel=options.first_pixel,
             edges_in_set=edges_in_set(),
+            places=listing.tops,
         )  # fmt: skip
 
     return [Layout("voc", evidence, {split: functools.partial(source, split) for split in splits})]

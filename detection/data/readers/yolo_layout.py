@@ -211,6 +211,7 @@ def _layout(
             other_numbers=other,
             keypoint_numbers=keypoints,
             found=found + splits[split].found + strays,
+            places=(*listing.tops, *_elsewhere(listing, splits[split], pairs[split].values())),
         )
 
     opened: dict[str, Callable[[], Source]] = {
@@ -226,9 +227,23 @@ def _common_root(listing: Listing, names: Iterable[str]) -> tuple[Path, list[str
     outside = [name for name in names if os.path.isabs(name)]
     if not outside:
         return listing.root, names
-    root = Path(os.path.commonpath([str(listing.root.absolute()), *outside]))
+    try:
+        root = Path(os.path.commonpath([str(listing.root.absolute()), *outside]))
+    except ValueError:  # two drives of Windows have no common folder
+        raise UserError(
+            f"{listing.root}: its images lie on another drive ({outside[0]}); move them to the same"
+        ) from None
     full = [name if os.path.isabs(name) else str(listing.root.absolute() / name) for name in names]
     return root, [Path(name).relative_to(root).as_posix() for name in full]
+
+
+def _elsewhere(listing: Listing, images: Images, labels: Iterable[str]) -> list[Path]:
+    """The folders and lists outside the data set that some images and labels were found in."""
+    folders = {os.path.dirname(label) for label in labels if label}
+    folders = {folder for folder in folders if not Path(folder).is_relative_to(listing.root)}
+    folders |= {os.path.dirname(name) for name in images.names if os.path.isabs(name)}
+    places = {Path(path) for path in (*images.outside, *folders)}
+    return sorted(place for place in places if places.isdisjoint(place.parents))
 
 
 def _numbers(paths: Iterable[str]) -> frozenset[int]:

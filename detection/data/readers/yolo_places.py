@@ -37,10 +37,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Images:
-    """Image names relative to the root, absolute for those elsewhere, in order; and findings."""
+    """Image names relative to the root, absolute for those elsewhere, in order; findings; and the folders and lists
+    elsewhere that were read."""
 
     names: tuple[str, ...]
     found: tuple[tuple[str, int, tuple[str, ...]], ...]
+    outside: tuple[str, ...] = ()
 
 
 def images_of_entry(places: Places, entry: Any) -> Images | None:
@@ -48,22 +50,21 @@ def images_of_entry(places: Places, entry: Any) -> Images | None:
     if one of them is not there."""
     names: dict[str, None] = {}
     findings = Findings()
+    outside = []
     for one in entry if isinstance(entry, list) else [entry]:
-        own = _images_of(places, one, findings) if isinstance(one, str) else None
-        if own is None:
+        place = _place_of(places, one) if isinstance(one, str) else None
+        if place is None:
             return None
-        names |= dict.fromkeys(own)
+        if place.foreign:
+            findings.add("folder_elsewhere", 1, [f"{one} → {place.path}"])
+        outside += [place.path] if place.outside else []
+        names |= dict.fromkeys(_images_in(places, place, findings))
     found = tuple((kind, finding.count, tuple(finding.examples)) for kind, finding in findings.by_kind.items())
-    return Images(tuple(names), found)
+    return Images(tuple(names), found, tuple(outside))
 
 
-def _images_of(places: Places, entry: str, findings: Findings) -> Iterable[str] | None:
+def _images_in(places: Places, place: _Place, findings: Findings) -> Iterable[str]:
     listing = places.listing
-    place = _place_of(places, entry)
-    if place is None:
-        return None
-    if place.foreign:
-        findings.add("folder_elsewhere", 1, [f"{entry} → {place.path}"])
     if place.outside:
         path = Path(place.path)
         if path.is_file():
