@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+CLASS_LIMIT = 10**15  # no class has so large a number; below it, numbers fit int64 and are exact in float64
 _FAR = 2.0  # numbers beyond it are no fractions that reach over the image's edge, but pixels
 
 
@@ -48,7 +49,8 @@ def parse_lines(data: bytes, names: Mapping[str, int], keypoint_numbers: int = 0
         except ValueError:
             pass
         else:
-            if all(max(value) <= _FAR and min(value) >= -_FAR for value in values) and min(classes, default=0) >= 0:
+            near = all(max(value) <= _FAR and min(value) >= -_FAR for value in values)
+            if near and min(classes, default=0) >= 0 and max(classes, default=0) < CLASS_LIMIT:
                 lines.classes = classes
                 lines.boxes = [number for value in values for number in value]
                 lines.numbers = [i for i, row in enumerate(rows, start=1) if row]

@@ -11,6 +11,7 @@ import yaml
 from backbones.common.errors import UserError
 from detection.common.label_kinds import is_yolo_yaml, start_of
 from detection.data.listing import Listing
+from detection.data.readers.yolo_lines import CLASS_LIMIT
 
 SIZE_LIMIT = 1 << 20  # bytes of a data.yaml; LVIS' has 30,000
 _MOST = 100_000  # classes
@@ -73,7 +74,7 @@ def names_of(path: Path, content: Mapping[str, Any], listing: Listing) -> tuple[
             pairs = [(int(number), name) for number, name in names.items()]
         except (TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: the keys of `names` must be the classes' numbers, 0: cat, 1: dog …") from None
-    if len(pairs) > _MOST or any(not isinstance(name, str) or number < 0 for number, name in pairs):
+    if len(pairs) > _MOST or any(not isinstance(name, str) or not 0 <= number < CLASS_LIMIT for number, name in pairs):
         raise UserError(f"{path}: `names` must be a list of texts, or a mapping of numbers to texts")
     count = content.get("nc", content.get("classes"))
     if isinstance(count, str) and count.isdigit() and int(count) != len(pairs):

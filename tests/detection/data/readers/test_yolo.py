@@ -236,6 +236,8 @@ def test_what_lines_mean(lines: str, boxes: list[list[float]], kinds: dict[str, 
         ("-1 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2"),
         ("0 nan 0.5 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "label_line_malformed", "a.txt:2"),
+        ("99999999999999999999 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2: 99999999999999999999"),
+        (f"{'9' * 5000} 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2: 999"),
         ("0 30 20 10 10", "label_in_pixels", "a.txt:2: 0 30 20 10 10"),
         ("3 0.5 0.5 0.5 0.5", "class_beyond_names", "a.txt:2: class 3 of 2 names"),
     ],
@@ -293,6 +295,7 @@ def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
     [
         ("train: x\nnames: [a, b", "not readable as YAML"),
         ("train: x\nnames:\n  cat: 0\n", "the keys of `names` must be the classes' numbers"),
+        ("train: x\nnames: {99999999999999999999: cat}\n", "`names` must be a list of texts, or a mapping of numbers"),
         ("train: x\nnames:\n  - {a: b}\n", "`names` must be a list of texts"),
     ],
 )
