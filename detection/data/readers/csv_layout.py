@@ -30,7 +30,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
 
 
 def _may_be_boxes(path: Path) -> bool:
-    line = start_of(path).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
+    line = start_of(path).split(b"\n", 1)[0].decode("utf-8", "replace")
     rows = [line.split(separator) for separator in ",;\t|"]
     return any(columns_of(row) or columns_of_row(row) for row in rows) or line.count(",") == 5
 

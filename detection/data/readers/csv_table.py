@@ -19,6 +19,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file
+from detection.common.encodings import as_utf8
 from detection.data.findings import Example, Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.images import image_sizes
@@ -84,9 +85,8 @@ def read_table(path: Path) -> Table | None:
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return as_utf8(path.read_bytes()).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 

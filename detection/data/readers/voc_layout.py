@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from backbones.common.errors import UserError
+from detection.common.encodings import as_utf8
 from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.foreign_names import is_image_name
 from detection.data.listing import Listing
@@ -114,7 +115,7 @@ def _splits_by_list(listing: Listing, files: list[str]) -> tuple[dict[str, list[
 
 def _stems_in(listing: Listing, path: str) -> Iterable[str]:
     """What the lines of a list may name: the whole line, and its first word, without folders and endings."""
-    text = (listing.root / path).read_bytes().decode("utf-8-sig", "replace")
+    text = as_utf8((listing.root / path).read_bytes()).decode("utf-8", "replace")
     for line in text.splitlines():
         for name in dict.fromkeys([line.strip(), *line.split(maxsplit=1)[:1]]):
             last = name.replace("\\", "/").rsplit("/", 1)[-1]

@@ -28,11 +28,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is too large, not UTF-8, or no YAML mapping.
     """
-    start = start_of(path, SIZE_LIMIT + 1)
-    if len(start) > SIZE_LIMIT:
+    if path.is_file() and path.stat().st_size > SIZE_LIMIT:
         raise UserError(f"{path}: has more than {SIZE_LIMIT} bytes; is it the data.yaml of a YOLO data set?")
     try:
-        content = yaml.load(_expanded_tabs(start.decode("utf-8-sig")), yaml.BaseLoader)
+        content = yaml.load(_expanded_tabs(start_of(path, SIZE_LIMIT).decode()), yaml.BaseLoader)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -111,7 +110,7 @@ def class_names_above(listing: Listing) -> tuple[dict[int, str] | None, str]:
 
 def names_in(path: Path) -> list[str]:
     """The lines of a file of class names; none if it holds anything else, such as numbers of boxes."""
-    text = start_of(path, SIZE_LIMIT).decode("utf-8-sig", "replace")
+    text = start_of(path, SIZE_LIMIT).decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines()]
     while lines and not lines[-1]:
         lines.pop()

@@ -16,6 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from backbones.common.files import user_path
+from detection.common.encodings import as_utf8
 from detection.data.file_names import present_files
 from detection.data.findings import Findings
 from detection.data.foreign_names import is_image_name, resolve_names
@@ -141,7 +142,7 @@ def _listed(places: Places, path: Path, findings: Findings) -> list[str]:
     try:
         if path.stat().st_size > _LIST_LIMIT:
             return []
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+        lines = as_utf8(path.read_bytes()).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
     listing = places.listing

@@ -157,6 +157,16 @@ def test_sizes_are_checked_with_the_files(size: str, kind: str | None, tmp_path:
     assert kinds_of(index) == ({kind: 1} if kind else {})
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="UTF-16"?>\r\n', '<?xml version="1.0"?>'])
+def test_files_with_a_byte_order_mark(encoding: str, declared: str, tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", (declared + voc("a.jpg", ("größe", *CAT[1:]))).encode(encoding))
+    index = opened(tmp_path)
+    assert objects_of(index) == {"a.jpg": [("größe", BOX)]}
+    assert kinds_of(index) == {}
+
+
 def test_a_size_that_the_boxes_contradict_stays_as_stated(tmp_path: Path) -> None:
     """Reading the image then refuses it with both sizes."""
     draw(tmp_path / "a.jpg")
@@ -172,12 +182,15 @@ def test_a_size_that_the_boxes_contradict_stays_as_stated(tmp_path: Path) -> Non
         ("", "label_file_malformed", "a.xml: it is empty"),
         ("<root><annotation/></root>", "label_file_malformed", "its outermost element is <root>"),
         ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation>&x;</annotation>", "label_file_malformed", "declares entities"),
+        ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation/>".encode("utf-16"), "label_file_malformed", "declares entities"),
+        ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation/>".encode("utf-16-le"), "label_file_malformed", "declares entit"),
+        ("<annotation>&</annotation>".encode("utf-16-le"), "label_file_malformed", "not well-formed"),
         (voc("a.jpg", ("", 1, 2, 3, 4)), "object_malformed", "a.xml: object 1 has no class name"),
         (voc("a.jpg", ("cat", 1, 2, 3, "x")), "object_malformed", "a.xml: object 1 (cat) has no box of four numbers"),
         (voc("a.jpg", ("cat", 1, 2, 3, "nan")), "object_malformed", "a.xml: object 1 (cat) has no box of four numbers"),
     ],
 )
-def test_what_is_not_plain_is_refused_with_the_file(text: str, kind: str, said: str, tmp_path: Path) -> None:
+def test_what_is_not_plain_is_refused_with_the_file(text: str | bytes, kind: str, said: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw(tmp_path / f"{name}.jpg")
     write(tmp_path / "b.xml", voc("b.jpg", CAT))

@@ -267,6 +267,27 @@ def test_text_in_utf_16_is_read() -> None:
     assert parse_lines(LINE.encode("utf-16"), {}).boxes == [0.5, 0.5, 0.5, 0.25]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("with_yaml", [True, False])
+def test_every_file_of_a_set_may_have_a_byte_order_mark(encoding: str, with_yaml: bool, tmp_path: Path) -> None:
+    """Windows' editors write marks, PowerShell's `>` writes UTF-16."""
+
+    def encoded(text: str) -> bytes:
+        return (f"\ufeff{text}" if encoding == "utf-16-be" else text).encode(encoding)
+
+    draw(tmp_path / "images" / "a.png")
+    write(tmp_path / "labels" / "a.txt", encoded(LINE))
+    write(tmp_path / "train.txt", encoded("images/a.png\r\n"))
+    if with_yaml:
+        write(tmp_path / "data.yaml", encoded("names: [größe, 猫]\r\ntrain: train.txt\r\n"))
+    else:
+        write(tmp_path / "classes.txt", encoded("größe\r\n猫\r\n"))
+    index = opened(tmp_path)
+    assert index.category_names == ["größe", "猫"]
+    assert objects_of(index) == {"images/a.png": [("猫", BOX)]}
+    assert kinds_of(index) == {"label_encoding": 1}
+
+
 def test_labels_without_an_image_are_counted(tmp_path: Path) -> None:
     yolo_set(tmp_path)
     write(tmp_path / "train" / "labels" / "gone.txt", LINE)
