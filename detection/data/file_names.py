@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
+
+_NAMES = 8  # of a folder that links lead to; links to one another would have names without end
 
 
 @dataclass(frozen=True)
@@ -27,29 +29,63 @@ class MatchedNames:
     absent: list[tuple[str, str]]
 
 
+def walk_files(
+    root: Path,
+    *,
+    enters: Callable[[str], bool] = lambda folder: True,
+    on_error: Callable[[OSError], None] = lambda error: None,
+    names: int = 1,
+) -> Iterator[tuple[str, bool]]:
+    """(name, whether it is a file that is there) of everything below a folder that is no folder: names relative to it,
+    with "/" between folders. Links to folders are followed, after the folders themselves.
+
+    Args:
+        enters: whether a folder, given by its relative name, is entered.
+        on_error: called for each folder that cannot be read; it counts as empty.
+        names: by how many of its names a folder is listed that several links lead to. It is never listed within itself.
+    """
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    links: list[tuple[str, tuple[tuple[int, int], ...]]] = []
+    times: Counter[tuple[int, int]] = Counter()
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            waiting.append(links.pop())
+        folder, above = waiting.pop()
+        try:
+            status = os.stat(root / folder)
+            own = status.st_dev, status.st_ino
+            if own in above or times[own] == names:
+                continue
+            times[own] += 1
+            with os.scandir(root / folder) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            on_error(error)
+            continue
+        for entry in entries:
+            name = f"{folder}{entry.name}"
+            if not _is(entry.is_dir):
+                yield name, _is(entry.is_file)
+            elif enters(name):
+                (links if entry.is_symlink() else waiting).append((f"{name}/", (*above, own)))
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """What a directory entry says of itself; a link to itself is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def present_files(root: Path) -> set[str]:
     """All files below a folder, relative to it, with "/" between folders; broken links are not included.
 
-    A folder that cannot be read counts as empty.
+    A folder that cannot be read counts as empty. One that links lead to is listed by its own name and by theirs,
+    because labels may use either.
     """
-    found: set[str] = set()
-    waiting, seen = [""], set()
-    while waiting:
-        folder = waiting.pop()
-        try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:  # links to folders may form cycles
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        waiting.append(f"{folder}{entry.name}/")
-                    elif entry.is_file():
-                        found.add(f"{folder}{entry.name}")
-        except OSError:
-            continue
-    return found
+    return {name for name, is_there in walk_files(root, names=_NAMES) if is_there}
 
 
 def leads_out(name: str) -> bool:
