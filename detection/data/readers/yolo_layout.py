@@ -20,7 +20,14 @@ from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
 from detection.data.readers.yolo import YoloSource, read_label_files
 from detection.data.readers.yolo_lines import parse_lines
-from detection.data.readers.yolo_names import class_names_above, class_names_near, names_of, read_yaml
+from detection.data.readers.yolo_names import (
+    YAML_NAMES,
+    class_names_above,
+    class_names_near,
+    files_above,
+    names_of,
+    read_yaml,
+)
 from detection.data.readers.yolo_places import Images, Places, images_of_entry
 from detection.data.split_words import split_of
 
@@ -37,7 +44,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
         UserError: a data.yaml names a training set that is not here, or cannot be read.
     """
     yamls = [file for file in listing.with_ending(".yaml", ".yml") if is_yolo_yaml(start_of(listing.root / file))]
-    yamls = _preferred(yamls, ("data.yaml", "data.yml", "dataset.yaml"))
+    yamls = _preferred(yamls, YAML_NAMES)
     if yamls:
         return [layout_of_yaml(listing, file, options) for file in yamls]
     darknet = [file for file in listing.with_ending(".data") if b"train" in start_of(listing.root / file)]
@@ -211,7 +218,11 @@ def _layout(
             other_numbers=other,
             keypoint_numbers=keypoints,
             found=found + splits[split].found + strays,
-            places=(*listing.tops, *_elsewhere(listing, splits[split], pairs[split].values())),
+            places=(
+                *listing.tops,
+                *(files_above(listing) if listing.is_part else ()),
+                *_elsewhere(listing, splits[split], pairs[split].values()),
+            ),
         )
 
     opened: dict[str, Callable[[], Source]] = {

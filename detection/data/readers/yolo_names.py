@@ -18,6 +18,7 @@ _MOST = 100_000  # classes
 # Files that list one class name a line, the preferred one first. The last is Roboflow's.
 _NAME_FILES = ("classes.txt", "obj.names", "data.names", "predefined_classes.txt", "labels.txt", "class_names.txt",
                "names.txt", "_darknet.labels")  # fmt: skip
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
 Found = list[tuple[str, int, tuple[str, ...]]]
 
@@ -96,7 +97,7 @@ def class_names_near(listing: Listing) -> tuple[dict[int, str] | None, str]:
 
 def class_names_above(listing: Listing) -> tuple[dict[int, str] | None, str]:
     """The same as `class_names_near`, from the data.yaml or the list of names in the folder or up to two above it."""
-    for folder in (listing.root.absolute(), *listing.root.absolute().parents[:2]):
+    for folder in _folders_above(listing):
         for path in sorted(folder.glob("*.y*ml")):
             if is_yolo_yaml(start_of(path)):
                 names, _ = names_of(path, {**read_yaml(path), "nc": None}, listing)
@@ -106,6 +107,21 @@ def class_names_above(listing: Listing) -> tuple[dict[int, str] | None, str]:
             if (folder / name).is_file() and (lines := names_in(folder / name)):
                 return dict(enumerate(lines)), str(folder / name)
     return None, ""
+
+
+def files_above(listing: Listing) -> list[Path]:
+    """The files that `class_names_above` looks at, and those of the usual names that it would look at if they were
+    there."""
+    found: dict[Path, None] = {}
+    for folder in _folders_above(listing):
+        usual = [folder / name for name in (*YAML_NAMES, *_NAME_FILES)]
+        found |= dict.fromkeys([*sorted(folder.glob("*.y*ml")), *usual])
+    return list(found)
+
+
+def _folders_above(listing: Listing) -> list[Path]:
+    root = listing.root.absolute()
+    return [root, *root.parents[:2]]
 
 
 def names_in(path: Path) -> list[str]:

@@ -110,7 +110,8 @@ def test_of_images_elsewhere_their_own_folders_alone_are_searched_and_watched(
     monkeypatch.setattr(image_checks, "present_files", lambda folder: searched.append(folder) or set())
     first = open_split(data, "train")
     assert (first.image_root, first.file_name(0), len(first.boxes)) == (tmp_path, "disk/images/a.jpg", 1)
-    watched = datasets.files_of(data, "train", datasets.locate(data, "train"))
+    watched = [path for path in datasets.files_of(data, "train", datasets.locate(data, "train")) if path.is_dir()]
+    assert watched
     assert all(path.is_relative_to(root) or path.is_relative_to(other) for path in watched)
     label.write_text("0 0.5 0.5 0.5 0.5\n0 0.2 0.2 0.2 0.2\n")
     assert len(open_split(data, "train").boxes) == 2
@@ -120,6 +121,27 @@ def test_of_images_elsewhere_their_own_folders_alone_are_searched_and_watched(
             open_split(data, "train")
         assert searched
         assert all(path.is_relative_to(root) or path.is_relative_to(other) for path in searched)
+
+
+def test_a_class_list_above_the_named_folders_is_watched_even_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    root = tmp_path / "some" / "set"
+    draw(root / "images" / "a.jpg")
+    write(root / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    split = settings.Split("train", annotations=str(root / "labels"), images=str(root / "images"))
+    data = settings.Data(root=str(root), train=split)
+    assert open_split(data, "train").category_names == ["0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_split", None)  # nothing is read
+        open_split(data, "train")
+    write(root.parent / "classes.txt", "cat\n")
+    assert open_split(data, "train").category_names == ["cat"]
+    write(root.parent / "classes.txt", "dog\n")
+    assert open_split(data, "train").category_names == ["dog"]
 
 
 def test_ranks_map_what_one_of_them_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
