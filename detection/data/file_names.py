@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-_NAMES = 8  # of a folder that links lead to; links to one another would have names without end
-
 
 @dataclass(frozen=True)
 class MatchedNames:
@@ -34,30 +32,26 @@ def walk_files(
     *,
     enters: Callable[[str], bool] = lambda folder: True,
     on_error: Callable[[OSError], None] = lambda error: None,
-    names: int = 1,
 ) -> Iterator[tuple[str, bool]]:
     """(name, whether it is a file that is there) of everything below a folder that is no folder: names relative to it,
-    with "/" between folders. Links to folders are followed, after the folders themselves.
+    with "/" between folders. Links to folders are followed; a folder counts once, by its own name if that is below.
 
     Args:
         enters: whether a folder, given by its relative name, is entered.
         on_error: called for each folder that cannot be read; it counts as empty.
-        names: by how many of its names a folder is listed that several links lead to. It is never listed within itself.
     """
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    links: list[tuple[str, tuple[tuple[int, int], ...]]] = []
-    times: Counter[tuple[int, int]] = Counter()
+    waiting, links = [""], list[str]()
+    seen: set[tuple[int, int]] = set()
     while waiting or links:
         if not waiting:
             links.sort(reverse=True)
             waiting.append(links.pop())
-        folder, above = waiting.pop()
+        folder = waiting.pop()
         try:
             status = os.stat(root / folder)
-            own = status.st_dev, status.st_ino
-            if own in above or times[own] == names:
+            if (status.st_dev, status.st_ino) in seen:  # links may form cycles
                 continue
-            times[own] += 1
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as scanned:
                 entries = list(scanned)
         except OSError as error:
@@ -68,7 +62,7 @@ def walk_files(
             if not _is(entry.is_dir):
                 yield name, _is(entry.is_file)
             elif enters(name):
-                (links if entry.is_symlink() else waiting).append((f"{name}/", (*above, own)))
+                (links if entry.is_symlink() else waiting).append(f"{name}/")
 
 
 def _is(kind: Callable[[], bool]) -> bool:
@@ -82,10 +76,9 @@ def _is(kind: Callable[[], bool]) -> bool:
 def present_files(root: Path) -> set[str]:
     """All files below a folder, relative to it, with "/" between folders; broken links are not included.
 
-    A folder that cannot be read counts as empty. One that links lead to is listed by its own name and by theirs,
-    because labels may use either.
+    A folder that cannot be read counts as empty. See `walk_files`.
     """
-    return {name for name, is_there in walk_files(root, names=_NAMES) if is_there}
+    return {name for name, is_there in walk_files(root) if is_there}
 
 
 def leads_out(name: str) -> bool:

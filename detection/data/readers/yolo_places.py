@@ -70,10 +70,16 @@ def _images_in(places: Places, place: _Place, findings: Findings) -> Iterable[st
         path = Path(place.path)
         if path.is_file():
             return _listed(places, path, findings)
-        return sorted((path / file).as_posix() for file in present_files(path) if is_image_name(file))
+        return _images_below(path, path.as_posix())
     if (listing.root / place.path).is_file():
         return _listed(places, listing.root / place.path, findings)
-    return listing.below(place.path)
+    # A link to another folder of the data set is listed by that folder's name.
+    return listing.below(place.path) or _images_below(listing.root / place.path, place.path)
+
+
+def _images_below(folder: Path, name: str) -> list[str]:
+    """The images below a folder, which is called `name`."""
+    return sorted(f"{name}/{file}" for file in present_files(folder) if is_image_name(file))
 
 
 @dataclass(frozen=True)
@@ -159,12 +165,11 @@ def _listed(places: Places, path: Path, findings: Findings) -> list[str]:
             names.append((Path(folder if inside is None else inside) / file).as_posix())
             continue
         candidates = [_joined(base, name) for base in (_inside(places, places.path), places.folder, here, "")]
-        names.append(next((one for one in candidates if one in listing.image_files.files), name))
-    outside = [name for name in names if os.path.isabs(name) and os.path.exists(name)]
-    resolved = iter(
-        resolve_names([name for name in names if name not in set(outside)], listing.image_files, findings, here)
-    )
-    kept = set(outside)
+        there = (one for one in candidates if one in listing.image_files.files or os.path.isfile(listing.root / one))
+        names.append(next(there, name))
+    # Outside the data set, or by a link to another folder of it
+    kept = {name for name in names if name not in listing.image_files.files and os.path.isfile(listing.root / name)}
+    resolved = iter(resolve_names([name for name in names if name not in kept], listing.image_files, findings, here))
     return [name if name in kept else next(resolved) for name in names]
 
 

@@ -102,25 +102,14 @@ def test_all_files_below_a_folder(tmp_path: Path) -> None:
     }
 
 
-def test_a_folder_is_listed_by_the_names_of_the_links_to_it_too(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "images").mkdir()
+def test_a_folder_counts_by_its_own_name_and_a_link_to_itself_hides_no_file(tmp_path: Path) -> None:
+    for folder in ("raw", "images"):
+        (tmp_path / folder).mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "raw" / name).write_text("")
     (tmp_path / "images" / "train").symlink_to(tmp_path / "raw")
-    (tmp_path / "raw" / "0.jpg").symlink_to(tmp_path / "raw" / "0.jpg")  # to itself: hides no other file
-    assert present_files(tmp_path) == {"raw/a.jpg", "raw/b.jpg", "images/train/a.jpg", "images/train/b.jpg"}
-
-
-def test_folders_full_of_links_to_one_another_end(tmp_path: Path) -> None:
-    folders = [tmp_path / str(i) for i in range(12)]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "a.jpg").write_text("")
-    for folder in folders:
-        for other in folders:
-            (folder / f"to{other.name}").symlink_to(other)
-    assert {f"{i}/a.jpg" for i in range(12)} <= present_files(tmp_path)
+    (tmp_path / "raw" / "0.jpg").symlink_to(tmp_path / "raw" / "0.jpg")
+    assert present_files(tmp_path) == {"raw/a.jpg", "raw/b.jpg"}
 
 
 def test_names_that_lead_out() -> None:

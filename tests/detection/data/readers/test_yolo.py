@@ -116,6 +116,24 @@ def test_a_linked_folder_of_images_has_its_labels_on_either_side_of_the_link(
     assert objects_of(opened(root)) == {"images/train/a.jpg": [("dog", BOX)]}
 
 
+@pytest.mark.parametrize("train", ["images/train", "train.txt", "absolute.txt", "raw", None])
+def test_a_link_to_another_folder_of_the_set_is_named_or_not(train: str | None, tmp_path: Path) -> None:
+    draw(tmp_path / "raw" / "a.jpg")
+    link(tmp_path / "images" / "train", tmp_path / "raw")
+    place = "raw" if train in ("raw", None) else "images/train"
+    write(tmp_path / ("raw/a.txt" if place == "raw" else "labels/train/a.txt"), LINE)
+    write(tmp_path / "train.txt", "images/train/a.jpg\n")
+    write(tmp_path / "absolute.txt", f"{tmp_path}/images/train/a.jpg\n")
+    if train is None:
+        (tmp_path / "train.txt").unlink()
+        write(tmp_path / "classes.txt", "cat\ndog")
+    else:
+        write(tmp_path / "data.yaml", f"train: {train}\nnames: [cat, dog]")
+    index = opened(tmp_path)
+    assert objects_of(index) == {f"{place}/a.jpg": [("dog", BOX)]}
+    assert kinds_of(index) == {}
+
+
 def test_a_list_that_names_the_set_by_a_link_to_it(tmp_path: Path) -> None:
     draw(tmp_path / "set" / "images" / "a.jpg")
     write(tmp_path / "set" / "labels" / "a.txt", LINE)
