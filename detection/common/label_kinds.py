@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from detection.common.encodings import as_utf8
+
 START = 1 << 16  # bytes of a file that are looked at
 
 _CONVERT = "export the labels as COCO, YOLO, Pascal VOC or CSV from the tool that made them"
@@ -45,7 +47,7 @@ def what_labels_are(start: bytes) -> str:
     >>> what_labels_are(b"<annotation><folder>images</folder>").split(";")[0]
     'a Pascal VOC file of one image'
     """
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = as_utf8(start).lstrip()
     if text.startswith(b"<"):
         return _what_xml_is(text)
     if text[:1] in (b"{", b"["):
@@ -106,11 +108,11 @@ def is_yolo_yaml(text: bytes) -> bool:
 
 
 def start_of(path: Path, size: int = START) -> bytes:
-    """The first bytes of a file; none if it cannot be read."""
+    """The first bytes of a file, a text with a byte order mark in UTF-8 without it; none if it cannot be read."""
     try:
         if not path.is_file():
             return b""
         with path.open("rb") as file:
-            return file.read(size)
+            return as_utf8(file.read(size))
     except OSError:
         return b""

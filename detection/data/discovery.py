@@ -211,13 +211,22 @@ def _source_of_files(annotations: Path, images: Path | None, which: str, options
         if table is None:
             raise UserError(f"{annotations}: its header names no image, or no box; {USUAL_NAMES}")
         listing = Listing(images or annotations.parent)
-        layout = csv_layout.layout_of_tables(listing, {str(annotations.resolve()): table}, options)
+        layout = csv_layout.layout_of_tables(listing, {_place_in(listing.root, annotations): table}, options)
         return layout.splits[_choose(layout.splits, which, which) or next(iter(layout.splits))]()
     if kind.startswith(("a Pascal VOC file", "a YOLO file")):
         raise UserError(f"{annotations}: is {kind} as data.{which}.annotations")
     if images is None:
         return coco_layout.source_of_file(Listing(annotations.parent), annotations.name, which)
     return CocoSource(annotations, images)
+
+
+def _place_in(root: Path, file: Path) -> str:
+    """A file's path below the nearest folder that it has in common with the root. The names of the folders above say
+    nothing of its split."""
+    try:
+        return "/".join(part for part in Path(os.path.relpath(file, root)).parts if part != os.pardir)
+    except ValueError:  # on another drive of Windows
+        return file.name
 
 
 def _source_of_folder(labels: Path, images: Path | None, which: str, options: Options) -> Source:

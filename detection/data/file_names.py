@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
@@ -27,29 +27,58 @@ class MatchedNames:
     absent: list[tuple[str, str]]
 
 
-def present_files(root: Path) -> set[str]:
-    """All files below a folder, relative to it, with "/" between folders; broken links are not included.
+def walk_files(
+    root: Path,
+    *,
+    enters: Callable[[str], bool] = lambda folder: True,
+    on_error: Callable[[OSError], None] = lambda error: None,
+) -> Iterator[tuple[str, bool]]:
+    """(name, whether it is a file that is there) of everything below a folder that is no folder: names relative to it,
+    with "/" between folders. Links to folders are followed; a folder counts once, by its own name if that is below.
 
-    A folder that cannot be read counts as empty.
+    Args:
+        enters: whether a folder, given by its relative name, is entered.
+        on_error: called for each folder that cannot be read; it counts as empty.
     """
-    found: set[str] = set()
-    waiting, seen = [""], set()
-    while waiting:
+    waiting, links = [""], list[str]()
+    seen: set[tuple[int, int]] = set()
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            waiting.append(links.pop())
         folder = waiting.pop()
         try:
             status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:  # links to folders may form cycles
+            if (status.st_dev, status.st_ino) in seen:  # links may form cycles
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        waiting.append(f"{folder}{entry.name}/")
-                    elif entry.is_file():
-                        found.add(f"{folder}{entry.name}")
-        except OSError:
+            with os.scandir(root / folder) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            on_error(error)
             continue
-    return found
+        for entry in entries:
+            name = f"{folder}{entry.name}"
+            if not _is(entry.is_dir):
+                yield name, _is(entry.is_file)
+            elif enters(name):
+                (links if entry.is_symlink() else waiting).append(f"{name}/")
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """What a directory entry says of itself; a link to itself is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
+def present_files(root: Path) -> set[str]:
+    """All files below a folder, relative to it, with "/" between folders; broken links are not included.
+
+    A folder that cannot be read counts as empty. See `walk_files`.
+    """
+    return {name for name, is_there in walk_files(root) if is_there}
 
 
 def leads_out(name: str) -> bool:

@@ -107,6 +107,10 @@ KINDS: dict[str, Kind] = {
         "images that no label names",
         "left out: nobody says whether they are without objects",
     ),
+    "row_without_split": Kind(
+        "rows whose split is empty or none that is known (train, val, test, trainval)",
+        "left out of every split; write one of these, or remove the column",
+    ),
     "label_file_missing": Kind("images without a label file", "taken as images without objects, as Ultralytics does"),
     "label_file_without_image": Kind("label files without an image", "left out"),
     "label_encoding": Kind("label files in another encoding than UTF-8, or with stray characters", "read"),
@@ -269,6 +273,11 @@ KINDS: dict[str, Kind] = {
     ),
     "object_malformed": Kind(
         "objects without a class name, or without a box of four numbers", "complete them, or remove them", refuse=True
+    ),
+    "row_in_pixels": Kind(
+        "rows whose numbers are far above 1, where most rows of the set have fractions of the image",
+        "divide x and width by the image's width, y and height by its height, or remove the rows",
+        refuse=True,
     ),
     "row_malformed": Kind("rows that cannot be read", "correct them, or remove them", refuse=True),
 }

@@ -93,23 +93,30 @@ def _count_repeated_members(shards: Shards, wanted: set[str], findings: Findings
             findings.add("image_member_twice", 1, [f"{name} in {where}"])
 
 
-def find_files(image_root: Path, names: Sequence[str], within: np.ndarray, findings: Findings) -> ImagePlaces:
+def find_files(
+    image_root: Path, names: Sequence[str], within: np.ndarray, findings: Findings, folders: Sequence[Path] = ()
+) -> ImagePlaces:
     """The file of each name, by one listing of each folder.
 
     A file whose name is spelled differently is found, too (see `file_names`). within bool (M,): the names to look for.
+    folders: those below `image_root` in which such files are sought; none: in all.
     """
-    sought, folders = np.flatnonzero(within).tolist(), set()
+    sought, named = np.flatnonzero(within).tolist(), set()
     keys = np.empty(len(sought), dtype=np.int64)
     for place, i in enumerate(sought):
         folder, _ = parts = os.path.split(names[i])
-        folders.add(folder)
+        named.add(folder)
         keys[place] = hash(parts)  # 64 bits: a set of millions of names would take hundreds of MB
-    present = [np.fromiter(_hashes_of_files(image_root, folder), np.int64) for folder in folders]
+    present = [np.fromiter(_hashes_of_files(image_root, folder), np.int64) for folder in named]
     there = np.zeros(len(names), dtype=bool)
     there[sought] = np.isin(keys, np.concatenate([np.zeros(0, np.int64), *present]))
     if there[within].all():
         return ImagePlaces(image_root, list(names), there)
-    found = _matched(names, within, present_files(image_root), findings, lambda name: str(image_root / name))
+    present_below = set()
+    for folder in folders or [image_root]:
+        start = Path(os.path.relpath(folder, image_root)).as_posix()
+        present_below |= {file if start == "." else f"{start}/{file}" for file in present_files(Path(folder))}
+    found = _matched(names, within, present_below, findings, lambda name: str(image_root / name))
     return ImagePlaces(image_root, *found)
 
 
@@ -139,11 +146,16 @@ def _matched(
 
 
 def find_images(
-    root: Path, shards: Shards | None, names: Sequence[str], within: np.ndarray, findings: Findings
+    root: Path,
+    shards: Shards | None,
+    names: Sequence[str],
+    within: np.ndarray,
+    findings: Findings,
+    folders: Sequence[Path] = (),
 ) -> ImagePlaces:
     """`find_members` if the images are in tar files, else `find_files`."""
     if shards is None:
-        return find_files(root, names, within, findings)
+        return find_files(root, names, within, findings, folders)
     return find_members(shards, names, within, findings)
 
 
@@ -183,12 +195,19 @@ def sizes_of(
 
 
 def without_unusable_images(
-    tables: Tables, root: Path, shards: Shards | None, missing: bool, unreadable: bool, findings: Findings
+    tables: Tables,
+    root: Path,
+    shards: Shards | None,
+    missing: bool,
+    unreadable: bool,
+    findings: Findings,
+    folders: Sequence[Path] = (),
 ) -> Tables:
-    """The tables without the images that have no file, or no size in labels and file; they are counted."""
+    """The tables without the images that have no file, or no size in labels and file; they are counted. folders: see
+    `find_files`."""
     nobody = Findings()
     within = refuse_names_that_lead_out(tables.names, nobody)
-    images = find_images(root, shards, tables.names, within, nobody)
+    images = find_images(root, shards, tables.names, within, nobody, folders)
     there = images.there
     kept = np.ones(len(tables.names), dtype=bool)
     if missing:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backbones.common.errors import UserError
 from backbones.common.text import printable
+from detection.data.file_names import walk_files
 from detection.data.image_kinds import readable_endings
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list
 
     Images are known by their endings (`readable_endings`). Hidden files and folders (`.…`, such as macOS's `._a.jpg`
     and `.ipynb_checkpoints`) and folders that systems create are skipped, unless they are named themselves; the log
-    says how many. A broken link counts as an image that cannot be read.
+    says how many. Links to folders are followed; a folder that several lead to counts once. A broken link counts as an
+    image that cannot be read.
 
     leave_out: a folder that is skipped if it lies within one of the named folders.
 
@@ -65,14 +67,13 @@ def find_images(paths: Iterable[Path], *, leave_out: Path | None = None) -> list
 def _files(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, bool]]:
     """All files below a folder, and whether each is hidden or in a hidden folder. Files below `left_out` are skipped,
     unless that is the folder itself."""
-    own = folder.resolve()
-    for place, folders, files in os.walk(folder, onerror=_warn):
-        here = Path(place)
-        hidden = any(is_hidden(part) for part in here.relative_to(folder).parts)
-        yield from ((here / file, hidden or is_hidden(file)) for file in files)
-        folders[:] = [
-            name for name in folders if left_out is None or left_out == own or (here / name).resolve() != left_out
-        ]
+    left_out = None if left_out == folder.resolve() else left_out
+
+    def enters(name: str) -> bool:
+        return left_out is None or (folder / name).resolve() != left_out
+
+    for name, _ in walk_files(folder, enters=enters, on_error=_warn):
+        yield folder / name, any(map(is_hidden, name.split("/")))
 
 
 def is_hidden(name: str) -> bool:

@@ -288,13 +288,13 @@ class _NoWhiteLevel(Exception):
 
 def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
     """A decoded image, or some rows of one, from a file of this kind → uint8 RGB (H, W, 3)."""
-    if image.has_transparency_data:
-        return rgb_over_white(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() > 65535:
             raise _NoWhiteLevel
         grey = _GREY_OF_16_BITS[numbers]
+        # Pillow's conversion to RGBA would saturate 16 bits. A PNG's tRNS is one grey level that is transparent.
+        grey[numbers == image.info.get("transparency", -1)] = 255
     elif image.mode == "F":
         numbers = np.asarray(image).astype(np.float64)
         if not (numbers.min() >= 0 and numbers.max() <= 1):  # False for NaN

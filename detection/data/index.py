@@ -305,15 +305,17 @@ def load_index(
     file = file if isinstance(file, Path) else file.labels
     root = None if images is None else Path(images)
     findings = Findings(purpose)
+    folders: Sequence[Path] = ()
     if isinstance(source, (Path, Mapping)):
         tables, open_classes = read_tables(source, findings, of_files=root is not None), False
     else:
+        folders = source.places
         tables, open_classes = source.read(findings, of_files=root is not None), source.open_classes
     if part is not None:
         tables = tables.of_images(part(tables))
     shards = None if root is None else open_shards(root)
     if root is not None and check != "listed" and (skip_missing or skip_unreadable):
-        tables = without_unusable_images(tables, root, shards, skip_missing, skip_unreadable, findings)
+        tables = without_unusable_images(tables, root, shards, skip_missing, skip_unreadable, findings, folders)
     rows = distinct_images(tables, findings)
     image_ids, names = tables.image_ids[rows], tables.names
     if not isinstance(rows, slice):
@@ -325,7 +327,7 @@ def load_index(
         there = refuse_names_that_lead_out(names, findings)
         places = ImagePlaces(root, names, there)
         if check != "listed" or shards is not None:
-            places = find_images(root, shards, names, there, findings if check != "listed" else Findings())
+            places = find_images(root, shards, names, there, findings if check != "listed" else Findings(), folders)
         sizes = sizes_of(places, image_ids, stated_sizes, findings)
         if check == "sound":
             is_stated = (stated_sizes[0] > 0) & (stated_sizes[1] > 0)

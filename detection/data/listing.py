@@ -16,7 +16,7 @@ from detection.data.image_search import is_hidden
 class Listing:
     """The files below a folder, relative to it, with "/" between folders. Hidden ones are left out.
 
-    only: folders below the root, absolute, whose files alone count; None: all.
+    only: folders below the root, absolute, whose files alone count; None: all. tops: these, or the root.
     """
 
     def __init__(self, root: Path, only: Sequence[Path] | None = None) -> None:
@@ -25,6 +25,7 @@ class Listing:
             raise UserError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}; name it with --data")
         self.root = root
         self.is_part = only is not None
+        self.tops = (root,) if only is None else tuple(only)
         parts = {""} if only is None else {folder.relative_to(root.absolute()).as_posix() for folder in only}
         starts = ["" if part in ("", ".") else f"{part}/" for part in sorted(parts)]
         self.files = sorted(

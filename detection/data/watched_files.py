@@ -18,6 +18,8 @@ import numpy as np
 from backbones.common.files import sha256_of
 from detection.data.foreign_names import is_image_name
 
+_ABSENT = -2, -2, -2  # no stamp, for what is not there
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -28,7 +30,7 @@ class Watched:
 
     def renewed(self) -> Watched:
         """The same paths with the stamps that they have now."""
-        stamps = np.full((len(self.paths), 3), -2, dtype=np.int64)  # no stamp, for what is gone
+        stamps = np.tile(np.array(_ABSENT, dtype=np.int64), (len(self.paths), 1))
         for row, path in enumerate(self.paths):
             with contextlib.suppress(OSError):
                 stamps[row] = _stamp(os.stat(path))
@@ -50,7 +52,7 @@ class Watched:
 
 def watch(roots: Iterable[Path], *, images: bool) -> tuple[Watched, float]:
     """(the files among `roots`, and all folders and files below the folders among them; the time of the latest change
-    of any, in seconds since the epoch).
+    of any, in seconds since the epoch). Of what is not there is noticed when it is made.
 
     images: whether the contents of image files count. If not, only links to images are watched by themselves: whether
     the others are there, their folders' stamps tell.
@@ -63,7 +65,11 @@ def watch(roots: Iterable[Path], *, images: bool) -> tuple[Watched, float]:
     waiting, seen = [str(root.absolute()) for root in roots], set()
     while waiting:
         path = waiting.pop()
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a file that may be made, or the target of a link
+            found[path] = _ABSENT
+            continue
         is_folder = stat.S_ISDIR(status.st_mode)
         if path in found or (is_folder and (status.st_dev, status.st_ino) in seen):  # links may form cycles
             continue

@@ -155,7 +155,7 @@ def files_of(data: settings.Data, which: Which, source: Source) -> list[Path]:
     """
     root = user_path(data.root)
     own = data.train if data.split.test is not None else getattr(data, which)
-    images = shard_files(source.images) or [source.images]
+    images = shard_files(source.images) or source.places or [source.images]
     if source.format == "coco" and own.annotations is not None and own.images is not None:
         return [source.labels, *images, *([source.images] if source.images.is_dir() else ())]
     named = [split for split in (data.train, data.test) if split.annotations is not None or split.images is not None]
@@ -164,7 +164,8 @@ def files_of(data: settings.Data, which: Which, source: Source) -> list[Path]:
     ]
     paths += [path.parent for path in paths if path.is_file()]
     searched = own.annotations is None
-    return [*([root] if searched else ()), source.labels, *images, *(path for path in paths if path.exists())]
+    labels = () if source.places and source.labels.is_dir() else (source.labels,)  # `places` are narrower
+    return [*([root] if searched else ()), *labels, *images, *(path for path in paths if path.exists())]
 
 
 def open_training_splits(data: settings.Data, *, evaluate: bool) -> tuple[DatasetIndex, DatasetIndex | None]:

@@ -30,9 +30,11 @@ def locate(data: settings.Data, which: Which, said: list[str] | None = None) -> 
     said: receives the line that is logged about what was found."""
     source = _located(data, which, said)
     named = data.train.annotations is not None or data.test.annotations is not None
-    if named and data.split.test is None and data.first_pixel is None and isinstance(source, (VocSource, CsvSource)):
+    if named and data.split.test is None and isinstance(source, (VocSource, CsvSource)):
         with contextlib.suppress(UserError):  # the other split may be none, and may not be needed
             other = _located(data, "test" if which == "train" else "train")
+            if isinstance(source, CsvSource) and isinstance(other, CsvSource):
+                return dataclasses.replace(source, tables=(*source.tables, *other.tables))
             if isinstance(other, (VocSource, CsvSource)) and other.has_edges:
                 return dataclasses.replace(source, edges_in_set=True)
     return source

@@ -283,6 +283,7 @@ class CocoSource:
     near: str = ""
     format: Format = field(default="coco", init=False)
     open_classes: bool = field(default=False, init=False)
+    places: tuple[Path, ...] = field(default=(), init=False)
 
     def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
         """See `Source.read`."""

@@ -136,15 +136,13 @@ def _image_folder(listing: Listing, names: list[str], near: str) -> str | None:
 def _is_coco(path: Path) -> bool:
     """Whether a JSON file lists images, and annotations or categories."""
     start = start_of(path, _LOOKED_AT)
-    if not start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+    if not start.lstrip().startswith(b"{"):
         return False
-    end = b""
-    if len(start) == _LOOKED_AT:
-        try:
-            with path.open("rb") as file:
-                file.seek(max(_LOOKED_AT, path.stat().st_size - _LOOKED_AT))
-                end = file.read(_LOOKED_AT)
-        except OSError:
-            return False
+    try:
+        with path.open("rb") as file:
+            file.seek(max(_LOOKED_AT, path.stat().st_size - _LOOKED_AT))
+            end = file.read(_LOOKED_AT)
+    except OSError:
+        return False
     members = set(_MEMBER.findall(start)) | set(_MEMBER.findall(end))
     return b"images" in members and len(members) > 1

@@ -1,14 +1,15 @@
 """A CSV file with a row for each box → tables. Where the files are: `detection.data.readers.csv_layout`.
 
-The columns are known by their names (`csv_columns.py`). Coordinates all of which lie in 0 to 1 are fractions of the
-image. `xmin` … `ymax` count as in Pascal VOC, whose files this header was made from (`corners.py`); other corners are
-edges. A row without box and class is an image without objects. Images are numbered from 1 on in the order of their
-names, classes in that of theirs.
+The columns are known by their names (`csv_columns.py`). Coordinates are fractions of the image if most boxes of a set,
+all its splits together, lie in 0 to 1 or a little beyond. `xmin` … `ymax` count as in Pascal VOC, whose files this
+header was made from (`corners.py`); other corners are edges. A row without box and class is an image without objects.
+Images are numbered from 1 on in the order of their names, classes in that of theirs.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 
 from backbones.common.errors import UserError
 from backbones.common.files import require_plain_file
+from detection.common.encodings import as_utf8
 from detection.data.findings import Example, Findings
 from detection.data.foreign_names import ImageFiles, resolve_names
 from detection.data.images import image_sizes
@@ -31,7 +33,7 @@ from detection.data.tables import LARGEST_AREA, Tables
 USUAL_NAMES = "the usual names are filename, class, xmin, ymin, xmax, ymax"
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_NORMALISED = 1.0 + 1e-6
+_FAR = 2.0  # a fraction that reaches over the image's edge may be beyond 1, but not beyond this, as in `yolo_lines`
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,20 @@ class Table:
     rows: list[list[str]]
     numbers: list[int]
 
-    @property
-    def has_edges(self) -> bool:
-        """Whether the corners are counted as in Pascal VOC, and one is at 0 or at a fraction of a pixel."""
-        if self.columns.kind != "voc":
-            return False
+    @functools.cached_property
+    def coordinates(self) -> np.ndarray:
+        """The four numbers of each box, float64 (T, 4)."""
         numbers = [own for row in self.rows if (own := coordinates_of(self.columns, row))]
-        corners = np.array(numbers, dtype=np.float64).reshape(-1, 4)
-        return not _are_normalised(corners) and bool(must_be_edges(corners).any())
+        return np.array(numbers, dtype=np.float64).reshape(-1, 4)
 
     def split_of(self, row: Sequence[str]) -> str | None:
         """The split that a row names."""
+        return SPLIT_WORDS.get(self.stated_split(row).lower())
+
+    def stated_split(self, row: Sequence[str]) -> str:
+        """What stands in a row's column of splits."""
         position = self.columns.split
-        if position is None or position >= len(row):
-            return None
-        return SPLIT_WORDS.get(row[position].strip().lower())
+        return "" if position is None or position >= len(row) else row[position].strip()
 
 
 def read_table(path: Path) -> Table | None:
@@ -84,9 +85,8 @@ def read_table(path: Path) -> Table | None:
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return as_utf8(path.read_bytes()).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 
@@ -97,7 +97,8 @@ class CsvSource:
 
     labels: the file. images: what image names are relative to. table: its rows. split: the value of the split column
     whose rows count; None: all. classes: the class names of all splits, sorted. others: image names of other splits.
-    first_pixel, edges_in_set: see `boxes_of_corners`.
+    first_pixel, edges_in_set: see `boxes_of_corners`. tables: those of all splits, which decide what the numbers are.
+    found: findings of the layout, as (kind, count, examples).
     """
 
     labels: Path
@@ -110,16 +111,22 @@ class CsvSource:
     others: frozenset[str] = frozenset()
     first_pixel: int | None = None
     edges_in_set: bool = False
+    tables: tuple[Table, ...] = ()
+    found: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     format: Format = field(default="csv", init=False)
     open_classes: bool = field(default=True, init=False)
+    places: tuple[Path, ...] = field(default=(), init=False)
 
     @property
     def has_edges(self) -> bool:
-        """See `Table.has_edges`."""
-        return self.table.has_edges
+        """Whether corners are counted as in Pascal VOC, and one is at 0 or at a fraction of a pixel."""
+        voc = [table.coordinates for table in self.tables if table.columns.kind == "voc"]
+        return not are_fractions(self.tables) and any(must_be_edges(corners).any() for corners in voc)
 
     def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
         """See `Source.read`."""
+        for kind, count, examples in self.found:
+            findings.add(kind, count, examples)
         table, columns = self.table, self.table.columns
         rows = [i for i, row in enumerate(table.rows) if self.split is None or table.split_of(row) == self.split]
         rows = [i for i in rows if not self._is_short(i, findings)]
@@ -194,12 +201,16 @@ class CsvSource:
     ) -> np.ndarray:
         """Boxes as x, y, width, height in pixels."""
         kind = self.table.columns.kind
-        normalised = _are_normalised(numbers)
+        normalised = are_fractions(self.tables)
+        if normalised:
+            far = np.flatnonzero((np.abs(numbers) > _FAR).any(axis=1)).tolist()
+            findings.add("row_in_pixels", len(far), map(place_of, far))
         if normalised and of_files:
             numbers = numbers * np.tile(image_sizes([self.images / name for name in names])[of_image, 1::-1], 2)
         if kind == "voc":
             first = 0 if normalised else self.first_pixel
-            return boxes_of_corners(numbers, first, findings, place_of, edges_in_set=self.edges_in_set)
+            edges = self.edges_in_set or self.has_edges
+            return boxes_of_corners(numbers, first, findings, place_of, edges_in_set=edges)
         if kind == "edges":
             return boxes_of_corners(numbers, self.first_pixel or 0, findings, place_of)
         if kind == "centre_size":
@@ -250,9 +261,13 @@ def _coordinate_cells(columns: Columns, row: Sequence[str]) -> list[str]:
     return [row[position].strip() if position < len(row) else "" for position in columns.coordinates]
 
 
-def _are_normalised(numbers: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):
-        return len(numbers) > 0 and bool((np.abs(numbers) <= _NORMALISED).all())
+def are_fractions(tables: Sequence[Table]) -> bool:
+    """Whether the coordinates of a set are fractions of the image, not pixels: those of most boxes lie within ±2.
+
+    One for all splits, and by most, since neither a box over the edge nor one wrong row says anything of the others.
+    """
+    near = [(np.abs(table.coordinates) <= _FAR).all(axis=1) for table in tables]
+    return bool(near) and 2 * sum(map(np.count_nonzero, near)) > sum(map(len, near))
 
 
 def class_of(columns: Columns, row: Sequence[str]) -> str:

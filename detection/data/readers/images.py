@@ -22,6 +22,7 @@ class ImagesSource:
     classes: tuple[str, ...] = ()
     format: Format = field(default="images", init=False)
     open_classes: bool = field(default=True, init=False)
+    places: tuple[Path, ...] = field(default=(), init=False)
 
     @property
     def images(self) -> Path:

@@ -25,6 +25,8 @@ class Source(Protocol):
 
     labels: the file or folder of the labels, for messages. images: the folder that the image names are relative to.
     open_classes: whether the labels list only the classes that occur, so that another split may have more.
+    places: the files and folders that labels and images lie in, where these are not all that is below `images`; else
+    empty.
     """
 
     @property
@@ -35,6 +37,8 @@ class Source(Protocol):
     def images(self) -> Path: ...
     @property
     def open_classes(self) -> bool: ...
+    @property
+    def places(self) -> Sequence[Path]: ...
 
     def read(self, findings: Findings, *, of_files: bool = True) -> Tables:
         """The content as tables; defects are added to `findings`.

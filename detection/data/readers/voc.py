@@ -30,6 +30,7 @@ class VocSource:
     labels: the folder of the XML files, or the list of a split. images: what image names are relative to. files: the
     split's label files. image_files: all images below `images`. classes: the class names of all splits, sorted.
     stems: those of the other splits' label files. first_pixel, edges_in_set: see `boxes_of_corners`.
+    places: see `Source`.
     """
 
     labels: Path
@@ -40,6 +41,7 @@ class VocSource:
     stems: frozenset[str] = frozenset()
     first_pixel: int | None = None
     edges_in_set: bool = False
+    places: tuple[Path, ...] = ()
     format: Format = field(default="voc", init=False)
     open_classes: bool = field(default=True, init=False)
 

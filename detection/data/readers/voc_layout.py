@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from backbones.common.errors import UserError
+from detection.common.encodings import as_utf8
 from detection.common.label_kinds import start_of, what_labels_are
 from detection.data.foreign_names import is_image_name
 from detection.data.listing import Listing
@@ -63,6 +64,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
             stems=frozenset(PurePosixPath(file).stem for file in files),
             first_pixel=options.first_pixel,
             edges_in_set=edges_in_set(),
+            places=listing.tops,
         )  # fmt: skip
 
     return [Layout("voc", evidence, {split: functools.partial(source, split) for split in splits})]
@@ -92,8 +94,14 @@ def _common(files: Iterable[str]) -> str:
 
 
 def _splits_by_list(listing: Listing, files: list[str]) -> tuple[dict[str, list[str]], str]:
-    """(the label files of each split that a list names, one that exists; where the lists are)."""
-    by_stem = {PurePosixPath(file).stem: file for file in files}
+    """(the label files of each split that a list names, one that exists; where the lists are).
+
+    Raises:
+        UserError: a list names a file of which several folders have one, and not which.
+    """
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_stem[PurePosixPath(file).stem].append(file)
     places = [folder for folder in listing.names_in if folder.lower().endswith("imagesets/main")]
     places += [folder for folder in listing.names_in if folder.lower().endswith("imagesets")]
     places += sorted((folder for folder in listing.names_in if folder.count("/") < 1), key=len)
@@ -103,7 +111,10 @@ def _splits_by_list(listing: Listing, files: list[str]) -> tuple[dict[str, list[
         for split in _LISTS:
             if f"{split}.txt" in lists:
                 path = f"{place}/{lists[f'{split}.txt']}".lstrip("/")
-                own = [by_stem[stem] for stem in _stems_in(listing, path) if stem in by_stem]
+                stated = [name for name in _names_in(listing, path) if name.rpartition("/")[2] in by_stem]
+                own = [
+                    _file_meant(listing.root / path, name, by_stem[name.rpartition("/")[2]], split) for name in stated
+                ]
                 if own:
                     found[split] = list(dict.fromkeys(own))
         if found:
@@ -111,14 +122,31 @@ def _splits_by_list(listing: Listing, files: list[str]) -> tuple[dict[str, list[
     return {}, ""
 
 
-def _stems_in(listing: Listing, path: str) -> Iterable[str]:
-    """What the lines of a list may name: the whole line, and its first word, without folders and endings."""
-    text = (listing.root / path).read_bytes().decode("utf-8-sig", "replace")
+def _file_meant(path: Path, name: str, files: list[str], split: str) -> str:
+    """Of label files of one name in several folders the one whose folder the list's line names, or else its split."""
+    if len(files) == 1:
+        return files[0]
+    folder = PurePosixPath(name).parent.name
+    for meant in (
+        [file for file in files if folder and PurePosixPath(file).parent.name == folder],
+        [file for file in files if split_of(str(PurePosixPath(file).parent / "x")) == split],
+    ):
+        if len(meant) == 1:
+            return meant[0]
+    raise UserError(
+        f"{path}: {name} may be {' or '.join(files[:3])}; write the folder, too, or name the folder that is meant as "
+        "data.train.annotations"
+    )
+
+
+def _names_in(listing: Listing, path: str) -> Iterable[str]:
+    """What the lines of a list may name: the whole line, and its first word, without endings."""
+    text = as_utf8((listing.root / path).read_bytes()).decode("utf-8", "replace")
     for line in text.splitlines():
         for name in dict.fromkeys([line.strip(), *line.split(maxsplit=1)[:1]]):
-            last = name.replace("\\", "/").rsplit("/", 1)[-1]
-            stem, dot, ending = last.rpartition(".")
-            yield stem if dot and (is_image_name(last) or ending.lower() == "xml") else last
+            name = name.replace("\\", "/")
+            stem, dot, ending = name.rpartition(".")
+            yield stem if dot and (is_image_name(name) or ending.lower() == "xml") else name
 
 
 def _splits_by_folder(files: list[str]) -> dict[str, list[str]]:

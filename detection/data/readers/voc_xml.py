@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from math import cos, isfinite, sin
 from xml.etree import ElementTree
 
+from detection.common.encodings import as_utf8
+
 _FILE_LIMIT = 1 << 26
+_DECLARATION = re.compile(rb"^<\?xml[^>]*\?>")
 _BARE_AMPERSAND = re.compile(rb"&(?!#?\w+;)")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ROTATED = ("cx", "cy", "w", "h", "angle")
@@ -50,7 +53,11 @@ def _root_of(file: VocFile, data: bytes | None) -> ElementTree.Element | None:
     if data is None or len(data) > _FILE_LIMIT or not data.strip():
         file.found.append(("label_file_malformed", "it is empty" if data is not None and not data.strip() else ""))
         return None
-    if b"<!ENTITY" in data:  # no labelling tool writes them, and a few unfold to gigabytes
+    text = as_utf8(data).lstrip()
+    if text != data.lstrip():  # what it declares, such as UTF-16, is true no more
+        data = _DECLARATION.sub(b"", text)
+    if b"<!ENTITY" in data.replace(b"\0", b""):  # UTF-16 without a mark is read, too
+        # No labelling tool writes them, and a few unfold to gigabytes.
         file.found.append(("label_file_malformed", "it declares entities, which are not read"))
         return None
     try:
@@ -70,11 +77,13 @@ def _root_of(file: VocFile, data: bytes | None) -> ElementTree.Element | None:
 
 def _repaired(data: bytes) -> ElementTree.Element | None:
     """The content if bare `&` or bytes that are not UTF-8 are its only faults, and no class name is affected."""
+    if b"\0" in data:  # UTF-16 without a mark, in which bytes cannot be exchanged
+        return None
     data = _BARE_AMPERSAND.sub(b"&amp;", data.lstrip())
     try:
         data.decode()
     except UnicodeDecodeError:
-        data = re.sub(rb"^<\?xml[^>]*\?>", b"", data).decode("utf-8", "replace").encode()
+        data = _DECLARATION.sub(b"", data).decode("utf-8", "replace").encode()
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError):

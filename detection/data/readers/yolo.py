@@ -31,7 +31,8 @@ class YoloSource:
     labels: the data.yaml, or the folder of the labels. images: what the image names are relative to. files: (image
     name, path of its label file or "") in the order of the names. classes: names by number; None: no file names
     them, and they are named by their numbers. other_numbers: the class numbers in the other splits' labels if `classes`
-    is None. keypoint_numbers: see `parse_lines`. found: findings of the layout, as (kind, count, examples).
+    is None. keypoint_numbers: see `parse_lines`. found: findings of the layout, as (kind, count, examples). places: see
+    `Source`.
     """
 
     labels: Path
@@ -41,6 +42,7 @@ class YoloSource:
     other_numbers: frozenset[int] = frozenset()
     keypoint_numbers: int = 0
     found: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+    places: tuple[Path, ...] = ()
     format: Format = field(default="yolo", init=False)
     open_classes: bool = field(default=False, init=False)
 

@@ -1,8 +1,6 @@
 """A folder → where its YOLO labels are: by `data.yaml`, by Darknet's `obj.data`, or by folders of images and texts.
 
-The label file of `images/train/a.jpg` is `labels/train/a.txt` (Ultralytics); beside the image (Darknet, CVAT's YOLO
-1.1), in a folder within or beside the images' are accepted, too. For each folder of images the place that has most of
-the files counts.
+Which label file belongs to an image: `yolo_label_files.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +12,24 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from backbones.common.errors import UserError
-from detection.common.label_kinds import is_yolo_yaml, start_of, what_labels_are
+from detection.common.label_kinds import is_yolo_yaml, start_of
 from detection.data.listing import Listing
 from detection.data.readers.layout import WHOLE, Layout
 from detection.data.readers.source import Options, Source
 from detection.data.readers.yolo import YoloSource, read_label_files
+from detection.data.readers.yolo_label_files import LabelFiles, is_yolo_text
 from detection.data.readers.yolo_lines import parse_lines
-from detection.data.readers.yolo_names import class_names_above, class_names_near, names_of, read_yaml
+from detection.data.readers.yolo_names import (
+    YAML_NAMES,
+    class_names_above,
+    class_names_near,
+    files_above,
+    names_of,
+    read_yaml,
+)
 from detection.data.readers.yolo_places import Images, Places, images_of_entry
 from detection.data.split_words import split_of
 
-_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
-_LABEL_FOLDERS = ("labels", "label", "annotations", "txt", "labels_txt", "yolo", "bbox")
 _SAMPLE = 20  # label files that are looked at to recognise the format
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -37,7 +41,7 @@ def find_layouts(listing: Listing, options: Options) -> list[Layout]:
         UserError: a data.yaml names a training set that is not here, or cannot be read.
     """
     yamls = [file for file in listing.with_ending(".yaml", ".yml") if is_yolo_yaml(start_of(listing.root / file))]
-    yamls = _preferred(yamls, ("data.yaml", "data.yml", "dataset.yaml"))
+    yamls = _preferred(yamls, YAML_NAMES)
     if yamls:
         return [layout_of_yaml(listing, file, options) for file in yamls]
     darknet = [file for file in listing.with_ending(".data") if b"train" in start_of(listing.root / file)]
@@ -117,7 +121,7 @@ def _layout_of_darknet(listing: Listing, file: str, options: Options) -> Layout:
 
 def _layout_of_folders(listing: Listing, options: Options) -> Layout | None:
     """Folders of images with texts that are YOLO's, without a file that says so."""
-    labels = _LabelFiles(listing)
+    labels = LabelFiles(listing)
     by_split: dict[str, list[str]] = defaultdict(list)
     seen: list[str] = []
     for folder, names in listing.names_in.items():
@@ -126,7 +130,7 @@ def _layout_of_folders(listing: Listing, options: Options) -> Layout | None:
         if pairs:
             seen += [pairs[name] for name in images if name in pairs][:_SAMPLE]
             by_split[split_of(f"{folder}/x") or WHOLE] += [f"{folder}/{name}".lstrip("/") for name in images]
-    kinds = {_kind_of(listing.root / file) for file in seen} - {None}
+    kinds = {is_yolo_text(listing.root / file) for file in seen} - {None}
     if not kinds or kinds == {False}:
         return None
     lists = _lists_of_images(listing)
@@ -155,17 +159,11 @@ def _lists_of_images(listing: Listing) -> dict[str, Images]:
     found: dict[str, Images] = {}
     for split, keys in _SPLIT_KEYS.items():
         for key in keys:
-            if f"{key}.txt" in listing.files and _kind_of(listing.root / f"{key}.txt") is False:
+            if f"{key}.txt" in listing.files and is_yolo_text(listing.root / f"{key}.txt") is False:
                 listed = images_of_entry(Places(listing, "", ""), f"{key}.txt")
                 if listed is not None and any(name in listing.image_files.files for name in listed.names):
                     found.setdefault(split, listed)
     return found if "train" in found else {}
-
-
-def _kind_of(path: Path) -> bool | None:
-    """Whether a text is a YOLO file; None for an empty one."""
-    start = start_of(path)
-    return None if not start.strip() else what_labels_are(start).startswith("a YOLO file")
 
 
 def name_is_image(listing: Listing, folder: str, name: str) -> bool:
@@ -185,7 +183,7 @@ def _layout(
     notes: tuple[str, ...],
 ) -> Layout:
     classes = dict(enumerate(options.classes)) if options.classes else names
-    files = _LabelFiles(listing)
+    files = LabelFiles(listing)
     pairs = {split: files.of_images(images.names) for split, images in splits.items()}
     unlabelled = [split for split, labelled in pairs.items() if splits[split].names and not any(labelled.values())]
     if unlabelled and len(unlabelled) == len(pairs):
@@ -211,6 +209,11 @@ def _layout(
             other_numbers=other,
             keypoint_numbers=keypoints,
             found=found + splits[split].found + strays,
+            places=(
+                *listing.tops,
+                *(files_above(listing) if listing.is_part else ()),
+                *_elsewhere(listing, splits[split], pairs[split].values()),
+            ),
         )
 
     opened: dict[str, Callable[[], Source]] = {
@@ -226,9 +229,23 @@ def _common_root(listing: Listing, names: Iterable[str]) -> tuple[Path, list[str
     outside = [name for name in names if os.path.isabs(name)]
     if not outside:
         return listing.root, names
-    root = Path(os.path.commonpath([str(listing.root.absolute()), *outside]))
+    try:
+        root = Path(os.path.commonpath([str(listing.root.absolute()), *outside]))
+    except ValueError:  # two drives of Windows have no common folder
+        raise UserError(
+            f"{listing.root}: its images lie on another drive ({outside[0]}); move them to the same"
+        ) from None
     full = [name if os.path.isabs(name) else str(listing.root.absolute() / name) for name in names]
     return root, [Path(name).relative_to(root).as_posix() for name in full]
+
+
+def _elsewhere(listing: Listing, images: Images, labels: Iterable[str]) -> list[Path]:
+    """The folders and lists outside the data set that some images and labels were found in."""
+    folders = {os.path.dirname(label) for label in labels if label}
+    folders = {folder for folder in folders if not Path(folder).is_relative_to(listing.root)}
+    folders |= {os.path.dirname(name) for name in images.names if os.path.isabs(name)}
+    places = {Path(path) for path in (*images.outside, *folders)}
+    return sorted(place for place in places if places.isdisjoint(place.parents))
 
 
 def _numbers(paths: Iterable[str]) -> frozenset[int]:
@@ -243,92 +260,3 @@ def _keypoint_numbers(shape: object) -> int:
         return points * dimensions
     except (TypeError, ValueError):
         return 0
-
-
-class _LabelFiles:
-    """The label files of images. Image names are relative to the root, or absolute for images elsewhere."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self._texts: dict[str, dict[str, str]] = {}
-
-    def of_images(self, names: Iterable[str]) -> dict[str, str]:
-        """Image name → the path of its label file, "" without one; in the order of the names."""
-        by_folder: dict[str, list[str]] = defaultdict(list)
-        found: dict[str, str] = dict.fromkeys(names, "")
-        for name in found:
-            folder, _, file = name.rpartition("/")
-            by_folder[folder].append(file)
-        for folder, files in by_folder.items():
-            for file, label in self.of_folder(folder, files).items():
-                found[f"{folder}/{file}" if folder else file] = str(self.listing.root / label)
-        return found
-
-    def of_folder(self, folder: str, images: Iterable[str]) -> dict[str, str]:
-        """The label files of images of a folder, from the place that has most of them."""
-        images = list(images)
-        best: dict[str, str] = {}
-        for place in self._places(folder):
-            texts = self._texts_in(place)
-            found = {name: texts[stem] for name in images if (stem := name.rpartition(".")[0].lower()) in texts}
-            if len(found) > len(best):
-                best = found
-        return best
-
-    def without_image(self, pairs: Mapping[str, str]) -> list[str]:
-        """The texts in the label folders of some images that belong to no image of the data set."""
-        used = set(pairs.values())
-        folders = {os.path.dirname(path) for path in used if path}
-        stems = {PurePosixPath(name).stem.lower() for name in (*self.listing.images, *pairs)}
-        found = []
-        for folder in sorted(folders):
-            for name in _text_names(Path(folder)):
-                path = os.path.join(folder, name)
-                is_label = path not in used and name.rpartition(".")[0].lower() not in stems
-                if is_label and _kind_of(Path(path)):
-                    found.append(path)
-        return found
-
-    def _places(self, folder: str) -> list[str]:
-        """Folders where the labels of a folder's images may be, the usual ones first."""
-        parts = folder.split("/") if folder else []
-        places = []
-        for i in reversed(range(len(parts))):
-            if parts[i].lower() in _IMAGE_FOLDERS:
-                places += ["/".join([*parts[:i], label, *parts[i + 1 :]]) for label in _LABEL_FOLDERS]
-        places.append(folder)
-        for end in (len(parts), len(parts) - 1, 0):
-            above, rest = parts[: max(0, end)], parts[max(0, end) :]
-            places += ["/".join([*above, label, *rest]) for label in _LABEL_FOLDERS]
-            places += ["/".join([*above, label]) for label in _LABEL_FOLDERS]
-        own_split = split_of(f"{folder}/x")
-        places += [  # makesense.ai's `labels_my-project-name_2024-11-28`
-            place
-            for place in self.listing.names_in
-            if place.rpartition("/")[2].lower().startswith("label") and split_of(f"{place}/x") in (None, own_split)
-        ]
-        if self.listing.is_part:  # the user has named the folder of the labels
-            places += [place for place in self.listing.names_in if place not in places]
-        return list(dict.fromkeys(places))
-
-    def _texts_in(self, folder: str) -> dict[str, str]:
-        """Stem in lower case → text file, of a folder."""
-        if folder not in self._texts:
-            own = self.listing.folders.get(folder.lower())
-            if os.path.isabs(folder):
-                own, names = folder, _text_names(Path(folder))
-            else:
-                names = self.listing.names_in.get(own, []) if own is not None else []
-            self._texts[folder] = {
-                name.rpartition(".")[0].lower(): f"{own}/{name}" if own else name
-                for name in names
-                if name.lower().endswith(".txt")
-            }
-        return self._texts[folder]
-
-
-def _text_names(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.lower().endswith(".txt") and name[0] != ".")
-    except OSError:
-        return []

@@ -8,11 +8,13 @@ Segmentation Datasets Overview" and "Pose Estimation Datasets Overview".
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from detection.common.encodings import as_utf8
+
+CLASS_LIMIT = 10**15  # no class has so large a number; below it, numbers fit int64 and are exact in float64
 _FAR = 2.0  # numbers beyond it are no fractions that reach over the image's edge, but pixels
 
 
@@ -37,10 +39,10 @@ def parse_lines(data: bytes, names: Mapping[str, int], keypoint_numbers: int = 0
     [0.5, 0.5, 0.25, 0.5, 0.25, 0.25, 0.5, 0.5]
     """
     lines = Lines()
-    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        data = data.decode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-16", "replace").encode()
+    text = as_utf8(data)
+    if text != data:
         lines.found.append(("label_encoding", 1, "byte order mark"))
-    rows = [line.split() for line in data.splitlines()]
+    rows = [line.split() for line in text.splitlines()]
     if set(map(len, rows)) <= {0, 5}:  # the usual file
         try:
             values = [list(map(float, row[1:])) for row in rows if row]
@@ -48,7 +50,8 @@ def parse_lines(data: bytes, names: Mapping[str, int], keypoint_numbers: int = 0
         except ValueError:
             pass
         else:
-            if all(max(value) <= _FAR and min(value) >= -_FAR for value in values) and min(classes, default=0) >= 0:
+            near = all(max(value) <= _FAR and min(value) >= -_FAR for value in values)
+            if near and min(classes, default=0) >= 0 and max(classes, default=0) < CLASS_LIMIT:
                 lines.classes = classes
                 lines.boxes = [number for value in values for number in value]
                 lines.numbers = [i for i, row in enumerate(rows, start=1) if row]

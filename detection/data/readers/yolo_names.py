@@ -11,12 +11,14 @@ import yaml
 from backbones.common.errors import UserError
 from detection.common.label_kinds import is_yolo_yaml, start_of
 from detection.data.listing import Listing
+from detection.data.readers.yolo_lines import CLASS_LIMIT
 
 SIZE_LIMIT = 1 << 20  # bytes of a data.yaml; LVIS' has 30,000
 _MOST = 100_000  # classes
 # Files that list one class name a line, the preferred one first. The last is Roboflow's.
 _NAME_FILES = ("classes.txt", "obj.names", "data.names", "predefined_classes.txt", "labels.txt", "class_names.txt",
                "names.txt", "_darknet.labels")  # fmt: skip
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
 Found = list[tuple[str, int, tuple[str, ...]]]
 
@@ -27,11 +29,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is too large, not UTF-8, or no YAML mapping.
     """
-    start = start_of(path, SIZE_LIMIT + 1)
-    if len(start) > SIZE_LIMIT:
+    if path.is_file() and path.stat().st_size > SIZE_LIMIT:
         raise UserError(f"{path}: has more than {SIZE_LIMIT} bytes; is it the data.yaml of a YOLO data set?")
     try:
-        content = yaml.load(_expanded_tabs(start.decode("utf-8-sig")), yaml.BaseLoader)
+        content = yaml.load(_expanded_tabs(start_of(path, SIZE_LIMIT).decode()), yaml.BaseLoader)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -73,7 +74,7 @@ def names_of(path: Path, content: Mapping[str, Any], listing: Listing) -> tuple[
             pairs = [(int(number), name) for number, name in names.items()]
         except (TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: the keys of `names` must be the classes' numbers, 0: cat, 1: dog …") from None
-    if len(pairs) > _MOST or any(not isinstance(name, str) or number < 0 for number, name in pairs):
+    if len(pairs) > _MOST or any(not isinstance(name, str) or not 0 <= number < CLASS_LIMIT for number, name in pairs):
         raise UserError(f"{path}: `names` must be a list of texts, or a mapping of numbers to texts")
     count = content.get("nc", content.get("classes"))
     if isinstance(count, str) and count.isdigit() and int(count) != len(pairs):
@@ -96,7 +97,7 @@ def class_names_near(listing: Listing) -> tuple[dict[int, str] | None, str]:
 
 def class_names_above(listing: Listing) -> tuple[dict[int, str] | None, str]:
     """The same as `class_names_near`, from the data.yaml or the list of names in the folder or up to two above it."""
-    for folder in (listing.root.absolute(), *listing.root.absolute().parents[:2]):
+    for folder in _folders_above(listing):
         for path in sorted(folder.glob("*.y*ml")):
             if is_yolo_yaml(start_of(path)):
                 names, _ = names_of(path, {**read_yaml(path), "nc": None}, listing)
@@ -108,9 +109,24 @@ def class_names_above(listing: Listing) -> tuple[dict[int, str] | None, str]:
     return None, ""
 
 
+def files_above(listing: Listing) -> list[Path]:
+    """The files that `class_names_above` looks at, and those of the usual names that it would look at if they were
+    there."""
+    found: dict[Path, None] = {}
+    for folder in _folders_above(listing):
+        usual = [folder / name for name in (*YAML_NAMES, *_NAME_FILES)]
+        found |= dict.fromkeys([*sorted(folder.glob("*.y*ml")), *usual])
+    return list(found)
+
+
+def _folders_above(listing: Listing) -> list[Path]:
+    root = listing.root.absolute()
+    return [root, *root.parents[:2]]
+
+
 def names_in(path: Path) -> list[str]:
     """The lines of a file of class names; none if it holds anything else, such as numbers of boxes."""
-    text = start_of(path, SIZE_LIMIT).decode("utf-8-sig", "replace")
+    text = start_of(path, SIZE_LIMIT).decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines()]
     while lines and not lines[-1]:
         lines.pop()

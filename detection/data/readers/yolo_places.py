@@ -7,6 +7,8 @@ the path as written; then the folder here that agrees with the end of the path.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from backbones.common.files import user_path
+from detection.common.encodings import as_utf8
 from detection.data.file_names import present_files
 from detection.data.findings import Findings
 from detection.data.foreign_names import is_image_name, resolve_names
@@ -35,10 +38,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Images:
-    """Image names relative to the root, absolute for those elsewhere, in order; and findings."""
+    """Image names relative to the root, absolute for those elsewhere, in order; findings; and the folders and lists
+    elsewhere that were read."""
 
     names: tuple[str, ...]
     found: tuple[tuple[str, int, tuple[str, ...]], ...]
+    outside: tuple[str, ...] = ()
 
 
 def images_of_entry(places: Places, entry: Any) -> Images | None:
@@ -46,30 +51,35 @@ def images_of_entry(places: Places, entry: Any) -> Images | None:
     if one of them is not there."""
     names: dict[str, None] = {}
     findings = Findings()
+    outside = []
     for one in entry if isinstance(entry, list) else [entry]:
-        own = _images_of(places, one, findings) if isinstance(one, str) else None
-        if own is None:
+        place = _place_of(places, one) if isinstance(one, str) else None
+        if place is None:
             return None
-        names |= dict.fromkeys(own)
+        if place.foreign:
+            findings.add("folder_elsewhere", 1, [f"{one} → {place.path}"])
+        outside += [place.path] if place.outside else []
+        names |= dict.fromkeys(_images_in(places, place, findings))
     found = tuple((kind, finding.count, tuple(finding.examples)) for kind, finding in findings.by_kind.items())
-    return Images(tuple(names), found)
+    return Images(tuple(names), found, tuple(outside))
 
 
-def _images_of(places: Places, entry: str, findings: Findings) -> Iterable[str] | None:
+def _images_in(places: Places, place: _Place, findings: Findings) -> Iterable[str]:
     listing = places.listing
-    place = _place_of(places, entry)
-    if place is None:
-        return None
-    if place.foreign:
-        findings.add("folder_elsewhere", 1, [f"{entry} → {place.path}"])
     if place.outside:
         path = Path(place.path)
         if path.is_file():
             return _listed(places, path, findings)
-        return sorted(str(path / file) for file in present_files(path) if is_image_name(file))
+        return _images_below(path, path.as_posix())
     if (listing.root / place.path).is_file():
         return _listed(places, listing.root / place.path, findings)
-    return listing.below(place.path)
+    # A link to another folder of the data set is listed by that folder's name.
+    return listing.below(place.path) or _images_below(listing.root / place.path, place.path)
+
+
+def _images_below(folder: Path, name: str) -> list[str]:
+    """The images below a folder, which is called `name`."""
+    return sorted(f"{name}/{file}" for file in present_files(folder) if is_image_name(file))
 
 
 @dataclass(frozen=True)
@@ -95,11 +105,10 @@ def _place_of(places: Places, entry: str) -> _Place | None:
             return _Place(found, foreign=".." in text.split("/"))
     for path in _literal(places, text):
         if (path.exists() and not windows.drive) or (os.name == "nt" and path.exists()):
-            root = places.listing.root.resolve()
-            own = path.resolve()
-            if own == root or root in own.parents:
-                return _Place("" if own == root else own.relative_to(root).as_posix())
-            return _Place(str(own), outside=True)
+            own = os.path.abspath(path)
+            own = own if os.path.exists(own) else str(path.resolve())  # `..` behind a link
+            inside = _below(places.listing.root, own)
+            return _Place(Path(own).as_posix(), outside=True) if inside is None else _Place(inside)
     for start in range(len(parts)):
         lost = {SPLIT_WORDS.get(part.lower()) for part in parts[:start]} - {None}
         kept = {SPLIT_WORDS.get(part.lower().partition(".")[0]) for part in parts[start:]} - {None}
@@ -139,29 +148,42 @@ def _listed(places: Places, path: Path, findings: Findings) -> list[str]:
     try:
         if path.stat().st_size > _LIST_LIMIT:
             return []
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+        lines = as_utf8(path.read_bytes()).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
     listing = places.listing
     here = os.path.relpath(path.parent, listing.root).replace(os.sep, "/")
+    below = functools.cache(functools.partial(_below, listing.root))
     names = []
     for line in lines:
         name = line.strip().replace("\\", "/")
         if not name:
             continue
         if os.path.isabs(name) and os.path.exists(name):
-            own = Path(name).resolve()
-            root = listing.root.resolve()
-            names.append(own.relative_to(root).as_posix() if root in own.parents else str(own))
+            folder, file = os.path.split(os.path.abspath(name))
+            inside = below(folder)
+            names.append((Path(folder if inside is None else inside) / file).as_posix())
             continue
         candidates = [_joined(base, name) for base in (_inside(places, places.path), places.folder, here, "")]
-        names.append(next((one for one in candidates if one in listing.image_files.files), name))
-    outside = [name for name in names if os.path.isabs(name) and os.path.exists(name)]
-    resolved = iter(
-        resolve_names([name for name in names if name not in set(outside)], listing.image_files, findings, here)
-    )
-    kept = set(outside)
+        there = (one for one in candidates if one in listing.image_files.files or os.path.isfile(listing.root / one))
+        names.append(next(there, name))
+    # Outside the data set, or by a link to another folder of it
+    kept = {name for name in names if name not in listing.image_files.files and os.path.isfile(listing.root / name)}
+    resolved = iter(resolve_names([name for name in names if name not in kept], listing.image_files, findings, here))
     return [name if name in kept else next(resolved) for name in names]
+
+
+def _below(root: Path, path: str) -> str | None:
+    """An absolute path relative to the root, None if it lies elsewhere. Links below the root stay as they are written,
+    because the labels lie beside the links, not beside the files that they lead to (Ultralytics'
+    `data/utils.py`, img2label_paths, exchanges `images` for `labels` in the path as written). A link above it counts as
+    the folder that it leads to."""
+    for folder in (Path(path), *Path(path).parents):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(folder, root):
+                inside = Path(path).relative_to(folder).as_posix()
+                return "" if inside == "." else inside
+    return None
 
 
 def _joined(base: str | None, name: str) -> str:

@@ -102,6 +102,16 @@ def test_all_files_below_a_folder(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_counts_by_its_own_name_and_a_link_to_itself_hides_no_file(tmp_path: Path) -> None:
+    for folder in ("raw", "images"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "raw" / name).write_text("")
+    (tmp_path / "images" / "train").symlink_to(tmp_path / "raw")
+    (tmp_path / "raw" / "0.jpg").symlink_to(tmp_path / "raw" / "0.jpg")
+    assert present_files(tmp_path) == {"raw/a.jpg", "raw/b.jpg"}
+
+
 def test_names_that_lead_out() -> None:
     for name in (
         "/etc/passwd",

@@ -68,6 +68,21 @@ def test_each_once_and_a_folder_left_out(tmp_path: Path) -> None:
     assert find_images([tmp_path], leave_out=tmp_path / "link") == [first, second]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    images, other = tmp_path / "images", tmp_path / "other"
+    own, below = put(images, "z/a.jpg", "z/sub/b.jpg")
+    put(other, "c.jpg")
+    (images / "again").symlink_to(images / "z")  # its own name counts
+    (images / "l1").symlink_to(other)
+    (images / "l2").symlink_to(other)
+    (other / "up").symlink_to(images)
+    (images / "self.jpg").symlink_to(images / "self.jpg")
+    assert find_images([images]) == [images / "l1" / "c.jpg", images / "self.jpg", own, below]
+    for file in (own, below, images / "self.jpg"):
+        file.unlink()
+    assert find_images([images]) == [images / "l1" / "c.jpg"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     put(tmp_path, "IMG_1.HEIC", "IMG_2.heic", "readme", ".hidden.txt")
     with pytest.raises(UserError, match=r"no images there .*\.jpg.*; of other files there are 2 \.heic, 1 without"):

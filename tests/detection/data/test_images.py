@@ -202,6 +202,12 @@ def test_16_bit_grey_is_scaled_not_saturated(tmp_path: Path, kind: str) -> None:
     assert read_image(tmp_path / f"a.{kind}")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_16_bit_grey_with_a_transparent_level(tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png", transparency=257)
+    assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 128, 255]
+
+
 def test_16_bit_colour_and_1_bit(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

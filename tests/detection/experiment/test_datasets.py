@@ -16,11 +16,12 @@ import torch
 
 from backbones.common.errors import UserError
 from detection import config as settings
-from detection.data import index_cache
+from detection.data import image_checks, index_cache
 from detection.data.demo import demo_files, make_demo_dataset
 from detection.experiment import datasets
 from detection.experiment.datasets import check_split, open_split, open_training_splits
 from detection.experiment.run_folder import root_of
+from tests.detection.data.readers.folders import draw, write
 from tests.detection.ranks import by_ranks
 
 ANNOTATIONS = "annotations/instances_test.json"
@@ -83,6 +84,64 @@ def test_a_second_start_opens_what_the_first_has_kept_and_says_the_same(
         patch.setattr(datasets, "open_kept", None)
         assert len(check_split(data, "test")) == 2  # judges the files themselves
         open_split(dataclasses.replace(data, cache=False), "test")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_images_elsewhere_their_own_folders_alone_are_searched_and_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """The folder that all images lie in may be that of all users, or `/`."""
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    root, other = tmp_path / "me" / "set", tmp_path / "disk"
+    draw(other / "images" / "a.jpg")
+    label = write(other / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    draw(tmp_path / "nobody's" / "gone.jpg")
+    data = settings.Data(root=str(root))
+    if named:
+        write(root / "labels" / "a.txt", label.read_text())
+        split = settings.Split("train", annotations=str(root / "labels"), images=str(other / "images"))
+        data, label = dataclasses.replace(data, train=split), root / "labels" / "a.txt"
+    else:
+        write(root / "data.yaml", "train: train.txt\nnames: [cat]")
+        write(root / "train.txt", f"{other}/images/a.jpg\n")
+    searched: list[Path] = []
+    monkeypatch.setattr(image_checks, "present_files", lambda folder: searched.append(folder) or set())
+    first = open_split(data, "train")
+    assert (first.image_root, first.file_name(0), len(first.boxes)) == (tmp_path, "disk/images/a.jpg", 1)
+    watched = [path for path in datasets.files_of(data, "train", datasets.locate(data, "train")) if path.is_dir()]
+    assert watched
+    assert all(path.is_relative_to(root) or path.is_relative_to(other) for path in watched)
+    label.write_text("0 0.5 0.5 0.5 0.5\n0 0.2 0.2 0.2 0.2\n")
+    assert len(open_split(data, "train").boxes) == 2
+    if not named:
+        write(root / "train.txt", f"{other}/images/a.jpg\ngone.jpg\n")
+        with pytest.raises(UserError, match=r"images without a file"):
+            open_split(data, "train")
+        assert searched
+        assert all(path.is_relative_to(root) or path.is_relative_to(other) for path in searched)
+
+
+def test_a_class_list_above_the_named_folders_is_watched_even_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "LEAST", 0)
+    monkeypatch.setattr(index_cache, "SETTLED", -1e12)
+    root = tmp_path / "some" / "set"
+    draw(root / "images" / "a.jpg")
+    write(root / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    split = settings.Split("train", annotations=str(root / "labels"), images=str(root / "images"))
+    data = settings.Data(root=str(root), train=split)
+    assert open_split(data, "train").category_names == ["0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_split", None)  # nothing is read
+        open_split(data, "train")
+    write(root.parent / "classes.txt", "cat\n")
+    assert open_split(data, "train").category_names == ["cat"]
+    write(root.parent / "classes.txt", "dog\n")
+    assert open_split(data, "train").category_names == ["dog"]
 
 
 def test_ranks_map_what_one_of_them_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,56 @@ def test_splits_by_a_column(tmp_path: Path) -> None:
     assert [list(objects_of(index)) for index in (train, test)] == [["a.jpg"], ["c.jpg"]]
     assert train.category_names == test.category_names == ["cat", "dog"]
     assert kinds_of(train) == {}
+
+
+def test_rows_of_no_split_are_counted(tmp_path: Path) -> None:
+    rows = ["filename,split,class,xmin,ymin,xmax,ymax"]
+    for name, split, own in (("a", "train", "cat"), ("b", "test", "cat"), ("c", "holdout", "dog"), ("d", "", "cat")):
+        draw(tmp_path / f"{name}.jpg")
+        rows.append(f"{name}.jpg,{split},{own},11,6,30,25")
+    write(tmp_path / "all.csv", "\n".join(rows))
+    for which, image in (("train", "a.jpg"), ("test", "b.jpg")):
+        index = opened(tmp_path, which)
+        assert objects_of(index) == {image: [("cat", BOX)]}
+        assert index.category_names == ["cat"]  # of the rows that are read
+        assert kinds_of(index) == {"row_without_split": 2}
+        assert re.search(r"all\.csv:4: 'holdout'; .*all\.csv:5: ''", index.findings.summary())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_fractions_are_decided_once_for_all_splits_and_by_most_boxes(named: bool, tmp_path: Path) -> None:
+    """One box of the training set reaches over the edge; the test set could be taken for a box of one pixel."""
+    for name in ("a", "b", "c"):
+        draw(tmp_path / f"{name}.jpg")
+    head = "filename,class,x1,y1,x2,y2\n"
+    write(tmp_path / "train.csv", f"{head}a.jpg,cat,0.5,0.25,1.01,0.75\nb.jpg,cat,0.5,0.25,0.75,0.75\n")
+    write(tmp_path / "test.csv", f"{head}c.jpg,cat,0,0,1,1\n")
+    files = {which: settings.Split(which, annotations=f"{which}.csv") for which in (("train", "test") if named else ())}
+    train, test = opened(tmp_path, **files), opened(tmp_path, "test", **files)
+    assert objects_of(train) == {"a.jpg": [("cat", [30, 10, 60, 30])], "b.jpg": [("cat", [30, 10, 45, 30])]}
+    assert objects_of(test) == {"c.jpg": [("cat", [0, 0, 60, 40])]}
+    assert (kinds_of(train)["box_overhanging"], kinds_of(test).get("boxes_as_fractions")) == (1, None)
+    write(tmp_path / "train.csv", f"{head}a.jpg,cat,11,6,30,25\nb.jpg,cat,11,6,30,25\n")
+    assert objects_of(opened(tmp_path, "test", **files)) == {"c.jpg": [("cat", [0, 0, 1, 1])]}
+
+
+def test_a_row_in_pixels_among_fractions_is_refused_with_its_line(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    row = "a.jpg,cat,0.5,0.25,0.75,0.75\n"
+    write(tmp_path / "x.csv", f"filename,class,xmin,ymin,xmax,ymax\n{row}{row}a.jpg,cat,11,6,30,25\n")
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    assert f"1 {KINDS['row_in_pixels'].found}" in str(caught.value)
+    assert "x.csv:4" in str(caught.value)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_folders_above_the_set_say_nothing_of_its_splits(images: bool, tmp_path: Path) -> None:
+    root = tmp_path / "test" / "set"
+    draw(root / "train" / "a.jpg")
+    file = write(root / "labels.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,11,6,30,25\n")
+    train = settings.Split("train", annotations=str(file), images=str(root) if images else None)
+    assert objects_of(opened(tmp_path, train=train)) == {"train/a.jpg": [("cat", BOX)]}
 
 
 def test_splits_by_file(tmp_path: Path) -> None:
@@ -121,8 +172,6 @@ def test_other_encodings(tmp_path: Path) -> None:
 
 
 def split(annotations: str) -> object:
-    from detection import config as settings
-
     return settings.Split("train", annotations=annotations)
 
 

@@ -157,6 +157,41 @@ def test_sizes_are_checked_with_the_files(size: str, kind: str | None, tmp_path:
     assert kinds_of(index) == ({kind: 1} if kind else {})
 
 
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [(("train", "test"), "1"), (("x", "y"), "{folder}/1.jpg"), (("x", "y"), "JPEGImages\\{folder}\\1.jpg")],
+)
+def test_label_files_of_one_name_in_two_folders_are_told_apart_in_lists(
+    folders: tuple[str, str], line: str, tmp_path: Path
+) -> None:
+    for split, folder, name in (("train", folders[0], "cat"), ("test", folders[1], "dog")):
+        draw(tmp_path / folder / "1.jpg")
+        write(tmp_path / folder / "1.xml", voc("1.jpg", (name, *CAT[1:])))
+        write(tmp_path / "ImageSets" / "Main" / f"{split}.txt", line.format(folder=folder) + "\n")
+    assert objects_of(opened(tmp_path)) == {f"{folders[0]}/1.jpg": [("cat", BOX)]}
+    assert objects_of(opened(tmp_path, "test")) == {f"{folders[1]}/1.jpg": [("dog", BOX)]}
+
+
+def test_a_list_that_does_not_say_which_label_file_is_meant_is_asked_about(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages" / "1.jpg")
+    for folder in ("Annotations", "Annotations_old"):
+        write(tmp_path / folder / "1.xml", voc("1.jpg", CAT))
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "1\n")
+    said = r"train\.txt: 1 may be Annotations/1\.xml or Annotations_old/1\.xml; .* data\.train\.annotations"
+    with pytest.raises(UserError, match=said):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="UTF-16"?>\r\n', '<?xml version="1.0"?>'])
+def test_files_with_a_byte_order_mark(encoding: str, declared: str, tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", (declared + voc("a.jpg", ("größe", *CAT[1:]))).encode(encoding))
+    index = opened(tmp_path)
+    assert objects_of(index) == {"a.jpg": [("größe", BOX)]}
+    assert kinds_of(index) == {}
+
+
 def test_a_size_that_the_boxes_contradict_stays_as_stated(tmp_path: Path) -> None:
     """Reading the image then refuses it with both sizes."""
     draw(tmp_path / "a.jpg")
@@ -172,12 +207,15 @@ def test_a_size_that_the_boxes_contradict_stays_as_stated(tmp_path: Path) -> Non
         ("", "label_file_malformed", "a.xml: it is empty"),
         ("<root><annotation/></root>", "label_file_malformed", "its outermost element is <root>"),
         ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation>&x;</annotation>", "label_file_malformed", "declares entities"),
+        ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation/>".encode("utf-16"), "label_file_malformed", "declares entities"),
+        ("<!DOCTYPE a [<!ENTITY x 'y'>]><annotation/>".encode("utf-16-le"), "label_file_malformed", "declares entit"),
+        ("<annotation>&</annotation>".encode("utf-16-le"), "label_file_malformed", "not well-formed"),
         (voc("a.jpg", ("", 1, 2, 3, 4)), "object_malformed", "a.xml: object 1 has no class name"),
         (voc("a.jpg", ("cat", 1, 2, 3, "x")), "object_malformed", "a.xml: object 1 (cat) has no box of four numbers"),
         (voc("a.jpg", ("cat", 1, 2, 3, "nan")), "object_malformed", "a.xml: object 1 (cat) has no box of four numbers"),
     ],
 )
-def test_what_is_not_plain_is_refused_with_the_file(text: str, kind: str, said: str, tmp_path: Path) -> None:
+def test_what_is_not_plain_is_refused_with_the_file(text: str | bytes, kind: str, said: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw(tmp_path / f"{name}.jpg")
     write(tmp_path / "b.xml", voc("b.jpg", CAT))

@@ -77,6 +77,72 @@ def test_the_images_of_a_list_are_found_by_the_end_of_their_paths(tmp_path: Path
     assert kinds_of(index)["image_elsewhere"] == 2
 
 
+def link(path: Path, target: Path) -> None:
+    """A symbolic link, where the system lets a user make one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError as error:  # Windows without developer mode
+        pytest.skip(f"no links can be made here: {error}")
+
+
+@pytest.mark.parametrize("listed", ["{root}/images/train/{name}.jpg", "images/train/{name}.jpg"])
+def test_linked_images_have_the_labels_beside_the_links(listed: str, tmp_path: Path) -> None:
+    """As Ultralytics, which finds the label by the image's path as written; two of three images are links."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        draw(tmp_path / "raw" / f"{name}.jpg")
+        link(root / "images" / "train" / f"{name}.jpg", tmp_path / "raw" / f"{name}.jpg")
+    draw(root / "images" / "train" / "c.jpg")
+    for name in ("a", "b", "c"):
+        write(root / "labels" / "train" / f"{name}.txt", LINE)
+    write(root / "train.txt", "\n".join(listed.format(root=root, name=name) for name in ("a", "b", "c")))
+    write(root / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    index = opened(root)
+    assert objects_of(index) == {f"images/train/{name}.jpg": [("dog", BOX)] for name in ("a", "b", "c")}
+    assert kinds_of(index) == {}
+
+
+@pytest.mark.parametrize("entry", ["{root}/images/train", "images/train"])
+@pytest.mark.parametrize("labels", ["set", "raw"])
+def test_a_linked_folder_of_images_has_its_labels_on_either_side_of_the_link(
+    entry: str, labels: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    draw(tmp_path / "raw" / "images" / "train" / "a.jpg")
+    link(root / "images", tmp_path / "raw" / "images")
+    write(tmp_path / labels / "labels" / "train" / "a.txt", LINE)
+    write(root / "data.yaml", f"train: {entry.format(root=root)}\nnames: [cat, dog]")
+    assert objects_of(opened(root)) == {"images/train/a.jpg": [("dog", BOX)]}
+
+
+@pytest.mark.parametrize("train", ["images/train", "train.txt", "absolute.txt", "raw", None])
+def test_a_link_to_another_folder_of_the_set_is_named_or_not(train: str | None, tmp_path: Path) -> None:
+    draw(tmp_path / "raw" / "a.jpg")
+    link(tmp_path / "images" / "train", tmp_path / "raw")
+    place = "raw" if train in ("raw", None) else "images/train"
+    write(tmp_path / ("raw/a.txt" if place == "raw" else "labels/train/a.txt"), LINE)
+    write(tmp_path / "train.txt", "images/train/a.jpg\n")
+    write(tmp_path / "absolute.txt", f"{tmp_path}/images/train/a.jpg\n")
+    if train is None:
+        (tmp_path / "train.txt").unlink()
+        write(tmp_path / "classes.txt", "cat\ndog")
+    else:
+        write(tmp_path / "data.yaml", f"train: {train}\nnames: [cat, dog]")
+    index = opened(tmp_path)
+    assert objects_of(index) == {f"{place}/a.jpg": [("dog", BOX)]}
+    assert kinds_of(index) == {}
+
+
+def test_a_list_that_names_the_set_by_a_link_to_it(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "images" / "a.jpg")
+    write(tmp_path / "set" / "labels" / "a.txt", LINE)
+    link(tmp_path / "link", tmp_path / "set")
+    write(tmp_path / "set" / "train.txt", f"{tmp_path}/link/images/a.jpg\n")
+    write(tmp_path / "set" / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    assert objects_of(opened(tmp_path / "set")) == {"images/a.jpg": [("dog", BOX)]}
+
+
 def test_listed_images_without_a_file_are_refused_or_left_out(tmp_path: Path) -> None:
     yolo_set(tmp_path)
     write(tmp_path / "train.txt", "train/images/train1.jpg\ntrain/images/gone.jpg\n")
@@ -188,6 +254,8 @@ def test_what_lines_mean(lines: str, boxes: list[list[float]], kinds: dict[str, 
         ("-1 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2"),
         ("0 nan 0.5 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "label_line_malformed", "a.txt:2"),
+        ("99999999999999999999 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2: 99999999999999999999"),
+        (f"{'9' * 5000} 0.5 0.5 0.5 0.5", "label_line_malformed", "a.txt:2: 999"),
         ("0 30 20 10 10", "label_in_pixels", "a.txt:2: 0 30 20 10 10"),
         ("3 0.5 0.5 0.5 0.5", "class_beyond_names", "a.txt:2: class 3 of 2 names"),
     ],
@@ -215,6 +283,27 @@ def test_keypoints_follow_the_box() -> None:
 
 def test_text_in_utf_16_is_read() -> None:
     assert parse_lines(LINE.encode("utf-16"), {}).boxes == [0.5, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("with_yaml", [True, False])
+def test_every_file_of_a_set_may_have_a_byte_order_mark(encoding: str, with_yaml: bool, tmp_path: Path) -> None:
+    """Windows' editors write marks, PowerShell's `>` writes UTF-16."""
+
+    def encoded(text: str) -> bytes:
+        return (f"\ufeff{text}" if encoding == "utf-16-be" else text).encode(encoding)
+
+    draw(tmp_path / "images" / "a.png")
+    write(tmp_path / "labels" / "a.txt", encoded(LINE))
+    write(tmp_path / "train.txt", encoded("images/a.png\r\n"))
+    if with_yaml:
+        write(tmp_path / "data.yaml", encoded("names: [größe, 猫]\r\ntrain: train.txt\r\n"))
+    else:
+        write(tmp_path / "classes.txt", encoded("größe\r\n猫\r\n"))
+    index = opened(tmp_path)
+    assert index.category_names == ["größe", "猫"]
+    assert objects_of(index) == {"images/a.png": [("猫", BOX)]}
+    assert kinds_of(index) == {"label_encoding": 1}
 
 
 def test_labels_without_an_image_are_counted(tmp_path: Path) -> None:
@@ -245,6 +334,7 @@ def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
     [
         ("train: x\nnames: [a, b", "not readable as YAML"),
         ("train: x\nnames:\n  cat: 0\n", "the keys of `names` must be the classes' numbers"),
+        ("train: x\nnames: {99999999999999999999: cat}\n", "`names` must be a list of texts, or a mapping of numbers"),
         ("train: x\nnames:\n  - {a: b}\n", "`names` must be a list of texts"),
     ],
 )
