@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from detection.data.discovery import find_layout
+from detection.data.readers.source import Options
+
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "first_hour.ipynb"
 
 
@@ -26,6 +29,14 @@ def test_it_is_committed_without_outputs_and_its_links_lead_somewhere(notebook: 
             assert cell.execution_count is None
         for link in re.findall(r"\]\(([^)]+)\)", cell.source if cell.cell_type == "markdown" else ""):
             assert (NOTEBOOK.parent / link).is_file(), link
+
+
+def test_its_data_set_is_drawn_and_found(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first cell with code, with few images: the slow test below runs the whole."""
+    monkeypatch.chdir(tmp_path)
+    first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    exec(re.sub(r'(draw_split\(DATA, "\w+"), \d+', r"\1, 2", first), {})
+    assert sorted(find_layout(tmp_path / "shapes", Options()).splits) == ["test", "train"]
 
 
 @pytest.mark.slow

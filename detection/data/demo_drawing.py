@@ -1,12 +1,14 @@
 """A random generator → one image of the demo: shapes of six classes on a plain background, with exact boxes.
 
-The constants at the top set how difficult the images are. Images are uint8 RGB (H, W, 3).
+The constants at the top set how difficult the images are. Images are uint8 RGB
+(H, W, 3).
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -54,18 +56,22 @@ class Drawing:
     objects: list[DrawnObject] = field(default_factory=list)
 
 
-def draw_image(random: np.random.Generator) -> Drawing:
-    """Draws one image; every choice comes from `random`."""
+def draw_image(random: np.random.Generator, *, classes: Sequence[str] = CLASSES, crowds: bool = True) -> Drawing:
+    """Draws one image; every choice comes from `random`.
+
+    classes: of `CLASSES`, those that are drawn. crowds: whether some images hold a crowd.
+    """
+    labels = [CLASSES.index(name) for name in classes]
     height, width = int(random.integers(*SHORT_SIDE, endpoint=True)), int(random.integers(*LONG_SIDE, endpoint=True))
     if random.random() < PORTRAIT_SHARE:
         height, width = width, height
     ground = random.uniform(60, 200) + random.uniform(-25, 25, 3)
     drawing = Drawing(_background(random, height, width, ground))
     if random.random() >= EMPTY_SHARE:
-        if random.random() < CROWD_SHARE:
-            _add_crowd(random, drawing, ground)
+        if random.random() < CROWD_SHARE and crowds:
+            _add_crowd(random, drawing, ground, labels)
         for _ in range(random.integers(*SHAPES, endpoint=True)):
-            _add_shape(random, drawing, ground)
+            _add_shape(random, drawing, ground, labels)
     grain = random.normal(0, random.uniform(1, 5), (height, width, 1))
     drawing.image = np.clip(np.rint(drawing.image + grain), 0, 255).astype(np.uint8)
     return drawing
@@ -87,10 +93,10 @@ def _background(random: np.random.Generator, height: int, width: int, ground: np
     return image
 
 
-def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
+def _add_shape(random: np.random.Generator, drawing: Drawing, ground: np.ndarray, labels: Sequence[int]) -> None:
     """Adds a shape in front of the others, where enough of it and of each of them stays visible, if there is room."""
     height, width = drawing.image.shape[:2]
-    label = int(random.integers(len(CLASSES)))
+    label = labels[int(random.integers(len(labels)))]
     middling = (random.random() + random.random()) / 2
     side = SHAPE_SIDE[0] * (SHAPE_SIDE[1] / SHAPE_SIDE[0]) ** middling
     margin = side * (0.5 - EDGE_SHARE)
@@ -116,10 +122,10 @@ def _stays_in_sight(drawn: DrawnObject, front: np.ndarray) -> bool:
     return not drawn.crowd and int((drawn.mask & ~front).sum()) >= VISIBLE_SHARE * drawn.whole
 
 
-def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray) -> None:
+def _add_crowd(random: np.random.Generator, drawing: Drawing, ground: np.ndarray, labels: Sequence[int]) -> None:
     """Puts many tiny shapes of one class close together, as one crowd region."""
     height, width = drawing.image.shape[:2]
-    label = int(random.integers(len(CLASSES)))
+    label = labels[int(random.integers(len(labels)))]
     sides = random.uniform(*CROWD_SIDE, 2)
     corner = random.uniform(4, (width - sides[0] - 4, height - sides[1] - 4))
     together = np.zeros((height, width), dtype=bool)

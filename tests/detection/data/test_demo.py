@@ -89,6 +89,15 @@ def test_boxes_are_those_of_the_pixels() -> None:
         assert together.max(initial=0) <= 1  # what is in sight of one object hides what is behind
 
 
+def test_some_of_the_classes_and_no_crowds() -> None:
+    drawn = [
+        draw_image(np.random.default_rng(seed), classes=("star", "disc"), crowds=False).objects for seed in range(40)
+    ]
+    assert {CLASSES[one.label] for objects in drawn for one in objects} == {"star", "disc"}
+    assert not any(one.crowd for objects in drawn for one in objects)
+    assert any(one.crowd for seed in range(40) for one in draw_image(np.random.default_rng(seed)).objects)
+
+
 def test_left_alone_when_whole_and_completed_when_not(demo: Path) -> None:
     whole = digest(demo)
     times = {path: path.stat().st_mtime_ns for path in demo.rglob("*")}
