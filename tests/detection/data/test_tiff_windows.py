@@ -141,7 +141,7 @@ def write_large(path: Path, side: int, tiled: bool) -> None:
 
 
 MEASURED = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from detection.data.tiff_windows import TiffWindows
 from detection.tiling import tile_windows
@@ -149,7 +149,8 @@ with TiffWindows(sys.argv[1]) as image:
     total = 0
     for x0, y0, x1, y1 in tile_windows(*image.shape[:2], 1024, 0.2).tolist():
         total += int(image[y0:y1, x0:x1].max() == 255)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, total)
+# not getrusage, which begins with the memory of the process that started this one
+print(int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024, total)
 """
 
 

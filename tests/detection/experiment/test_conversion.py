@@ -269,7 +269,7 @@ def test_a_file_s_name_that_is_no_utf8_comes_back_or_is_refused_by_its_name(tmp_
     assert not (tmp_path / "voc").exists()
 
 
-@pytest.mark.parametrize("name", ["a\x07b", "a\udce9"])
+@pytest.mark.parametrize("name", ["a\x07b", "a\udce9"], ids=["control", "surrogate"])
 def test_a_class_s_name_that_xml_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
     draw(tmp_path / "set" / "images" / "train" / "a.jpg")
     coco(tmp_path / "set", "train", ("a.jpg", (40, 60), [[10, 5, 20, 10]]))
