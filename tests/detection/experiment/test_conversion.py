@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -270,11 +269,8 @@ def test_a_file_s_name_that_is_no_utf8_comes_back_or_is_refused_by_its_name(tmp_
     assert not (tmp_path / "voc").exists()
 
 
-@pytest.mark.parametrize("name", ["a\x07b", "a\udce9"], ids=["control", "surrogate"])
-def test_a_class_s_name_that_xml_cannot_hold_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # xdist cannot send a lone surrogate
+def test_a_class_s_name_that_xml_cannot_hold_is_refused(tmp_path: Path) -> None:
+    name = "a\x07b"
     draw(tmp_path / "set" / "images" / "train" / "a.jpg")
     coco(tmp_path / "set", "train", ("a.jpg", (40, 60), [[10, 5, 20, 10]]))
     labels = tmp_path / "set" / "annotations" / "instances_train.json"
