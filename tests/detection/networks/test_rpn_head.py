@@ -77,7 +77,9 @@ def test_an_answer_by_hand() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_on_a_cpu_the_head_keeps_torchs_memory_order_through_training(channels_last: bool) -> None:
     runtime = settings.Runtime(channels_last=channels_last)
-    network = placed(tiny_rpn(), runtime, torch.device("cpu"))
+    network = tiny_rpn()
+    network.head.cpu_memory_format = torch.contiguous_format  # as that of a wide head
+    network = placed(network, runtime, torch.device("cpu"))
     assert network.backbone.layer2[0].conv2.weight.is_contiguous() != channels_last
     sum(network(batch([[[10, 10, 60, 50]]], [[1]])).values()).sum().backward()
     for layer in (network.head.conv, network.head.objectness, network.head.box):

@@ -8,6 +8,7 @@ import torch
 from backbones import create_backbone, create_classifier
 from backbones.grouped import GroupedConvolution
 from detection.config import Runtime
+from detection.networks.rpn_head import RPNHead
 from detection.training import placement
 from detection.training.placement import for_inference, placed
 from tests.detection import ranks
@@ -25,15 +26,14 @@ def test_grouped_convolutions_are_computed_by_the_means_configured(means: str, c
 
 
 def test_a_module_that_names_its_memory_order_on_a_cpu_has_it_there() -> None:
-    network = placed(tiny_rpn(), Runtime(channels_last=True), CPU)
-    assert network.head.cpu_memory_format == torch.contiguous_format
+    assert RPNHead(1024, 8, 3).cpu_memory_format == torch.contiguous_format
+    network = tiny_rpn()
+    network.head.cpu_memory_format = torch.contiguous_format
+    network = placed(network, Runtime(channels_last=True), CPU)
     assert network.head.conv.weight.is_contiguous()
     assert network.backbone.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
-    del type(network.head).cpu_memory_format
-    try:
-        other = placed(tiny_rpn(), Runtime(channels_last=True), CPU)
-    finally:
-        type(network.head).cpu_memory_format = torch.contiguous_format
+    other = placed(tiny_rpn(), Runtime(channels_last=True), CPU)
+    assert other.head.cpu_memory_format is None  # narrow
     assert other.head.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
